@@ -1,0 +1,27 @@
+"""raydfkd: distil a trained teacher into a small student when the training data is gone.
+
+Importing the package imports neither torch nor ray: the public names are loaded on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "distill": "raydfkd.api",
+    "Result": "raydfkd.api",
+    "ExperimentConfig": "raydfkd.pipeline.config",
+    "FrozenTeacher": "raydfkd.models.teacher",
+    "RaydfkdError": "raydfkd.errors",
+}
+
+__all__ = [*sorted(_LAZY), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'raydfkd' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

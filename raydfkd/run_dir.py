@@ -1,0 +1,224 @@
+"""The run directory's format: the only contract between a run and everything that reads it (report, status, resume).
+
+```
+RUN/
+  config.yaml            the resolved experiment; ``raydfkd run RUN/config.yaml`` repeats the run
+  manifest.json          versions, hardware, seeds, teacher hash, every data split read and what for, state
+  metrics.jsonl          one record a line, see below
+  checkpoints/latest.json names the newest complete checkpoint folder: checkpoints/step-00001200/
+  samples/               synthetic images: round-00012.png (grid), by_class.npz (images uint8 [n,C,H,W], teacher_class int32 [n])
+  analysis/buffer.npz    final buffer: priorities, teacher_class, teacher_confidence, ages, source (all [n])
+  analysis/features.npz  synthetic_features, synthetic_class, and where evaluation data exists real_features, real_class
+  student.safetensors    the last student; student_ema.safetensors its moving average
+  result.json            the outcome; stable, other programs read it
+  report.html
+  tensorboard/
+```
+
+A metrics record has ``kind``, ``time_s`` (seconds since the run began, over all its sessions), ``step`` (student optimizer
+updates so far) and values by kind:
+
+* ``synthesis``: ``generator_id``, ``student_version``, ``seconds``, ``num_images`` and the synthesizer's losses
+  (``bn_loss``, ``one_hot_loss``, ``adversarial_loss``, ``loss``).
+* ``distillation``: means since the last record: ``kd_loss``, ``lr``, ``agreement``, ``importance_weight_mean``, ``item_age``,
+  ``grad_norm``.
+* ``replay``: ``size``, ``capacity``, ``class_counts`` (list), ``class_entropy``, ``dropped_updates``, ``bytes``, ``inserts``,
+  ``samples``, ``priority_mean``, ``priority_max``, ``staleness_rounds``.
+* ``throughput``: ``images_synthesized``, ``images_distilled`` (totals), ``synthesized_per_s``, ``distilled_per_s`` and waits in
+  seconds since the last record, by cause: ``student_wait_data_s``, ``student_wait_limiter_s``, ``generator_wait_limiter_s``,
+  ``generator_wait_weights_s``; ``rss_bytes``.
+* ``evaluation``: ``metric_last``, ``metric_ema``, ``agreement`` in [0,1], ``split``.
+* ``event``: ``message``, one line (restarts, kills, resumes, warnings).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raydfkd.errors import RunDirError
+
+STATES = ("running", "failed", "stopped", "finished")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes text so that a reader, or a kill in the middle, sees the old file or the new one and nothing between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot stand in JSON")
+
+
+class RunDir:
+    """One run's folder. ``create`` starts a run, ``open`` continues or reads one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: str | Path) -> RunDir:
+        """Makes an empty run directory.
+
+        Raises:
+            RunDirError: it holds a run already, or cannot be written.
+        """
+        run = cls(Path(path))
+        if run.manifest_path.exists():
+            state = run.manifest().get("state", "unknown")
+            advice = "continue it with --resume or choose another --out" if state != "finished" else "choose another --out"
+            raise RunDirError(f"run directory {run.path} holds a {state} run already: {advice}")
+        try:
+            for folder in (run.path, run.checkpoints, run.samples, run.analysis):
+                folder.mkdir(parents=True, exist_ok=True)
+            probe = run.path / ".writable"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise RunDirError(f"run directory {run.path} cannot be written ({error.strerror}): choose another --out") from error
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """Opens an existing run.
+
+        Raises:
+            RunDirError: there is none.
+        """
+        run = cls(Path(path))
+        if not run.manifest_path.exists():
+            raise RunDirError(f"{run.path} is no run directory (it has no manifest.json): name the --out of a started run")
+        return run
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def result_path(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def analysis(self) -> Path:
+        return self.path / "analysis"
+
+    def manifest(self) -> dict[str, Any]:
+        return self._read_json(self.manifest_path)
+
+    def update_manifest(self, **values: Any) -> None:
+        """Merges ``values`` into manifest.json."""
+        known = self.manifest() if self.manifest_path.exists() else {}
+        known.update(values)
+        write_atomically(self.manifest_path, json.dumps(known, indent=2, default=_plain) + "\n")
+
+    def result(self) -> dict[str, Any]:
+        if not self.result_path.exists():
+            raise RunDirError(f"{self.path} has no result.json: the run has not finished")
+        return self._read_json(self.result_path)
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        write_atomically(self.result_path, json.dumps(result, indent=2, default=_plain) + "\n")
+
+    def metrics(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
+        """The records so far, in order; a torn last line (a killed writer's) is left out."""
+        if not self.metrics_path.exists():
+            return
+        with self.metrics_path.open(encoding="utf-8") as lines:
+            for line in lines:
+                if not line.endswith("\n"):
+                    return
+                record = json.loads(line)
+                if kind is None or record["kind"] == kind:
+                    yield record
+
+    def latest_checkpoint(self) -> Path | None:
+        """The newest complete checkpoint folder, or None."""
+        pointer = self.checkpoints / "latest.json"
+        if not pointer.exists():
+            return None
+        return self.checkpoints / str(self._read_json(pointer)["folder"])
+
+    def commit_checkpoint(self, folder: Path, keep: int = 2) -> None:
+        """Names ``folder`` (inside ``checkpoints``, completely written) the newest, and removes all but ``keep``."""
+        import shutil
+
+        write_atomically(self.checkpoints / "latest.json", json.dumps({"folder": folder.name}) + "\n")
+        older = sorted(p for p in self.checkpoints.iterdir() if p.is_dir() and p.name.startswith("step-") and p != folder)
+        for old in older[: max(0, len(older) - keep + 1)]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _read_json(self, path: Path) -> dict[str, Any]:
+        try:
+            loaded = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise RunDirError(f"{path} cannot be read ({error}): it is damaged or not a run's") from error
+        if not isinstance(loaded, dict):
+            raise RunDirError(f"{path} does not hold a JSON object: it is not a run's")
+        return loaded
+
+
+class MetricsWriter:
+    """Appends records to metrics.jsonl, each flushed whole, so that a kill loses at most the line being written.
+
+    ``elapsed_s`` carries the time of earlier sessions of a resumed run.
+    """
+
+    def __init__(self, run: RunDir, elapsed_s: float = 0.0) -> None:
+        self._started = time.monotonic() - elapsed_s
+        _drop_torn_line(run.metrics_path)
+        self._file = run.metrics_path.open("a", encoding="utf-8")
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._started
+
+    def write(self, kind: str, step: int, **values: Any) -> dict[str, Any]:
+        record = {"kind": kind, "time_s": round(self.elapsed_s, 3), "step": step, **values}
+        self._file.write(json.dumps(record, default=_plain) + "\n")
+        self._file.flush()
+        return record
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _drop_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        path.write_bytes(content[: content.rfind(b"\n") + 1])

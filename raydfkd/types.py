@@ -1,0 +1,119 @@
+"""The data that crosses rooms, and the protocols of the parts that exchange it. Numpy only: no torch, no ray.
+
+Shape letters: N images of a batch, C channels, H x W pixels, K classes, B draws of one training batch, S batches of a reply.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+ItemKey = int
+"""Identity of one stored image for ever: ``generation * total_slots + slot``, so a slot's older tenants have other keys."""
+
+WeightsVersion = int
+"""Number of rounds the student had finished when its weights were published; 0 is the initial student, -1 unknown."""
+
+PINNED_SOURCES = ("collected", "condensed", "surrogate")
+"""Sources whose images go to the ``pinned`` table, which never evicts."""
+
+
+@dataclass(frozen=True)
+class SyntheticBatch:
+    """Images made by one synthesis step, with what the teacher says of them. Immutable by convention, numpy throughout.
+
+    Attributes:
+        images: uint8 [N,C,H,W], pixel value 255 is 1.0.
+        targets: what the synthesizer aimed at, int64 [N] or int16 [N,H,W]; -1 where there was no target.
+        teacher_class: int32 [N], the teacher's argmax.
+        teacher_confidence: float32 [N] in [0,1], its probability at temperature 1.
+        source: the method's name, or one of ``PINNED_SOURCES``.
+        generator_id: who made it, e.g. ``inversion-0``.
+        student_version: the student weights that the synthesizer had.
+        priorities: float32 [N] raw priority (before the exponent), or None: the table's current largest.
+        metrics: scalar losses of the step that made it, for the log.
+    """
+
+    images: np.ndarray
+    targets: np.ndarray
+    teacher_class: np.ndarray
+    teacher_confidence: np.ndarray
+    source: str
+    generator_id: str
+    student_version: WeightsVersion
+    priorities: np.ndarray | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_bytes(self) -> int:
+        return int(self.images.nbytes + self.targets.nbytes + self.teacher_class.nbytes + self.teacher_confidence.nbytes)
+
+
+@dataclass(frozen=True)
+class BufferSummary:
+    """What flows back to synthesis: how full the buffer is and which classes it holds.
+
+    Attributes:
+        size: items in the synthetic table.
+        class_counts: int64 [K], items per teacher class in the synthetic table.
+        num_batches: batches inserted so far in the whole run (the synthesizers' common clock).
+    """
+
+    size: int
+    class_counts: np.ndarray
+    num_batches: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draws for S consecutive training batches of B items each.
+
+    Attributes:
+        keys: int64 [S,B].
+        slots: int32 [S,B], where each item lies in a mirror of the buffer.
+        importance_weights: float32 [S,B], (N P)^-beta divided by its maximum over each batch.
+        probabilities: float32 [S,B], the P(i) with which each item was drawn.
+        ages: int32 [S,B], batches inserted since the item was.
+    """
+
+    keys: np.ndarray
+    slots: np.ndarray
+    importance_weights: np.ndarray
+    probabilities: np.ndarray
+    ages: np.ndarray
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What one optimizer update returns.
+
+    Attributes:
+        loss: the scalar that was minimised.
+        priorities: float32 [B] new raw priorities of the drawn items, in draw order.
+        metrics: named scalars for the log.
+    """
+
+    loss: float
+    priorities: np.ndarray
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Synthesizer(Protocol):
+    """Makes images. Owns its networks, optimisers and random generator; never sees Ray, replay or files."""
+
+    def step(self, summary: BufferSummary) -> SyntheticBatch:
+        """Makes one batch, given what the buffer holds."""
+        ...
+
+    def load_student(self, weights: np.ndarray, version: WeightsVersion) -> None:
+        """Takes newer student weights: one flat float32 vector (see ``raydfkd.models.flat_weights``)."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
