@@ -1,0 +1,138 @@
+"""From a YAML file and ``a.b=c`` overrides to a checked model, and back. Imports neither torch nor ray.
+
+Whatever a user can get wrong on that way becomes one ``ConfigError`` sentence that names the file, the dotted path, the
+value that was got and what is allowed there.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from raydfkd.errors import ConfigError
+from raydfkd.pipeline.config_errors import sentence
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """``yaml.SafeLoader`` that refuses a key given twice and reads ``1e-3`` as the number it is in YAML 1.2."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds, without anything executable (``yaml.SafeLoader``). An empty file is an empty one.
+
+    Raises:
+        ConfigError: there is no such file, it is not YAML (with line and column), or it holds no mapping.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist: give the path of a YAML file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"{path} cannot be read ({reason}): give the path of a YAML file") from error
+    tree = _parse(text, str(path))
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds {_kind(tree)}: it must hold 'key: value' lines")
+    return tree
+
+
+def apply_overrides(tree: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
+    """A copy of ``tree`` with each ``a.b=c`` set in turn; the value is read as YAML, a number in the path indexes a list.
+
+    Keys on the way that do not exist are made, for the model's check to accept or refuse.
+
+    Raises:
+        ConfigError: an override has no ``=``, an empty key or value, or a path through something that is not a mapping.
+    """
+    result = copy.deepcopy(tree)
+    for override in overrides:
+        dotted, equals, text = override.partition("=")
+        keys = dotted.strip().split(".")
+        if not equals or not all(keys):
+            raise ConfigError(f"override {override!r} is not of the form key.subkey=value")
+        if not text.strip():
+            raise ConfigError(f"override {override!r} has no value: write {dotted}=null for none or {dotted}='' for no text")
+        _set(result, keys, _parse(text, f"override {override!r}"), override)
+    return result
+
+
+def validate(model_cls: type[ModelT], tree: dict[str, Any], where: str | Path) -> ModelT:
+    """The model that ``tree`` describes; ``where`` (a file, "override", ...) begins the message if it is refused.
+
+    Raises:
+        ConfigError: what pydantic finds wrong, as one sentence with path, value, what is allowed and the nearest known keys.
+    """
+    try:
+        return model_cls.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {sentence(model_cls, tree, error)}") from error
+
+
+def dump_yaml(model: BaseModel) -> str:
+    """YAML text that reads back to an equal model; every field is written, in the order of its definition."""
+    plain = model.model_dump(mode="json")
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise ConfigError(f"{where}{place}: {error.problem or 'not valid YAML'}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _set(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    node: Any = tree
+    for depth, key in enumerate(keys):
+        here = ".".join(keys[:depth]) or "the top level"
+        slot: Any = key
+        if isinstance(node, list):
+            slot = _index(node, key, here, override)
+        elif not isinstance(node, dict):
+            raise ConfigError(f"override {override!r} goes through {here}, which is {_kind(node)} and has no keys")
+        if depth == len(keys) - 1:
+            node[slot] = value
+            return
+        if isinstance(node, dict) and node.get(slot) is None:
+            node[slot] = {}
+        node = node[slot]
+
+
+def _index(node: list[Any], key: str, here: str, override: str) -> int:
+    if not key.isdecimal() or int(key) >= len(node):
+        allowed = f"0 to {len(node) - 1}" if node else "nothing, it is empty"
+        raise ConfigError(f"override {override!r} asks for item {key!r} of the list {here}: allowed is {allowed}")
+    return int(key)
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", str: "a text", bool: "a truth value", int: "a number", float: "a number", type(None): "null"}
+    return names.get(type(value), f"a {type(value).__name__}")
