@@ -1,0 +1,132 @@
+"""Labelled images in memory: what evaluation and teacher training read."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from raydfkd.data.config import DigitsConfig, ImageFolderConfig, ParquetConfig, TorchvisionConfig
+from raydfkd.data.decoding import Decoder
+from raydfkd.data.sources import Chunk, Source, open_source
+from raydfkd.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Labelled images, decoded, of one shape.
+
+    Attributes:
+        images: uint8 [N,C,H,W], contiguous; pixel value 255 is 1.0.
+        labels: int64 [N] in [0, K).
+        classes: the K class names.
+        name: short name of the data set.
+        split: which part of it, as the manifest records it.
+        source: where it was read from.
+        num_skipped: images that were there and could not be decoded.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    name: str
+    split: str
+    source: str
+    num_skipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+
+def load_dataset(
+    config: DigitsConfig | ParquetConfig | ImageFolderConfig | TorchvisionConfig,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+) -> ImageDataset:
+    """Reads and decodes a data set whole.
+
+    Args:
+        config: which one; relative paths are relative to the working directory (see ``config.resolve``).
+        image_shape: the task's (C, H, W); images of another size are scaled and cut to it.
+        num_classes: the task's K.
+
+    Raises:
+        DataError: missing, empty or damaged data; other channels or classes than the task's.
+    """
+    if image_shape[0] not in (1, 3):
+        raise DataError(f"image_shape {list(image_shape)} has {image_shape[0]} channels: image files have 1 or 3")
+    source = open_source(config)
+    if source.total == 0:
+        raise DataError(f"data set {source.description} is empty: it holds no image")
+    classes = _classes(source, num_classes)
+    images = np.empty((source.total, *image_shape), dtype=np.uint8)
+    labels = np.empty(source.total, dtype=np.int64)
+    filled = 0
+    with Decoder(tuple(image_shape), config.convert) as decoder:
+        for chunk in source.chunks:
+            _check_labels(chunk, source, num_classes)
+            decoded, kept = decoder.decode(chunk.items, source.opener, chunk.name)
+            images[filled : filled + len(kept)] = decoded
+            labels[filled : filled + len(kept)] = chunk.labels[kept]
+            filled += len(kept)
+    _tell(decoder, source, filled)
+    return ImageDataset(
+        np.ascontiguousarray(images[:filled]),
+        labels[:filled],
+        classes,
+        source.name,
+        config.split,
+        source.description,
+        decoder.num_skipped,
+    )
+
+
+def _classes(source: Source, num_classes: int) -> tuple[str, ...]:
+    if source.classes is None:
+        return tuple(str(k) for k in range(num_classes))
+    if len(source.classes) != num_classes:
+        raise DataError(
+            f"data set {source.description} has {len(source.classes)} classes but the task has num_classes {num_classes}: "
+            "change num_classes or the data set"
+        )
+    return source.classes
+
+
+def _check_labels(chunk: Chunk, source: Source, num_classes: int) -> None:
+    wrong = np.flatnonzero((chunk.labels < 0) | (chunk.labels >= num_classes))
+    if len(wrong):
+        first = int(wrong[0])
+        raise DataError(
+            f"{chunk.name(first)} has label {chunk.labels[first]}, outside [0, {num_classes}): "
+            f"change num_classes or the labels of {source.description}"
+        )
+
+
+def _tell(decoder: Decoder, source: Source, filled: int) -> None:
+    if filled == 0:
+        raise DataError(
+            f"none of the {source.total} images of {source.description} could be decoded, the first being "
+            f"{decoder.first_skipped}: use JPEG, PNG or another common image format"
+        )
+    if decoder.num_skipped:
+        logger.warning(
+            "%s: %d of %d images could not be decoded and are left out, the first being %s",
+            source.description,
+            decoder.num_skipped,
+            source.total,
+            decoder.first_skipped,
+        )
+    if decoder.resized_from is not None:
+        logger.info(
+            "%s: images of %dx%d pixels (the first such one) are resized to %dx%d",
+            source.description,
+            *decoder.resized_from,
+            *decoder.image_shape[1:],
+        )

@@ -1,0 +1,137 @@
+"""Encoded images to uint8 arrays: threads over chunks, since PIL decodes outside Python's lock."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raydfkd.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# EPS and the like would start other programs, so only plain raster formats are opened.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+_GREY_MODES = ("1", "L")
+_COLOUR_MODES = ("RGB", "P")
+_CONVERTIBLE_MODES = (*_GREY_MODES, *_COLOUR_MODES, "LA", "RGBA", "CMYK", "YCbCr")
+# What PIL's format readers raise on damaged bytes.
+_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)
+_PART = 64
+
+
+def open_encoded(encoded: bytes | None) -> Image:
+    """Opens an image from its file's bytes."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    if encoded is None:
+        raise ValueError("the image is null")
+    return Image.open(BytesIO(encoded), formats=FORMATS)
+
+
+def open_file(path: Path) -> Image:
+    """Opens an image file; it is read whole, so that no handle stays open."""
+    return open_encoded(path.read_bytes())
+
+
+@dataclass
+class Decoder:
+    """Turns images into uint8 [C,H,W] of one shape, and remembers what it could not read or had to resize.
+
+    An image of another size is scaled (bilinear) until it covers H x W and its centre is cut out, so aspect is kept.
+
+    Attributes:
+        image_shape: the (C, H, W) to produce, C 1 or 3.
+        convert: whether grey <-> colour conversion is allowed.
+        num_skipped: images that could not be decoded, so far.
+        first_skipped: name and reason of the first of them.
+        resized_from: (height, width) of the first image that had another size.
+    """
+
+    image_shape: tuple[int, int, int]
+    convert: bool
+    num_skipped: int = 0
+    first_skipped: str | None = None
+    resized_from: tuple[int, int] | None = None
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(os.cpu_count() or 1), repr=False)
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def decode(
+        self, items: Sequence[Any], opener: Callable[[Any], Image], names: Callable[[int], str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Decodes a chunk.
+
+        Args:
+            items: what ``opener`` takes, one an image.
+            opener: gives the PIL image of an item.
+            names: gives the name of item i, for messages.
+
+        Returns:
+            images uint8 [n,C,H,W] of those that could be read, and their places in ``items``, int64 [n].
+
+        Raises:
+            DataError: an image has other channels than the task and ``convert`` is off.
+        """
+        images = np.empty((len(items), *self.image_shape), dtype=np.uint8)
+        parts = [range(start, min(start + _PART, len(items))) for start in range(0, len(items), _PART)]
+
+        def decode_part(part: range) -> list[tuple[int, str]]:
+            failures = []
+            for i in part:
+                try:
+                    with opener(items[i]) as image:
+                        images[i] = self._pixels(image, names, i)
+                except _DAMAGE as error:
+                    failures.append((i, f"{names(i)} ({error})"))
+            return failures
+
+        failed = [failure for failures in self._pool.map(decode_part, parts) for failure in failures]
+        if not failed:
+            return images, np.arange(len(items))
+        self.num_skipped += len(failed)
+        self.first_skipped = self.first_skipped or failed[0][1]
+        kept = np.setdiff1d(np.arange(len(items)), [i for i, _ in failed])
+        return images[kept], kept
+
+    def _pixels(self, image: Image, names: Callable[[int], str], i: int) -> np.ndarray:
+        channels, height, width = self.image_shape
+        image.load()
+        matching = _GREY_MODES if channels == 1 else _COLOUR_MODES
+        if image.mode not in matching and not (self.convert and image.mode in _CONVERTIBLE_MODES):
+            raise DataError(_channel_message(names(i), image.mode, channels))
+        wanted = "L" if channels == 1 else "RGB"
+        if image.mode != wanted:
+            image = image.convert(wanted)
+        if image.size != (width, height):
+            self.resized_from = self.resized_from or (image.height, image.width)
+            image = _cover(image, width, height)
+        pixels = np.asarray(image)
+        return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _cover(image: Image, width: int, height: int) -> Image:
+    from PIL import Image, ImageOps
+
+    return ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
+
+
+def _channel_message(name: str, mode: str, channels: int) -> str:
+    has = {"L": "1 channel", "1": "1 channel", "RGB": "3 channels", "P": "3 channels"}.get(mode, f"pixel mode {mode}")
+    if mode not in _CONVERTIBLE_MODES:
+        return f"{name} has pixel mode {mode}, which cannot be read: save it as 8-bit grey or RGB"
+    return f"{name} has {has} but the task's image_shape has {channels}: change image_shape or set convert: true"

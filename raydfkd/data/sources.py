@@ -1,0 +1,285 @@
+"""Where labelled images come from: each kind of data set as a stream of chunks of undecoded items."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raydfkd.data.config import DigitsConfig, ImageFolderConfig, ParquetConfig, TorchvisionConfig
+from raydfkd.data.decoding import open_encoded, open_file
+from raydfkd.errors import DataError, UnknownNameError
+from raydfkd.registry import nearest
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_CHUNK = 4096
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some undecoded images: ``items`` for the source's opener, ``labels`` int64 [n], ``name(i)`` for messages."""
+
+    items: Sequence[Any]
+    labels: np.ndarray
+    name: Callable[[int], str]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set before decoding.
+
+    Attributes:
+        name: short, for messages and the manifest.
+        description: where it lies.
+        total: how many images the chunks hold together.
+        classes: their names, or None if the data set does not say.
+        opener: gives the PIL image of an item.
+        chunks: the images, in order.
+    """
+
+    name: str
+    description: str
+    total: int
+    classes: tuple[str, ...] | None
+    opener: Callable[[Any], Image]
+    chunks: Iterator[Chunk]
+
+
+def open_source(config: DigitsConfig | ParquetConfig | ImageFolderConfig | TorchvisionConfig) -> Source:
+    """The source that a config describes.
+
+    Raises:
+        DataError: it is not there or not readable as what it should be.
+    """
+    if isinstance(config, DigitsConfig):
+        return _digits(config)
+    if isinstance(config, ParquetConfig):
+        return _parquet(config)
+    if isinstance(config, ImageFolderConfig):
+        return _image_folder(config)
+    return _torchvision(config)
+
+
+def _chosen(total: int, max_images: int | None) -> np.ndarray:
+    """Which of ``total`` images to read: all, or evenly spaced ones, so that data sorted by class keeps its balance."""
+    if max_images is None or max_images >= total:
+        return np.arange(total)
+    return np.arange(max_images) * total // max_images
+
+
+def _slices(chosen: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(chosen), _CHUNK):
+        yield chosen[start : start + _CHUNK]
+
+
+def digits_split(labels: np.ndarray, split: str) -> np.ndarray:
+    """Row numbers of one part of the fixed digits split, int64, ascending: of each class 80% ``train``, 20% ``test``."""
+    # RandomState, because NumPy promises never to change its stream.
+    random = np.random.RandomState(0)
+    rows = []
+    for label in np.unique(labels):
+        shuffled = random.permutation(np.flatnonzero(labels == label))
+        held_out = round(len(shuffled) * 0.2)
+        rows.append(shuffled[:held_out] if split == "test" else shuffled[held_out:])
+    return np.sort(np.concatenate(rows))
+
+
+def _digits(config: DigitsConfig) -> Source:
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    rows = digits_split(bunch.target, config.split)
+    rows = rows[_chosen(len(rows), config.max_images)]
+    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+
+    def chunks() -> Iterator[Chunk]:
+        for part in _slices(rows):
+            yield Chunk(part, bunch.target[part].astype(np.int64), lambda i, part=part: f"digit {part[i]}")  # type: ignore[misc]
+
+    classes = tuple(str(name) for name in bunch.target_names)
+    return Source("digits", "scikit-learn's digits", len(rows), classes, lambda row: Image.fromarray(pixels[row]), chunks())
+
+
+def _parquet_files(path: str | list[str]) -> list[Path]:
+    files: list[Path] = []
+    for one in [path] if isinstance(path, str) else path:
+        place = Path(one).expanduser()
+        if not place.exists():
+            raise DataError(f"data set {place} does not exist: correct its path")
+        files += sorted(place.glob("*.parquet")) if place.is_dir() else [place]
+    if not files:
+        raise DataError(f"data set {path} holds no *.parquet file: correct its path")
+    return files
+
+
+def _parquet(config: ParquetConfig) -> Source:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = _parquet_files(config.path)
+    readers: list[Any] = []
+    for path in files:
+        try:
+            readers.append(pq.ParquetFile(path))
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, error) from error
+        _check_columns(path, readers[-1].schema_arrow, config)
+    description = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    total = sum(reader.metadata.num_rows for reader in readers)
+    chosen = _chosen(total, config.max_images)
+    classes = _parquet_classes(readers[0].schema_arrow.metadata or {}, config.label_column)
+    chunks = _parquet_chunks(files, readers, chosen, config)
+    return Source(files[0].stem, description, len(chosen), classes, open_encoded, chunks)
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+    return DataError(f"{path} cannot be read as Parquet ({reason}): it is damaged, incomplete or another format")
+
+
+def _check_columns(path: Path, schema: Any, config: ParquetConfig) -> None:
+    import pyarrow as pa
+
+    for setting in ("image_column", "label_column"):
+        column = getattr(config, setting)
+        if column not in schema.names:
+            raise DataError(f"{path} has no column {column!r} (it has {', '.join(schema.names)}): correct {setting}")
+    label, image = schema.field(config.label_column).type, schema.field(config.image_column).type
+    if not pa.types.is_integer(label):
+        raise DataError(f"{path} column {config.label_column!r} holds {label}, not integer classes: correct label_column")
+    if pa.types.is_struct(image):
+        image = image.field("bytes").type if image.get_field_index("bytes") >= 0 else image
+    if not (pa.types.is_binary(image) or pa.types.is_large_binary(image)):
+        raise DataError(f"{path} column {config.image_column!r} holds {image}, not encoded image bytes: correct image_column")
+
+
+def _parquet_classes(metadata: dict[bytes, bytes], label_column: str) -> tuple[str, ...] | None:
+    """Class names from our own ``classes`` key or from Hugging Face's description of the label column."""
+    try:
+        if b"classes" in metadata:
+            return tuple(str(name) for name in json.loads(metadata[b"classes"]))
+        if b"huggingface" in metadata:
+            names = json.loads(metadata[b"huggingface"])["info"]["features"][label_column].get("names")
+            return None if names is None else tuple(str(name) for name in names)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        # Names are a courtesy: a foreign or odd description is as good as none.
+        return None
+    return None
+
+
+def _parquet_chunks(files: list[Path], readers: list[Any], chosen: np.ndarray, config: ParquetConfig) -> Iterator[Chunk]:
+    import pyarrow as pa
+
+    first_row = 0
+    columns = [config.image_column, config.label_column]
+    for path, reader in zip(files, readers, strict=True):
+        file_row = 0
+        try:
+            for batch in reader.iter_batches(batch_size=_CHUNK, columns=columns):
+                start = first_row + file_row
+                low, high = np.searchsorted(chosen, [start, start + len(batch)])
+                rows = chosen[low:high] - start
+                yield _parquet_chunk(path, batch, rows, file_row, config)
+                file_row += len(batch)
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, error) from error
+        finally:
+            reader.close()
+        first_row += file_row
+
+
+def _parquet_chunk(path: Path, batch: Any, rows: np.ndarray, file_row: int, config: ParquetConfig) -> Chunk:
+    import pyarrow as pa
+
+    labels = batch.column(config.label_column).take(pa.array(rows))
+    if labels.null_count:
+        raise DataError(f"{path} has rows without a label in column {config.label_column!r}: remove or label them")
+    images = batch.column(config.image_column).take(pa.array(rows))
+    if pa.types.is_struct(images.type):
+        images = images.field("bytes")
+    return Chunk(
+        images.to_pylist(),
+        labels.to_numpy(zero_copy_only=False).astype(np.int64),
+        lambda i: f"image {file_row + int(rows[i])} of {path}",
+    )
+
+
+def _image_folder(config: ImageFolderConfig) -> Source:
+    root = Path(config.path).expanduser()
+    if not root.is_dir():
+        raise DataError(f"data set {root} {'is not a folder' if root.exists() else 'does not exist'}: correct its path")
+    folders = sorted(place for place in root.iterdir() if place.is_dir() and not place.name.startswith("."))
+    if not folders:
+        raise DataError(f"data set {root} has no folders: it needs one folder of images per class")
+    found = [
+        (path, label)
+        for label, folder in enumerate(folders)
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in _SUFFIXES
+    ]
+    chosen = _chosen(len(found), config.max_images)
+
+    def chunks() -> Iterator[Chunk]:
+        for part in _slices(chosen):
+            paths = [found[i][0] for i in part]
+            labels = np.array([found[i][1] for i in part], dtype=np.int64)
+            yield Chunk(paths, labels, lambda i, paths=paths: str(paths[i]))  # type: ignore[misc]
+
+    return Source(root.name, str(root), len(chosen), tuple(f.name for f in folders), open_file, chunks())
+
+
+def _torchvision(config: TorchvisionConfig) -> Source:
+    dataset = _torchvision_dataset(config)
+    labels_of = getattr(dataset, "targets", getattr(dataset, "labels", None))
+    chosen = _chosen(len(dataset), config.max_images)
+
+    def chunks() -> Iterator[Chunk]:
+        for part in _slices(chosen):
+            labels = [int(labels_of[i]) if labels_of is not None else int(dataset[int(i)][1]) for i in part]
+            yield Chunk(part, np.array(labels, dtype=np.int64), lambda i, part=part: f"image {part[i]} of {config.name}")  # type: ignore[misc]
+
+    classes = getattr(dataset, "classes", None)
+    return Source(
+        config.name,
+        f"torchvision {config.name} in {config.root}",
+        len(chosen),
+        None if classes is None else tuple(str(name) for name in classes),
+        lambda i: dataset[int(i)][0],
+        chunks(),
+    )
+
+
+def _torchvision_dataset(config: TorchvisionConfig) -> Any:
+    from torchvision import datasets
+
+    known = [name for name in datasets.__all__ if name not in ("VisionDataset", "FakeData", "DatasetFolder", "ImageFolder")]
+    if config.name not in known:
+        raise UnknownNameError(f"unknown torchvision data set {config.name!r}: {nearest(config.name, known)}")
+    factory = getattr(datasets, config.name)
+    accepted = inspect.signature(factory).parameters
+    arguments: dict[str, Any] = {"download": False} if "download" in accepted else {}
+    if "train" in accepted:
+        if config.split not in ("train", "test"):
+            raise DataError(f"torchvision {config.name} has splits train and test, not {config.split!r}: change split")
+        arguments["train"] = config.split == "train"
+    elif "split" in accepted:
+        arguments["split"] = config.split
+    else:
+        raise DataError(f"torchvision {config.name} has no train or test split to read: use an image_folder instead")
+    try:
+        return factory(str(Path(config.root).expanduser()), **arguments)
+    except (RuntimeError, OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise DataError(
+            f"torchvision {config.name} ({config.split}) cannot be read in {config.root} ({reason}): "
+            "put its files there, nothing is downloaded"
+        ) from error
