@@ -1,0 +1,83 @@
+"""Names for classifiers: ``build_classifier("wrn_16_2", 10, (3, 32, 32))``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from raydfkd.errors import ConfigError
+from raydfkd.models.classifiers.small import SmallCNN
+from raydfkd.models.classifiers.wide_resnet import WideResNet
+from raydfkd.registry import Registry
+
+ImageShape = tuple[int, int, int]
+"""(C, H, W)."""
+
+ClassifierFactory = Callable[[int, ImageShape], nn.Module]
+"""Takes the number of classes and the image shape."""
+
+
+@dataclass(frozen=True)
+class ClassifierEntry:
+    """A way to build one architecture, and the shorter image side in pixels that it needs at least."""
+
+    build: ClassifierFactory
+    min_size: int
+
+
+CLASSIFIERS: Registry[ClassifierEntry] = Registry("model")
+
+
+def _wide_resnet(depth: int, widen_factor: int) -> ClassifierEntry:
+    if depth < 10 or (depth - 4) % 6 != 0 or widen_factor < 1:
+        raise ConfigError(
+            f"model 'wrn_{depth}_{widen_factor}' does not exist: the depth must be 6n+4 (10, 16, 22, 28, 34, 40, ...) "
+            "and the width at least 1"
+        )
+    return ClassifierEntry(lambda classes, shape: WideResNet(depth, widen_factor, classes, shape[0]), 4)
+
+
+def _small_cnn(width: int) -> ClassifierEntry:
+    if width < 1:
+        raise ConfigError("model 'small_cnn_0' does not exist: the width must be at least 1")
+    return ClassifierEntry(lambda classes, shape: SmallCNN(width, classes, shape[0], min(shape[1:])), 4)
+
+
+_PATTERNS: tuple[tuple[re.Pattern[str], Callable[..., ClassifierEntry]], ...] = (
+    (re.compile(r"wrn_(\d+)_(\d+)"), _wide_resnet),
+    (re.compile(r"small_cnn_(\d+)"), _small_cnn),
+)
+
+for _depth, _width in ((16, 1), (16, 2), (40, 1), (40, 2)):
+    CLASSIFIERS.add(f"wrn_{_depth}_{_width}", _wide_resnet(_depth, _width))
+for _width in (8, 16, 32):
+    CLASSIFIERS.add(f"small_cnn_{_width}", _small_cnn(_width))
+
+
+def build_classifier(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
+    """A new classifier, images [B,C,H,W] to logits [B,num_classes], in training mode.
+
+    Raises:
+        UnknownNameError: nobody knows that name.
+        ConfigError: the model cannot take images of that shape or that many classes.
+    """
+    if num_classes < 1 or len(image_shape) != 3 or min(image_shape) < 1:
+        raise ConfigError(f"model {name!r}: {num_classes} classes of images {tuple(image_shape)}; all numbers must be positive")
+    entry = _entry(name)
+    if min(image_shape[1:]) < entry.min_size:
+        raise ConfigError(
+            f"model {name!r} needs images of at least {entry.min_size} x {entry.min_size} pixels, "
+            f"got {image_shape[1]} x {image_shape[2]}"
+        )
+    return entry.build(num_classes, image_shape)
+
+
+def _entry(name: str) -> ClassifierEntry:
+    for pattern, make in _PATTERNS:
+        match = pattern.fullmatch(name)
+        if match:
+            return make(*(int(number) for number in match.groups()))
+    return CLASSIFIERS.get(name)

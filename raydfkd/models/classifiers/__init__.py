@@ -1,0 +1,1 @@
+"""Image classifiers. ``raydfkd.models.catalog`` gives them names."""
