@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from raydfkd.errors import TeacherError
+from raydfkd.models.batch_moments import batch_moments
 
 Moments = tuple[torch.Tensor, torch.Tensor]
 """Mean [C] and biased variance [C], float32."""
@@ -52,7 +56,7 @@ class BatchNormStatistics:
     @property
     def running(self) -> list[Moments]:
         """The layers' own running mean [C] and variance [C], detached, float32."""
-        return [(layer.running_mean.detach().float(), layer.running_var.detach().float()) for layer in self._layers]  # type: ignore[operator,union-attr]
+        return [(layer.running_mean.detach().float(), layer.running_var.detach().float()) for layer in self._layers]  # type: ignore[operator]
 
     @property
     def batch(self) -> list[Moments]:
@@ -88,13 +92,6 @@ class BatchNormStatistics:
 
     def _hook(self, index: int):  # type: ignore[no-untyped-def]
         def record(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            self._batch[index] = input_moments(args[0])
+            self._batch[index] = batch_moments(args[0])
 
         return record
-
-
-def input_moments(x: torch.Tensor) -> Moments:
-    """Mean [C] and biased variance [C] of x [B,C,...] over all but the channel axis, in float32."""
-    dims = [0, *range(2, x.ndim)]
-    variance, mean = torch.var_mean(x.float(), dim=dims, correction=0)
-    return mean, variance

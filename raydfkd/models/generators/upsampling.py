@@ -34,13 +34,13 @@ class UpsamplingGenerator(nn.Module):
         self.seed_shape = (seed_width, height // 4, width // 4)
         self.first_linear = nn.Linear(latent_dim, seed_width * (height // 4) * (width // 4))
         self.first_norm = nn.BatchNorm2d(seed_width)
-        self.half = upsample_block(seed_width, half_width)
-        self.full = upsample_block(half_width, full_width)
+        self.half_scale = upsample_block(seed_width, half_width)
+        self.full_scale = upsample_block(half_width, full_width)
         self.to_image = nn.Conv2d(full_width, channels, 3, 1, 1)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         seed = self.first_linear(latents).view(-1, *self.seed_shape)
-        x = self.full(self.half(self.first_norm(seed)))
+        x = self.full_scale(self.half_scale(self.first_norm(seed)))
         return torch.sigmoid(self.to_image(x).float())
 
     @torch.no_grad()

@@ -1,0 +1,110 @@
+"""BatchNormStatistics against torch.var_mean, and what it does when not capturing."""
+
+import pytest
+import torch
+from torch import nn
+
+from raydfkd.errors import TeacherError
+from raydfkd.models.bn_statistics import BatchNormStatistics, input_moments
+from raydfkd.models.catalog import build_classifier
+
+
+def reference(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    variance, mean = torch.var_mean(x.float(), dim=[0, *range(2, x.ndim)], correction=0)
+    return mean, variance
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4, 3), (6, 5, 7), (9, 5), (1, 3, 2, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_moments_equal_var_mean(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 3 + 2).to(dtype)
+    layouts = [x, x.contiguous(memory_format=torch.channels_last)] if x.ndim == 4 else [x]
+    for laid_out in layouts:
+        mean, variance = input_moments(laid_out)
+        assert mean.dtype == variance.dtype == torch.float32
+        torch.testing.assert_close(mean, reference(x)[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(variance, reference(x)[1], rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_is_exact() -> None:
+    x = torch.randn(4, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    assert torch.autograd.gradcheck(input_moments, (x,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradient_equals_var_mean_in_channels_last(dtype: torch.dtype) -> None:
+    source = torch.randn(8, 5, 4, 4, generator=torch.Generator().manual_seed(2)) + 1
+    grads = []
+    for moments in (input_moments, reference):
+        x = source.to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+        mean, variance = moments(x)
+        (mean.square().sum() + (variance - 2).norm()).backward()
+        assert x.grad is not None
+        assert x.grad.dtype == dtype
+        grads.append(x.grad.float())
+    torch.testing.assert_close(*grads, rtol=1e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-5)
+
+
+def test_lists_align_with_the_layers_of_wrn_16_2() -> None:
+    model = build_classifier("wrn_16_2", 10, (3, 8, 8)).eval()
+    statistics = BatchNormStatistics(model)
+    inputs: dict[str, torch.Tensor] = {}
+    for name in statistics.names:
+        model.get_submodule(name).register_forward_pre_hook(lambda m, args, name=name: inputs.update({name: args[0].clone()}))
+    images = torch.rand(4, 3, 8, 8, requires_grad=True)
+    with statistics.capture():
+        model(images)
+    assert (len(statistics.batch), sum(statistics.widths)) == (13, 912)
+    for name, (mean, variance), (running_mean, _), width in zip(
+        statistics.names, statistics.batch, statistics.running, statistics.widths, strict=True
+    ):
+        assert mean.shape == variance.shape == running_mean.shape == (width,)
+        assert not running_mean.requires_grad
+        torch.testing.assert_close(mean, reference(inputs[name])[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(variance, reference(inputs[name])[1], rtol=1e-4, atol=1e-5)
+    sum(mean.sum() + variance.sum() for mean, variance in statistics.batch).backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
+
+
+def test_statistics_under_bfloat16_autocast_are_float32() -> None:
+    model = build_classifier("small_cnn_4", 3, (1, 8, 8)).eval()
+    statistics = BatchNormStatistics(model)
+    with statistics.capture(), torch.autocast("cpu", torch.bfloat16):
+        model(torch.rand(4, 1, 8, 8))
+    assert all(m.dtype == v.dtype == torch.float32 for m, v in statistics.batch)
+
+
+def test_nothing_is_hooked_outside_capture_even_after_an_error() -> None:
+    model = build_classifier("small_cnn_4", 3, (1, 8, 8)).eval()
+    statistics = BatchNormStatistics(model)
+
+    def hooks() -> int:
+        return sum(len(layer._forward_pre_hooks) for layer in model.modules())
+
+    with pytest.raises(ZeroDivisionError), statistics.capture():
+        assert hooks() == 3
+        raise ZeroDivisionError
+    assert hooks() == 0
+    model(torch.rand(2, 1, 8, 8))
+    with pytest.raises(TeacherError, match="3 BatchNorm layers were not reached"):
+        _ = statistics.batch
+
+
+def test_capture_replaces_and_remove_forgets() -> None:
+    model = build_classifier("small_cnn_4", 3, (1, 8, 8)).eval()
+    statistics = BatchNormStatistics(model)
+    seen = []
+    for scale in (0.1, 1.0):
+        with statistics.capture() as same:
+            model(torch.full((2, 1, 8, 8), scale))
+        seen.append(same.batch[0][0])
+    assert not torch.equal(*seen)
+    statistics.remove()
+    with pytest.raises(TeacherError):
+        _ = statistics.batch
+
+
+def test_a_model_without_batch_norm_is_refused() -> None:
+    with pytest.raises(TeacherError, match="no BatchNorm"):
+        BatchNormStatistics(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False)))
