@@ -88,21 +88,6 @@ class Sample:
     ages: np.ndarray
 
 
-@dataclass(frozen=True)
-class StepOutput:
-    """What one optimizer update returns.
-
-    Attributes:
-        loss: the scalar that was minimised.
-        priorities: float32 [B] new raw priorities of the drawn items, in draw order.
-        metrics: named scalars for the log.
-    """
-
-    loss: float
-    priorities: np.ndarray
-    metrics: dict[str, float] = field(default_factory=dict)
-
-
 class Synthesizer(Protocol):
     """Makes images. Owns its networks, optimisers and random generator; never sees Ray, replay or files."""
 

@@ -1,0 +1,1 @@
+"""Training the student on drawn images: the distiller, its objectives and its schedule."""

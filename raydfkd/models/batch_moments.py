@@ -20,7 +20,7 @@ class _BatchMoments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         # float32 scale and shift make the kernel return its statistics in float32 for a bfloat16 input.
-        ones = torch.ones(x.shape[1], device=x.device)
+        ones = torch.ones(x.shape[1], device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
         _, mean, inverse_std = torch.native_batch_norm(x, ones, torch.zeros_like(ones), None, None, True, 0.0, EPSILON)
         variance = inverse_std.pow(-2).sub_(EPSILON).clamp_(min=0)
         ctx.save_for_backward(x, mean)
@@ -40,9 +40,9 @@ def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over all but the channel dimension.
 
     Args:
-        x: [B,C,...], float32 or bfloat16.
+        x: [B,C,...], bfloat16, float32 or float64.
 
     Returns:
-        float32 [C] and float32 [C], differentiable in x; statistics are accumulated in float32.
+        [C] and [C], differentiable in x, in float32 for a bfloat16 input.
     """
     return _BatchMoments.apply(x)

@@ -1,0 +1,1 @@
+"""One file per synthesis method. Each turns a frozen teacher (and the current student) into batches of images."""

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from raydfkd.errors import TeacherError
-from raydfkd.models.bn_statistics import BatchNormStatistics, input_moments
+from raydfkd.models.bn_statistics import BatchNormStatistics
+from raydfkd.models.batch_moments import batch_moments
 from raydfkd.models.catalog import build_classifier
 
 
@@ -20,7 +21,7 @@ def test_moments_equal_var_mean(shape: tuple[int, ...], dtype: torch.dtype) -> N
     x = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 3 + 2).to(dtype)
     layouts = [x, x.contiguous(memory_format=torch.channels_last)] if x.ndim == 4 else [x]
     for laid_out in layouts:
-        mean, variance = input_moments(laid_out)
+        mean, variance = batch_moments(laid_out)
         assert mean.dtype == variance.dtype == torch.float32
         torch.testing.assert_close(mean, reference(x)[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(variance, reference(x)[1], rtol=1e-4, atol=1e-5)
@@ -28,21 +29,23 @@ def test_moments_equal_var_mean(shape: tuple[int, ...], dtype: torch.dtype) -> N
 
 def test_gradient_is_exact() -> None:
     x = torch.randn(4, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    assert torch.autograd.gradcheck(input_moments, (x,))
+    assert torch.autograd.gradcheck(batch_moments, (x,))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradient_equals_var_mean_in_channels_last(dtype: torch.dtype) -> None:
     source = torch.randn(8, 5, 4, 4, generator=torch.Generator().manual_seed(2)) + 1
     grads = []
-    for moments in (input_moments, reference):
+    for moments in (batch_moments, reference):
         x = source.to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
         mean, variance = moments(x)
         (mean.square().sum() + (variance - 2).norm()).backward()
         assert x.grad is not None
         assert x.grad.dtype == dtype
         grads.append(x.grad.float())
-    torch.testing.assert_close(*grads, rtol=1e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-5)
+    # In bfloat16 the gradient is one multiply-add a*x + b whose two terms nearly cancel: 1% of the largest entry.
+    rtol, atol = (1e-2, 1e-2 * float(grads[1].abs().max())) if dtype == torch.bfloat16 else (1e-4, 1e-5)
+    torch.testing.assert_close(*grads, rtol=rtol, atol=atol)
 
 
 def test_lists_align_with_the_layers_of_wrn_16_2() -> None:

@@ -1,0 +1,159 @@
+"""The distiller: one optimizer update of a student on images drawn from the buffer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raydfkd.augment import random_crop_flip
+from raydfkd.distillation.config import StudentConfig
+from raydfkd.distillation.schedule import learning_rate
+from raydfkd.losses.distillation import agreement, ema_update, importance_weighted_mean, kd_loss_per_sample
+from raydfkd.models.precision import autocast
+from raydfkd.models.teacher import FrozenTeacher
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What one update returns: tensors stay on the device, so that a step never waits for a copy.
+
+    Attributes:
+        loss: the scalar that was minimised.
+        priorities_B: float32 [B], new raw priorities of the drawn items in draw order (SSD-KD Eq. 4).
+        agreement: share of images on which student and teacher choose the same class.
+        grad_norm: before clipping.
+        lr: learning rate of this update.
+    """
+
+    loss: Tensor
+    priorities_B: Tensor
+    agreement: Tensor
+    grad_norm: Tensor
+    lr: float
+
+
+class Distiller:
+    """Owns a student, its moving average, its optimizer and its augmentation.
+
+    ``step`` is SSD-KD's Algorithm 1, lines 19-21: the importance-weighted KD loss of the drawn images is back-propagated,
+    and the same per-sample values, from the same forward pass, are the images' new priorities.
+
+    Args:
+        config: the student's settings.
+        teacher: frozen; it sees the augmented image.
+        student: takes normalised images [B,C,H,W] and gives logits [B,K].
+        total_steps: length of the learning-rate schedule.
+        seed: of the augmentation's random generator.
+        device: where all of it runs.
+        bf16: bfloat16 autocast where the device has it.
+    """
+
+    def __init__(
+        self,
+        config: StudentConfig,
+        teacher: FrozenTeacher,
+        student: nn.Module,
+        total_steps: int,
+        seed: int,
+        device: torch.device,
+        bf16: bool = True,
+    ) -> None:
+        self.config = config
+        self.device = device
+        self.bf16 = bf16
+        self.total_steps = total_steps
+        self.num_steps = 0
+        self.teacher = teacher.to(device, memory_format=torch.channels_last)
+        self.student = student.to(device, memory_format=torch.channels_last).train()
+        self.student_ema = copy.deepcopy(self.student).eval().requires_grad_(False)
+        self.rng = torch.Generator().manual_seed(seed)
+        settings = config.optimizer
+        self.optimizer = torch.optim.SGD(
+            self.student.parameters(),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.nesterov,
+        )
+        self._forward_student: nn.Module = self.student
+        self._forward_teacher: nn.Module = self.teacher.model
+        if config.compile:
+            self._forward_student = torch.compile(self.student)  # type: ignore[assignment]
+            self._forward_teacher = torch.compile(self.teacher.model)  # type: ignore[assignment]
+
+    def wrap_student(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        """Lets every forward pass of training go through ``wrap(student)``, e.g. DistributedDataParallel."""
+        self._forward_student = wrap(self._forward_student)
+
+    def step(self, images_BCHW: Tensor, importance_weights_B: Tensor) -> StepOutput:
+        """One update.
+
+        Args:
+            images_BCHW: uint8 on the distiller's device (this worker's part of the batch).
+            importance_weights_B: float32, same length.
+        """
+        lr = learning_rate(self.config.optimizer, self.num_steps, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = self.config.accumulation_steps
+        outputs = [
+            self._backward(images, weights, 1 / parts)
+            for images, weights in zip(images_BCHW.chunk(parts), importance_weights_B.chunk(parts), strict=True)
+        ]
+        losses, priorities, agreed = (list(column) for column in zip(*outputs, strict=True))
+        limit = self.config.optimizer.max_grad_norm
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), float("inf") if limit is None else limit)
+        self.optimizer.step()
+        self.num_steps += 1
+        self._update_ema()
+        return StepOutput(
+            loss=torch.stack(losses).mean(),
+            priorities_B=torch.cat(priorities),
+            agreement=torch.stack(agreed).mean(),
+            grad_norm=grad_norm,
+            lr=lr,
+        )
+
+    def _backward(self, images: Tensor, weights: Tensor, part: float) -> tuple[Tensor, Tensor, Tensor]:
+        view = random_crop_flip(images, self.config.crop_padding, self.config.flip, self.rng)
+        view = self.teacher.normalize(view.float().div_(255).contiguous(memory_format=torch.channels_last))
+        with autocast(self.device, self.bf16):
+            with torch.no_grad():
+                teacher_logits = self._forward_teacher(view)
+            student_logits = self._forward_student(view)
+        losses = kd_loss_per_sample(student_logits, teacher_logits, self.config.objective.temperature)
+        loss, priorities = importance_weighted_mean(losses, weights)
+        (loss * part).backward()
+        return loss.detach(), priorities, agreement(student_logits, teacher_logits)
+
+    def _update_ema(self) -> None:
+        """The average's decay grows as (1+n)/(10+n) up to the configured one, so that its start does not weigh on it."""
+        decay = min(self.config.ema_decay, (1 + self.num_steps) / (10 + self.num_steps))
+        ema_update(_float_state(self.student_ema), _float_state(self.student), decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "student": self.student.state_dict(),
+            "student_ema": self.student_ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "num_steps": self.num_steps,
+            "rng": self.rng.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.student.load_state_dict(state["student"])
+        self.student_ema.load_state_dict(state["student_ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.num_steps = state["num_steps"]
+        self.rng.set_state(state["rng"].cpu())
+
+
+def _float_state(module: nn.Module) -> list[Tensor]:
+    """Parameters and floating buffers (BatchNorm statistics), in order."""
+    return [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]

@@ -1,0 +1,96 @@
+"""Settings of the synthesis methods. No torch here: the configuration tree imports this file."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PUBLISHED_RATES = {2: (5e-3, 0.015), 5: (3e-3, 0.01), 10: (2e-3, 0.01)}
+"""FastDFKD's (generator, latent) learning rates for 2, 5 and 10 steps a batch."""
+
+
+class ResourcesConfig(BaseModel):
+    """What one actor asks of the cluster."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_cpus: float = Field(1, gt=0)
+    """CPUs reserved per actor (fractions allowed)."""
+    num_gpus: float = Field(0, ge=0)
+    """GPUs reserved per actor (fractions allowed)."""
+    num_threads: int | None = Field(None, ge=1)
+    """torch threads per actor; None: its CPUs, rounded up."""
+    custom: dict[str, float] = Field(default_factory=dict)
+    """Custom Ray resources per actor, e.g. {gen_node: 1}."""
+
+
+class FastConfig(BaseModel):
+    """FastDFKD (Fang et al., AAAI 2022): a meta-learned generator adapted for a few steps to each batch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Literal["fast"] = "fast"
+    """Name of the synthesis method."""
+    num_generators: int = Field(1, ge=1)
+    """Generator actors that fill the buffer from this source."""
+    resources: ResourcesConfig = ResourcesConfig()
+    """What each generator actor asks of the cluster."""
+    batch_size: int = Field(256, ge=1)
+    """Images per synthesized batch."""
+    steps_per_batch: int = Field(2, ge=1)
+    """Adaptation steps k of the generator for each batch (T_g in SSD-KD)."""
+    meta: Literal["fomaml", "reptile", "sequential"] = "fomaml"
+    """How the common generator learns from its adapted clone; sequential: no clone, one generator goes on."""
+    generator: str = "standard"
+    """Generator network: standard or large."""
+    base_channels: int = Field(64, ge=4)
+    """Channels of the generator's last hidden layer (ngf)."""
+    latent_dim: int = Field(256, ge=1)
+    """Width of the latent vector."""
+    generator_lr: float | None = Field(None, gt=0)
+    """Adam rate of the clone; None: the published rate for steps_per_batch (2, 5 or 10; the nearest for others)."""
+    latent_lr: float | None = Field(None, gt=0)
+    """Adam rate of the latents; None: the published rate for steps_per_batch."""
+    bn_weight: float = Field(10.0, ge=0)
+    """Weight of the BatchNorm-statistics loss."""
+    one_hot_weight: float = Field(0.4, ge=0)
+    """Weight of the cross-entropy to the target class."""
+    adversarial_weight: float = Field(1.1, ge=0)
+    """Weight of the teacher-student disagreement."""
+    bn_momentum: float = Field(0.9, ge=0, lt=1)
+    """Share of earlier calls' statistics in the BatchNorm loss; only the rest carries gradient."""
+    adversarial_start_batches: int | None = Field(None, ge=0)
+    """Batches (of the whole run) before the adversarial loss starts; None: one before the warm-up ends, as published."""
+    reset_batches: int | None = Field(None, ge=0)
+    """Batch (of the whole run) at which the generator's first layer is drawn anew, once; None: warm-up + 120, as published."""
+    reset_bn_weight_mean: float = 0.0
+    """Mean of the redrawn first BatchNorm weight: 0 is what the published code does, 1 what it probably meant."""
+    crop_padding: int = Field(4, ge=0)
+    """Random-crop padding in pixels before the teacher sees an image during synthesis."""
+    flip: bool = True
+    """Mirror images at random before the teacher sees them during synthesis."""
+
+    def rates(self) -> tuple[float, float]:
+        """The (generator, latent) learning rates in force."""
+        nearest = min(PUBLISHED_RATES, key=lambda k: abs(k - self.steps_per_batch))
+        generator_lr, latent_lr = PUBLISHED_RATES[nearest]
+        return (
+            generator_lr if self.generator_lr is None else self.generator_lr,
+            latent_lr if self.latent_lr is None else self.latent_lr,
+        )
+
+
+class SSDKDConfig(FastConfig):
+    """SSD-KD (Liu et al., CVPR 2024): FastDFKD with modulated task loss and prioritized replay."""
+
+    method: Literal["ssdkd"] = "ssdkd"  # type: ignore[assignment]
+    """Name of the synthesis method."""
+    diversity: bool = True
+    """Weigh the task loss by the rarity of the predicted class in the buffer (Eq. 3, first factor)."""
+    difficulty: bool = True
+    """Weigh the task loss by the teacher's lack of confidence (Eq. 3, second factor)."""
+    difficulty_gamma: float = Field(2.0, ge=0)
+    """Exponent gamma of the difficulty factor; the paper does not give it, 2 is the focal loss's."""
+    target: Literal["random", "teacher"] = "random"
+    """Class in the task loss: uniform as in FastDFKD, or the teacher's own prediction as Eq. 2's text says."""
