@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from raydfkd.errors import TeacherError
 from raydfkd.models.batch_moments import batch_moments
@@ -90,7 +87,7 @@ class BatchNormStatistics:
             handle.remove()
         self._handles.clear()
 
-    def _hook(self, index: int):  # type: ignore[no-untyped-def]
+    def _hook(self, index: int) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
         def record(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             self._batch[index] = batch_moments(args[0])
 
