@@ -1,0 +1,79 @@
+"""A SyntheticBatch as an Arrow table with fixed-shape tensors, and back: the snapshots' and the surrogate sets' format on disk."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from raydfkd.errors import DataError
+from raydfkd.types import SyntheticBatch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_METADATA_KEY = b"raydfkd.synthetic_batch"
+
+
+def to_table(batch: SyntheticBatch) -> pa.Table:
+    """Columns ``image`` (uint8 tensor [C,H,W]), ``target`` (int64, or int16 tensor [H,W]), ``teacher_class`` int32,
+    ``teacher_confidence`` float32 and, if the batch has them, ``priority`` float32; the rest as schema metadata.
+    """
+    import pyarrow as pa
+
+    columns = {
+        "image": _tensor_column(batch.images),
+        "target": pa.array(batch.targets) if batch.targets.ndim == 1 else _tensor_column(batch.targets),
+        "teacher_class": pa.array(batch.teacher_class),
+        "teacher_confidence": pa.array(batch.teacher_confidence),
+    }
+    if batch.priorities is not None:
+        columns["priority"] = pa.array(batch.priorities)
+    described = {
+        "source": batch.source,
+        "generator_id": batch.generator_id,
+        "student_version": int(batch.student_version),
+        "metrics": {name: float(value) for name, value in batch.metrics.items()},
+    }
+    return pa.table(columns).replace_schema_metadata({_METADATA_KEY: json.dumps(described).encode()})
+
+
+def from_table(table: pa.Table) -> SyntheticBatch:
+    """The batch that :func:`to_table` made the table of; arrays are read-only views where Arrow allows.
+
+    Raises:
+        DataError: the table is not such a one.
+    """
+    metadata = table.schema.metadata or {}
+    if _METADATA_KEY not in metadata:
+        raise DataError("an Arrow table is no synthetic batch (its metadata lack 'raydfkd.synthetic_batch'): write it with raydfkd")
+    try:
+        described = json.loads(metadata[_METADATA_KEY])
+        return SyntheticBatch(
+            images=_numpy(table.column("image")),
+            targets=_numpy(table.column("target")),
+            teacher_class=_numpy(table.column("teacher_class")),
+            teacher_confidence=_numpy(table.column("teacher_confidence")),
+            priorities=_numpy(table.column("priority")) if "priority" in table.column_names else None,
+            **described,
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"an Arrow table of a synthetic batch is damaged ({error}): write it anew") from error
+
+
+def _tensor_column(values: np.ndarray) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(values))
+
+
+def _numpy(column: pa.ChunkedArray) -> np.ndarray:
+    import pyarrow as pa
+
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    if isinstance(array, pa.FixedShapeTensorArray):
+        return array.to_numpy_ndarray()
+    return array.to_numpy(zero_copy_only=False)

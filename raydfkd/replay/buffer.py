@@ -1,0 +1,290 @@
+"""The replay buffer: an index of items over opaque shards of pixels. Single-threaded, never waits; the caller locks and limits.
+
+Vocabulary: an *item* is one image; a *shard* is one inserted batch, whose payload (arrays, or a reference to them) is kept
+whole while any of its rows is live; a *slot* is an item's place in every mirror of the buffer, reused after eviction; a
+*key* is its identity for ever, ``key % total_slots`` being the slot; a *consumer* is a student with its own priorities.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from raydfkd.replay import state
+from raydfkd.replay.config import ReplayConfig
+from raydfkd.replay.importance import divide_by_largest, importance_exponent, importance_weights
+from raydfkd.replay.statistics import buffer_arrays, buffer_statistics
+from raydfkd.replay.storage import Storage
+from raydfkd.replay.table import Table
+from raydfkd.types import PINNED_SOURCES, BufferSummary, Sample, SyntheticBatch, WeightsVersion
+
+
+@dataclass(frozen=True)
+class InsertReport:
+    """What one insert did.
+
+    Attributes:
+        shard_id: the new shard's, one more than the last one's whatever the table.
+        num_evicted: items that left to make room.
+        retired_shards: shards of which nothing is left; their payloads were dropped.
+    """
+
+    shard_id: int
+    num_evicted: int
+    retired_shards: list[int]
+
+
+@dataclass(frozen=True)
+class ShardView:
+    """A live shard as a mirror needs it: ``slots`` int32 [rows] (-1: evicted), ``keys`` int64 [rows], and the payload."""
+
+    shard_id: int
+    payload: Any
+    slots: np.ndarray
+    keys: np.ndarray
+
+
+class ReplayBuffer:
+    """Prioritized replay over a ``synthetic`` table that evicts and an optional ``pinned`` one that never does.
+
+    Args:
+        config: the tables.
+        num_classes: K, of ``teacher_class``.
+        total_steps: student steps of the whole run, over which beta is annealed.
+        consumers: names of the students that draw.
+        rng: every consumer gets a stream of its own from it, so its draws do not depend on when the others drew.
+    """
+
+    def __init__(
+        self, config: ReplayConfig, num_classes: int, total_steps: int, consumers: tuple[str, ...], rng: np.random.Generator
+    ) -> None:
+        if not consumers or len(set(consumers)) != len(consumers):
+            raise ValueError(f"consumers must be distinct and at least one, got {consumers}")
+        self.config = config
+        self.num_classes = num_classes
+        self.total_steps = total_steps
+        self.consumers = consumers
+        self.total_slots = config.synthetic.capacity + (0 if config.pinned is None else config.pinned.capacity)
+        self.identity = uuid.uuid4().hex
+        """Of this object: shard ids of two buffers, or of one before and after a restore, may not be confused."""
+        self.num_batches = 0
+        self.num_inserts = 0
+        self.num_samples = 0
+        self.num_dropped_updates = 0
+        self.num_invalid_updates = 0
+        self._rngs = rng.spawn(len(consumers))
+        self._carries = np.zeros(len(consumers))
+        self.tables = {"synthetic": self._build_table("synthetic", 0)}
+        if config.pinned is not None:
+            self.tables["pinned"] = self._build_table("pinned", config.synthetic.capacity)
+
+    @property
+    def size(self) -> int:
+        """Items in all tables."""
+        return sum(table.storage.size for table in self.tables.values())
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the live shards of all tables."""
+        return sum(table.storage.num_bytes for table in self.tables.values())
+
+    def insert(self, batch: SyntheticBatch, payload: Any) -> InsertReport:
+        """Files a batch under the next shard id; the buffer keeps ``payload`` (never looked into) until the last row leaves.
+
+        Raises:
+            ReplayFullError: the batch is larger than its table, or the pinned table has no room left.
+            ValueError: a teacher class outside 0 .. K-1, or a pinned source without a pinned table.
+        """
+        if len(batch) == 0 or not (0 <= batch.teacher_class.min() and batch.teacher_class.max() < self.num_classes):
+            raise ValueError(f"a batch from {batch.generator_id} is empty or has classes outside 0..{self.num_classes - 1}")
+        name = "pinned" if batch.source in PINNED_SOURCES else "synthetic"
+        if name not in self.tables:
+            raise ValueError(f"source {batch.source!r} fills the pinned table, but replay.pinned is not configured")
+        shard_id = self.num_batches
+        num_evicted, retired = self.tables[name].insert(shard_id, batch, payload)
+        self.num_batches += 1
+        self.num_inserts += len(batch)
+        return InsertReport(shard_id, num_evicted, retired)
+
+    def sample(self, consumer: str, num_batches: int, batch_size: int, student_step: int) -> Sample:
+        """Draws S = ``num_batches`` batches of B = ``batch_size`` items, with replacement.
+
+        Importance weights are (N P)^-beta (SSD-KD Eq. 5) with N and P of the table that the item was drawn from, divided
+        by their largest among that table's items in the batch; samplers other than ``prioritized`` give weight 1. Beta goes
+        linearly from ``importance_exponent`` at step 0 to ``importance_exponent_final`` at the last of ``total_steps``.
+        Items of the pinned table stand at random places of a batch, so that every part of a split batch gets its share.
+
+        Raises:
+            ValueError: the buffer is empty, or no such consumer.
+        """
+        if self.size == 0:
+            raise ValueError("an empty buffer cannot be sampled: insert first")
+        who = self.consumers.index(consumer)
+        self.num_samples += num_batches * batch_size
+        shape = (num_batches, batch_size)
+        num_pinned = self._split(who, num_batches, batch_size)
+        if not num_pinned.any():
+            return self._draw("synthetic", who, np.ones(shape, dtype=bool), student_step)
+        if (num_pinned == batch_size).all():
+            return self._draw("pinned", who, np.ones(shape, dtype=bool), student_step)
+        ranks = np.argsort(self._rngs[who].random(shape), axis=1)
+        pinned = ranks < num_pinned[:, None]
+        return _merge(pinned, self._draw("pinned", who, pinned, student_step), self._draw("synthetic", who, ~pinned, student_step))
+
+    def update(self, consumer: str, keys: np.ndarray, priorities: np.ndarray) -> int:
+        """Stores new raw priorities (float [n]) of ``keys`` int64 [n]; of a repeated key the last finite one stays.
+
+        Returns how many were dropped because their item was evicted. Those that are not finite are dropped and counted
+        apart (``invalid_updates`` in :meth:`stats`).
+        """
+        who = self.consumers.index(consumer)
+        keys = keys.ravel()
+        priorities = priorities.ravel()
+        finite = np.isfinite(priorities)
+        if not finite.all():
+            self.num_invalid_updates += int(len(finite) - finite.sum())
+            keys, priorities = keys[finite], priorities[finite]
+        slots = keys % self.total_slots
+        num_stored = 0
+        for table in self.tables.values():
+            storage = table.storage
+            local = slots - storage.first_slot
+            inside = (local >= 0) & (local < storage.capacity)
+            local, own_keys, own = local[inside], keys[inside], priorities[inside]
+            held = storage.live[local] & (storage.keys[local] == own_keys)
+            if held.any():
+                table.update(who, local[held], own[held])
+                num_stored += int(held.sum())
+        num_dropped = len(keys) - num_stored
+        self.num_dropped_updates += num_dropped
+        return num_dropped
+
+    def shards_after(self, cursor: int) -> list[ShardView]:
+        """The live shards with an id above ``cursor``, in order: what a mirror that saw all up to it still needs."""
+        found = []
+        for table in self.tables.values():
+            for shard in table.storage.shards.values():
+                if shard.shard_id > cursor:
+                    slots = np.where(table.storage.live_rows(shard), shard.slots, np.int32(-1))
+                    found.append(ShardView(shard.shard_id, shard.payload, slots, shard.keys))
+        return sorted(found, key=lambda view: view.shard_id)
+
+    def locate(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Shard ids int64 and rows int32 of live ``slots``, in their shape: for delivery without a mirror."""
+        shard_ids = np.empty(slots.shape, dtype=np.int64)
+        rows = np.empty(slots.shape, dtype=np.int32)
+        for table in self.tables.values():
+            storage = table.storage
+            inside = (slots >= storage.first_slot) & (slots < storage.first_slot + storage.capacity)
+            local = slots[inside] - storage.first_slot
+            shard_ids[inside] = storage.shard_ids[local]
+            rows[inside] = storage.rows[local]
+        return shard_ids, rows
+
+    def payload(self, shard_id: int) -> Any:
+        """The payload of a live shard.
+
+        Raises:
+            KeyError: it is not live.
+        """
+        for table in self.tables.values():
+            if shard_id in table.storage.shards:
+                return table.storage.shards[shard_id].payload
+        raise KeyError(shard_id)
+
+    def forget_shard(self, shard_id: int) -> int:
+        """Evicts all rows of a shard whose payload was lost; returns how many (0: it was not live)."""
+        for table in self.tables.values():
+            if shard_id in table.storage.shards:
+                return table.remove_shard(shard_id)
+        return 0
+
+    def summary(self) -> BufferSummary:
+        storage = self.tables["synthetic"].storage
+        return BufferSummary(storage.size, storage.class_counts.copy(), self.num_batches)
+
+    def stats(self, student_version: WeightsVersion | None = None) -> dict[str, Any]:
+        """Figures for the log, see ``statistics.buffer_statistics``; ``student_version`` is the newest published."""
+        return buffer_statistics(self, student_version)
+
+    def analysis(self, consumer: str | None = None) -> dict[str, np.ndarray]:
+        """The arrays of ``analysis/buffer.npz``; priorities are the first consumer's unless another is named."""
+        return buffer_arrays(self, 0 if consumer is None else self.consumers.index(consumer))
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The whole index as a flat dict of plain numpy arrays; payloads are not in it."""
+        return state.dump(self, self._rngs, self._carries)
+
+    def load_state_dict(self, loaded: Mapping[str, np.ndarray], payloads: Mapping[int, Any]) -> None:
+        """Becomes the buffer that ``loaded`` was taken from; ``payloads`` maps each live shard to its pixels.
+
+        Shards without a payload are forgotten, as :meth:`forget_shard` does.
+
+        Raises:
+            DataError: the state is of a buffer with other tables, classes or consumers, or is damaged.
+        """
+        self._carries = state.load(self, self._rngs, loaded, payloads)
+        self.identity = uuid.uuid4().hex
+        for table in self.tables.values():
+            for shard_id in [s for s in table.storage.shards if s not in payloads]:
+                table.remove_shard(shard_id)
+
+    def _build_table(self, name: str, first_slot: int) -> Table:
+        config = getattr(self.config, name)
+        storage = Storage(config.capacity, first_slot, self.total_slots, self.num_classes)
+        return Table(name, config, storage, len(self.consumers), evicts=name == "synthetic")
+
+    def _split(self, who: int, num_batches: int, batch_size: int) -> np.ndarray:
+        """Pinned items int64 [S] of each batch: the fraction on average, rounded down with the rest carried on.
+
+        An empty table's share goes to the other.
+        """
+        if "pinned" not in self.tables or self.tables["pinned"].storage.size == 0:
+            return np.zeros(num_batches, dtype=np.int64)
+        if self.tables["synthetic"].storage.size == 0:
+            return np.full(num_batches, batch_size, dtype=np.int64)
+        fraction = self.config.pinned_fraction
+        if fraction is None:
+            fraction = self.tables["pinned"].storage.size / self.size
+        # The small addend keeps 0.1 * 10 from falling short of a whole item by a rounding error.
+        wanted = self._carries[who] + fraction * batch_size * np.arange(1, num_batches + 1)
+        whole = np.floor(wanted + 1e-9).astype(np.int64)
+        self._carries[who] = max(0.0, wanted[-1] - whole[-1])
+        return np.diff(whole, prepend=0)
+
+    def _draw(self, name: str, who: int, places: np.ndarray, student_step: int) -> Sample:
+        """Draws from one table an item for every place of bool [S,B]; the rest of the arrays is zero."""
+        table = self.tables[name]
+        storage, sampler = table.storage, table.config.sampler
+        local, probabilities = table.sample(who, int(places.sum()), self._rngs[who])
+        if sampler.kind == "prioritized":
+            exponent = importance_exponent(sampler, student_step, self.total_steps)
+            weights = _spread(importance_weights(probabilities, storage.size, exponent), places)
+            if sampler.normalize_importance == "batch":
+                weights = divide_by_largest(weights)
+        else:
+            weights = places.astype(np.float64)
+        return Sample(
+            keys=_spread(storage.keys[local], places),
+            slots=_spread((local + storage.first_slot).astype(np.int32), places),
+            importance_weights=weights.astype(np.float32),
+            probabilities=_spread(probabilities.astype(np.float32), places),
+            ages=_spread((self.num_batches - 1 - storage.shard_ids[local]).astype(np.int32), places),
+        )
+
+
+def _spread(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """``values`` [places.sum()] in row order at the true places of bool [S,B], zero elsewhere."""
+    if len(values) == places.size:
+        return values.reshape(places.shape)
+    spread = np.zeros(places.shape, dtype=values.dtype)
+    spread[places] = values
+    return spread
+
+
+def _merge(places: np.ndarray, inside: Sample, outside: Sample) -> Sample:
+    return Sample(**{f.name: np.where(places, getattr(inside, f.name), getattr(outside, f.name)) for f in fields(Sample)})

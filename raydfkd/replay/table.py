@@ -1,0 +1,122 @@
+"""One table of the buffer: its storage, its remover, and for every consumer a sampler with that consumer's priorities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from raydfkd.errors import ReplayFullError
+from raydfkd.replay.config import TableConfig
+from raydfkd.replay.selectors import build_selector
+from raydfkd.replay.storage import Storage
+from raydfkd.types import SyntheticBatch
+
+
+class Table:
+    """Storage x samplers x remover. Slots here are local to the table.
+
+    Several consumers: each learns from its own priorities; the remover goes by the largest of them, since an item that one
+    student still needs should stay.
+    """
+
+    def __init__(
+        self, name: str, config: TableConfig, storage: Storage, num_consumers: int, evicts: bool
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.storage = storage
+        self._evicts = evicts
+        self.priorities = np.zeros((num_consumers, config.capacity), dtype=np.float32)
+        self.samplers = [build_selector(config.sampler, config.capacity) for _ in range(num_consumers)]
+        self.remover = build_selector(config.remover, config.capacity)
+        self.num_invalid_priorities = 0
+
+    def insert(self, shard_id: int, batch: SyntheticBatch, payload: Any) -> tuple[int, list[int]]:
+        """Makes room and inserts; returns the number of evicted items and the retired shards.
+
+        Raises:
+            ReplayFullError: the batch cannot fit.
+        """
+        self._refuse_what_cannot_fit(batch)
+        size_before = self.storage.size
+        retired = self._make_room(shard_id, batch)
+        num_evicted = size_before - self.storage.size
+        priorities = self._initial_priorities(batch)
+        slots = self.storage.insert(shard_id, batch, payload)
+        self.priorities[:, slots] = priorities
+        for sampler, own in zip(self.samplers, priorities, strict=True):
+            sampler.insert(slots, own, batch.teacher_class)
+        self.remover.insert(slots, priorities.max(axis=0), batch.teacher_class)
+        return num_evicted, retired
+
+    def update(self, consumer: int, slots: np.ndarray, priorities: np.ndarray) -> None:
+        """Stores one consumer's new raw priorities; of a repeated slot the last one stays."""
+        self.priorities[consumer, slots] = np.abs(priorities)
+        current = self.priorities[:, slots]
+        self.samplers[consumer].update(slots, current[consumer])
+        self.remover.update(slots, current.max(axis=0))
+
+    def remove(self, slots: np.ndarray) -> list[int]:
+        """Evicts distinct live items; returns the shards retired with them."""
+        for selector in (*self.samplers, self.remover):
+            selector.remove(slots)
+        return self.storage.remove(slots)
+
+    def remove_shard(self, shard_id: int) -> int:
+        """Evicts every item of a live shard; returns how many they were."""
+        slots = self.storage.live_slots(self.storage.shards[shard_id])
+        self.remove(slots)
+        return len(slots)
+
+    def sample(self, consumer: int, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """n local slots int64 and their probabilities float64 within this table, drawn with replacement."""
+        return self.samplers[consumer].select(n, rng)
+
+    def _refuse_what_cannot_fit(self, batch: SyntheticBatch) -> None:
+        config, storage = self.config, self.storage
+        taken = (0, 0) if self._evicts else (storage.size, storage.num_bytes)
+        if taken[0] + len(batch) > config.capacity:
+            raise ReplayFullError(
+                f"{len(batch)} images do not fit the {self.name} table, which holds {taken[0]} that stay and has "
+                f"capacity {config.capacity}: raise replay.{self.name}.capacity"
+            )
+        if config.capacity_bytes is not None and taken[1] + batch.num_bytes > config.capacity_bytes:
+            raise ReplayFullError(
+                f"a batch of {batch.num_bytes} bytes does not fit the {self.name} table, which holds {taken[1]} bytes that "
+                f"stay and has capacity_bytes {config.capacity_bytes}: raise replay.{self.name}.capacity_bytes"
+            )
+
+    def _make_room(self, shard_id: int, batch: SyntheticBatch) -> list[int]:
+        storage, config = self.storage, self.config
+        retired: list[int] = []
+        if config.max_item_age_batches is not None:
+            for old in [s for s in storage.shards if shard_id - s > config.max_item_age_batches]:
+                self.remove_shard(old)
+                retired.append(old)
+        surplus = len(batch) - storage.num_free
+        if surplus > 0:
+            chosen, _ = self.remover.select(surplus, _NO_RNG)
+            retired += self.remove(chosen)
+        while config.capacity_bytes is not None and storage.num_bytes + batch.num_bytes > config.capacity_bytes:
+            oldest = next(iter(storage.shards))
+            self.remove_shard(oldest)
+            retired.append(oldest)
+        return retired
+
+    def _initial_priorities(self, batch: SyntheticBatch) -> np.ndarray:
+        """float32 [consumers, N]: the batch's own, or each consumer's largest in the table (1 in an empty one)."""
+        if self.storage.size:
+            largest = self.priorities[:, self.storage.live].max(axis=1)
+        else:
+            largest = np.ones(len(self.priorities), dtype=np.float32)
+        fallback = np.repeat(largest[:, None], len(batch), axis=1)
+        if batch.priorities is None:
+            return fallback
+        finite = np.isfinite(batch.priorities)
+        self.num_invalid_priorities += int(len(finite) - finite.sum())
+        return np.where(finite, np.abs(batch.priorities).astype(np.float32), fallback)
+
+
+_NO_RNG = np.random.default_rng(0)
+"""Removers choose without chance; the protocol asks for a generator all the same."""
