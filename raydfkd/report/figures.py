@@ -1,0 +1,296 @@
+"""The plots, each a function from arrays to a matplotlib ``Figure``. No pyplot, so nothing is kept open and no display is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raydfkd.report import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SIZE_INCHES = (5.2, 3.0)
+_MOST_POINTS = 400
+_MOST_NAMED_CLASSES = 20
+_MOST_LINES = 8
+
+
+def time_axis(seconds: np.ndarray) -> tuple[np.ndarray, str]:
+    """The times in the unit that suits their end, and the axis' label."""
+    longest = float(np.max(seconds, initial=0.0))
+    for unit, size, upto in (("seconds", 1.0, 180.0), ("minutes", 60.0, 180 * 60.0)):
+        if longest <= upto:
+            return seconds / size, f"time in {unit}"
+    return seconds / 3600.0, "time in hours"
+
+
+def thin(x: np.ndarray, y: np.ndarray, most: int = _MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """Means of neighbouring points, so that at most ``most`` are left; NaN stays out of the means."""
+    kept = np.isfinite(x) & np.isfinite(y)
+    x, y = x[kept], y[kept]
+    if len(x) <= most:
+        return x, y
+    starts = np.linspace(0, len(x), most, endpoint=False).astype(np.int64)
+    counts = np.diff(np.append(starts, len(x)))
+    return np.add.reduceat(x, starts) / counts, np.add.reduceat(y, starts) / counts
+
+
+@style.styled
+def metric_curve(
+    x: np.ndarray,
+    x_label: str,
+    last: np.ndarray,
+    ema: np.ndarray,
+    teacher: float | None,
+    metric: str = "accuracy",
+) -> Figure:
+    """Student metric (last and EMA, fractions [n]; NaN where not measured) over ``x`` [n], and the teacher's as a line."""
+    figure, axes = _figure(f"{metric} over {'steps' if 'step' in x_label else 'time'}".capitalize(), x_label)
+    shown = []
+    for y, colour, dashes, label in ((last, style.BLUE, "-", "student, last"), (ema, style.VERMILLION, (0, (5, 2)), "student, EMA")):
+        if np.isfinite(y).any():
+            px, py = thin(x, y)
+            axes.plot(px, py, color=colour, linestyle=dashes, label=label, marker="o" if len(px) <= 30 else None, markersize=3)
+            shown.append(py)
+    if teacher is not None:
+        axes.axhline(teacher, color=style.MUTED, linewidth=1.2, linestyle=(0, (2, 2)), label=f"teacher, {100 * teacher:.1f}%")
+        shown.append(np.array([teacher]))
+    _percent_axis(axes, np.concatenate(shown))
+    axes.legend(loc="lower right")
+    return figure
+
+
+@style.styled
+def lines(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    title: str,
+    x_label: str,
+    *,
+    percent: bool = False,
+    log: bool = False,
+    from_zero: bool = False,
+    limit: tuple[str, float] | None = None,
+) -> Figure:
+    """Curves by name, each (x [n], y [n]), thinned to 400 points. More than eight become their mean and range.
+
+    ``limit`` is a named horizontal line, such as a capacity.
+    """
+    figure, axes = _figure(title, x_label)
+    if len(curves) > _MOST_LINES:
+        _mean_and_range(axes, curves)
+    else:
+        for number, (name, (x, y)) in enumerate(curves.items()):
+            px, py = thin(x, y)
+            colour = style.LINES[number % len(style.LINES)]
+            dashes = style.DASHES[number % len(style.DASHES)] if len(curves) > 1 else "-"
+            axes.plot(px, py, color=colour, linestyle=dashes, label=name, marker="o" if len(px) == 1 else None)
+    if limit is not None:
+        axes.axhline(limit[1], color=style.MUTED, linewidth=1.2, linestyle=(0, (2, 2)), label=limit[0])
+    if log and all((y[np.isfinite(y)] > 0).all() for _, y in curves.values()):
+        axes.set_yscale("log")
+        _plain_log_ticks(axes.yaxis)
+    elif from_zero:
+        axes.set_ylim(bottom=0)
+    if percent:
+        _percent_axis(axes, np.concatenate([y for _, y in curves.values()]))
+    elif axes.get_yscale() != "log":
+        _large_numbers(axes.yaxis)
+    if len(curves) > 1 or limit is not None:
+        axes.legend(loc="best", ncols=2 if len(curves) > 4 else 1)
+    return figure
+
+
+@style.styled
+def class_histogram(counts: np.ndarray, names: Sequence[str], title: str = "Buffer images by the teacher's class") -> Figure:
+    """``counts`` [K] as bars, and what every class would hold if they were equal. Beyond 20 classes without their names."""
+    figure, axes = _figure(title, "class")
+    axes.grid(visible=False, axis="x")
+    named = len(counts) <= _MOST_NAMED_CLASSES
+    axes.bar(np.arange(len(counts)), counts, color=style.BLUE, width=0.76 if named else 1.0)
+    mean = float(np.mean(counts))
+    axes.axhline(mean, color=style.MUTED, linewidth=1.2, linestyle=(0, (2, 2)), label=f"equal shares, {mean:,.0f}")
+    if named:
+        turned = max((len(n) for n in names), default=0) > 4 and len(counts) > 5
+        axes.set_xticks(np.arange(len(counts)), [_short(n) for n in names], rotation=35 if turned else 0, ha="right" if turned else "center")
+        axes.set_xlabel("")
+    axes.set_xlim(-0.6, len(counts) - 0.4)
+    axes.set_ylim(0, max(float(np.max(counts)), 1.0) * 1.2)
+    _large_numbers(axes.yaxis)
+    axes.legend(loc="upper right")
+    return figure
+
+
+@style.styled
+def histogram(values: np.ndarray, title: str, x_label: str, span: tuple[float, float] | None = None) -> Figure:
+    """Distribution of ``values`` [n] as shares of all, with the median. Positive ones over two decades get a log axis."""
+    figure, axes = _figure(title, x_label)
+    values = values[np.isfinite(values)]
+    low, high = span if span is not None else (float(values.min()), float(values.max()))
+    wide = span is None and low > 0 and high > 100 * low
+    if high <= low:
+        low, high = low - 0.5, high + 0.5
+    edges = np.geomspace(low, high, 41) if wide else np.linspace(low, high, 41)
+    counts, _ = np.histogram(values, edges)
+    axes.stairs(counts / len(values), edges, fill=True, color=style.BLUE, alpha=0.85)
+    median = float(np.median(values))
+    axes.axvline(median, color=style.VERMILLION, linewidth=1.5, label=f"median {median:.3g}")
+    if wide:
+        axes.set_xscale("log")
+        _plain_log_ticks(axes.xaxis)
+    axes.set_xlim(low, high)
+    axes.set_ylim(0, float(counts.max()) / len(values) * 1.15)
+    _share_ticks(axes.yaxis)
+    axes.set_ylabel("share of images")
+    axes.legend(loc="best")
+    return figure
+
+
+@style.styled
+def stacked_shares(x: np.ndarray, shares: Mapping[str, np.ndarray], title: str, x_label: str) -> Figure:
+    """Shares of the time by cause, ``x`` [n] and each [n] in [0,1], stacked. Every name carries its mean."""
+    figure, axes = _figure(title, x_label)
+    thinned = {name: thin(x, y, 120) for name, y in shares.items()}
+    colours = (style.BLUE, style.ORANGE, style.GREEN, style.PURPLE, style.SKY, style.VERMILLION)
+    labels = [f"{name}, {100 * float(np.mean(shares[name])):.1f}% of all time" for name in shares]
+    px = next(iter(thinned.values()))[0]
+    stack = [py for _, py in thinned.values()]
+    axes.stackplot(px, stack, labels=labels, colors=colours[: len(stack)], alpha=0.9, linewidth=0)
+    top = float(np.max(np.sum(stack, axis=0), initial=0.0))
+    axes.set_ylim(0, min(1.0, max(0.02, 1.35 * top)))
+    if px[-1] > px[0]:
+        axes.set_xlim(px[0], px[-1])
+    _share_ticks(axes.yaxis)
+    axes.legend(loc="upper right")
+    return figure
+
+
+@style.styled
+def feature_map(
+    points: np.ndarray, classes: np.ndarray, names: Sequence[str], title: str, marker: str, background: np.ndarray | None = None
+) -> Figure:
+    """Points [n,2] coloured by class [n], named at each class' centre up to 20 classes; ``background`` [m,2] in grey behind."""
+    from matplotlib.patheffects import withStroke
+
+    figure, axes = _figure(title, "first principal component", height=4.2)
+    axes.set_ylabel("second principal component")
+    if background is not None:
+        axes.scatter(*background.T, s=5, color="#9aa3ad", alpha=0.25, linewidths=0, rasterized=True)
+    colours = np.array(style.CLASSES)[classes % len(style.CLASSES)]
+    look: dict[str, Any] = {"linewidths": 0.7} if marker == "x" else {"linewidths": 0}
+    axes.scatter(*points.T, s=9, c=colours, marker=marker, alpha=0.75, rasterized=True, **look)
+    if len(names) <= _MOST_NAMED_CLASSES:
+        for number in np.unique(classes):
+            centre = np.median(points[classes == number], axis=0)
+            halo = [withStroke(linewidth=2.5, foreground=style.PAPER)]
+            axes.text(*centre, _short(names[number]), ha="center", va="center", fontsize=8.5, weight="bold", path_effects=halo)
+    axes.set_xticklabels([])
+    axes.set_yticklabels([])
+    return figure
+
+
+@style.styled
+def overlay(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, x_label: str, teacher: float | None = None, axes: Axes | None = None
+) -> Figure:
+    """One metric curve a run, (x [n], fractions [n]) by label; into ``axes`` if given."""
+    if axes is None:
+        figure, axes = _figure(title, x_label, height=3.4)
+    else:
+        figure = axes.figure
+        axes.set_title(title)
+        axes.set_xlabel(x_label)
+    everything = [y for _, y in curves.values()]
+    for number, (label, (x, y)) in enumerate(curves.items()):
+        px, py = thin(x, y)
+        dashes = style.DASHES[(number // len(style.LINES) + number) % len(style.DASHES)]
+        axes.plot(px, py, color=style.LINES[number % len(style.LINES)], linestyle=dashes, label=_short(label, 40))
+    if teacher is not None:
+        axes.axhline(teacher, color=style.MUTED, linewidth=1.2, linestyle=(0, (2, 2)), label=f"teacher, {100 * teacher:.1f}%")
+        everything.append(np.array([teacher]))
+    _percent_axis(axes, np.concatenate(everything))
+    axes.legend(loc="lower right")
+    return figure
+
+
+@style.styled
+def side_by_side(panels: Sequence[Mapping[str, Any]]) -> Figure:
+    """Overlays beside each other on white, as a picture of their own; each panel is the arguments of :func:`overlay`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.0 * len(panels), 4.0), facecolor="white")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        overlay(**panel, axes=axes)
+    return figure
+
+
+def principal_axes(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [D] and the two directions [D,2] of largest variance of ``features`` [n,D], by SVD; signs are fixed.
+
+    One feature alone, or one point alone, gets zeros for what it lacks.
+    """
+    centre = features.mean(axis=0)
+    _, _, directions = np.linalg.svd(features - centre, full_matrices=False)
+    first_two = np.zeros((features.shape[1], 2))
+    found = directions[:2].T
+    signs = np.sign(found[np.argmax(np.abs(found), axis=0), np.arange(found.shape[1])])
+    first_two[:, : found.shape[1]] = found * np.where(signs == 0, 1.0, signs)
+    return centre, first_two
+
+
+def _figure(title: str, x_label: str, height: float = SIZE_INCHES[1]) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(SIZE_INCHES[0], height))
+    axes = figure.subplots()
+    axes.set_title(title)
+    axes.set_xlabel(x_label)
+    if "step" in x_label:
+        _large_numbers(axes.xaxis)
+    return figure, axes
+
+
+def _mean_and_range(axes: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    start = min(float(x[0]) for x, _ in curves.values())
+    end = max(float(x[-1]) for x, _ in curves.values())
+    grid = np.linspace(start, end, 200)
+    sampled = np.array([np.interp(grid, *thin(x, y), left=np.nan, right=np.nan) for x, y in curves.values()])
+    covered = np.isfinite(sampled).any(axis=0)
+    grid, sampled = grid[covered], sampled[:, covered]
+    axes.fill_between(grid, np.nanmin(sampled, axis=0), np.nanmax(sampled, axis=0), color=style.BLUE, alpha=0.2, linewidth=0)
+    axes.plot(grid, np.nanmean(sampled, axis=0), color=style.BLUE, label=f"mean and range of {len(curves)}")
+
+
+def _percent_axis(axes: Axes, values: np.ndarray) -> None:
+    values = values[np.isfinite(values)]
+    low, high = float(values.min(initial=1.0)), float(values.max(initial=0.0))
+    margin = max(0.01, 0.06 * (high - low))
+    axes.set_ylim(max(0.0, low - margin), min(1.0, high + margin) if high < 1 else 1.0 + 0.01)
+    _share_ticks(axes.yaxis)
+
+
+def _share_ticks(axis: Any) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
+
+
+def _large_numbers(axis: Any) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+
+
+def _plain_log_ticks(axis: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0), numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _short(name: str, most: int = 14) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"

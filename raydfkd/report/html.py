@@ -1,0 +1,125 @@
+"""The report of one run as a single HTML file that needs nothing beside it: no request, no script, no font."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raydfkd.errors import RunDirError
+from raydfkd.report.loading import RunData, load_run
+from raydfkd.report.outcome import (
+    MISSING,
+    format_count,
+    format_duration,
+    format_percent,
+    format_ratio,
+    gap_to_teacher,
+    metric_label,
+    part,
+)
+from raydfkd.report.sections import build_parts
+from raydfkd.run_dir import RunDir, write_atomically
+
+_STATES = {
+    "finished": "finished",
+    "running": "running, so far",
+    "stopped": "stopped, so far",
+    "failed": "failed, so far",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of the headline; ``kind`` is its colour role in the page."""
+
+    label: str
+    value: str
+    detail: str = ""
+    kind: str = ""
+
+
+def write_report(run_path: str | Path) -> Path:
+    """Renders ``run_path`` as its report.html, finished or not, and returns that file's path.
+
+    Raises:
+        RunDirError: there is no run, or the report cannot be written there.
+    """
+    run = load_run(run_path)
+    page = render(
+        "report.html.j2",
+        name=str(run.manifest.get("name") or run.path.resolve().name),
+        state=run.state,
+        state_text=_STATES.get(run.state, run.state),
+        title=_title(run),
+        facts=_facts(run),
+        headline=_headline(run),
+        error=run.manifest.get("error"),
+        parts=build_parts(run),
+        problems=run.problems,
+    )
+    return _write(RunDir(run.path).report_path, page)
+
+
+def render(template: str, **values: Any) -> str:
+    """Fills a template of this folder; every value is escaped but those the template marks as SVG."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(**values)
+
+
+def _write(path: Path, page: str) -> Path:
+    try:
+        write_atomically(path, page)
+    except OSError as error:
+        raise RunDirError(f"{path} cannot be written ({error.strerror}): make its folder writable") from error
+    return path
+
+
+def _title(run: RunData) -> dict[str, str]:
+    outcome = run.outcome
+    return {
+        "method": str(outcome.get("method") or "distillation"),
+        "teacher": str(part(outcome, "teacher", "model") or "teacher"),
+        "student": str(part(outcome, "student", "model") or "student"),
+    }
+
+
+def _facts(run: RunData) -> list[str]:
+    outcome = run.outcome
+    facts = [str(outcome[key]) for key in ("schedule", "runner", "device") if outcome.get(key)]
+    if outcome.get("seed") is not None:
+        facts.append(f"seed {outcome['seed']}")
+    steps, total = outcome.get("student_steps"), run.manifest.get("total_steps")
+    if steps is not None:
+        facts.append(f"{steps:,} of {total:,} steps" if run.result is None and total else f"{steps:,} steps")
+    if run.manifest.get("started_at"):
+        facts.append(f"started {run.manifest['started_at']}")
+    return facts
+
+
+def _headline(run: RunData) -> list[Figure]:
+    outcome = run.outcome
+    label = metric_label(outcome)
+    gap = gap_to_teacher(outcome)
+    teacher_params, student_params = part(outcome, "teacher", "params"), part(outcome, "student", "params")
+    parameters = f"{format_count(teacher_params)} to {format_count(student_params)} parameters"
+    figures = [
+        Figure(f"teacher {label}", format_percent(part(outcome, "teacher", "metric")), kind="teacher"),
+        Figure(
+            f"student {label}, last",
+            format_percent(part(outcome, "student", "metric_last")),
+            f"{gap} to the teacher" if gap != MISSING else "",
+            "last",
+        ),
+        Figure(f"student {label}, EMA", format_percent(part(outcome, "student", "metric_ema")), "moving average of weights", "ema"),
+        Figure("agreement", format_percent(part(outcome, "student", "agreement")), "same answer as the teacher"),
+        Figure("smaller by", format_ratio(student_params, teacher_params), parameters),
+        Figure("end to end", format_duration(outcome.get("end_to_end_s")), "" if run.result is not None else "so far"),
+        Figure("synthesis", format_duration(outcome.get("synthesis_s")), "time spent making images"),
+        Figure("distillation", format_duration(outcome.get("distillation_s")), "time spent training the student"),
+    ]
+    return [figure for figure in figures if figure.value != MISSING]
