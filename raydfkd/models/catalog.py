@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from raydfkd.errors import ConfigError
+from raydfkd.models.classifiers import mobilenet_v2, resnet, resnet_cifar, vgg
+from raydfkd.models.classifiers.shufflenet import ShuffleNetV1, ShuffleNetV2
 from raydfkd.models.classifiers.small import SmallCNN
 from raydfkd.models.classifiers.wide_resnet import WideResNet
 from raydfkd.registry import Registry
@@ -51,6 +53,35 @@ _PATTERNS: tuple[tuple[re.Pattern[str], Callable[..., ClassifierEntry]], ...] = 
     (re.compile(r"small_cnn_(\d+)"), _small_cnn),
 )
 
+
+def _resnet(block: type[resnet.BasicBlock] | type[resnet.Bottleneck], depths: tuple[int, int, int, int]) -> ClassifierEntry:
+    return ClassifierEntry(lambda classes, shape: resnet.ResNet(block, depths, classes, shape[0]), 8)
+
+
+def _thin_resnet(depth: int, widths: resnet_cifar.Widths) -> ClassifierEntry:
+    return ClassifierEntry(lambda classes, shape: resnet_cifar.ThinResNet(depth, widths, classes, shape[0]), 4)
+
+
+def _vgg(depths: tuple[int, int, int, int, int]) -> ClassifierEntry:
+    return ClassifierEntry(lambda classes, shape: vgg.VGG(depths, classes, shape[0], min(shape[1:])), 8)
+
+
+def _mobilenet_v2(variant: mobilenet_v2.MobileNetV2Variant) -> ClassifierEntry:
+    return ClassifierEntry(lambda classes, shape: mobilenet_v2.MobileNetV2(variant, classes, shape[0]), 16)
+
+
+for _name, _depths in resnet.BASIC_DEPTHS.items():
+    CLASSIFIERS.add(_name, _resnet(resnet.BasicBlock, _depths))
+for _name, _depths in resnet.BOTTLENECK_DEPTHS.items():
+    CLASSIFIERS.add(_name, _resnet(resnet.Bottleneck, _depths))
+for _name, (_depth, _widths) in resnet_cifar.ARCHITECTURES.items():
+    CLASSIFIERS.add(_name, _thin_resnet(_depth, _widths))
+for _name, _vgg_depths in vgg.DEPTHS.items():
+    CLASSIFIERS.add(_name, _vgg(_vgg_depths))
+for _name, _variant in mobilenet_v2.VARIANTS.items():
+    CLASSIFIERS.add(_name, _mobilenet_v2(_variant))
+CLASSIFIERS.add("shufflenet_v1", ClassifierEntry(lambda classes, shape: ShuffleNetV1(classes, shape[0]), 8))
+CLASSIFIERS.add("shufflenet_v2", ClassifierEntry(lambda classes, shape: ShuffleNetV2(classes, shape[0]), 8))
 for _depth, _width in ((16, 1), (16, 2), (40, 1), (40, 2)):
     CLASSIFIERS.add(f"wrn_{_depth}_{_width}", _wide_resnet(_depth, _width))
 for _width in (8, 16, 32):

@@ -6,11 +6,11 @@ they load as they are; hence the one name here that is not snake_case.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from raydfkd.models.classifiers.initialization import initialize_fan_out
 
 
 class PreActivationBlock(nn.Module):
@@ -71,16 +71,3 @@ class WideResNet(nn.Module):
         x = self.block3(self.block2(self.block1(self.conv1(images))))
         x = F.relu(self.bn1(x), inplace=True)
         return self.fc(x.mean((2, 3)))
-
-
-def initialize_fan_out(model: nn.Module) -> None:
-    """Convolutions N(0, sqrt(2 / (k^2 out_channels))) with zero bias; BatchNorm to the identity. As WRN and VGG have it."""
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d):
-            fan_out = layer.kernel_size[0] * layer.kernel_size[1] * layer.out_channels
-            nn.init.normal_(layer.weight, 0.0, math.sqrt(2.0 / fan_out))
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-        elif isinstance(layer, nn.BatchNorm2d):
-            nn.init.ones_(layer.weight)
-            nn.init.zeros_(layer.bias)

@@ -1,0 +1,59 @@
+"""VGG with BatchNorm and one linear layer, for 32 and 64 pixel images (Simonyan and Zisserman 2015, RepDistiller's form)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from raydfkd.models.classifiers.initialization import initialize_fan_out
+
+WIDTHS = (64, 128, 256, 512, 512)
+DEPTHS: dict[str, tuple[int, int, int, int, int]] = {
+    "vgg8_bn": (1, 1, 1, 1, 1),
+    "vgg11_bn": (1, 1, 2, 2, 2),
+    "vgg13_bn": (2, 2, 2, 2, 2),
+    "vgg16_bn": (2, 2, 3, 3, 3),
+}
+"""Convolutions in each of the five blocks."""
+
+
+class VGG(nn.Module):
+    """Images [B,C,H,W] to logits [B,K]; the penultimate width is 512.
+
+    The first three blocks are each followed by a 2x2 max-pool; the fourth only for images of 64 pixels and larger.
+
+    Args:
+        depths: convolutions (3x3 with bias, then BN and ReLU) in each block.
+        image_size: the shorter side in pixels.
+    """
+
+    def __init__(
+        self, depths: tuple[int, int, int, int, int], num_classes: int, in_channels: int = 3, image_size: int = 32
+    ) -> None:
+        super().__init__()
+        self.num_pools = 4 if image_size >= 64 else 3
+        widths = (in_channels, *WIDTHS)
+        # Named and not a list, for the names in RepDistiller's checkpoints.
+        self.block0, self.block1, self.block2, self.block3, self.block4 = (
+            _block(depth, before, width) for depth, before, width in zip(depths, widths, WIDTHS, strict=False)
+        )
+        self.classifier = nn.Linear(WIDTHS[-1], num_classes)
+        initialize_fan_out(self, linear_std=0.01)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = images
+        for index, block in enumerate((self.block0, self.block1, self.block2, self.block3, self.block4)):
+            x = block(x)
+            if index < self.num_pools:
+                x = F.max_pool2d(x, 2)
+        return self.classifier(x.mean((2, 3)))
+
+
+def _block(depth: int, in_channels: int, width: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for index in range(depth):
+        layers.append(nn.Conv2d(in_channels if index == 0 else width, width, 3, 1, 1))
+        layers.append(nn.BatchNorm2d(width))
+        layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
