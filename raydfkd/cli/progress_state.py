@@ -161,7 +161,10 @@ def _losses(state: ProgressState) -> str:
 
 def _evaluation(state: ProgressState) -> str:
     last, ema = state.value("evaluation", "metric_last"), state.value("evaluation", "metric_ema")
-    parts = [f"last {format_percent(last)}" if last is not None else "", f"EMA {format_percent(ema)}" if ema is not None else ""]
+    parts = [
+        f"last {format_percent(last)}" if last is not None else "",
+        f"EMA {format_percent(ema)}" if ema is not None else "",
+    ]
     return " ".join(p for p in parts if p)
 
 

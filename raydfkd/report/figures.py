@@ -1,4 +1,4 @@
-"""The plots, each a function from arrays to a matplotlib ``Figure``. No pyplot, so nothing is kept open and no display is needed."""
+"""The plots, each a function from arrays to a matplotlib ``Figure``. No pyplot: nothing stays open, no display is needed."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ SIZE_INCHES = (5.2, 3.0)
 _MOST_POINTS = 400
 _MOST_NAMED_CLASSES = 20
 _MOST_LINES = 8
+_LEAST_SMOOTHED = 60
 
 
 def time_axis(seconds: np.ndarray) -> tuple[np.ndarray, str]:
     """The times in the unit that suits their end, and the axis' label."""
     longest = float(np.max(seconds, initial=0.0))
-    for unit, size, upto in (("seconds", 1.0, 180.0), ("minutes", 60.0, 180 * 60.0)):
-        if longest <= upto:
-            return seconds / size, f"time in {unit}"
-    return seconds / 3600.0, "time in hours"
+    unit = "seconds" if longest <= 180 else "minutes" if longest <= 180 * 60 else "hours"
+    return in_unit_of(f"time in {unit}", seconds), f"time in {unit}"
+
+
+def in_unit_of(label: str, seconds: np.ndarray) -> np.ndarray:
+    """``seconds`` in the unit that ends an axis label of :func:`time_axis`."""
+    return seconds / {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0}[label.rsplit(" ", 1)[1]]
 
 
 def thin(x: np.ndarray, y: np.ndarray, most: int = _MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
@@ -37,6 +41,15 @@ def thin(x: np.ndarray, y: np.ndarray, most: int = _MOST_POINTS) -> tuple[np.nda
     starts = np.linspace(0, len(x), most, endpoint=False).astype(np.int64)
     counts = np.diff(np.append(starts, len(x)))
     return np.add.reduceat(x, starts) / counts, np.add.reduceat(y, starts) / counts
+
+
+def running_mean(y: np.ndarray, width: int) -> np.ndarray:
+    """Mean of the ``width`` values around each of ``y`` [n]; at the ends of those there are."""
+    half = width // 2
+    sums = np.concatenate([[0.0], np.cumsum(y)])
+    at = np.arange(len(y))
+    low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(y))
+    return (sums[high] - sums[low]) / (high - low)
 
 
 @style.styled
@@ -51,7 +64,11 @@ def metric_curve(
     """Student metric (last and EMA, fractions [n]; NaN where not measured) over ``x`` [n], and the teacher's as a line."""
     figure, axes = _figure(f"{metric} over {'steps' if 'step' in x_label else 'time'}".capitalize(), x_label)
     shown = []
-    for y, colour, dashes, label in ((last, style.BLUE, "-", "student, last"), (ema, style.VERMILLION, (0, (5, 2)), "student, EMA")):
+    looks: tuple[tuple[np.ndarray, str, Any, str], ...] = (
+        (last, style.BLUE, "-", "student, last"),
+        (ema, style.VERMILLION, (0, (5, 2)), "student, EMA"),
+    )
+    for y, colour, dashes, label in looks:
         if np.isfinite(y).any():
             px, py = thin(x, y)
             axes.plot(px, py, color=colour, linestyle=dashes, label=label, marker="o" if len(px) <= 30 else None, markersize=3)
@@ -73,11 +90,12 @@ def lines(
     percent: bool = False,
     log: bool = False,
     from_zero: bool = False,
+    smooth: bool = False,
     limit: tuple[str, float] | None = None,
 ) -> Figure:
     """Curves by name, each (x [n], y [n]), thinned to 400 points. More than eight become their mean and range.
 
-    ``limit`` is a named horizontal line, such as a capacity.
+    ``smooth`` draws a running mean over the pale curve itself; ``limit`` is a named horizontal line, such as a capacity.
     """
     figure, axes = _figure(title, x_label)
     if len(curves) > _MOST_LINES:
@@ -87,14 +105,17 @@ def lines(
             px, py = thin(x, y)
             colour = style.LINES[number % len(style.LINES)]
             dashes = style.DASHES[number % len(style.DASHES)] if len(curves) > 1 else "-"
+            if smooth and len(px) >= _LEAST_SMOOTHED:
+                axes.plot(px, py, color=colour, linewidth=0.9, alpha=0.3)
+                py = running_mean(py, max(3, len(py) // 30))
             axes.plot(px, py, color=colour, linestyle=dashes, label=name, marker="o" if len(px) == 1 else None)
     if limit is not None:
         axes.axhline(limit[1], color=style.MUTED, linewidth=1.2, linestyle=(0, (2, 2)), label=limit[0])
     if log and all((y[np.isfinite(y)] > 0).all() for _, y in curves.values()):
         axes.set_yscale("log")
         _plain_log_ticks(axes.yaxis)
-    elif from_zero:
-        axes.set_ylim(bottom=0)
+    else:
+        _open_range(axes, from_zero)
     if percent:
         _percent_axis(axes, np.concatenate([y for _, y in curves.values()]))
     elif axes.get_yscale() != "log":
@@ -108,18 +129,24 @@ def lines(
 def class_histogram(counts: np.ndarray, names: Sequence[str], title: str = "Buffer images by the teacher's class") -> Figure:
     """``counts`` [K] as bars, and what every class would hold if they were equal. Beyond 20 classes without their names."""
     figure, axes = _figure(title, "class")
-    axes.grid(visible=False, axis="x")
-    named = len(counts) <= _MOST_NAMED_CLASSES
-    axes.bar(np.arange(len(counts)), counts, color=style.BLUE, width=0.76 if named else 1.0)
+    _bars(axes, counts, names)
     mean = float(np.mean(counts))
     axes.axhline(mean, color=style.MUTED, linewidth=1.2, linestyle=(0, (2, 2)), label=f"equal shares, {mean:,.0f}")
-    if named:
-        turned = max((len(n) for n in names), default=0) > 4 and len(counts) > 5
-        axes.set_xticks(np.arange(len(counts)), [_short(n) for n in names], rotation=35 if turned else 0, ha="right" if turned else "center")
-        axes.set_xlabel("")
-    axes.set_xlim(-0.6, len(counts) - 0.4)
     axes.set_ylim(0, max(float(np.max(counts)), 1.0) * 1.2)
     _large_numbers(axes.yaxis)
+    axes.legend(loc="upper right")
+    return figure
+
+
+@style.styled
+def class_bars(values: np.ndarray, names: Sequence[str], title: str, label: str) -> Figure:
+    """One value a class [K], NaN where a class has none, with the classes' mean."""
+    figure, axes = _figure(title, "class")
+    _bars(axes, values, names)
+    mean = float(np.nanmean(values))
+    axes.axhline(mean, color=style.MUTED, linewidth=1.2, linestyle=(0, (2, 2)), label=f"mean of the classes, {mean:.3g}")
+    axes.set_ylabel(label)
+    axes.set_ylim(0, max(float(np.nanmax(values)), 1e-6) * 1.2)
     axes.legend(loc="upper right")
     return figure
 
@@ -133,7 +160,7 @@ def histogram(values: np.ndarray, title: str, x_label: str, span: tuple[float, f
     wide = span is None and low > 0 and high > 100 * low
     if high <= low:
         low, high = low - 0.5, high + 0.5
-    edges = np.geomspace(low, high, 41) if wide else np.linspace(low, high, 41)
+    edges = np.geomspace(low, high, 41) if wide else _edges(values, low, high)
     counts, _ = np.histogram(values, edges)
     axes.stairs(counts / len(values), edges, fill=True, color=style.BLUE, alpha=0.85)
     median = float(np.median(values))
@@ -141,7 +168,9 @@ def histogram(values: np.ndarray, title: str, x_label: str, span: tuple[float, f
     if wide:
         axes.set_xscale("log")
         _plain_log_ticks(axes.xaxis)
-    axes.set_xlim(low, high)
+    elif (np.diff(edges) >= 1).all():
+        _whole_ticks(axes.xaxis)
+    axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(0, float(counts.max()) / len(values) * 1.15)
     _share_ticks(axes.yaxis)
     axes.set_ylabel("share of images")
@@ -150,15 +179,14 @@ def histogram(values: np.ndarray, title: str, x_label: str, span: tuple[float, f
 
 
 @style.styled
-def stacked_shares(x: np.ndarray, shares: Mapping[str, np.ndarray], title: str, x_label: str) -> Figure:
+def stacked_shares(x: np.ndarray, shares: Mapping[str, np.ndarray], colours: Sequence[str], title: str, x_label: str) -> Figure:
     """Shares of the time by cause, ``x`` [n] and each [n] in [0,1], stacked. Every name carries its mean."""
     figure, axes = _figure(title, x_label)
     thinned = {name: thin(x, y, 120) for name, y in shares.items()}
-    colours = (style.BLUE, style.ORANGE, style.GREEN, style.PURPLE, style.SKY, style.VERMILLION)
     labels = [f"{name}, {100 * float(np.mean(shares[name])):.1f}% of all time" for name in shares]
     px = next(iter(thinned.values()))[0]
     stack = [py for _, py in thinned.values()]
-    axes.stackplot(px, stack, labels=labels, colors=colours[: len(stack)], alpha=0.9, linewidth=0)
+    axes.stackplot(px, stack, labels=labels, colors=colours, alpha=0.9, linewidth=0)
     top = float(np.max(np.sum(stack, axis=0), initial=0.0))
     axes.set_ylim(0, min(1.0, max(0.02, 1.35 * top)))
     if px[-1] > px[0]:
@@ -178,15 +206,24 @@ def feature_map(
     figure, axes = _figure(title, "first principal component", height=4.2)
     axes.set_ylabel("second principal component")
     if background is not None:
-        axes.scatter(*background.T, s=5, color="#9aa3ad", alpha=0.25, linewidths=0, rasterized=True)
+        axes.scatter(background[:, 0], background[:, 1], s=5, color="#9aa3ad", alpha=0.25, linewidths=0, rasterized=True)
     colours = np.array(style.CLASSES)[classes % len(style.CLASSES)]
     look: dict[str, Any] = {"linewidths": 0.7} if marker == "x" else {"linewidths": 0}
-    axes.scatter(*points.T, s=9, c=colours, marker=marker, alpha=0.75, rasterized=True, **look)
+    axes.scatter(points[:, 0], points[:, 1], s=9, c=colours, marker=marker, alpha=0.75, rasterized=True, **look)
     if len(names) <= _MOST_NAMED_CLASSES:
         for number in np.unique(classes):
             centre = np.median(points[classes == number], axis=0)
             halo = [withStroke(linewidth=2.5, foreground=style.PAPER)]
-            axes.text(*centre, _short(names[number]), ha="center", va="center", fontsize=8.5, weight="bold", path_effects=halo)
+            axes.text(
+                float(centre[0]),
+                float(centre[1]),
+                _short(names[number]),
+                ha="center",
+                va="center",
+                fontsize=8.5,
+                weight="bold",
+                path_effects=halo,
+            )
     axes.set_xticklabels([])
     axes.set_yticklabels([])
     return figure
@@ -194,25 +231,11 @@ def feature_map(
 
 @style.styled
 def overlay(
-    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, x_label: str, teacher: float | None = None, axes: Axes | None = None
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, x_label: str, teacher: float | None = None
 ) -> Figure:
-    """One metric curve a run, (x [n], fractions [n]) by label; into ``axes`` if given."""
-    if axes is None:
-        figure, axes = _figure(title, x_label, height=3.4)
-    else:
-        figure = axes.figure
-        axes.set_title(title)
-        axes.set_xlabel(x_label)
-    everything = [y for _, y in curves.values()]
-    for number, (label, (x, y)) in enumerate(curves.items()):
-        px, py = thin(x, y)
-        dashes = style.DASHES[(number // len(style.LINES) + number) % len(style.DASHES)]
-        axes.plot(px, py, color=style.LINES[number % len(style.LINES)], linestyle=dashes, label=_short(label, 40))
-    if teacher is not None:
-        axes.axhline(teacher, color=style.MUTED, linewidth=1.2, linestyle=(0, (2, 2)), label=f"teacher, {100 * teacher:.1f}%")
-        everything.append(np.array([teacher]))
-    _percent_axis(axes, np.concatenate(everything))
-    axes.legend(loc="lower right")
+    """One metric curve a run, (x [n], fractions [n]) by label, and the teacher's metric as a line."""
+    figure, axes = _figure(title, x_label, height=3.4)
+    _overlay(axes, curves, teacher)
     return figure
 
 
@@ -223,7 +246,9 @@ def side_by_side(panels: Sequence[Mapping[str, Any]]) -> Figure:
 
     figure = Figure(figsize=(6.0 * len(panels), 4.0), facecolor="white")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        overlay(**panel, axes=axes)
+        _label(axes, panel["title"], panel["x_label"])
+        _overlay(axes, panel["curves"], panel["teacher"])
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     return figure
 
 
@@ -241,16 +266,64 @@ def principal_axes(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return centre, first_two
 
 
+def _overlay(axes: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], teacher: float | None) -> None:
+    everything = [y for _, y in curves.values()]
+    for number, (label, (x, y)) in enumerate(curves.items()):
+        px, py = thin(x, y)
+        # The dashes shift by one each time that the colours come round, so that no two of the first 24 runs look alike.
+        dashes = style.DASHES[(number // len(style.LINES) + number) % len(style.DASHES)]
+        axes.plot(px, py, color=style.LINES[number % len(style.LINES)], linestyle=dashes, label=_short(label, 40))
+    if teacher is not None:
+        axes.axhline(teacher, color=style.MUTED, linewidth=1.2, linestyle=(0, (2, 2)), label=f"teacher, {100 * teacher:.1f}%")
+        everything.append(np.array([teacher]))
+    _percent_axis(axes, np.concatenate(everything))
+    axes.legend(loc="lower right")
+
+
 def _figure(title: str, x_label: str, height: float = SIZE_INCHES[1]) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(SIZE_INCHES[0], height))
     axes = figure.subplots()
+    _label(axes, title, x_label)
+    return figure, axes
+
+
+def _label(axes: Axes, title: str, x_label: str) -> None:
     axes.set_title(title)
     axes.set_xlabel(x_label)
     if "step" in x_label:
         _large_numbers(axes.xaxis)
-    return figure, axes
+
+
+def _open_range(axes: Axes, from_zero: bool) -> None:
+    """Room above the curve; a constant gets a range of its own size, so that its ticks differ."""
+    low, high = axes.dataLim.y0, axes.dataLim.y1
+    if from_zero:
+        axes.set_ylim(0, 1.12 * high if high > 0 else 1.0)
+    elif high - low < 1e-3 * max(abs(low), abs(high)):
+        middle, half = (low + high) / 2, max(abs(low), abs(high)) / 10
+        axes.set_ylim(middle - half, middle + half)
+
+
+def _bars(axes: Axes, values: np.ndarray, names: Sequence[str]) -> None:
+    axes.grid(visible=False, axis="x")
+    named = len(values) <= _MOST_NAMED_CLASSES
+    axes.bar(np.arange(len(values)), np.nan_to_num(values), color=style.BLUE, width=0.76 if named else 1.0)
+    axes.set_xlim(-0.6, len(values) - 0.4)
+    if named:
+        turned = max((len(n) for n in names), default=0) > 4 and len(values) > 5
+        look: dict[str, Any] = {"rotation": 35, "ha": "right"} if turned else {"rotation": 0, "ha": "center"}
+        axes.set_xticks(np.arange(len(values)), [_short(n) for n in names], **look)
+        axes.set_xlabel("")
+
+
+def _edges(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """40 bins, or for whole numbers bins that each hold equally many of them."""
+    if high - low < 1 or (values != np.rint(values)).any():
+        return np.linspace(low, high, 41)
+    width = -(-(high - low + 1) // 40)
+    return np.arange(low - 0.5, high + width, width)
 
 
 def _mean_and_range(axes: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
@@ -281,7 +354,14 @@ def _share_ticks(axis: Any) -> None:
 def _large_numbers(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter
 
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}".replace("-", "\u2212")))
+
+
+def _whole_ticks(axis: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))
+    _large_numbers(axis)
 
 
 def _plain_log_ticks(axis: Any) -> None:

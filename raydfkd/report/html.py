@@ -58,7 +58,7 @@ def write_report(run_path: str | Path) -> Path:
         parts=build_parts(run),
         problems=run.problems,
     )
-    return _write(RunDir(run.path).report_path, page)
+    return write_page(RunDir(run.path).report_path, page)
 
 
 def render(template: str, **values: Any) -> str:
@@ -66,12 +66,16 @@ def render(template: str, **values: Any) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template(template).render(**values)
 
 
-def _write(path: Path, page: str) -> Path:
+def write_page(path: Path, page: str) -> Path:
     try:
         write_atomically(path, page)
     except OSError as error:
@@ -115,10 +119,14 @@ def _headline(run: RunData) -> list[Figure]:
             f"{gap} to the teacher" if gap != MISSING else "",
             "last",
         ),
-        Figure(f"student {label}, EMA", format_percent(part(outcome, "student", "metric_ema")), "moving average of weights", "ema"),
+        Figure(
+            f"student {label}, EMA", format_percent(part(outcome, "student", "metric_ema")), "moving average of weights", "ema"
+        ),
         Figure("agreement", format_percent(part(outcome, "student", "agreement")), "same answer as the teacher"),
         Figure("smaller by", format_ratio(student_params, teacher_params), parameters),
-        Figure("end to end", format_duration(outcome.get("end_to_end_s")), "" if run.result is not None else "so far"),
+        Figure(
+            "end to end", format_duration(outcome.get("end_to_end_s")), "by the clock" if run.result is not None else "so far"
+        ),
         Figure("synthesis", format_duration(outcome.get("synthesis_s")), "time spent making images"),
         Figure("distillation", format_duration(outcome.get("distillation_s")), "time spent training the student"),
     ]

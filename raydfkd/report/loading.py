@@ -1,9 +1,9 @@
 """A run directory read into plain data, tolerantly: what is missing or damaged is noted, never fatal.
 
 Of manifest.json the report uses, where they stand: ``state``, ``name``, ``method``, ``seed`` (or ``seeds``), ``schedule``,
-``runner``, ``device``, ``metric_name``, ``total_steps``, ``teacher`` (``model``, ``sha256``, ``params``, ``metric``), ``student``
-(``model``, ``params``), ``class_names``, ``data_read`` (a list of objects such as ``{"split", "purpose", "images"}``), ``versions``,
-``hardware``, ``started_at`` and ``error``. Everything else in it is left alone.
+``runner``, ``device``, ``metric_name``, ``total_steps``, ``teacher`` (``model``, ``sha256``, ``params``, ``metric``),
+``student`` (``model``, ``params``), ``class_names``, ``data_read`` (a list of objects such as ``{"split", "purpose",
+"images"}``), ``versions``, ``hardware``, ``started_at`` and ``error``. Everything else in it is left alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from raydfkd.errors import RunDirError
 from raydfkd.run_dir import RunDir
 
 Record = dict[str, Any]

@@ -38,9 +38,8 @@ def figure_svg(figure: Figure, name: str) -> str:
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r'(<svg[^>]*?)\swidth="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?)\sheight="[^"]*"', r"\1", svg, count=1)
-    # Ids such as figure_1 and axes_1 come back in every figure of the page.
-    svg = re.sub(r'\sid="(?:figure|axes|patch|line2d|text|matplotlib\.axis|xtick|ytick|legend|PolyCollection|PathCollection|FillBetween'
-                 r'PolyCollection|LineCollection|StepPatch)_\d+"', "", svg)
+    # Ids such as figure_1 come back in every figure of the page; nothing refers to them. Those referred to are hashes.
+    svg = re.sub(r'\sid="[A-Za-z0-9.]+_\d+"', "", svg)
     for colour, variable in style.CSS_VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     return svg

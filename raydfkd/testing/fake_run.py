@@ -43,7 +43,7 @@ def write_fake_run(
     state: str = "finished",
     real_features: bool = True,
 ) -> Path:
-    """Writes a run of ``total_steps`` that is ``done`` (a fraction) at ``path``; ``state`` other than finished has no result."""
+    """Writes a run at ``path`` of which the fraction ``done`` has happened; only ``state="finished"`` has a result."""
     rng = np.random.default_rng(seed)
     run = RunDir.create(path)
     write_atomically(run.config_path, _CONFIG.replace("METHOD", method).replace("SEED", str(seed)))
@@ -85,31 +85,32 @@ def _metric_at(progress: np.ndarray | float, final: float) -> Any:
 
 def _records(rng: np.random.Generator, total_steps: int, done: float, final: float) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = [_event(0.4, 0, "started 2 generators and 1 student worker")]
-    made = inserts = 0
     for number, seconds in enumerate(np.arange(5.0, END_S * done + 0.01, 5.0)):
         progress = max(0.0, (seconds - 60) / (END_S - 60))
         step = int(total_steps * progress)
         at = {"time_s": round(float(seconds), 3), "step": step}
         records.append({"kind": "synthesis", **at, **_synthesis(rng, number, progress)})
-        made += 256
-        inserts += 1
-        size = min(5000, made)
+        made = 256 * (number + 1)
         if step > 0:
             records.append({"kind": "distillation", **at, **_distillation(rng, progress)})
-        records.append({"kind": "replay", **at, **_replay(rng, size, progress, inserts, step)})
+        records.append({"kind": "replay", **at, **_replay(rng, min(5000, made), progress, number + 1, step)})
         if number % 2 == 1:
             records.append({"kind": "throughput", **at, **_throughput(rng, made, step)})
         if step > 0 and number % 8 == 0:
             noise = float(rng.normal(0, 0.012 * (1 - progress)))
             last = float(_metric_at(progress, final)) + noise
             ema = float(_metric_at(progress, final)) + 0.012 * progress * (1 - progress)
-            records.append({"kind": "evaluation", **at, "metric_last": last, "metric_ema": ema, "agreement": last + 0.03, "split": "cifar10/test"})
+            records.append({"kind": "evaluation", **at, **_evaluation(last, ema)})
     if done == 1.0:
-        values = {"metric_last": final, "metric_ema": final + 0.002, "agreement": final + 0.03, "split": "cifar10/test"}
-        records.append({"kind": "evaluation", "time_s": END_S, "step": total_steps, **values})
+        records.append({"kind": "evaluation", "time_s": END_S, "step": total_steps, **_evaluation(final, final + 0.002)})
     if done > 0.5:
-        records.append(_event(600.0, int(total_steps * 0.43), "generator inversion-1 died (killed); restarted from its state of batch 118"))
+        message = "generator inversion-1 died (killed); restarted from its state of batch 118"
+        records.append(_event(600.0, int(total_steps * 0.43), message))
     return sorted(records, key=lambda r: float(r["time_s"]))
+
+
+def _evaluation(last: float, ema: float) -> dict[str, Any]:
+    return {"metric_last": last, "metric_ema": ema, "agreement": last + 0.03, "split": "cifar10/test"}
 
 
 def _event(seconds: float, step: int, message: str) -> dict[str, Any]:
@@ -118,9 +119,19 @@ def _event(seconds: float, step: int, message: str) -> dict[str, Any]:
 
 def _synthesis(rng: np.random.Generator, number: int, progress: float) -> dict[str, Any]:
     bn, one_hot = 3.2 * np.exp(-2.5 * progress) + 1.1, 1.4 * np.exp(-5 * progress) + 0.12
-    losses = {"bn_loss": bn, "one_hot_loss": one_hot, "adversarial_loss": -0.3 - 0.5 * progress, "diversity_loss": 0.2 + 0.05 * progress}
+    losses = {
+        "bn_loss": bn,
+        "one_hot_loss": one_hot,
+        "adversarial_loss": -0.3 - 0.5 * progress,
+        "diversity_loss": 0.2 + 0.05 * progress,
+    }
     noisy = {name: round(float(value + rng.normal(0, 0.08)), 5) for name, value in losses.items()}
-    generator = {"generator_id": f"inversion-{number % 2}", "student_version": int(150 * progress), "seconds": 4.8, "num_images": 256}
+    generator = {
+        "generator_id": f"inversion-{number % 2}",
+        "student_version": int(150 * progress),
+        "seconds": float(4.8 + rng.normal(0, 0.1)),
+        "num_images": 256,
+    }
     return {**generator, **noisy, "loss": round(sum(noisy.values()), 5)}
 
 
@@ -178,7 +189,13 @@ def _result(method: str, seed: int, total_steps: int, final: float) -> dict[str,
         "schedule": "decoupled",
         "runner": "ray",
         "teacher": {"model": "wrn_16_2", "sha256": "9f3c" * 16, "params": 691674, "metric": TEACHER_METRIC},
-        "student": {"model": "wrn_16_1", "params": 175066, "metric_last": final, "metric_ema": final + 0.002, "agreement": final + 0.03},
+        "student": {
+            "model": "wrn_16_1",
+            "params": 175066,
+            "metric_last": final,
+            "metric_ema": final + 0.002,
+            "agreement": final + 0.03,
+        },
         "metric_name": "accuracy",
         "end_to_end_s": END_S,
         "synthesis_s": 902.4,
@@ -237,8 +254,8 @@ def _write_analysis(run: RunDir, rng: np.random.Generator, real_features: bool) 
         source=np.where(rng.random(5000) < 0.96, "ssdkd", "collected"),
     )
     centres = rng.normal(0, 3, (10, 64))
-    features = {"synthetic_features": (centres[classes[:1500]] + rng.normal(0, 1.2, (1500, 64))).astype(np.float32)}
-    features["synthetic_class"] = classes[:1500]
+    near = (centres[classes[:1500]] + rng.normal(0, 1.2, (1500, 64))).astype(np.float32)
+    features: dict[str, Any] = {"synthetic_features": near, "synthetic_class": classes[:1500]}
     if real_features:
         real = rng.integers(0, 10, 1000).astype(np.int32)
         features["real_features"] = (1.1 * centres[real] + rng.normal(0, 1.6, (1000, 64))).astype(np.float32)

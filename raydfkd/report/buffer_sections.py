@@ -1,0 +1,144 @@
+"""The sections that show what was made and what the buffer held: images, classes, difficulty, priorities and features."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from raydfkd.report import figures
+from raydfkd.report.loading import RunData, latest, series
+from raydfkd.report.page_parts import LeftOut, Section, Strip
+from raydfkd.report.pictures import figure_svg, png_address, strip_png
+
+_IMAGES_A_CLASS = 10
+_MOST_CLASSES = 100
+_MOST_ROUNDS = 6
+_MOST_FEATURES = 3000
+
+
+def images(run: RunData) -> Section:
+    if not run.samples:
+        raise LeftOut("there is no samples/by_class.npz yet")
+    images, classes = run.samples["images"], run.samples["teacher_class"]
+    found = np.unique(classes)
+    names = run.class_names(int(classes.max(initial=0)) + 1)
+    a_class = _IMAGES_A_CLASS if len(found) <= 20 else _IMAGES_A_CLASS // 2
+    strips = []
+    for number in found[:_MOST_CLASSES]:
+        chosen = images[classes == number][:a_class]
+        # A class with few images keeps their size, so that rows align.
+        strips.append(Strip(names[number], png_address(strip_png(chosen)), len(chosen) / a_class))
+    notes = [f"The first {_MOST_CLASSES} of {len(found)} classes are shown."] if len(found) > _MOST_CLASSES else []
+    return Section(lead="Images of the buffer, in rows by the class that the teacher sees in them.", strips=strips, notes=notes)
+
+
+def evolution(run: RunData) -> Section:
+    if not run.rounds:
+        raise LeftOut("there are no samples/round-*.png yet")
+    chosen = np.unique(np.linspace(0, len(run.rounds) - 1, min(_MOST_ROUNDS, len(run.rounds))).round().astype(int))
+    gallery = [Strip(f"round {run.rounds[i][0]:,}", png_address(run.rounds[i][1])) for i in chosen]
+    return Section(lead="What the generators made as the run went on.", gallery=gallery)
+
+
+def classes(run: RunData) -> Section:
+    replay = run.of_kind("replay")
+    plots, notes = [], []
+    counts = _class_counts(run)
+    if counts is not None and counts.sum() > 0:
+        plots.append(figure_svg(figures.class_histogram(counts, run.class_names(len(counts))), "class-histogram"))
+    else:
+        notes.append("No class counts of the buffer are recorded.")
+    seconds, entropy = series(replay, "time_s", "class_entropy")
+    if np.isfinite(entropy).sum() > 1:
+        time, label = figures.time_axis(seconds)
+        curve = {"relative entropy": (time, entropy)}
+        plots.append(figure_svg(figures.lines(curve, "Relative class entropy (1: all classes alike)", label), "class-entropy"))
+    if not plots:
+        raise LeftOut("there are no replay records with class counts and no analysis/buffer.npz")
+    return Section(lead="How evenly the buffer covers the classes.", plots=plots, notes=notes)
+
+
+def buffer(run: RunData) -> Section:
+    if not run.buffer:
+        raise LeftOut("there is no analysis/buffer.npz; it is written when a run ends")
+    plots, notes = [], []
+    for key, title, label, span in (
+        ("teacher_confidence", "Difficulty", "1 − the teacher's confidence", (0.0, 1.0)),
+        ("priorities", "Priority", "priority, before the exponent", None),
+        ("ages", "Age", "batches inserted since the image was", None),
+    ):
+        values = run.buffer.get(key)
+        if values is None or not np.isfinite(values.astype(np.float64)).any():
+            notes.append(f"analysis/buffer.npz has no {key}.")
+            continue
+        values = values.astype(np.float64)
+        shown = np.clip(1.0 - values, 0.0, 1.0) if key == "teacher_confidence" else values
+        plots.append(figure_svg(figures.histogram(shown, title, label, span), f"buffer-{key}"))
+    if {"teacher_confidence", "teacher_class"} <= run.buffer.keys():
+        plots.insert(1, _difficulty_by_class(run))
+    if not plots:
+        raise LeftOut("analysis/buffer.npz has neither confidences, priorities nor ages")
+    return Section(lead=_buffer_lead(run), plots=plots, notes=notes)
+
+
+def _difficulty_by_class(run: RunData) -> str:
+    classes = run.buffer["teacher_class"].astype(np.int64)
+    difficulty = 1.0 - run.buffer["teacher_confidence"].astype(np.float64)
+    known = (classes >= 0) & np.isfinite(difficulty)
+    counts = np.bincount(classes[known])
+    sums = np.bincount(classes[known], weights=difficulty[known])
+    means = np.divide(sums, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+    names = run.class_names(len(means))
+    return figure_svg(figures.class_bars(means, names, "Mean difficulty by class", "1 − confidence"), "buffer-difficulty-class")
+
+
+def _buffer_lead(run: RunData) -> str:
+    total = len(next(iter(run.buffer.values())))
+    lead = f"The {total:,} images that were in the buffer at the end"
+    sources = run.buffer.get("source")
+    if sources is None:
+        return f"{lead}."
+    names, counts = np.unique(sources.astype(str), return_counts=True)
+    return lead + ": " + ", ".join(f"{count:,} {name}" for name, count in zip(names, counts, strict=True)) + "."
+
+
+def features(run: RunData) -> Section:
+    if not run.features:
+        raise LeftOut("there is no analysis/features.npz; it is written when a run ends")
+    sets = {prefix: kept for prefix in ("synthetic", "real") if (kept := _finite_features(run, prefix)) is not None}
+    if not sets:
+        raise LeftOut("analysis/features.npz has no finite features")
+    centre, directions = figures.principal_axes(np.concatenate([vectors for vectors, _ in sets.values()]))
+    flat = {prefix: ((vectors - centre) @ directions, classes) for prefix, (vectors, classes) in sets.items()}
+    names = run.class_names(max(int(classes.max(initial=0)) for _, classes in flat.values()) + 1)
+    plots = []
+    for prefix, other, marker in (("synthetic", "real", "o"), ("real", "synthetic", "x")):
+        if prefix in flat:
+            title = f"{prefix.capitalize()} images" + (f" ({other} ones in grey)" if other in flat else "")
+            behind = flat[other][0] if other in flat else None
+            plots.append(figure_svg(figures.feature_map(*flat[prefix], names, title, marker, behind), f"features-{prefix}"))
+    both = "both sets of images" if len(flat) == 2 else f"the {next(iter(flat))} images"
+    lead = f"The teacher's penultimate features on the first two principal components of {both}, coloured by class."
+    notes = [] if "real" in flat else ["The run has no real images to compare with."]
+    return Section(lead=lead, plots=plots, notes=notes)
+
+
+def _finite_features(run: RunData, prefix: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Up to 3000 finite feature vectors [n,D], spread over all, and their classes [n]; None if there is none."""
+    if f"{prefix}_features" not in run.features:
+        return None
+    features, classes = run.features[f"{prefix}_features"].astype(np.float64), run.features[f"{prefix}_class"].astype(np.int64)
+    finite = np.flatnonzero(np.isfinite(features).all(axis=1) & (classes >= 0))
+    if not len(finite):
+        return None
+    kept = finite[np.unique(np.linspace(0, len(finite) - 1, min(_MOST_FEATURES, len(finite))).astype(int))]
+    return features[kept], classes[kept]
+
+
+def _class_counts(run: RunData) -> np.ndarray | None:
+    """Images by class [K] in the final buffer, else in the newest replay record."""
+    recorded = latest(run.of_kind("replay"), "class_counts")
+    classes = run.buffer.get("teacher_class")
+    if classes is not None:
+        known = classes[classes >= 0].astype(np.int64)
+        return np.bincount(known, minlength=len(recorded) if recorded is not None else 0)
+    return None if recorded is None else np.array(recorded, dtype=np.float64)
