@@ -16,11 +16,11 @@ Moments = tuple[torch.Tensor, torch.Tensor]
 
 
 def batch_norm_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """BatchNorm1d/2d layers that keep running statistics, by dotted name, in the order of definition."""
+    """BatchNorm1d/2d and SyncBatchNorm layers that keep running statistics, by dotted name, in the order of definition."""
     return {
         name: layer
         for name, layer in model.named_modules()
-        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and layer.running_mean is not None
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm) and layer.running_mean is not None
     }
 
 

@@ -13,10 +13,14 @@ from raydfkd.models.classifiers import mobilenet_v2, resnet, resnet_cifar, vgg
 from raydfkd.models.classifiers.shufflenet import ShuffleNetV1, ShuffleNetV2
 from raydfkd.models.classifiers.small import SmallCNN
 from raydfkd.models.classifiers.wide_resnet import WideResNet
+from raydfkd.models.external import build_external
 from raydfkd.registry import Registry
 
 ImageShape = tuple[int, int, int]
 """(C, H, W)."""
+
+EXPORTED_SUFFIX = ".pt2"
+"""Of torch.export files, which can be teachers but are no catalog models."""
 
 ClassifierFactory = Callable[[int, ImageShape], nn.Module]
 """Takes the number of classes and the image shape."""
@@ -91,12 +95,22 @@ for _width in (8, 16, 32):
 def build_classifier(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
     """A new classifier, images [B,C,H,W] to logits [B,num_classes], in training mode.
 
+    ``name`` is one of ``CLASSIFIERS``, ``wrn_D_K``, ``small_cnn_W``, ``torchvision:NAME``, ``timm:NAME`` or
+    ``package.module:callable``. The callable gets ``num_classes``, and ``in_channels`` and ``image_shape`` if it names them.
+
     Raises:
         UnknownNameError: nobody knows that name.
         ConfigError: the model cannot take images of that shape or that many classes.
     """
     if num_classes < 1 or len(image_shape) != 3 or min(image_shape) < 1:
-        raise ConfigError(f"model {name!r}: {num_classes} classes of images {tuple(image_shape)}; all numbers must be positive")
+        raise ConfigError(
+            f"model {name!r}: got {num_classes} classes and image_shape {tuple(image_shape)}; "
+            "the shape is 3 numbers (C, H, W), and all must be positive"
+        )
+    if name.endswith(EXPORTED_SUFFIX):
+        raise ConfigError(f"{name} is an exported program, which can only be a teacher; name a model from the catalog")
+    if ":" in name:
+        return build_external(name, num_classes, image_shape)
     entry = _entry(name)
     if min(image_shape[1:]) < entry.min_size:
         raise ConfigError(

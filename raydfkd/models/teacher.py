@@ -1,135 +1,26 @@
-"""The teacher: a trained classifier that nothing in a run can change."""
+"""The teacher as the rest of the package uses it: built, frozen, audited."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import nn
-
-from raydfkd.errors import TeacherError
-from raydfkd.models.catalog import ImageShape, build_classifier
+from raydfkd.errors import ConfigError
+from raydfkd.models.catalog import EXPORTED_SUFFIX, ImageShape, build_classifier
+from raydfkd.models.exported import load_exported
+from raydfkd.models.frozen_teacher import FrozenTeacher, Normalization
+from raydfkd.models.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient
 from raydfkd.models.weights import load_weights
 
-
-class Normalization(nn.Module):
-    """Images in [0,1] to a network's input: (images - mean) / std per channel, in one pass."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(tuple(mean), dtype=torch.float32))
-        self.register_buffer("std", torch.tensor(tuple(std), dtype=torch.float32))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        scale = (1.0 / self.std).view(1, -1, 1, 1)
-        return torch.addcmul(-self.mean.view(1, -1, 1, 1) * scale, images, scale)
-
-
-class FrozenTeacher(nn.Module):
-    """A classifier in evaluation mode for ever, taking float images [B,C,H,W] in [0,1] and giving logits [B,K].
-
-    ``train()`` does nothing, no weight has a gradient, BatchNorm buffers cannot move (should someone put a layer of the
-    wrapped model in training mode, the next call puts it back). Gradients with respect to the images work.
-
-    Args:
-        model: the trained network, which takes normalised images.
-        mean, std: one number per channel.
-        classifier_head: dotted name of the layer whose input is the penultimate feature; the last Linear if None.
-
-    Raises:
-        TeacherError: the numbers do not fit together, or the head does not exist.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        num_classes: int,
-        image_shape: ImageShape,
-        mean: Sequence[float],
-        std: Sequence[float],
-        classifier_head: str | None = None,
-    ) -> None:
-        super().__init__()
-        channels = image_shape[0]
-        if len(mean) != channels or len(std) != channels:
-            raise TeacherError(
-                f"the teacher's normalization has {len(mean)} means and {len(std)} stds for {channels}-channel images; "
-                "give one number per channel"
-            )
-        if min(std) <= 0:
-            raise TeacherError(f"the teacher's normalization has std {list(std)}; every number must be above 0")
-        self.num_classes = num_classes
-        self.image_shape = image_shape
-        self.model = model
-        self.normalization = Normalization(mean, std)
-        self._head_name = _find_head(model, classifier_head)
-        self.requires_grad_(False)
-        nn.Module.train(self, False)
-        self._layers = tuple(model.modules())
-
-    def train(self, mode: bool = True) -> FrozenTeacher:
-        """Does nothing: a teacher stays in evaluation mode."""
-        return self
-
-    def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """Images [B,C,H,W] in [0,1] as the wrapped model expects them."""
-        return self.normalization(images)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if images.ndim != 4 or images.shape[1] != self.image_shape[0]:
-            raise TeacherError(f"the teacher takes images [B,{self.image_shape[0]},H,W], got {list(images.shape)}")
-        if any(layer.training for layer in self._layers):
-            self.model.eval()
-        return self.model(self.normalization(images))
-
-    def forward_features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [B,K] and the penultimate features [B,d], which are what enters the classifier head."""
-        captured: list[torch.Tensor] = []
-        handle = self.classifier_head.register_forward_pre_hook(lambda layer, args: captured.append(args[0]))
-        try:
-            logits = self(images)
-        finally:
-            handle.remove()
-        if not captured:
-            raise TeacherError(
-                f"the teacher's classifier head {self._head_name!r} is not used in its forward pass; name another"
-            )
-        return logits, captured[-1]
-
-    @property
-    def classifier_head(self) -> nn.Module:
-        """The layer that turns penultimate features into logits. Raises TeacherError if there is none."""
-        if self._head_name is None:
-            raise TeacherError("the teacher has no Linear layer; name its classifier_head to use its features")
-        return self.model.get_submodule(self._head_name)
-
-    @property
-    def has_classifier_head(self) -> bool:
-        return self._head_name is not None
-
-    def state_sha256(self) -> str:
-        """SHA-256 over names, types, shapes and bytes of all weights, buffers and the normalisation."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
-
-
-def _find_head(model: nn.Module, name: str | None) -> str | None:
-    if name is None:
-        linears = [n for n, layer in model.named_modules() if isinstance(layer, nn.Linear)]
-        return linears[-1] if linears else None
-    known = dict(model.named_modules())
-    if not name or name not in known:
-        linears = [n for n, layer in known.items() if isinstance(layer, nn.Linear)]
-        raise TeacherError(f"the teacher has no layer {name!r} for its classifier_head; its Linear layers are {linears}")
-    return name
+__all__ = [
+    "FrozenTeacher",
+    "Normalization",
+    "TeacherAudit",
+    "audit_teacher",
+    "build_teacher",
+    "require_batch_norm",
+    "require_input_gradient",
+]
 
 
 def build_teacher(
@@ -143,11 +34,18 @@ def build_teacher(
 ) -> FrozenTeacher:
     """Builds the network ``model``, loads ``checkpoint`` into it if there is one, and freezes it.
 
+    Args:
+        model: any name that :func:`build_classifier` knows, or the path of a torch.export file, which ends in ``.pt2``.
+
     Raises:
         UnknownNameError, ConfigError: the model's name or shape is wrong.
         CheckpointError: the weights cannot be loaded.
         TeacherError: the parts do not fit together.
     """
+    if model.endswith(EXPORTED_SUFFIX):
+        if checkpoint is not None:
+            raise ConfigError(f"the teacher {model} holds its own weights; leave out the checkpoint {checkpoint}")
+        return FrozenTeacher(load_exported(model), num_classes, image_shape, mean, std, classifier_head)
     network = build_classifier(model, num_classes, image_shape)
     if checkpoint is not None:
         load_weights(network, checkpoint)

@@ -1,0 +1,111 @@
+"""Classifiers from outside the catalog: torchvision, timm, and the user's own ``package.module:callable``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from raydfkd.errors import ConfigError, UnknownNameError
+from raydfkd.registry import nearest
+
+ImageShape = tuple[int, int, int]
+
+
+def build_external(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
+    """Builds ``torchvision:NAME``, ``timm:NAME`` or ``package.module:callable``, and tries it on two black images.
+
+    Raises:
+        UnknownNameError: the library has no such model.
+        ConfigError: the library is missing, or the model does not turn such images into that many logits.
+    """
+    source, _, rest = name.partition(":")
+    if source == "torchvision":
+        model = _from_torchvision(rest, num_classes, image_shape)
+    elif source == "timm":
+        model = _from_timm(rest, num_classes, image_shape)
+    else:
+        model = _from_callable(source, rest, num_classes, image_shape)
+    _try_out(model, name, num_classes, image_shape)
+    return model
+
+
+def _from_torchvision(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise ConfigError(f"model 'torchvision:{name}' needs torchvision: pip install torchvision") from error
+    known = models.list_models(module=models)
+    if name not in known:
+        raise UnknownNameError(f"torchvision has no classifier {name!r}: {nearest(name, known)}")
+    if image_shape[0] != 3:
+        raise ConfigError(f"model 'torchvision:{name}' takes 3-channel images, got {image_shape[0]} channels")
+    return models.get_model(name, weights=None, num_classes=num_classes)
+
+
+def _from_timm(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise ConfigError(f"model 'timm:{name}' needs timm, which is not installed: pip install 'raydfkd[timm]'") from error
+    if not timm.is_model(name):
+        raise UnknownNameError(f"timm has no model {name!r}: {nearest(name, timm.list_models())}")
+    return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=image_shape[0])
+
+
+def _from_callable(module_name: str, attribute: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
+    name = f"{module_name}:{attribute}"
+    factory = _import_callable(module_name, attribute)
+    parameters = inspect.signature(factory).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    if "num_classes" not in parameters and not takes_any:
+        raise ConfigError(f"model {name!r} must accept num_classes=..., its parameters are {list(parameters)}")
+    arguments: dict[str, object] = {"num_classes": num_classes}
+    # Only where named: **kwargs are often passed on to a constructor that knows nothing of these.
+    if "in_channels" in parameters:
+        arguments["in_channels"] = image_shape[0]
+    if "image_shape" in parameters:
+        arguments["image_shape"] = image_shape
+    model = factory(**arguments)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model {name!r} returned a {type(model).__name__}; it must return a torch.nn.Module")
+    return model
+
+
+def _import_callable(module_name: str, attribute: str) -> Callable[..., object]:
+    name = f"{module_name}:{attribute}"
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # A module that is found but misses one of its own imports is the user's bug, and keeps its traceback.
+        if error.name is None or not (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise
+        raise ConfigError(
+            f"model {name!r}: there is no Python module {module_name!r}; install it or put its folder on PYTHONPATH"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"model {name!r} is not of the form package.module:callable") from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        offered = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        raise ConfigError(f"model {name!r}: {module_name!r} has no callable {attribute!r}; {nearest(attribute, offered)}")
+    return factory
+
+
+@torch.no_grad()
+def _try_out(model: nn.Module, name: str, num_classes: int, image_shape: ImageShape) -> None:
+    """Fails with a sentence now and not with a traceback after the run has started."""
+    model.eval()
+    try:
+        logits = model(torch.zeros(2, *image_shape))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"model {name!r} cannot take images of shape {tuple(image_shape)}: {reason}") from error
+    finally:
+        model.train()
+    if not isinstance(logits, torch.Tensor) or logits.ndim < 2 or logits.shape[:2] != (2, num_classes):
+        got = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ConfigError(f"model {name!r} gives {got} for 2 images; it must give logits [2,{num_classes}]")
