@@ -48,7 +48,6 @@ class Distiller:
         teacher: frozen; it sees the augmented image.
         student: takes normalised images [B,C,H,W] and gives logits [B,K].
         total_steps: length of the learning-rate schedule.
-        seed: of the augmentation's random generator.
         device: where all of it runs.
         bf16: bfloat16 autocast where the device has it.
     """
@@ -59,7 +58,6 @@ class Distiller:
         teacher: FrozenTeacher,
         student: nn.Module,
         total_steps: int,
-        seed: int,
         device: torch.device,
         bf16: bool = True,
     ) -> None:
@@ -71,7 +69,7 @@ class Distiller:
         self.teacher = teacher.to(device, memory_format=torch.channels_last)
         self.student = student.to(device, memory_format=torch.channels_last).train()
         self.student_ema = copy.deepcopy(self.student).eval().requires_grad_(False)
-        self.rng = torch.Generator().manual_seed(seed)
+        self.rng = torch.Generator()
         settings = config.optimizer
         self.optimizer = torch.optim.SGD(
             self.student.parameters(),
@@ -89,6 +87,10 @@ class Distiller:
     def wrap_student(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """Lets every forward pass of training go through ``wrap(student)``, e.g. DistributedDataParallel."""
         self._forward_student = wrap(self._forward_student)
+
+    def reseed(self, seed: int) -> None:
+        """Restarts the augmentation's random generator; done each round, so that no worker's need be saved."""
+        self.rng.manual_seed(seed)
 
     def step(self, images_BCHW: Tensor, importance_weights_B: Tensor) -> StepOutput:
         """One update.
@@ -143,7 +145,6 @@ class Distiller:
             "student_ema": self.student_ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "num_steps": self.num_steps,
-            "rng": self.rng.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -151,7 +152,6 @@ class Distiller:
         self.student_ema.load_state_dict(state["student_ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.num_steps = state["num_steps"]
-        self.rng.set_state(state["rng"].cpu())
 
 
 def _float_state(module: nn.Module) -> list[Tensor]:

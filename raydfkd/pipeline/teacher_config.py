@@ -49,7 +49,7 @@ class TeacherTrainingConfig(BaseModel):
     """Passes over the training images."""
     batch_size: int = Field(256, ge=1)
     """Images per optimizer step."""
-    optimizer: OptimizerConfig = OptimizerConfig(lr=0.1, nesterov=True)
+    optimizer: OptimizerConfig = OptimizerConfig.model_validate({"lr": 0.1, "nesterov": True})
     """SGD and its schedule."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each target spread evenly over all classes."""

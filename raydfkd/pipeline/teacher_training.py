@@ -91,7 +91,7 @@ class _Training:
         self.config = config
         self.device = device
         self.network = build_classifier(config.model, config.num_classes, config.image_shape)
-        self.network.to(device, memory_format=torch.channels_last)
+        self.network.to(device).to(memory_format=torch.channels_last)
         self.network_ema = copy.deepcopy(self.network).eval() if config.ema_decay is not None else None
         self.normalization = Normalization(*_mean_std(config, train)).to(device)
         self.images = torch.from_numpy(train.images).to(device)

@@ -143,6 +143,10 @@ class RateLimiter:
     def record_sample(self, n: int) -> None:
         self._samples += n
 
+    def set_samples(self, num_samples: int) -> None:
+        """Counts ``num_samples`` as drawn so far: a student that restarts from a checkpoint draws again what it had drawn."""
+        self._samples = num_samples
+
     def info(self) -> dict[str, float]:
         """Counts so far, and how many more items each side may move now (``inf``: no limit)."""
         return {

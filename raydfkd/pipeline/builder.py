@@ -1,0 +1,177 @@
+"""From a checked experiment to its parts. Every runner builds through here, so that they differ in nothing but the runner."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+from raydfkd.distillation.distiller import Distiller
+from raydfkd.errors import ConfigError, TeacherError
+from raydfkd.evaluation.classification import Evaluator
+from raydfkd.models.catalog import build_classifier
+from raydfkd.models.generators import build_generator
+from raydfkd.models.precision import supports_bfloat16
+from raydfkd.models.teacher import FrozenTeacher, build_teacher
+from raydfkd.models.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient
+from raydfkd.models.weights import load_weights, read_metadata
+from raydfkd.pipeline.config import ExperimentConfig, derive_seed
+from raydfkd.pipeline.exchange import Exchange
+from raydfkd.replay.buffer import ReplayBuffer
+from raydfkd.replay.rate_limiter import RateLimiter
+from raydfkd.synthesis.fast import SynthesisContext
+from raydfkd.synthesis.methods import METHODS
+from raydfkd.types import Synthesizer
+
+
+def choose_device(config: ExperimentConfig, assigned: str | None = None) -> torch.device:
+    """The device of the settings; ``assigned`` is what Ray gave this actor ("cpu" or "cuda:0"), None where there is no Ray.
+
+    Raises:
+        ConfigError: cuda is asked for and there is none.
+    """
+    asked = config.runtime.device
+    if asked == "cpu":
+        return torch.device("cpu")
+    available = torch.cuda.is_available() if assigned is None else assigned.startswith("cuda")
+    if asked == "cuda" and not available:
+        raise ConfigError("runtime.device is cuda but no GPU is available here: use cpu or auto, or give the actor num_gpus")
+    return torch.device(assigned or "cuda:0") if available else torch.device("cpu")
+
+
+def build_frozen_teacher(config: ExperimentConfig) -> FrozenTeacher:
+    """The teacher with its weights and normalisation.
+
+    Raises:
+        TeacherError: no normalisation is given, neither in the experiment nor in the checkpoint's metadata.
+    """
+    settings, task = config.teacher, config.task
+    if settings.normalization is not None:
+        mean, std = settings.normalization.mean, settings.normalization.std
+    else:
+        mean, std = _recorded_normalization(config)
+    return build_teacher(
+        settings.model, task.num_classes, task.image_shape, mean, std, settings.checkpoint, settings.classifier_head
+    )
+
+
+def _recorded_normalization(config: ExperimentConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    checkpoint = config.teacher.checkpoint
+    metadata = read_metadata(checkpoint) if checkpoint is not None and checkpoint.suffix == ".safetensors" else {}
+    if "mean" not in metadata or "std" not in metadata:
+        raise TeacherError(
+            "teacher.normalization is missing and the checkpoint does not say it: give the mean and std of the images the "
+            "teacher was trained on (mean 0 and std 1 if it took plain [0,1] images)"
+        )
+    return tuple(json.loads(metadata["mean"])), tuple(json.loads(metadata["std"]))
+
+
+def audit(config: ExperimentConfig, teacher: FrozenTeacher) -> TeacherAudit:
+    """Tries the teacher out and refuses methods that need what it has not.
+
+    Raises:
+        TeacherError: see ``audit_teacher`` and ``require_batch_norm``.
+    """
+    found = audit_teacher(teacher)
+    for source in config.sources.values():
+        method = METHODS.get(source.method)
+        if method.needs_batch_norm:
+            require_batch_norm(found, source.method)
+        if method.needs_gradient:
+            require_input_gradient(found, source.method)
+    return found
+
+
+def build_student(config: ExperimentConfig) -> nn.Module:
+    """The student at its start: drawn from the run's seed, or its checkpoint. The same in every process."""
+    student = config.student
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.runtime.seed, "student", config.student_name))
+        network = build_classifier(student.model, config.task.num_classes, config.task.image_shape)
+    if student.checkpoint is not None:
+        load_weights(network, student.checkpoint)
+    return network
+
+
+def generator_id(source: str, index: int) -> str:
+    return f"{source}-{index}"
+
+
+def build_synthesizer(config: ExperimentConfig, source: str, index: int, device: torch.device) -> Synthesizer:
+    """One generator of a source, with its own teacher and student copies."""
+    settings, seed = config.sources[source], derive_seed(config.runtime.seed, "generator", source, index)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        generator = build_generator(settings.generator, config.task.image_shape, settings.latent_dim, settings.base_channels)
+    context = SynthesisContext(
+        generator_id=generator_id(source, index),
+        seed=seed,
+        warmup_batches=config.schedule.warmup_batches,
+        priority_temperature=config.student.objective.temperature,
+        bf16=config.runtime.bf16,
+    )
+    synthesizer = METHODS.get(settings.method).load()
+    return synthesizer(settings, build_frozen_teacher(config), build_student(config), generator, context, device)
+
+
+def build_distiller(config: ExperimentConfig, device: torch.device) -> Distiller:
+    """A student worker's distiller."""
+    return Distiller(
+        config.student,
+        build_frozen_teacher(config),
+        build_student(config),
+        config.schedule.total_steps,
+        device,
+        bf16=config.runtime.bf16,
+    )
+
+
+def build_rate_limiter(config: ExperimentConfig) -> RateLimiter:
+    """The limiter of the schedule: strict alternation in lockstep, a ratio or only a minimum size when decoupled."""
+    schedule, batch_size = config.schedule, config.synthesis_batch_size
+    if schedule.mode == "lockstep":
+        return RateLimiter.lockstep(
+            schedule.warmup_batches,
+            schedule.batches_per_round,
+            batch_size,
+            schedule.student_steps_per_round,
+            config.student.batch_size,
+        )
+    return RateLimiter(
+        schedule.samples_per_insert,
+        schedule.warmup_batches * batch_size,
+        schedule.error_buffer,
+        insert_chunk=batch_size,
+        sample_chunk=schedule.batches_per_request * config.student.batch_size,
+    )
+
+
+def build_exchange(config: ExperimentConfig) -> Exchange:
+    """An empty buffer with its limiter."""
+    buffer = ReplayBuffer(
+        config.replay,
+        config.task.num_classes,
+        config.schedule.total_steps,
+        tuple(config.students),
+        np.random.default_rng(derive_seed(config.runtime.seed, "replay")),
+    )
+    return Exchange(config, buffer, build_rate_limiter(config))
+
+
+def build_evaluator(config: ExperimentConfig, teacher: FrozenTeacher, device: torch.device) -> Evaluator | None:
+    """Reads the evaluation data, or None where the experiment names none."""
+    if config.evaluation is None:
+        return None
+    from raydfkd.data.datasets import load_dataset
+
+    dataset = load_dataset(config.evaluation.dataset, config.task.image_shape, config.task.num_classes)
+    precision = torch.bfloat16 if config.runtime.bf16 and supports_bfloat16(device) else None
+    return Evaluator(dataset, teacher, config.evaluation.batch_size, device, precision)
+
+
+def threads_of(num_cpus: float, num_threads: int | None) -> int:
+    """torch threads of an actor: as configured, otherwise its CPUs rounded up."""
+    return max(1, math.ceil(num_cpus)) if num_threads is None else num_threads

@@ -1,0 +1,257 @@
+"""The whole experiment as one checked tree. Imports neither torch nor ray.
+
+An experiment names its parts in maps (``sources``, ``students``), so that more than one is no special case.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from raydfkd.data.config import DatasetConfig
+from raydfkd.distillation.config import StudentConfig
+from raydfkd.pipeline.yaml_config import apply_overrides, read_yaml, validate
+from raydfkd.replay.config import ReplayConfig
+from raydfkd.synthesis.config import FastConfig, SSDKDConfig
+
+SourceConfig = Annotated[FastConfig | SSDKDConfig, Field(discriminator="method")]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskConfig(_Config):
+    """What teacher and student decide."""
+
+    kind: Literal["classification"] = "classification"
+    """Kind of task."""
+    num_classes: int = Field(ge=2)
+    """Number of classes."""
+    image_shape: tuple[int, int, int]
+    """Channels, height and width; height and width are multiples of 4."""
+
+    @model_validator(mode="after")
+    def _sizes(self) -> TaskConfig:
+        channels, height, width = self.image_shape
+        if channels < 1 or height < 4 or width < 4 or height % 4 or width % 4:
+            raise ValueError(f"image_shape {list(self.image_shape)} must be [channels, height, width], sizes multiples of 4")
+        return self
+
+
+class NormalizationConfig(_Config):
+    """Per-channel statistics of the images the teacher was trained on, pixel value 255 being 1.0."""
+
+    mean: tuple[float, ...]
+    """Mean of each channel."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel."""
+
+
+class TeacherConfig(_Config):
+    """The trained network."""
+
+    model: str
+    """A catalog name, torchvision:NAME, timm:NAME, package.module:callable, or a .pt2 file."""
+    checkpoint: Path | None = None
+    """Its weights (.safetensors, or .pt/.pth loaded without running code); null for a .pt2 file or a callable that loads its own."""
+    normalization: NormalizationConfig | None = None
+    """Input statistics; null: as the checkpoint's own metadata says."""
+    classifier_head: str | None = None
+    """Dotted name of the layer that turns features into logits; null: the last linear layer."""
+
+
+class ScheduleConfig(_Config):
+    """How synthesis and distillation follow each other."""
+
+    mode: Literal["lockstep", "decoupled"] = "lockstep"
+    """lockstep alternates strictly as the papers do; decoupled lets generators and students run at their own speeds."""
+    warmup_batches: int = Field(20, ge=1)
+    """Batches that only fill the buffer before the student's first step."""
+    rounds: int = Field(200, ge=1)
+    """Rounds of synthesis and distillation; the student publishes its weights after each."""
+    batches_per_round: int = Field(1, ge=1)
+    """Batches synthesized in each round (lockstep), and per round on average (decoupled with a ratio)."""
+    student_steps_per_round: int = Field(20, ge=1)
+    """Student optimizer steps in each round (T_kd in SSD-KD)."""
+    samples_per_insert: float | None = Field(None, gt=0)
+    """decoupled: draws per inserted image that the rate limiter keeps to; null: generators never wait for students."""
+    error_buffer: float | None = Field(None, gt=0)
+    """decoupled with samples_per_insert: how many draws the two sides may stray from it."""
+    prefetch: int = Field(0, ge=0)
+    """decoupled: requests in flight while the student trains (priorities lag by as many)."""
+    batches_per_request: int = Field(1, ge=1)
+    """decoupled: training batches drawn by one request (priorities lag by as many)."""
+    max_staleness_rounds: int | None = Field(None, ge=0)
+    """decoupled: a batch may be begun only with student weights at most this many rounds old; null: no bound. lockstep has 0."""
+
+    @model_validator(mode="after")
+    def _refuse_ignored(self) -> ScheduleConfig:
+        free = ("samples_per_insert", "error_buffer", "prefetch", "batches_per_request", "max_staleness_rounds")
+        if self.mode == "lockstep":
+            wrong = [name for name in free if getattr(self, name) != ScheduleConfig.model_fields[name].default]
+            if wrong:
+                raise ValueError(f"lockstep does not use {', '.join(wrong)}: leave them out or choose mode decoupled")
+        if self.samples_per_insert is not None and self.error_buffer is None:
+            raise ValueError("samples_per_insert needs error_buffer: by how many draws the two sides may stray from it")
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        return self.rounds * self.student_steps_per_round
+
+
+class EvaluationConfig(_Config):
+    """Labelled images for reporting. They are never read for training, nor to choose anything."""
+
+    dataset: DatasetConfig
+    """What to evaluate on."""
+    period_steps: int | None = Field(None, ge=1)
+    """Student steps between evaluations; null: ten over the run."""
+    batch_size: int = Field(500, ge=1)
+    """Images per forward pass."""
+
+
+class RuntimeConfig(_Config):
+    """Where and how the run takes place."""
+
+    runner: Literal["local", "ray"] = "ray"
+    """local: everything in this process, without Ray; ray: actors."""
+    seed: int = Field(0, ge=0)
+    """Every random generator of the run derives from it."""
+    out: Path | None = None
+    """Run directory; null: runs/<experiment>-<seed>."""
+    address: str | None = None
+    """Ray cluster to join (e.g. auto, ray://host:10001); null: a local Ray, started and stopped by the run."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU that Ray assigned (or, run locally, the first one), otherwise the CPU."""
+    bf16: bool = True
+    """bfloat16 autocast where the processor has it."""
+    checkpoint_period_rounds: int = Field(25, ge=1)
+    """Rounds between checkpoints of everything (student, generators, buffer)."""
+    snapshot_period_s: float = Field(30.0, gt=0)
+    """ray: seconds between snapshots of the buffer, which bound what a killed replay actor loses."""
+    log_period_steps: int = Field(20, ge=1)
+    """Student steps between metrics records."""
+    wait_timeout_s: float = Field(300.0, gt=0)
+    """Longest wait for anything; past it the run stops and names what it waited for."""
+    max_restarts: int = Field(3, ge=0)
+    """ray: how often each of a generator, the replay actor and the student group may be restarted."""
+    delivery: Literal["mirror", "gather"] = "mirror"
+    """ray: students keep a mirror of the buffer, or have each batch's images sent (for a node that cannot hold the buffer)."""
+    num_cpus: float | None = Field(None, gt=0)
+    """ray, local start only: CPUs that Ray may use; null: all."""
+
+
+class ExperimentConfig(_Config):
+    """One distillation run."""
+
+    task: TaskConfig
+    """What is decided."""
+    teacher: TeacherConfig
+    """Who knows it."""
+    sources: dict[str, SourceConfig] = Field(min_length=1)
+    """Who fills the buffer, by name."""
+    replay: ReplayConfig
+    """The buffer between them."""
+    students: dict[str, StudentConfig] = Field(min_length=1)
+    """Who learns from it, by name."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """How both sides follow each other."""
+    evaluation: EvaluationConfig | None = None
+    """What to report on; null: nothing labelled is read at all."""
+    runtime: RuntimeConfig = RuntimeConfig()
+    """Where and how."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ExperimentConfig:
+        if len(self.students) > 1:
+            raise ValueError(f"students names {len(self.students)}: one student a run is supported, start a run for each")
+        if self.runtime.runner == "local" and self.schedule.mode == "decoupled":
+            raise ValueError("runtime.runner local runs in one process and so in lockstep: set schedule.mode=lockstep or runner=ray")
+        if self.runtime.runner == "local" and self.student.num_workers > 1:
+            raise ValueError("runtime.runner local has one student worker: set students.*.num_workers=1 or runner=ray")
+        sizes = {source.batch_size for source in self.sources.values()}
+        if len(sizes) > 1:
+            raise ValueError(f"sources have batch sizes {sorted(sizes)}: the schedule counts batches, give all the same")
+        if self.replay.synthetic.capacity < self.synthesis_batch_size:
+            raise ValueError(
+                f"replay.synthetic.capacity {self.replay.synthetic.capacity} holds less than one synthesized batch of "
+                f"{self.synthesis_batch_size}: make it at least that"
+            )
+        return self
+
+    @property
+    def student_name(self) -> str:
+        return next(iter(self.students))
+
+    @property
+    def student(self) -> StudentConfig:
+        return self.students[self.student_name]
+
+    @property
+    def synthesis_batch_size(self) -> int:
+        return next(iter(self.sources.values())).batch_size
+
+    @property
+    def generators(self) -> list[tuple[str, int]]:
+        """(source, index within it) of every generator, in the order in which lockstep gives them turns."""
+        return [(name, index) for name, source in self.sources.items() for index in range(source.num_generators)]
+
+    @property
+    def evaluation_period_steps(self) -> int:
+        given = None if self.evaluation is None else self.evaluation.period_steps
+        return max(1, self.schedule.total_steps // 10) if given is None else given
+
+
+def derive_seed(seed: int, *names: object) -> int:
+    """A seed for one component: the run's seed and the component's name, hashed to 63 bits."""
+    digest = hashlib.sha256("/".join(map(str, (seed, *names))).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
+    """Reads an experiment, applies ``a.b=c`` overrides and makes its paths absolute.
+
+    A relative path is looked for beside the file and then in the working directory.
+
+    Raises:
+        ConfigError: anything is wrong with it, in one sentence.
+    """
+    path = Path(path)
+    return build_experiment(read_yaml(path), overrides, base=path.parent, where=path)
+
+
+def build_experiment(
+    tree: dict[str, Any], overrides: Iterable[str] = (), *, base: Path = Path(), where: str | Path = "the experiment"
+) -> ExperimentConfig:
+    """As :func:`load_experiment`, from a tree of plain values."""
+    config = validate(ExperimentConfig, apply_overrides(tree, list(overrides)), where)
+    return resolve_paths(config, base)
+
+
+def resolve_paths(config: ExperimentConfig, base: Path) -> ExperimentConfig:
+    """The same experiment with absolute input paths."""
+    teacher = config.teacher.model_copy(update={"checkpoint": _absolute(config.teacher.checkpoint, base)})
+    if teacher.model.endswith(".pt2"):
+        teacher = teacher.model_copy(update={"model": str(_absolute(Path(teacher.model), base))})
+    students = {
+        name: student.model_copy(update={"checkpoint": _absolute(student.checkpoint, base)})
+        for name, student in config.students.items()
+    }
+    evaluation = config.evaluation
+    if evaluation is not None:
+        evaluation = evaluation.model_copy(update={"dataset": evaluation.dataset.resolve(base)})
+    return config.model_copy(update={"teacher": teacher, "students": students, "evaluation": evaluation})
+
+
+def _absolute(path: Path | None, base: Path) -> Path | None:
+    if path is None:
+        return None
+    path = path.expanduser()
+    beside, here = base / path, Path.cwd() / path
+    return (here if here.exists() and not beside.exists() else beside).resolve()

@@ -1,0 +1,128 @@
+"""The whole pipeline in one process and one thread, without Ray: breakpoints work, and a seed repeats it bit for bit."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydfkd.distillation.device_mirror import DeviceMirror
+from raydfkd.pipeline import builder, checkpoints
+from raydfkd.pipeline.config import ExperimentConfig
+from raydfkd.pipeline.exchange import Exchange, NotYet, SampleRequest, Ticket
+from raydfkd.pipeline.recorder import Recorder
+from raydfkd.pipeline.student_loop import Batch, Emit, LoopHooks, StudentLoop
+from raydfkd.run_dir import RunDir
+from raydfkd.types import Synthesizer, WeightsVersion
+
+
+class LocalSource:
+    """A batch source that synthesizes in place whenever the rate limiter says that the student must wait."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        exchange: Exchange,
+        synthesizers: dict[str, Synthesizer],
+        device: torch.device,
+        emit: Emit,
+    ) -> None:
+        self.config = config
+        self.exchange = exchange
+        self.synthesizers = synthesizers
+        self.device = device
+        self.emit = emit
+        self._waited_s = 0.0
+        self._mirror = DeviceMirror(exchange.buffer.total_slots, config.task.image_shape, device)
+        self._cursor, self._sequence = -1, 0
+        self._keys: np.ndarray = np.empty(0, np.int64)
+        self._priorities: np.ndarray = np.empty(0, np.float32)
+        self._weights: tuple[np.ndarray, WeightsVersion] | None = None
+
+    def next(self, step: int, version: WeightsVersion) -> Batch:
+        while True:
+            request = SampleRequest(
+                self.config.student_name, 0, self._sequence, 1, self._cursor, step, version, self._keys, self._priorities
+            )
+            reply = self.exchange.try_sample(request)
+            if not isinstance(reply, NotYet):
+                break
+            self._synthesize(step)
+        self._sequence += 1
+        for shard in reply.shards:
+            self._mirror.apply(shard.slots, shard.keys, shard.payload.images)
+            self._cursor = shard.shard_id
+        images, keys = self._mirror.gather(reply.sample.slots[0])
+        weights = torch.from_numpy(reply.sample.importance_weights[0]).to(self.device)
+        return Batch(images, weights, keys, reply.sample.ages[0])
+
+    def _synthesize(self, step: int) -> None:
+        began = time.monotonic()
+        turn = self.exchange.num_tickets % len(self.synthesizers)
+        name = list(self.synthesizers)[turn]
+        ticket = self.exchange.try_admit(name, turn, len(self.synthesizers))
+        if not isinstance(ticket, Ticket):
+            raise AssertionError(f"lockstep stands still: {ticket.reason}")
+        synthesizer = self.synthesizers[name]
+        if self._weights is not None:
+            synthesizer.load_student(*self._weights)
+        batch = synthesizer.step(ticket.summary)
+        self.exchange.insert(batch, batch)
+        seconds = time.monotonic() - began
+        if step > 0 or self.exchange.buffer.num_batches > self.config.schedule.warmup_batches:
+            self._waited_s += seconds
+        self.emit("synthesis", step, generator_id=batch.generator_id, student_version=batch.student_version, seconds=seconds,
+                  num_images=len(batch), **batch.metrics)  # fmt: skip
+
+    def report(self, keys: np.ndarray, priorities: Tensor) -> None:
+        self._keys, self._priorities = keys, priorities.cpu().numpy()
+
+    def publish(self, weights: np.ndarray, version: WeightsVersion) -> None:
+        self._weights = (weights, version)
+
+    def flush(self) -> None:
+        self.exchange.buffer.update(self.config.student_name, self._keys, self._priorities)
+        self._keys, self._priorities = self._keys[:0], self._priorities[:0]
+
+    def take_waits(self) -> dict[str, float]:
+        waited, self._waited_s = self._waited_s, 0.0
+        return {"student_wait_limiter_s": waited}
+
+
+def run_local(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_from: Path | None) -> None:
+    """Runs the experiment to its end; the last checkpoint in ``run`` holds its outcome.
+
+    Args:
+        resume_from: a checkpoint folder to go on from, None to begin.
+    """
+    device = builder.choose_device(config)
+    exchange = builder.build_exchange(config)
+    synthesizers = {
+        builder.generator_id(source, index): builder.build_synthesizer(config, source, index, device)
+        for source, index in config.generators
+    }
+    distiller = builder.build_distiller(config, device)
+    if resume_from is not None:
+        checkpoints.load_exchange(resume_from, exchange)
+        checkpoints.load_student(resume_from, distiller)
+        for name, synthesizer in synthesizers.items():
+            checkpoints.load_generator(resume_from, name, synthesizer)
+    exchange.register(config.student_name, 1, distiller.num_steps, exchange.student_version)
+
+    def save(step: int) -> None:
+        with checkpoints.writing(run, step) as folder:
+            checkpoints.save_student(folder, distiller)
+            checkpoints.save_exchange(folder, exchange)
+            for name, synthesizer in synthesizers.items():
+                checkpoints.save_generator(folder, name, synthesizer.state_dict())
+        recorder.emit("replay", step, **exchange.stats())
+        recorder.save_samples(exchange.buffer, step)
+
+    source = LocalSource(config, exchange, synthesizers, device, recorder.emit)
+    evaluator = builder.build_evaluator(config, distiller.teacher, device)
+    hooks = LoopHooks(recorder.emit, save, lambda: recorder.stop_requested)
+    recorder.stage("distilling" if distiller.num_steps else "filling the buffer")
+    StudentLoop(config, distiller, source, hooks, evaluator).run()

@@ -1,0 +1,176 @@
+"""From a finished run's last checkpoint and metrics to its outcome: weights, result.json, and the report's arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from raydfkd.distillation.distiller import Distiller
+from raydfkd.evaluation.classification import Evaluator
+from raydfkd.evaluation.metrics import class_entropy
+from raydfkd.models.precision import autocast
+from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.weights import save_weights
+from raydfkd.pipeline import builder, checkpoints
+from raydfkd.pipeline.config import ExperimentConfig
+from raydfkd.pipeline.exchange import Exchange
+from raydfkd.pipeline.student_loop import normalized
+from raydfkd.run_dir import RunDir
+
+IMAGES_PER_CLASS = 10
+FEATURE_SAMPLES = 600
+WAITS = ("student_wait_data_s", "student_wait_limiter_s", "generator_wait_limiter_s", "generator_wait_weights_s")
+
+
+def finish(config: ExperimentConfig, run: RunDir, elapsed_s: float, device: torch.device) -> dict[str, Any]:
+    """Evaluates the last checkpoint, and writes weights, analysis and result.json; returns the result."""
+    folder = run.latest_checkpoint()
+    assert folder is not None, "a run that ended wrote a checkpoint"
+    distiller = builder.build_distiller(config, device)
+    checkpoints.load_student(folder, distiller)
+    exchange = builder.build_exchange(config)
+    checkpoints.load_exchange(folder, exchange)
+    evaluator = builder.build_evaluator(config, distiller.teacher, device)
+    _save_students(config, run, distiller)
+    _save_analysis(run, exchange, distiller.teacher, evaluator, device, config.runtime.bf16)
+    result = _result(config, run, distiller, exchange, evaluator, elapsed_s, device)
+    run.write_result(result)
+    return result
+
+
+def _save_students(config: ExperimentConfig, run: RunDir, distiller: Distiller) -> None:
+    normalization = distiller.teacher.normalization
+    metadata = {
+        "model": config.student.model,
+        "num_classes": str(config.task.num_classes),
+        "image_shape": str(list(config.task.image_shape)),
+        "mean": str(normalization.mean.flatten().tolist()),
+        "std": str(normalization.std.flatten().tolist()),
+    }
+    save_weights(distiller.student, run.path / "student.safetensors", metadata)
+    save_weights(distiller.student_ema, run.path / "student_ema.safetensors", metadata)
+
+
+def _result(
+    config: ExperimentConfig,
+    run: RunDir,
+    distiller: Distiller,
+    exchange: Exchange,
+    evaluator: Evaluator | None,
+    elapsed_s: float,
+    device: torch.device,
+) -> dict[str, Any]:
+    teacher = distiller.teacher
+    last = ema = None
+    if evaluator is not None:
+        last = evaluator.evaluate(normalized(teacher, distiller.student))
+        ema = evaluator.evaluate(normalized(teacher, distiller.student_ema))
+    totals = totals_of(run.metrics())
+    return {
+        "method": "+".join(sorted({source.method for source in config.sources.values()})),
+        "seed": config.runtime.seed,
+        "schedule": config.schedule.mode,
+        "runner": config.runtime.runner,
+        "teacher": {
+            "model": config.teacher.model,
+            "sha256": teacher.state_sha256(),
+            "params": count_params(teacher.model),
+            "metric": None if evaluator is None or evaluator.teacher is None else evaluator.teacher.metric,
+        },
+        "student": {
+            "model": config.student.model,
+            "params": count_params(distiller.student),
+            "metric_last": None if last is None else last.metric,
+            "metric_ema": None if ema is None else ema.metric,
+            "agreement": None if last is None else last.agreement,
+        },
+        "metric_name": "accuracy",
+        "end_to_end_s": elapsed_s,
+        **totals,
+        "images_synthesized": exchange.buffer.num_inserts,
+        "images_distilled": distiller.num_steps * config.student.batch_size,
+        "student_steps": distiller.num_steps,
+        "class_entropy": class_entropy(exchange.buffer.summary().class_counts),
+        "device": device_name(device),
+    }
+
+
+def totals_of(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Times, wait fractions and restarts over all sessions of a run, from its metrics records."""
+    sums = dict.fromkeys((*WAITS, "synthesis_s", "distillation_s"), 0.0)
+    restarts, last_step = 0, 0
+    for record in records:
+        if record["kind"] == "synthesis":
+            sums["synthesis_s"] += record["seconds"]
+        elif record["kind"] == "distillation":
+            sums["distillation_s"] += record["step_s"] * max(0, record["step"] - last_step)
+            last_step = record["step"]
+        elif record["kind"] == "event":
+            restarts += int(record.get("restart", False))
+        for name in WAITS:
+            sums[name] += record.get(name) or 0.0
+    student_wait = sums["student_wait_data_s"] + sums["student_wait_limiter_s"]
+    generator_wait = sums["generator_wait_limiter_s"] + sums["generator_wait_weights_s"]
+    return {
+        "synthesis_s": sums["synthesis_s"],
+        "distillation_s": sums["distillation_s"],
+        "student_wait_fraction": _share(student_wait, sums["distillation_s"]),
+        "generator_wait_fraction": _share(generator_wait, sums["synthesis_s"]),
+        "restarts": restarts,
+    }
+
+
+def _share(waited: float, worked: float) -> float:
+    return waited / (waited + worked) if waited + worked > 0 else 0.0
+
+
+def count_params(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
+def _save_analysis(
+    run: RunDir, exchange: Exchange, teacher: FrozenTeacher, evaluator: Evaluator | None, device: torch.device, bf16: bool
+) -> None:
+    np.savez_compressed(run.analysis / "buffer.npz", **exchange.buffer.analysis())
+    images, classes = _live_images(exchange)
+    chosen = np.concatenate([np.flatnonzero(classes == k)[-IMAGES_PER_CLASS:] for k in np.unique(classes)])
+    np.savez_compressed(run.samples / "by_class.npz", images=images[chosen], teacher_class=classes[chosen])
+    spread = np.linspace(0, len(images) - 1, min(FEATURE_SAMPLES, len(images))).astype(int)
+    arrays = {
+        "synthetic_features": _features(teacher, images[spread], device, bf16),
+        "synthetic_class": classes[spread],
+    }
+    if evaluator is not None:
+        real = evaluator.dataset
+        spread = np.linspace(0, len(real.images) - 1, min(FEATURE_SAMPLES, len(real.images))).astype(int)
+        arrays |= {"real_features": _features(teacher, real.images[spread], device, bf16), "real_class": real.labels[spread]}
+    if teacher.has_classifier_head:
+        np.savez_compressed(run.analysis / "features.npz", **arrays)
+
+
+def _live_images(exchange: Exchange) -> tuple[np.ndarray, np.ndarray]:
+    views = exchange.buffer.shards_after(-1)
+    live = [view.slots >= 0 for view in views]
+    images = np.concatenate([view.payload.images[rows] for view, rows in zip(views, live, strict=True)])
+    classes = np.concatenate([view.payload.teacher_class[rows] for view, rows in zip(views, live, strict=True)])
+    return images, classes
+
+
+def _features(teacher: FrozenTeacher, images: np.ndarray, device: torch.device, bf16: bool) -> np.ndarray:
+    if not teacher.has_classifier_head:
+        return np.empty((0, 0), np.float32)
+    parts = []
+    with torch.no_grad(), autocast(device, bf16):
+        for chunk in torch.from_numpy(images).split(200):
+            parts.append(teacher.forward_features(chunk.to(device).float().div(255))[1].float().flatten(1).cpu().numpy())
+    return np.concatenate(parts)

@@ -1,0 +1,130 @@
+"""Writes what happens in a run: metrics.jsonl, TensorBoard events, pictures, and whoever watches live."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from raydfkd.pipeline.config import ExperimentConfig
+from raydfkd.replay.buffer import ReplayBuffer
+from raydfkd.run_dir import MetricsWriter, RunDir
+from raydfkd.types import SyntheticBatch
+
+GRID_ROWS, GRID_COLUMNS = 8, 16
+
+
+class Watcher:
+    """Someone who watches a run live (the command line's table); this one looks away."""
+
+    def stage(self, name: str, detail: str = "") -> None: ...
+
+    def update(self, record: dict[str, Any]) -> None: ...
+
+    def finish(self, result: dict[str, Any]) -> None: ...
+
+
+class Recorder:
+    """The run directory's writer. One per run, in the driver process.
+
+    Args:
+        config: the experiment.
+        run: its directory.
+        watcher: told of every record.
+        elapsed_s: time of earlier sessions of a resumed run.
+    """
+
+    def __init__(self, config: ExperimentConfig, run: RunDir, watcher: Watcher, elapsed_s: float = 0.0) -> None:
+        self.config = config
+        self.run = run
+        self.watcher = watcher
+        self.stop_requested = False
+        self._writer = MetricsWriter(run, elapsed_s)
+        self._tensorboard: Any = None
+
+    @property
+    def elapsed_s(self) -> float:
+        return self._writer.elapsed_s
+
+    def emit(self, kind: str, step: int, **values: Any) -> None:
+        """One metrics record, see ``run_dir.py``."""
+        record = self._writer.write(kind, step, **values)
+        self.watcher.update(record)
+        if kind != "event":
+            self._to_tensorboard(record)
+
+    def event(self, message: str, step: int = 0) -> None:
+        """One line on something that matters: a restart, a resume, a warning."""
+        self.emit("event", step, message=message)
+
+    def stage(self, name: str, detail: str = "") -> None:
+        self.watcher.stage(name, detail)
+
+    def save_samples(self, buffer: ReplayBuffer, step: int) -> None:
+        """A picture of the newest synthetic images."""
+        views = buffer.shards_after(-1)
+        if views:
+            batch: SyntheticBatch = views[-1].payload
+            self.save_grid(batch.images, step)
+
+    def save_grid(self, images: np.ndarray, step: int) -> None:
+        """Writes samples/round-*.png: up to 128 images [N,C,H,W] in a grid."""
+        from PIL import Image
+
+        number = step // self.config.schedule.student_steps_per_round
+        grid = image_grid(images[: GRID_ROWS * GRID_COLUMNS], GRID_COLUMNS)
+        Image.fromarray(grid).save(self.run.samples / f"round-{number:05d}.png")
+
+    def _to_tensorboard(self, record: dict[str, Any]) -> None:
+        if self._tensorboard is None:
+            from tensorboardX import SummaryWriter
+
+            self._tensorboard = SummaryWriter(str(self.run.path / "tensorboard"))
+        group = record["kind"] if record["kind"] != "synthesis" else f"synthesis/{record['generator_id']}"
+        for name, value in record.items():
+            if name not in ("kind", "step", "time_s") and isinstance(value, int | float) and not isinstance(value, bool):
+                self._tensorboard.add_scalar(f"{group}/{name}", value, record["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+
+def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images uint8 [N,C,H,W] side by side, row by row: [rows*H, columns*W] for one channel, otherwise [..., 3]."""
+    num, channels, height, width = images.shape
+    columns = min(columns, num)
+    rows = -(-num // columns)
+    canvas = np.zeros((rows * columns, channels, height, width), np.uint8)
+    canvas[:num] = images
+    grid = canvas.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
+    return grid[:, :, 0] if channels == 1 else grid[:, :, :3]
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions and hardware, for the manifest."""
+    import torch
+
+    packages = {}
+    for name in ("raydfkd", "torch", "torchvision", "ray", "numpy", "pyarrow"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    hardware = {"machine": platform.machine(), "processor": _processor(), "cpus": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        hardware["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"python": sys.version.split()[0], "packages": packages, "hardware": hardware}
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,220 @@
+"""The only finite clock of a run: the student's steps, the same for every runner.
+
+Everything else hangs on it: at each round's beginning the student publishes its weights; every so often it reports means
+of what it saw, is evaluated, and is checkpointed. Where the images come from is the ``BatchSource``'s business.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raydfkd.distillation.distiller import Distiller, StepOutput
+from raydfkd.evaluation.classification import Evaluator
+from raydfkd.models import flat_weights
+from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.pipeline.config import ExperimentConfig, derive_seed
+from raydfkd.types import WeightsVersion
+
+Emit = Callable[..., None]
+"""emit(kind, step, **values): one metrics record."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One worker's part of a training batch, on its device.
+
+    Attributes:
+        images: uint8 [B,C,H,W].
+        importance_weights: float32 [B].
+        keys: int64 [B] of the items.
+        ages: int32 [B], in inserted batches.
+    """
+
+    images: Tensor
+    importance_weights: Tensor
+    keys: np.ndarray
+    ages: np.ndarray
+
+
+class BatchSource(Protocol):
+    """Where a student worker's batches come from and its findings go."""
+
+    def next(self, step: int, version: WeightsVersion) -> Batch:
+        """The next batch; waits for it."""
+        ...
+
+    def report(self, keys: np.ndarray, priorities: Tensor) -> None:
+        """New priorities of the drawn items; they travel with a later request."""
+        ...
+
+    def publish(self, weights: np.ndarray, version: WeightsVersion) -> None:
+        """Makes the student's weights known to the generators."""
+        ...
+
+    def flush(self) -> None:
+        """Hands over every priority reported so far (before a checkpoint)."""
+        ...
+
+    def take_waits(self) -> dict[str, float]:
+        """Seconds waited since the last call, by cause (``student_wait_data_s``, ``student_wait_limiter_s``)."""
+        ...
+
+
+@dataclass
+class LoopHooks:
+    """What the loop calls besides its source. ``checkpoint`` gets the step and saves what all runners share."""
+
+    emit: Emit
+    checkpoint: Callable[[int], None]
+    stopped: Callable[[], bool] = lambda: False
+
+
+class StudentLoop:
+    """Trains one student worker to the end of the schedule.
+
+    Args:
+        config: the experiment.
+        distiller: new, or restored from a checkpoint at a round's beginning.
+        source: where batches come from.
+        hooks: where records and checkpoints go.
+        evaluator: on the worker that evaluates (rank 0), None elsewhere or without evaluation data.
+        rank: 0 publishes, reports, evaluates and checkpoints.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        distiller: Distiller,
+        source: BatchSource,
+        hooks: LoopHooks,
+        evaluator: Evaluator | None,
+        rank: int = 0,
+    ) -> None:
+        self.config = config
+        self.distiller = distiller
+        self.source = source
+        self.hooks = hooks
+        self.evaluator = evaluator
+        self.rank = rank
+        self.leads = rank == 0
+        self._restored_version = distiller.num_steps // config.schedule.student_steps_per_round
+        self._means = _Means()
+        self._last_log = time.monotonic()
+
+    def run(self) -> None:
+        """Steps until the schedule's end or until the hooks say stop."""
+        schedule, distiller = self.config.schedule, self.distiller
+        while distiller.num_steps < schedule.total_steps and not self.hooks.stopped():
+            step = distiller.num_steps
+            version, into_round = divmod(step, schedule.student_steps_per_round)
+            if into_round == 0:
+                self._begin_round(step, version)
+            batch = self.source.next(step, version)
+            began = time.monotonic()
+            output = distiller.step(batch.images, batch.importance_weights)
+            self.source.report(batch.keys, output.priorities_B)
+            self._means.add(output, batch, time.monotonic() - began)
+            self._after_step(distiller.num_steps)
+        self._checkpoint(distiller.num_steps)
+
+    def _begin_round(self, step: int, version: WeightsVersion) -> None:
+        runtime = self.config.runtime
+        self.distiller.reseed(derive_seed(runtime.seed, "augmentation", self.config.student_name, self.rank, version))
+        if version > self._restored_version and version % runtime.checkpoint_period_rounds == 0:
+            self._checkpoint(step)
+        if self.leads:
+            self.source.publish(flat_weights(self.distiller.student), version)
+
+    def _checkpoint(self, step: int) -> None:
+        self.source.flush()
+        if self.leads:
+            self.hooks.checkpoint(step)
+
+    def _after_step(self, done: int) -> None:
+        last = done == self.config.schedule.total_steps
+        if self.leads and (last or done % self.config.runtime.log_period_steps == 0):
+            self._log(done)
+        if self.evaluator is not None and (last or done % self.config.evaluation_period_steps == 0):
+            began = time.monotonic()
+            self.hooks.emit("evaluation", done, **self.evaluate(self.evaluator))
+            self._last_log += time.monotonic() - began
+
+    def _log(self, done: int) -> None:
+        now = time.monotonic()
+        values = self._means.take()
+        steps = values.pop("num_steps")
+        self.hooks.emit("distillation", done, **values)
+        self.hooks.emit(
+            "throughput",
+            done,
+            images_distilled=done * self.config.student.batch_size,
+            distilled_per_s=steps * self.config.student.batch_size / max(1e-9, now - self._last_log),
+            rss_bytes=resident_bytes(),
+            **self.source.take_waits(),
+        )
+        self._last_log = now
+
+    def evaluate(self, evaluator: Evaluator) -> dict[str, Any]:
+        """Last and averaged student on the evaluation split."""
+        distiller = self.distiller
+        last = evaluator.evaluate(normalized(distiller.teacher, distiller.student))
+        ema = evaluator.evaluate(normalized(distiller.teacher, distiller.student_ema))
+        return {"metric_last": last.metric, "metric_ema": ema.metric, "agreement": last.agreement, "split": last.split}
+
+
+def normalized(teacher: FrozenTeacher, student: nn.Module) -> nn.Module:
+    """The student as a network that takes images in [0,1], with its teacher's input statistics."""
+    return nn.Sequential(teacher.normalization, student)
+
+
+class _Means:
+    """Sums of a few scalars over steps; tensors are read only when the means are taken."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._lr = 0.0
+        self._weights: list[Tensor] = []
+        self._ages: list[float] = []
+        self._seconds = 0.0
+
+    def add(self, output: StepOutput, batch: Batch, seconds: float) -> None:
+        self._rows.append((output.loss, output.agreement, output.grad_norm))
+        self._lr = output.lr
+        self._weights.append(batch.importance_weights.mean())
+        self._ages.append(float(batch.ages.mean()))
+        self._seconds += seconds
+
+    def take(self) -> dict[str, float]:
+        """Means since the last call; it forgets them."""
+        count = max(1, len(self._rows))
+        loss, agree, norm = (float(torch.stack([r[i].float() for r in self._rows]).mean()) for i in range(3))
+        means = {
+            "kd_loss": loss,
+            "agreement": agree,
+            "grad_norm": norm,
+            "lr": self._lr,
+            "importance_weight_mean": float(torch.stack(self._weights).mean()),
+            "item_age": float(np.mean(self._ages)),
+            "step_s": self._seconds / count,
+            "num_steps": len(self._rows),
+        }
+        self.__init__()  # type: ignore[misc]
+        return means
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process; 0 where the system does not tell."""
+    status = Path("/proc/self/statm")
+    if not status.exists():
+        return 0
+    import resource
+
+    return int(status.read_text().split()[1]) * resource.getpagesize()
