@@ -1,4 +1,4 @@
-"""A SyntheticBatch as an Arrow table with fixed-shape tensors, and back: the snapshots' and the surrogate sets' format on disk."""
+"""A SyntheticBatch as an Arrow table with fixed-shape tensors, and back: the format of snapshots and surrogate sets on disk."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def from_table(table: pa.Table) -> SyntheticBatch:
     """
     metadata = table.schema.metadata or {}
     if _METADATA_KEY not in metadata:
-        raise DataError("an Arrow table is no synthetic batch (its metadata lack 'raydfkd.synthetic_batch'): write it with raydfkd")
+        raise DataError(
+            "an Arrow table lacks the metadata 'raydfkd.synthetic_batch' and is no synthetic batch: write it with raydfkd"
+        )
     try:
         described = json.loads(metadata[_METADATA_KEY])
         return SyntheticBatch(

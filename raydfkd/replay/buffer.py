@@ -99,7 +99,7 @@ class ReplayBuffer:
             ReplayFullError: the batch is larger than its table, or the pinned table has no room left.
             ValueError: a teacher class outside 0 .. K-1, or a pinned source without a pinned table.
         """
-        if len(batch) == 0 or not (0 <= batch.teacher_class.min() and batch.teacher_class.max() < self.num_classes):
+        if len(batch) == 0 or not (batch.teacher_class.min() >= 0 and batch.teacher_class.max() < self.num_classes):
             raise ValueError(f"a batch from {batch.generator_id} is empty or has classes outside 0..{self.num_classes - 1}")
         name = "pinned" if batch.source in PINNED_SOURCES else "synthetic"
         if name not in self.tables:
@@ -123,7 +123,7 @@ class ReplayBuffer:
         """
         if self.size == 0:
             raise ValueError("an empty buffer cannot be sampled: insert first")
-        who = self.consumers.index(consumer)
+        who = self._index_of(consumer)
         self.num_samples += num_batches * batch_size
         shape = (num_batches, batch_size)
         num_pinned = self._split(who, num_batches, batch_size)
@@ -133,7 +133,9 @@ class ReplayBuffer:
             return self._draw("pinned", who, np.ones(shape, dtype=bool), student_step)
         ranks = np.argsort(self._rngs[who].random(shape), axis=1)
         pinned = ranks < num_pinned[:, None]
-        return _merge(pinned, self._draw("pinned", who, pinned, student_step), self._draw("synthetic", who, ~pinned, student_step))
+        return _merge(
+            pinned, self._draw("pinned", who, pinned, student_step), self._draw("synthetic", who, ~pinned, student_step)
+        )
 
     def update(self, consumer: str, keys: np.ndarray, priorities: np.ndarray) -> int:
         """Stores new raw priorities (float [n]) of ``keys`` int64 [n]; of a repeated key the last finite one stays.
@@ -141,7 +143,7 @@ class ReplayBuffer:
         Returns how many were dropped because their item was evicted. Those that are not finite are dropped and counted
         apart (``invalid_updates`` in :meth:`stats`).
         """
-        who = self.consumers.index(consumer)
+        who = self._index_of(consumer)
         keys = keys.ravel()
         priorities = priorities.ravel()
         finite = np.isfinite(priorities)
@@ -213,7 +215,7 @@ class ReplayBuffer:
 
     def analysis(self, consumer: str | None = None) -> dict[str, np.ndarray]:
         """The arrays of ``analysis/buffer.npz``; priorities are the first consumer's unless another is named."""
-        return buffer_arrays(self, 0 if consumer is None else self.consumers.index(consumer))
+        return buffer_arrays(self, 0 if consumer is None else self._index_of(consumer))
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The whole index as a flat dict of plain numpy arrays; payloads are not in it."""
@@ -232,6 +234,11 @@ class ReplayBuffer:
         for table in self.tables.values():
             for shard_id in [s for s in table.storage.shards if s not in payloads]:
                 table.remove_shard(shard_id)
+
+    def _index_of(self, consumer: str) -> int:
+        if consumer not in self.consumers:
+            raise ValueError(f"no consumer {consumer!r}: the buffer knows {', '.join(self.consumers)}")
+        return self.consumers.index(consumer)
 
     def _build_table(self, name: str, first_slot: int) -> Table:
         config = getattr(self.config, name)

@@ -29,7 +29,7 @@ class SelectorConfig(BaseModel):
     priority_epsilon: float = Field(default=1e-6, gt=0)
     """Added to every |d_i|, so that an item without loss can still be drawn."""
     normalize_importance: Literal["batch", "none"] = "batch"
-    """Divide the importance weights by their largest in each batch ("batch"), or leave them as the equation has them ("none")."""
+    """Divide the importance weights by their largest in each batch ("batch"), or leave them as Eq. 5 has them ("none")."""
 
     @model_validator(mode="after")
     def _refuse_ignored(self) -> SelectorConfig:
@@ -95,7 +95,9 @@ class ReplayConfig(BaseModel):
             if self.pinned_fraction is not None:
                 raise ValueError("pinned_fraction is set but there is no pinned table: add replay.pinned or leave it out")
             return self
-        unused = sorted(self.pinned.model_fields_set & {"remover", "max_item_age_batches"})
-        if unused and self.pinned != self.pinned.model_copy(update={n: TableConfig.model_fields[n].default for n in unused}):
+        # Not by model_fields_set: a saved experiment holds every field, and must run again.
+        eviction = ("remover", "max_item_age_batches")
+        unused = [name for name in eviction if getattr(self.pinned, name) != TableConfig.model_fields[name].default]
+        if unused:
             raise ValueError(f"the pinned table never evicts, so {', '.join(unused)} would do nothing: leave it out")
         return self

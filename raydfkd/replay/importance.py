@@ -23,6 +23,7 @@ def importance_weights(probabilities: np.ndarray, table_size: int, exponent: flo
 
 
 def divide_by_largest(weights: np.ndarray) -> np.ndarray:
-    """Each row of ``weights`` [S,B] by its maximum (Schaul et al. 2016; SSD-KD's Eq. 5 does not show it)."""
-    largest: np.ndarray = weights / weights.max(axis=1, keepdims=True)
-    return largest
+    """Each row of ``weights`` [S,B] by its maximum (Schaul et al. 2016; not in SSD-KD's Eq. 5); rows of zeros stay."""
+    largest = weights.max(axis=1, keepdims=True)
+    divided: np.ndarray = weights / np.where(largest > 0, largest, 1.0)
+    return divided

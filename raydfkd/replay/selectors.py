@@ -164,7 +164,11 @@ class Fifo:
             chosen = np.argpartition(self._order, n)[:n]
         else:
             chosen = np.arange(len(self._order))
-        return chosen[np.argsort(self._order[chosen])], np.ones(n)
+        return chosen[np.argsort(self.order_of(chosen))], np.ones(n)
+
+    def order_of(self, slots: np.ndarray) -> np.ndarray:
+        """int64 [n], smaller for older items."""
+        return self._order[slots]
 
     def state_dict(self) -> State:
         return {"order": self._order.copy(), "next": np.array(self._next)}
@@ -195,7 +199,7 @@ class LowestPriority:
     def select(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         highest = np.partition(self._priorities, n - 1)[n - 1]
         candidates = np.flatnonzero(self._priorities <= highest)
-        ranks = np.lexsort((self._age.state_dict()["order"][candidates], self._priorities[candidates]))
+        ranks = np.lexsort((self._age.order_of(candidates), self._priorities[candidates]))
         return candidates[ranks[:n]], np.ones(n)
 
     def state_dict(self) -> State:

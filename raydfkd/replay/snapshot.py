@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import zipfile
 import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -82,7 +83,7 @@ def read_snapshot(folder: Path) -> tuple[dict[str, np.ndarray], list[tuple[int, 
     try:
         with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
             state = dict(arrays)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"snapshot index in {folder} cannot be read ({error}): use an older snapshot") from error
     return state, [(shard_id, _read_batch(folder, shard_id, content)) for shard_id, content in sorted(parts)]
 

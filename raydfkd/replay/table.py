@@ -20,9 +20,7 @@ class Table:
     student still needs should stay.
     """
 
-    def __init__(
-        self, name: str, config: TableConfig, storage: Storage, num_consumers: int, evicts: bool
-    ) -> None:
+    def __init__(self, name: str, config: TableConfig, storage: Storage, num_consumers: int, evicts: bool) -> None:
         self.name = name
         self.config = config
         self.storage = storage
