@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from raydfkd.errors import ConfigError
-from raydfkd.models.classifiers import mobilenet_v2, resnet, resnet_cifar, vgg
+from raydfkd.models.classifiers import ImageShape, mobilenet_v2, resnet, resnet_cifar, vgg
 from raydfkd.models.classifiers.shufflenet import ShuffleNetV1, ShuffleNetV2
 from raydfkd.models.classifiers.small import SmallCNN
 from raydfkd.models.classifiers.wide_resnet import WideResNet
 from raydfkd.models.external import build_external
 from raydfkd.registry import Registry
-
-ImageShape = tuple[int, int, int]
-"""(C, H, W)."""
 
 EXPORTED_SUFFIX = ".pt2"
 """Of torch.export files, which can be teachers but are no catalog models."""

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from raydfkd.errors import ConfigError, UnknownNameError
+from raydfkd.models.classifiers import ImageShape
 from raydfkd.registry import nearest
-
-ImageShape = tuple[int, int, int]
 
 
 def build_external(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from raydfkd.errors import TeacherError
-from raydfkd.models.external import ImageShape
+from raydfkd.models.classifiers import ImageShape
 
 
 class Normalization(nn.Module):

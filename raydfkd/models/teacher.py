@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raydfkd.errors import ConfigError
-from raydfkd.models.catalog import EXPORTED_SUFFIX, ImageShape, build_classifier
+from raydfkd.models.catalog import EXPORTED_SUFFIX, build_classifier
+from raydfkd.models.classifiers import ImageShape
 from raydfkd.models.exported import load_exported
 from raydfkd.models.frozen_teacher import FrozenTeacher, Normalization
 from raydfkd.models.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient

@@ -1,1 +1,4 @@
 """Image classifiers. ``raydfkd.models.catalog`` gives them names."""
+
+ImageShape = tuple[int, int, int]
+"""(C, H, W): channels and pixels."""

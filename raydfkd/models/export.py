@@ -1,0 +1,117 @@
+"""A finished student as a file that other programs load, checked by loading it again."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from raydfkd.errors import ConfigError, RunFailedError
+from raydfkd.models.classifiers import ImageShape
+from raydfkd.models.exported import load_exported
+from raydfkd.models.frozen_teacher import Normalization
+from raydfkd.models.weights import load_weights, save_weights
+
+EXPORT_FORMATS = ("pt2", "onnx", "safetensors")
+MAX_ABS_DIFFERENCE = 1e-4
+"""Of the logits of the exported file from those of the source model."""
+TRACED_BATCH_SIZE = 2
+CHECKED_BATCH_SIZE = 3
+"""Another size than the traced one, so that a batch size baked in by mistake is found."""
+
+Rerun = Callable[[torch.Tensor], torch.Tensor]
+"""Images [B,C,H,W] in [0,1] to logits, through the exported file."""
+
+
+def export_model(
+    model: nn.Module,
+    image_shape: ImageShape,
+    path: str | Path,
+    format: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+    metadata: dict[str, str] | None = None,
+) -> float:
+    """Writes ``model`` to ``path`` and returns the largest absolute difference of its logits after loading it again.
+
+    ``pt2`` and ``onnx`` take float32 images [B,C,H,W] in [0,1] with any B, and normalise them inside. ``safetensors`` holds
+    only the weights; mean and std, and ``metadata`` if given, are in its header. The model itself is not changed.
+
+    Raises:
+        ConfigError: the format is unknown, or its libraries are not installed.
+        RunFailedError: the file gives other logits than the model, by more than ``MAX_ABS_DIFFERENCE``.
+    """
+    path = Path(path)
+    if format not in EXPORT_FORMATS:
+        raise ConfigError(f"unknown export format {format!r}; known are {', '.join(EXPORT_FORMATS)}")
+    network = copy.deepcopy(model).cpu().float().requires_grad_(False)
+    whole = nn.Sequential(Normalization(mean, std), network).eval()
+    if format == "pt2":
+        rerun = _export_pt2(whole, image_shape, path)
+    elif format == "onnx":
+        rerun = _export_onnx(whole, image_shape, path)
+    else:
+        header = {"mean": json.dumps(list(mean)), "std": json.dumps(list(std)), **(metadata or {})}
+        rerun = _export_safetensors(whole, path, header)
+    return _largest_difference(whole, rerun, image_shape, path)
+
+
+def _export_pt2(whole: nn.Sequential, image_shape: ImageShape, path: Path) -> Rerun:
+    if path.suffix != ".pt2":
+        raise ConfigError(f"{path}: a pt2 export must end in .pt2, because torch.export goes by the name")
+    example = torch.zeros(TRACED_BATCH_SIZE, *image_shape)
+    program = torch.export.export(whole, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, path)
+    return load_exported(path)
+
+
+def _export_onnx(whole: nn.Sequential, image_shape: ImageShape, path: Path) -> Rerun:
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"ONNX export needs {', '.join(missing)}, not installed: pip install 'raydfkd[onnx]'")
+    import onnxruntime
+
+    example = torch.zeros(TRACED_BATCH_SIZE, *image_shape)
+    torch.onnx.export(
+        whole,
+        (example,),
+        path,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        dynamo=True,
+        external_data=False,
+    )
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def rerun(images: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+    return rerun
+
+
+def _export_safetensors(whole: nn.Sequential, path: Path, header: dict[str, str]) -> Rerun:
+    save_weights(whole[1], path, header)
+    reloaded = copy.deepcopy(whole)
+    with torch.no_grad():
+        for parameter in reloaded[1].parameters():
+            parameter.zero_()  # so that what the file does not hold shows in the difference
+    load_weights(reloaded[1], path)
+    return reloaded
+
+
+@torch.no_grad()
+def _largest_difference(whole: nn.Sequential, rerun: Rerun, image_shape: ImageShape, path: Path) -> float:
+    images = torch.rand(CHECKED_BATCH_SIZE, *image_shape, generator=torch.Generator().manual_seed(0))
+    difference = float((rerun(images) - whole(images)).abs().max())
+    if not difference <= MAX_ABS_DIFFERENCE:  # also true for NaN
+        raise RunFailedError(
+            f"{path} was written, but its logits differ from the model's by {difference:.3g} (allowed {MAX_ABS_DIFFERENCE:g}); "
+            "do not use it"
+        )
+    return difference
