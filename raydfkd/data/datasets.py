@@ -69,7 +69,7 @@ def load_dataset(
     images = np.empty((source.total, *image_shape), dtype=np.uint8)
     labels = np.empty(source.total, dtype=np.int64)
     filled = 0
-    with Decoder(tuple(image_shape), config.convert) as decoder:
+    with Decoder(image_shape, config.convert) as decoder:
         for chunk in source.chunks:
             _check_labels(chunk, source, num_classes)
             decoded, kept = decoder.decode(chunk.items, source.opener, chunk.name)

@@ -80,6 +80,10 @@ def _slices(chosen: np.ndarray) -> Iterator[np.ndarray]:
         yield chosen[start : start + _CHUNK]
 
 
+def _numbered(template: str, rows: Sequence[Any]) -> Callable[[int], str]:
+    return lambda i: template.format(rows[i])
+
+
 def digits_split(labels: np.ndarray, split: str) -> np.ndarray:
     """Row numbers of one part of the fixed digits split, int64, ascending: of each class 80% ``train``, 20% ``test``."""
     # RandomState, because NumPy promises never to change its stream.
@@ -103,7 +107,7 @@ def _digits(config: DigitsConfig) -> Source:
 
     def chunks() -> Iterator[Chunk]:
         for part in _slices(rows):
-            yield Chunk(part, bunch.target[part].astype(np.int64), lambda i, part=part: f"digit {part[i]}")  # type: ignore[misc]
+            yield Chunk(part.tolist(), bunch.target[part].astype(np.int64), _numbered("digit {}", part.tolist()))
 
     classes = tuple(str(name) for name in bunch.target_names)
     return Source("digits", "scikit-learn's digits", len(rows), classes, lambda row: Image.fromarray(pixels[row]), chunks())
@@ -232,7 +236,7 @@ def _image_folder(config: ImageFolderConfig) -> Source:
         for part in _slices(chosen):
             paths = [found[i][0] for i in part]
             labels = np.array([found[i][1] for i in part], dtype=np.int64)
-            yield Chunk(paths, labels, lambda i, paths=paths: str(paths[i]))  # type: ignore[misc]
+            yield Chunk(paths, labels, _numbered("{}", paths))
 
     return Source(root.name, str(root), len(chosen), tuple(f.name for f in folders), open_file, chunks())
 
@@ -245,7 +249,8 @@ def _torchvision(config: TorchvisionConfig) -> Source:
     def chunks() -> Iterator[Chunk]:
         for part in _slices(chosen):
             labels = [int(labels_of[i]) if labels_of is not None else int(dataset[int(i)][1]) for i in part]
-            yield Chunk(part, np.array(labels, dtype=np.int64), lambda i, part=part: f"image {part[i]} of {config.name}")  # type: ignore[misc]
+            name = _numbered(f"image {{}} of {config.name}", part.tolist())
+            yield Chunk(part.tolist(), np.array(labels, dtype=np.int64), name)
 
     classes = getattr(dataset, "classes", None)
     return Source(

@@ -19,5 +19,3 @@ def encoded(pixels: np.ndarray, file_format: str = "PNG") -> bytes:
 def coloured(number: int, size: int = 8) -> np.ndarray:
     """uint8 [H,W,3], another one for each number."""
     return np.random.default_rng(number).integers(0, 256, (size, size, 3), dtype=np.uint8)
-
-

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from image_samples import coloured, encoded
 
-from raydfkd.data import ParquetConfig, load_dataset
-from raydfkd.data import sources
+from raydfkd.data import ParquetConfig, load_dataset, sources
 from raydfkd.errors import DataError
 
 WriteParquet = Callable[..., Path]
@@ -58,7 +57,7 @@ def test_other_columns(write_parquet: WriteParquet) -> None:
     path = write_parquet([encoded(coloured(0))], [1], columns=("img", "fine_label"))
     config = ParquetConfig(path=str(path), image_column="img", label_column="fine_label")
     assert load_dataset(config, SHAPE, 2).labels.tolist() == [1]
-    with pytest.raises(DataError, match="no column 'image'.*it has img, fine_label.*correct image_column"):
+    with pytest.raises(DataError, match=r"no column 'image'.*it has img, fine_label.*correct image_column"):
         load_dataset(ParquetConfig(path=str(path)), SHAPE, 2)
     with pytest.raises(DataError, match="holds int64, not encoded image bytes"):
         load_dataset(config.model_copy(update={"image_column": "fine_label"}), SHAPE, 2)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_samples import coloured, encoded
+from PIL import Image
+
+from raydfkd.data import ImageFolderConfig, load_dataset
+from raydfkd.errors import DataError
+
+SHAPE = (3, 8, 8)
+
+
+def write_folder(root: Path, images: dict[str, bytes]) -> ImageFolderConfig:
+    for name, content in images.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return ImageFolderConfig(path=str(root))
+
+
+def one_image(root: Path, image: Image.Image) -> ImageFolderConfig:
+    (root / "only").mkdir(parents=True)
+    image.save(root / "only" / "image.png" if image.mode not in ("CMYK", "YCbCr") else root / "only" / "image.jpg")
+    return ImageFolderConfig(path=str(root))
+
+
+def test_sorted_folders_are_classes(tmp_path: Path) -> None:
+    config = write_folder(
+        tmp_path / "pets",
+        {
+            "dog/b.png": encoded(coloured(1)),
+            "cat/deeper/a.PNG": encoded(coloured(2)),
+            "cat/z.jpg": encoded(coloured(3), "JPEG"),
+            "cat/notes.txt": b"not an image",
+            ".cache/x.png": encoded(coloured(4)),
+        },
+    )
+    dataset = load_dataset(config, SHAPE, 2)
+    assert dataset.classes == ("cat", "dog")
+    assert dataset.labels.tolist() == [0, 0, 1]
+    assert dataset.name == "pets"
+    np.testing.assert_array_equal(dataset.images[0], coloured(2).transpose(2, 0, 1))
+    np.testing.assert_array_equal(dataset.images[2], coloured(1).transpose(2, 0, 1))
+
+
+def test_max_images_keeps_the_balance_of_sorted_classes(tmp_path: Path) -> None:
+    config = write_folder(tmp_path, {f"{k}/{i}.png": encoded(coloured(i)) for k in "abc" for i in range(4)})
+    dataset = load_dataset(config.model_copy(update={"max_images": 6}), SHAPE, 3)
+    assert np.bincount(dataset.labels).tolist() == [2, 2, 2]
+
+
+def test_missing_empty_and_wrong_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        load_dataset(ImageFolderConfig(path=str(tmp_path / "gone")), SHAPE, 2)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="is not a folder"):
+        load_dataset(ImageFolderConfig(path=str(tmp_path / "file")), SHAPE, 2)
+    with pytest.raises(DataError, match="needs one folder of images per class"):
+        load_dataset(ImageFolderConfig(path=str(tmp_path)), SHAPE, 2)
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(DataError, match="is empty"):
+        load_dataset(ImageFolderConfig(path=str(tmp_path)), SHAPE, 1)
+
+
+def test_wrong_channels_are_refused_unless_conversion_is_asked_for(tmp_path: Path) -> None:
+    grey = coloured(0)[:, :, 0]
+    config = one_image(tmp_path, Image.fromarray(grey))
+    with pytest.raises(DataError, match=r"image\.png has 1 channel but the task's image_shape has 3: .*convert: true"):
+        load_dataset(config, SHAPE, 1)
+    converted = load_dataset(config.model_copy(update={"convert": True}), SHAPE, 1)
+    np.testing.assert_array_equal(converted.images[0], np.stack([grey] * 3))
+    np.testing.assert_array_equal(load_dataset(config, (1, 8, 8), 1).images[0, 0], grey)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "CMYK", "LA"])
+def test_other_pixel_modes_need_conversion(tmp_path: Path, mode: str) -> None:
+    config = one_image(tmp_path, Image.fromarray(coloured(0)).convert(mode))
+    with pytest.raises(DataError, match=f"has pixel mode {mode}"):
+        load_dataset(config, SHAPE, 1)
+    assert load_dataset(config.model_copy(update={"convert": True}), SHAPE, 1).images.shape == (1, *SHAPE)
+
+
+def test_sixteen_bit_images_are_refused(tmp_path: Path) -> None:
+    config = one_image(tmp_path, Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000))
+    with pytest.raises(DataError, match="pixel mode I;16, which cannot be read"):
+        load_dataset(config.model_copy(update={"convert": True}), (1, 8, 8), 1)
+
+
+def test_palette_images_are_colour(tmp_path: Path) -> None:
+    config = one_image(tmp_path, Image.new("RGB", (8, 8), (10, 200, 30)).quantize(4))
+    assert load_dataset(config, SHAPE, 1).images[0, :, 0, 0].tolist() == [10, 200, 30]
+
+
+def test_another_size_is_scaled_and_centre_cut_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pixels = np.zeros((8, 16), dtype=np.uint8)
+    pixels[:, 4:12] = 255
+    config = one_image(tmp_path, Image.fromarray(pixels))
+    with caplog.at_level(logging.INFO):
+        dataset = load_dataset(config, (1, 8, 8), 1)
+    assert (dataset.images == 255).all(), "only the middle of a wide image is kept"
+    assert "8x16" in caplog.text
+    assert "8x8" in caplog.text
+    ramp = Image.fromarray(np.tile(np.linspace(0, 255, 16, dtype=np.uint8), (16, 1)))
+    halved = load_dataset(one_image(tmp_path / "ramp", ramp), (1, 8, 8), 1).images[0, 0, 0].astype(float)
+    assert np.all(np.diff(halved) > 0)
+    np.testing.assert_allclose(halved.mean(), 127.5, atol=1.0)
+
+
+def test_image_files_have_one_or_three_channels(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="4 channels"):
+        load_dataset(ImageFolderConfig(path=str(tmp_path)), (4, 8, 8), 2)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raydfkd.data import TorchvisionConfig, load_dataset
+from raydfkd.errors import DataError, UnknownNameError
+
+
+def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """A CIFAR-10 in the official layout with 5 + 1 images a file; returns the test images, uint8 [6,3,32,32]."""
+    from torchvision.datasets import CIFAR10
+
+    folder = root / CIFAR10.base_folder
+    folder.mkdir(parents=True)
+    sums: dict[str, str] = {}
+
+    def write(name: str, content: dict) -> None:
+        (folder / name).write_bytes(pickle.dumps(content))
+        sums[name] = hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest()
+
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (6, 3, 32, 32), dtype=np.uint8)
+    for i in range(1, 6):
+        write(f"data_batch_{i}", {"data": images[:2].reshape(2, -1), "labels": [0, 1]})
+    write("test_batch", {"data": images.reshape(6, -1), "labels": [3, 1, 4, 1, 5, 9]})
+    write("batches.meta", {"label_names": [f"class {k}" for k in range(10)]})
+    monkeypatch.setattr(CIFAR10, "train_list", [[f"data_batch_{i}", sums[f"data_batch_{i}"]] for i in range(1, 6)])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]})
+    return images
+
+
+def test_files_in_torchvisions_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = write_cifar10(tmp_path, monkeypatch)
+    config = TorchvisionConfig(name="CIFAR10", root=str(tmp_path))
+    dataset = load_dataset(config, (3, 32, 32), 10)
+    np.testing.assert_array_equal(dataset.images, images)
+    assert dataset.labels.tolist() == [3, 1, 4, 1, 5, 9]
+    assert dataset.classes[3] == "class 3"
+    assert (dataset.name, dataset.split) == ("CIFAR10", "test")
+    assert len(load_dataset(config.model_copy(update={"split": "train"}), (3, 32, 32), 10)) == 10
+    assert load_dataset(config.model_copy(update={"max_images": 2}), (3, 32, 32), 10).labels.tolist() == [3, 1]
+
+
+def test_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    monkeypatch.setattr(socket, "socket", lambda *_, **__: pytest.fail("a connection was tried"))
+    for name in ("CIFAR10", "MNIST", "SVHN", "Flowers102"):
+        with pytest.raises(DataError, match=f"torchvision {name} .test. cannot be read in .*nothing is downloaded"):
+            load_dataset(TorchvisionConfig(name=name, root=str(tmp_path)), (3, 32, 32), 10)
+
+
+def test_unknown_names_and_splits(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'CIFAR100'"):
+        load_dataset(TorchvisionConfig(name="CIFAR1000", root=str(tmp_path)), (3, 32, 32), 10)
+    with pytest.raises(DataError, match="splits train and test, not 'val'"):
+        load_dataset(TorchvisionConfig(name="CIFAR10", root=str(tmp_path), split="val"), (3, 32, 32), 10)
+    with pytest.raises(DataError, match="no train or test split"):
+        load_dataset(TorchvisionConfig(name="Caltech101", root=str(tmp_path)), (3, 32, 32), 101)
