@@ -46,7 +46,8 @@ def test_lowest_priority_evicts_by_the_largest_priority_of_any_consumer(make_bat
     buffer = make_buffer(capacity=4, consumers=("a", "b"), remover=remover, capacity_bytes=10**6)
     buffer.insert(make_batch(4, priorities=np.array([4, 3, 2, 1], np.float32)), None)
     keys = buffer.shards_after(-1)[0].keys
-    buffer.update("b", keys[3:], np.array([9.0]))  # a still gives it 1
+    buffer.update("b", keys[3:], np.array([9.0]))
+    buffer.update("a", keys[3:], np.array([0.5]))  # the later word, but b still needs the item
     buffer.insert(make_batch(2, priorities=np.array([5, 5], np.float32)), None)
     assert buffer.shards_after(-1)[0].slots.tolist() == [0, -1, -1, 3]
 

@@ -14,6 +14,15 @@ def test_a_uniform_falls_to_the_index_whose_slice_of_the_sum_holds_it() -> None:
     assert drawn.tolist() == [0, 0, 2, 2, 3, 3]
 
 
+def test_a_target_rounded_up_to_the_end_of_the_sum_stays_with_the_last_positive_value() -> None:
+    left, right = 0.22663806972033623, 0.5986192915929165
+    target = np.nextafter(1.0, 0.0) * (left + right)
+    assert target - left == right  # rounded: the exact difference is smaller
+    tree = SumTree(4)
+    tree.set(np.arange(4), np.array([left, 0.0, right, 0.0]))
+    assert tree.draw(np.array([np.nextafter(1.0, 0.0)])).tolist() == [2]
+
+
 def test_of_a_repeated_index_the_last_value_stays() -> None:
     tree = SumTree(3)
     tree.set(np.array([1, 1, 2, 1]), np.array([5.0, 6.0, 1.0, 7.0]))
