@@ -19,7 +19,9 @@ def images(run: RunData) -> Section:
     if not run.samples:
         raise LeftOut("there is no samples/by_class.npz yet")
     images, classes = run.samples["images"], run.samples["teacher_class"]
-    found = np.unique(classes)
+    found = np.unique(classes[classes >= 0])
+    if not len(found):
+        raise LeftOut("samples/by_class.npz names no class for its images")
     names = run.class_names(int(classes.max(initial=0)) + 1)
     a_class = _IMAGES_A_CLASS if len(found) <= 20 else _IMAGES_A_CLASS // 2
     strips = []

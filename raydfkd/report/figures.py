@@ -180,13 +180,12 @@ def histogram(values: np.ndarray, title: str, x_label: str, span: tuple[float, f
 
 @style.styled
 def stacked_shares(x: np.ndarray, shares: Mapping[str, np.ndarray], colours: Sequence[str], title: str, x_label: str) -> Figure:
-    """Shares of the time by cause, ``x`` [n] and each [n] in [0,1], stacked. Every name carries its mean."""
+    """Shares of the time by cause, ``x`` [n] and each [n] in [0,1], stacked in their colours."""
     figure, axes = _figure(title, x_label)
     thinned = {name: thin(x, y, 120) for name, y in shares.items()}
-    labels = [f"{name}, {100 * float(np.mean(shares[name])):.1f}% of all time" for name in shares]
     px = next(iter(thinned.values()))[0]
     stack = [py for _, py in thinned.values()]
-    axes.stackplot(px, stack, labels=labels, colors=colours, alpha=0.9, linewidth=0)
+    axes.stackplot(px, stack, labels=list(shares), colors=colours, alpha=0.9, linewidth=0)
     top = float(np.max(np.sum(stack, axis=0), initial=0.0))
     axes.set_ylim(0, min(1.0, max(0.02, 1.35 * top)))
     if px[-1] > px[0]:

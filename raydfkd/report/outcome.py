@@ -76,7 +76,7 @@ def rate(outcome: dict[str, Any], images_key: str) -> float | None:
 def gap_to_teacher(outcome: dict[str, Any]) -> str:
     """Percentage points by which the last student is under (-) or over (+) its teacher."""
     teacher, student = part(outcome, "teacher", "metric"), part(outcome, "student", "metric_last")
-    if teacher is None or student is None:
+    if teacher is None or student is None or not math.isfinite(student - teacher):
         return MISSING
     return f"{100 * (student - teacher):+.2f} points".replace("-", "−")
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from raydfkd.report import figures, style
 from raydfkd.report.loading import Record, RunData, latest, series
-from raydfkd.report.outcome import metric_label, part
+from raydfkd.report.outcome import format_duration, metric_label, part
 from raydfkd.report.page_parts import LeftOut, Section
 from raydfkd.report.pictures import figure_svg
 
@@ -113,27 +113,39 @@ def throughput(run: RunData) -> Section:
 
 def waits(run: RunData) -> Section:
     records = run.of_kind("throughput")
-    (seconds,) = series(records, "time_s")
+    seconds, steps = series(records, "time_s", "step")
     intervals = np.diff(seconds, prepend=0.0)
-    causes = sorted({k for r in records for k in r if "_wait_" in k and k.endswith("_s")})
+    causes = sorted({key for record in records for key in record if "_wait_" in key and key.endswith("_s")})
     if len(records) < 2 or not causes:
         raise LeftOut("there are fewer than two throughput records with waits yet")
     plots, notes = [], []
-    time, label = figures.time_axis(seconds)
-    for who, workers in (("student", 1), ("generator", run.num_generators)):
-        shares, colours = {}, []
-        for cause in (c for c in causes if c.startswith(f"{who}_wait_")):
-            waited = np.array([float(r.get(cause) or 0.0) for r in records])
-            share = np.clip(waited / np.maximum(intervals, 1e-9) / workers, 0.0, 1.0)
-            name, colour = _CAUSES.get(cause, (f"for {cause}", style.PURPLE))
-            shares[name] = share
-            colours.append(colour)
-        if sum(float(np.mean(s)) for s in shares.values()) < _NOTHING_WAITED:
+    begun = np.concatenate([[False], steps[:-1] > 0])
+    for who, workers, shown in (("student", 1, begun), ("generator", run.num_generators, np.ones(len(records), dtype=bool))):
+        mine = [cause for cause in causes if cause.startswith(f"{who}_wait_")]
+        waited = {cause: np.array([float(r.get(cause) or 0.0) / workers for r in records]) for cause in mine}
+        before = sum(float(w[~shown].sum()) for w in waited.values())
+        if before > 0:
+            notes.append(f"Before its first steps the {who} waited for {format_duration(before)}, which the plot leaves out.")
+        total_s = float(intervals[shown].sum())
+        if total_s <= 0 or sum(float(w[shown].sum()) for w in waited.values()) < _NOTHING_WAITED * total_s:
             notes.append(f"{_WAITERS[who]} waited for less than {100 * _NOTHING_WAITED:.1f}% of the time.")
         else:
-            title = f"{_WAITERS[who]}: share of time spent waiting"
-            plots.append(figure_svg(figures.stacked_shares(time, shares, colours, title, label), f"waits-{who}"))
+            inner = {cause: w[shown] for cause, w in waited.items()}
+            plots.append(_wait_plot(who, seconds[shown], intervals[shown], inner))
     return Section(plots=plots, notes=notes)
+
+
+def _wait_plot(who: str, seconds: np.ndarray, intervals: np.ndarray, waited: dict[str, np.ndarray]) -> str:
+    shares, colours = {}, []
+    for cause, each in waited.items():
+        name, colour = _CAUSES.get(cause, (f"for {cause}", style.PURPLE))
+        shares[f"{name}, {100 * each.sum() / intervals.sum():.1f}% of all time"] = np.clip(
+            each / np.maximum(intervals, 1e-9), 0, 1
+        )
+        colours.append(colour)
+    time, label = figures.time_axis(seconds)
+    title = f"{_WAITERS[who]}: share of time spent waiting"
+    return figure_svg(figures.stacked_shares(time, shares, colours, title, label), f"waits-{who}")
 
 
 _WAITERS = {"student": "The student", "generator": "A generator"}

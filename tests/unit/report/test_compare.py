@@ -1,0 +1,72 @@
+"""Comparisons of several runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from raydfkd.errors import RunDirError
+from raydfkd.report.compare import write_comparison
+from raydfkd.testing.fake_run import write_fake_run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    return [
+        write_fake_run(folder / "a", seed=0, final_metric=0.823),
+        write_fake_run(folder / "b", seed=1, method="fast", final_metric=0.781),
+        write_fake_run(folder / "c", seed=2, done=0.4, state="running"),
+    ]
+
+
+def cells(text: str) -> list[list[str]]:
+    rows = re.findall(r"<tr>(.*?)</tr>", text, flags=re.DOTALL)
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
+
+
+def test_table_curves_and_picture(runs: list[Path], tmp_path: Path) -> None:
+    page = write_comparison(runs, tmp_path / "out", labels=["all", "none", "unfinished"])
+    text = page.read_text(encoding="utf-8")
+    header, *rows = cells(text)
+    assert page == tmp_path / "out" / "comparison.html"
+    assert header[:6] == ["run", "method", "seed", "steps", "accuracy, last", "accuracy, EMA"]
+    assert rows[0][:6] == ["all", "ssdkd", "0", "6,000", "82.30%", "82.50%"]
+    assert rows[1][:5] == ["none", "fast", "1", "6,000", "78.10%"]
+    assert rows[2][0] == "unfinished (running)"
+    assert rows[2][3] == "2,214"
+    assert rows[0][7:10] == ["0.992", "22 min 00 s", "15 min 02 s"]
+    assert text.count("<svg") == 2
+    for svg in re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL):
+        assert all(label in svg for label in ("all", "none", "unfinished", "teacher, 88.8%"))
+    assert not re.search(r"https?://", text)
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_equal_names_are_told_apart(runs: list[Path], tmp_path: Path) -> None:
+    text = write_comparison([runs[0], runs[2], runs[2]], tmp_path).read_text(encoding="utf-8")
+    labels = [row[0] for row in cells(text)[1:]]
+    assert len(set(labels)) == 3
+    assert labels[0].endswith("seed 0")
+
+
+def test_runs_without_evaluation_have_a_table_only(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path / "run")
+    kept = [line for line in (run / "metrics.jsonl").read_text().splitlines() if json.loads(line)["kind"] != "evaluation"]
+    (run / "metrics.jsonl").write_text("\n".join(kept) + "\n")
+    text = write_comparison([run], tmp_path / "out").read_text(encoding="utf-8")
+    assert "<svg" not in text
+    assert "there are no curves" in text
+    assert not (tmp_path / "out" / "curves.png").exists()
+
+
+def test_mistakes_are_refused(runs: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(RunDirError, match="at least one run"):
+        write_comparison([], tmp_path)
+    with pytest.raises(RunDirError, match="3 runs got 1 labels"):
+        write_comparison(runs, tmp_path, labels=["one"])
+    with pytest.raises(RunDirError, match="no run directory"):
+        write_comparison([tmp_path / "nothing"], tmp_path)
