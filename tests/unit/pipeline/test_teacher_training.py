@@ -14,6 +14,7 @@ from raydfkd.data import DigitsConfig, TorchvisionConfig, load_dataset
 from raydfkd.distillation.config import OptimizerConfig
 from raydfkd.errors import CheckpointError, DataError, ResourceError, RunFailedError, UnknownNameError
 from raydfkd.evaluation import evaluate
+from raydfkd.models.catalog import build_classifier
 from raydfkd.models.teacher import build_teacher
 from raydfkd.pipeline.teacher_config import NormalizationConfig, TeacherTrainingConfig
 from raydfkd.pipeline.teacher_training import train_teacher
@@ -158,10 +159,11 @@ def test_recipes_are_valid_and_their_relative_paths_resolve(recipe: Path, tmp_pa
     assert config.dataset.split == "train"
     assert config.evaluation is not None
     assert config.evaluation.split == "test"
+    build_classifier(config.model, config.num_classes, config.image_shape)
 
 
 def test_there_are_as_many_recipes_as_were_meant() -> None:
-    assert len(RECIPES) == 6
+    assert len(RECIPES) == 8
 
 
 def test_the_digits_recipe_reaches_its_accuracy(tmp_path: Path) -> None:
