@@ -68,7 +68,7 @@ def _vgg(depths: tuple[int, int, int, int, int]) -> ClassifierEntry:
 
 
 def _mobilenet_v2(variant: mobilenet_v2.MobileNetV2Variant) -> ClassifierEntry:
-    return ClassifierEntry(lambda classes, shape: mobilenet_v2.MobileNetV2(variant, classes, shape[0]), 16)
+    return ClassifierEntry(lambda classes, shape: mobilenet_v2.MobileNetV2(variant, classes, shape[0]), 8)
 
 
 for _name, _depths in resnet.BASIC_DEPTHS.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,15 +78,19 @@ def _require_file(path: Path) -> None:
 
 def _read_torch_file(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # The restricted unpickler announces that it may not understand a file before it says so.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
             raise CheckpointError(
-                f"{path} holds Python objects and not only tensors, so loading it could run code; it was refused and nothing "
-                "in it was run. Save model.state_dict() from a program you trust, best as .safetensors"
+                f"{path} holds more than tensors (Python objects, or it is no torch file), so loading it could run code; "
+                "it was refused and nothing in it was run. Save model.state_dict() from a program you trust, best as .safetensors"
             ) from error
         raise CheckpointError(f"{path} is not a torch file or is cut short; copy it again") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
+        # The restricted unpickler stumbles over damaged files in all these ways.
         raise CheckpointError(f"{path} is not a torch file or is cut short ({_first_line(error)}); copy it again") from error
 
 

@@ -1,0 +1,75 @@
+"""G-std and G-large: sizes from the reference table, range, gradients, the first-layer reset."""
+
+import pytest
+import torch
+
+from raydfkd.errors import ConfigError, UnknownNameError
+from raydfkd.models.generators import build_generator
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "latent_dim", "expected"),
+    [
+        ("standard", 32, 256, 2_328_899),
+        ("standard", 32, 512, 4_426_051),
+        ("standard", 64, 256, 8_644_931),
+        ("large", 32, 256, 4_581_955),
+        ("large", 32, 512, 8_776_259),
+    ],
+)
+def test_parameter_counts(name: str, size: int, latent_dim: int, expected: int) -> None:
+    with torch.device("meta"):
+        generator = build_generator(name, (3, size, size), latent_dim, 64)
+    assert sum(p.numel() for p in generator.parameters()) == expected
+
+
+@pytest.mark.parametrize("name", ["standard", "large"])
+@pytest.mark.parametrize("image_shape", [(1, 8, 8), (3, 12, 20), (5, 4, 28)])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_images_are_float32_in_the_unit_interval(name: str, image_shape: tuple[int, int, int], autocast: bool) -> None:
+    torch.manual_seed(0)
+    generator = build_generator(name, image_shape, 6, 4).to(memory_format=torch.channels_last)
+    latents = torch.randn(3, 6, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        images = generator(latents)
+    assert images.shape == (3, *image_shape)
+    assert images.dtype == torch.float32
+    assert 0 <= float(images.detach().min()) < float(images.detach().max()) <= 1
+    images.square().sum().backward()
+    assert latents.grad is not None
+    assert latents.grad.abs().sum() > 0
+    assert all(p.grad is not None for p in generator.parameters())
+
+
+def test_reset_redraws_the_first_layer_only_and_repeatably() -> None:
+    generator = build_generator("standard", (3, 16, 16), 64, 32)
+    before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
+    generator.reset_first_layer(generator=torch.Generator().manual_seed(5))
+    after = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"first_linear.weight", "first_linear.bias", "first_norm.weight"}
+    assert float(after["first_linear.weight"].std()) == pytest.approx(0.02, rel=0.05)
+    assert float(after["first_linear.weight"].mean()) == pytest.approx(0.0, abs=1e-3)
+    assert not after["first_linear.bias"].any()
+    assert float(after["first_norm.weight"].mean()) == pytest.approx(0.0, abs=0.01)
+    assert 0.01 < float(after["first_norm.weight"].std()) < 0.03
+    generator.reset_first_layer(bn_weight_mean=1.0, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(generator.first_linear.weight, after["first_linear.weight"])
+    assert float(generator.first_norm.weight.detach().mean()) == pytest.approx(1.0, abs=0.01)
+    assert generator.first_linear.weight.requires_grad
+
+
+@pytest.mark.parametrize("image_shape", [(3, 30, 32), (3, 32, 2), (0, 32, 32)])
+def test_impossible_sizes(image_shape: tuple[int, int, int]) -> None:
+    with pytest.raises(ConfigError, match="multiples of 4"):
+        build_generator("standard", image_shape, 8, 8)
+
+
+def test_impossible_widths() -> None:
+    with pytest.raises(ConfigError, match="at least 1, got 0, 8"):
+        build_generator("standard", (3, 8, 8), 0, 8)
+
+
+def test_unknown_generator() -> None:
+    with pytest.raises(UnknownNameError, match="'standard'"):
+        build_generator("standart", (3, 8, 8), 8, 8)

@@ -1,0 +1,147 @@
+"""Weights files: what loads, and every way in which one can be wrong."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from raydfkd.errors import CheckpointError
+from raydfkd.models.catalog import build_classifier
+from raydfkd.models.weights import load_weights, read_metadata, save_weights
+
+
+class Malicious:
+    """Its pickle creates a file when it is loaded without restriction."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
+        return open, (str(self.marker), "w")
+
+
+def network(seed: int = 0, name: str = "small_cnn_4", num_classes: int = 3) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return build_classifier(name, num_classes, (1, 8, 8))
+
+
+def same_state(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_safetensors_round_trip_with_metadata_and_channels_last(tmp_path: Path) -> None:
+    source = network(1).to(memory_format=torch.channels_last)
+    save_weights(source, tmp_path / "w.safetensors", {"accuracy": "0.9"})
+    target = network(2)
+    load_weights(target, tmp_path / "w.safetensors")
+    assert same_state(source, target)
+    assert read_metadata(tmp_path / "w.safetensors") == {"accuracy": "0.9"}
+    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(network(1), path)
+    before = path.read_bytes()
+    with pytest.raises(Exception, match="str"):
+        save_weights(network(2), path, {"accuracy": 0.9})  # type: ignore[dict-item]
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model": {f"module.{name}": tensor for name, tensor in state.items()}},
+        lambda state: {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")},
+    ],
+    ids=["plain", "state_dict", "module-prefix", "without-counters"],
+)
+def test_torch_files(tmp_path: Path, suffix: str, wrap: Callable[[dict], dict]) -> None:
+    source, target = network(1), network(2)
+    torch.save(wrap(source.state_dict()), tmp_path / f"w{suffix}")
+    load_weights(target, tmp_path / f"w{suffix}")
+    assert same_state(source, target)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    for read in (lambda path: load_weights(network(), path), read_metadata):
+        with pytest.raises(CheckpointError, match="there is no weights file"):
+            read(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("protocol", [None, 0, 2, 4], ids=["torch zip", "bare pickle 0", "bare pickle 2", "bare pickle 4"])
+def test_a_pickle_that_wants_to_run_code_is_refused_and_not_run(tmp_path: Path, protocol: int | None) -> None:
+    marker, path = tmp_path / "ran", tmp_path / "evil.pt"
+    if protocol is None:
+        torch.save({"state_dict": Malicious(marker)}, path)
+    else:
+        path.write_bytes(pickle.dumps(Malicious(marker), protocol))
+    with pytest.raises(CheckpointError, match="could run code; it was refused and nothing in it was run"):
+        load_weights(network(), path)
+    assert not marker.exists()
+    # The file is a real attack: an unrestricted load runs it.
+    torch.load(path, weights_only=False) if protocol is None else pickle.loads(path.read_bytes())
+    assert marker.exists()
+
+
+def test_a_whole_pickled_model_is_refused(tmp_path: Path) -> None:
+    torch.save(network(), tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=r"Save model\.state_dict\(\)"):
+        load_weights(network(), tmp_path / "model.pt")
+
+
+def test_another_architecture_says_how_and_changes_nothing(tmp_path: Path) -> None:
+    save_weights(network(0, "wrn_10_1"), tmp_path / "w.safetensors")
+    target = network(1)
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(target, tmp_path / "w.safetensors")
+    assert "another architecture than this SmallCNN" in str(caught.value)
+    assert "15 missing, first 'features.0.weight'" in str(caught.value)
+    assert "unexpected, first 'block1.layer.0.bn1.bias'" in str(caught.value)
+    assert all(torch.equal(before[name], tensor) for name, tensor in target.state_dict().items())
+
+
+def test_another_number_of_classes_shows_both_shapes(tmp_path: Path) -> None:
+    save_weights(network(0, num_classes=5), tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"2 of another shape, first 'fc.weight' \(file \[5, 8\], model \[3, 8\]\)"):
+        load_weights(network(), tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
+@pytest.mark.parametrize("keep", [0, 4, 300, -10])
+def test_truncated_file(tmp_path: Path, name: str, keep: int) -> None:
+    path = tmp_path / name
+    save_weights(network(), path) if name.endswith("safetensors") else torch.save(network().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match="copy it again"):
+        load_weights(network(), path)
+    if name.endswith("safetensors"):
+        with pytest.raises(CheckpointError, match="copy it again"):
+            read_metadata(path)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {"model": {"a": 1}}])
+def test_a_file_without_a_state_dict(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match="does not hold a state_dict"):
+        load_weights(network(), tmp_path / "w.pt")
+
+
+def test_a_file_of_something_else(tmp_path: Path) -> None:
+    for content in (b"<html>not found</html>", b"PK\x03\x04 and then nothing", bytes(1000)):
+        (tmp_path / "w.pt").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"w\.pt"):
+            load_weights(network(), tmp_path / "w.pt")
+
+
+def test_unknown_suffix(tmp_path: Path) -> None:
+    (tmp_path / "w.h5").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"suffix '\.h5'; allowed are \.safetensors"):
+        load_weights(network(), tmp_path / "w.h5")
