@@ -86,7 +86,8 @@ def _read_torch_file(path: Path) -> Any:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
             raise CheckpointError(
                 f"{path} holds more than tensors (Python objects, or it is no torch file), so loading it could run code; "
-                "it was refused and nothing in it was run. Save model.state_dict() from a program you trust, best as .safetensors"
+                "it was refused and nothing in it was run. Save model.state_dict() from a program you trust, best as "
+                ".safetensors"
             ) from error
         raise CheckpointError(f"{path} is not a torch file or is cut short; copy it again") from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:

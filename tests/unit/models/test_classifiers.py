@@ -145,6 +145,19 @@ def test_initialisation_spreads_as_stated() -> None:
     assert float(conv.weight.detach().std()) == pytest.approx((2 / (9 * 512)) ** 0.5, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"), [("mobilenet_v2", [8, 4, 2]), ("mobilenet_v2_stride1", [16, 8, 4]), ("mobilenet_v2_crd", [16, 8, 4])]
+)
+def test_where_the_mobilenets_lose_resolution(name: str, expected: list[int]) -> None:
+    model = build_classifier(name, 2, (3, 32, 32)).eval()
+    sizes: list[int] = []
+    for last_block_of_stage in ("features.3", "features.6", "features.10"):  # 24, 32 and 64 channels
+        model.get_submodule(last_block_of_stage).register_forward_hook(lambda _m, _a, out: sizes.append(out.shape[-1]))
+    with torch.no_grad():
+        model(torch.zeros(1, 3, 32, 32))
+    assert sizes == expected
+
+
 def test_mobilenet_has_torchvisions_names() -> None:
     torchvision = pytest.importorskip("torchvision")
     with torch.device("meta"):

@@ -108,6 +108,12 @@ def test_another_architecture_says_how_and_changes_nothing(tmp_path: Path) -> No
     assert all(torch.equal(before[name], tensor) for name, tensor in target.state_dict().items())
 
 
+def test_a_larger_network_of_the_same_family_is_not_loaded_in_part(tmp_path: Path) -> None:
+    save_weights(network(0, "wrn_16_1"), tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"WideResNet: \d+ unexpected, first 'block1.layer.1.bn1.bias'$"):
+        load_weights(network(1, "wrn_10_1"), tmp_path / "w.safetensors")
+
+
 def test_another_number_of_classes_shows_both_shapes(tmp_path: Path) -> None:
     save_weights(network(0, num_classes=5), tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match=r"2 of another shape, first 'fc.weight' \(file \[5, 8\], model \[3, 8\]\)"):
