@@ -1,0 +1,75 @@
+"""``raydfkd``: the verbs, their exit codes and nothing heavy. Each verb imports what it needs when it runs.
+
+Exit codes: 0 done; 2 the user's input is wrong (one sentence on stderr, no traceback); 1 it failed; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from raydfkd import __version__
+from raydfkd.cli import config, inspect, run, teacher, weights
+from raydfkd.errors import RaydfkdError
+
+
+class Verbs(TyperGroup):
+    """Turns what a user can put right into one sentence and an exit code; every other exception keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RaydfkdError as error:
+            typer.echo(f"raydfkd: {error}", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            typer.echo("raydfkd: stopped by Ctrl-C; a run that had started goes on with: raydfkd run --resume RUN", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=Verbs, help="Distil a trained teacher into a small student when the training data is gone.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"raydfkd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def settings(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done, on stderr.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Distil a trained teacher into a small student when the training data is gone."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+
+app.command("demo")(run.demo)
+app.command("run")(run.run)
+app.command("doctor")(inspect.doctor)
+app.command("train-teacher")(teacher.train)
+app.command("evaluate")(weights.evaluate)
+app.command("export")(weights.export)
+app.command("report")(inspect.report)
+app.command("methods")(inspect.methods)
+app.add_typer(config.app, name="config")
+
+
+def main() -> None:
+    """Entry point of the ``raydfkd`` command."""
+    app(prog_name="raydfkd")
+
+
+if __name__ == "__main__":
+    main()
