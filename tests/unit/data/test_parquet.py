@@ -87,8 +87,10 @@ def test_all_images_corrupt(write_parquet: WriteParquet) -> None:
         load_dataset(ParquetConfig(path=str(path)), SHAPE, 2)
 
 
-def test_formats_that_start_programs_are_not_opened(write_parquet: WriteParquet) -> None:
-    path = write_parquet([encoded(coloured(0), "EPS")], [0])
+@pytest.mark.parametrize("file_format", ["EPS", "PCX"])
+def test_only_plain_raster_formats_are_opened(write_parquet: WriteParquet, file_format: str) -> None:
+    """PIL would hand EPS to Ghostscript; PCX it reads itself, so it shows that the list of formats is what refuses."""
+    path = write_parquet([encoded(coloured(0), file_format)], [0])
     with pytest.raises(DataError, match="could be decoded"):
         load_dataset(ParquetConfig(path=str(path)), SHAPE, 2)
 
