@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from raydfkd.report.outcome import format_duration, format_percent, format_rate
 
 _RATE_WINDOW_S = 120.0
+_MADE_WINDOW_S = 60.0
 _KINDS = ("synthesis", "distillation", "replay", "throughput", "evaluation", "event")
 _BAR_WIDTH = 24
 
@@ -30,6 +32,7 @@ class ProgressState:
     wait_shares: dict[str, float] = field(default_factory=dict)
     generators: set[str] = field(default_factory=set)
     _pace: deque[tuple[float, int]] = field(default_factory=deque)
+    _made: deque[dict[str, Any]] = field(default_factory=deque)
 
     def take(self, record: dict[str, Any]) -> bool:
         """Takes one record; False if its kind is not known here."""
@@ -41,10 +44,10 @@ class ProgressState:
         if kind == "throughput":
             self._take_waits(record)
         if kind == "synthesis":
-            self.generators.add(str(record.get("generator_id")))
+            self._take_made(record)
         if kind == "event":
             self.last_event = str(record.get("message", ""))
-            self.restarts += bool(re.search(r"\brestart", self.last_event, re.IGNORECASE))
+            self.restarts += bool(record.get("restart", re.search(r"\brestart", self.last_event, re.IGNORECASE)))
         self.newest[kind] = record
         return True
 
@@ -52,6 +55,16 @@ class ProgressState:
         """The newest ``key`` of ``kind`` as a number, None where there is none."""
         value = self.newest.get(kind, {}).get(key)
         return float(value) if isinstance(value, int | float) else None
+
+    @property
+    def made_per_s(self) -> float | None:
+        """Images made a second as the throughput records say, or else counted over the last minute's synthesis records."""
+        told = self.value("throughput", "synthesized_per_s")
+        if told is not None or len(self._made) < 2:
+            return told
+        span_s = float(self._made[-1]["time_s"]) - float(self._made[0]["time_s"])
+        images = sum(float(record.get("num_images", 0)) for record in list(self._made)[1:])
+        return images / span_s if span_s > 0 else None
 
     @property
     def steps_per_s(self) -> float | None:
@@ -78,18 +91,35 @@ class ProgressState:
         while len(self._pace) > 2 and self._pace[0][0] < time_s - _RATE_WINDOW_S:
             self._pace.popleft()
 
+    def _take_made(self, record: dict[str, Any]) -> None:
+        self.generators.add(str(record.get("generator_id")))
+        self._made.append(record)
+        while len(self._made) > 2 and float(self._made[0]["time_s"]) < float(record["time_s"]) - _MADE_WINDOW_S:
+            self._made.popleft()
+        waits = _waits_of(self._made)
+        spent_s = sum(float(r.get("seconds", 0.0)) for r in self._made) + sum(waits.values())
+        if waits and spent_s > 0:
+            self.wait_shares |= {cause: seconds / spent_s for cause, seconds in waits.items()}
+
     def _take_waits(self, record: dict[str, Any]) -> None:
         """Shares of the time since the last throughput record; the generators' waits are summed over all of them."""
         interval_s = float(record.get("time_s", 0.0)) - float(self.newest.get("throughput", {}).get("time_s", 0.0))
         if interval_s <= 0:
             return
-        shares = {}
+        for cause, seconds in _waits_of([record]).items():
+            workers = max(1, len(self.generators)) if cause.startswith("generator") else 1
+            self.wait_shares[cause] = min(1.0, seconds / interval_s / workers)
+
+
+def _waits_of(records: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """Seconds waited in all ``records`` by cause, such as ``student_wait_data``."""
+    waits: dict[str, float] = {}
+    for record in records:
         for key, value in record.items():
-            if "_wait_" not in key or not key.endswith("_s") or not isinstance(value, int | float):
-                continue
-            workers = max(1, len(self.generators)) if key.startswith("generator") else 1
-            shares[key.removesuffix("_s")] = min(1.0, value / interval_s / workers)
-        self.wait_shares = shares
+            if "_wait_" in key and key.endswith("_s") and isinstance(value, int | float):
+                cause = key.removesuffix("_s")
+                waits[cause] = waits.get(cause, 0.0) + value
+    return waits
 
 
 def plain_line(state: ProgressState) -> str:
@@ -97,7 +127,7 @@ def plain_line(state: ProgressState) -> str:
     parts = [f"[{format_duration(state.time_s)}]", state.stage, _steps(state)]
     if state.time_left_s is not None:
         parts.append(f"left {format_duration(state.time_left_s)}")
-    made, eaten = state.value("throughput", "synthesized_per_s"), state.value("throughput", "distilled_per_s")
+    made, eaten = state.made_per_s, state.value("throughput", "distilled_per_s")
     if made is not None or eaten is not None:
         parts.append(f"images/s made {format_rate(made)} eaten {format_rate(eaten)}")
     parts.append(_buffer(state))
@@ -112,7 +142,7 @@ def plain_line(state: ProgressState) -> str:
 
 def table_rows(state: ProgressState) -> list[tuple[str, str]]:
     """(label, value) rows of the live table. The rows stay the same through a run, so that nothing jumps."""
-    made, eaten = state.value("throughput", "synthesized_per_s"), state.value("throughput", "distilled_per_s")
+    made, eaten = state.made_per_s, state.value("throughput", "distilled_per_s")
     rows = [
         ("stage", f"{state.stage}: {state.stage_detail}" if state.stage_detail else state.stage),
         ("student", f"{_bar(state)}{_steps(state)}"),

@@ -84,6 +84,7 @@ def _curves(named: dict[str, RunData]) -> tuple[Curves, Curves, str]:
 
 def _common_teacher(runs: list[RunData]) -> float | None:
     metrics = {part(run.outcome, "teacher", "metric") for run in runs}
+    metrics.discard(None)  # an unfinished run does not know it
     return metrics.pop() if len(metrics) == 1 else None
 
 

@@ -97,7 +97,7 @@ def _facts(run: RunData) -> list[str]:
     facts = [str(outcome[key]) for key in ("schedule", "runner", "device") if outcome.get(key)]
     if outcome.get("seed") is not None:
         facts.append(f"seed {outcome['seed']}")
-    steps, total = outcome.get("student_steps"), run.manifest.get("total_steps")
+    steps, total = outcome.get("student_steps"), run.total_steps
     if steps is not None:
         facts.append(f"{steps:,} of {total:,} steps" if run.result is None and total else f"{steps:,} steps")
     if run.manifest.get("started_at"):

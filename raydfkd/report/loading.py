@@ -1,9 +1,9 @@
 """A run directory read into plain data, tolerantly: what is missing or damaged is noted, never fatal.
 
-Of manifest.json the report uses, where they stand: ``state``, ``name``, ``method``, ``seed`` (or ``seeds``), ``schedule``,
-``runner``, ``device``, ``metric_name``, ``total_steps``, ``teacher`` (``model``, ``sha256``, ``params``, ``metric``),
-``student`` (``model``, ``params``), ``class_names``, ``data_read`` (a list of objects such as ``{"split", "purpose",
-"images"}``), ``versions``, ``hardware``, ``started_at`` and ``error``. Everything else in it is left alone.
+Of manifest.json the report uses, where they stand: ``state``, ``error``, ``name``, ``started_at``, ``seed``,
+``teacher_sha256``, ``classes`` (their names), ``data_splits_read`` (a list of objects such as
+``{"dataset", "split", "purpose"}``), ``python``, ``packages`` and ``hardware``. What an unfinished run's result.json would
+name (method, networks, schedule) comes from config.yaml.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class RunData:
         manifest: manifest.json, or empty.
         result: result.json, or None while the run has none.
         config: the text of config.yaml, or None.
+        settings: what it says, empty where it cannot be parsed.
         records: metrics records by kind, in order.
         buffer: arrays of analysis/buffer.npz, all of one length; empty if missing.
         features: arrays of analysis/features.npz; empty if missing.
@@ -44,6 +45,7 @@ class RunData:
     manifest: dict[str, Any]
     result: dict[str, Any] | None
     config: str | None
+    settings: dict[str, Any]
     records: dict[str, list[Record]]
     buffer: dict[str, np.ndarray]
     features: dict[str, np.ndarray]
@@ -73,9 +75,16 @@ class RunData:
         """Generators that made a batch, at least 1."""
         return max(1, len({r.get("generator_id") for r in self.of_kind("synthesis")}))
 
+    @property
+    def total_steps(self) -> int | None:
+        """Student steps that the whole run is to have, None if the configuration does not say."""
+        schedule = _mapping(self.settings.get("schedule"))
+        rounds, steps = schedule.get("rounds"), schedule.get("student_steps_per_round")
+        return rounds * steps if isinstance(rounds, int) and isinstance(steps, int) else None
+
     def class_names(self, num_classes: int) -> list[str]:
         """The manifest's class names where it has enough of them, the class numbers otherwise."""
-        names = self.manifest.get("class_names")
+        names = self.manifest.get("classes")
         if isinstance(names, list) and len(names) >= num_classes:
             return [str(name) for name in names[:num_classes]]
         return [str(number) for number in range(num_classes)]
@@ -89,11 +98,13 @@ def load_run(path: str | Path) -> RunData:
     """
     run = RunDir.open(path)
     problems: list[str] = []
+    config = _text_or_none(run.config_path, problems)
     return RunData(
         path=run.path,
         manifest=_json_or_none(run.manifest_path, problems) or {},
         result=_json_or_none(run.result_path, problems),
-        config=_text_or_none(run.config_path, problems),
+        config=config,
+        settings=_settings(config),
         records=_records(run.metrics_path, problems),
         buffer=_same_length(_arrays(run.analysis / "buffer.npz", problems), "analysis/buffer.npz", problems),
         features=_features(_arrays(run.analysis / "features.npz", problems), problems),
@@ -125,28 +136,49 @@ def _number(value: Any) -> float:
 
 
 def _outcome_so_far(run: RunData) -> dict[str, Any]:
-    manifest, evaluations, throughput = run.manifest, run.of_kind("evaluation"), run.of_kind("throughput")
-    seeds = manifest.get("seeds")
-    student = {
-        **_mapping(manifest.get("student")),
-        "metric_last": latest(evaluations, "metric_last"),
-        "metric_ema": latest(evaluations, "metric_ema"),
-        "agreement": latest(evaluations, "agreement"),
-    }
-    synthesis_s = sum(_finite(r.get("seconds")) for r in run.of_kind("synthesis"))
+    manifest, settings, evaluations = run.manifest, run.settings, run.of_kind("evaluation")
+    schedule, runtime = _mapping(settings.get("schedule")), _mapping(settings.get("runtime"))
+    sources = [_mapping(source) for source in _mapping(settings.get("sources")).values()]
+    student = next((_mapping(one) for one in _mapping(settings.get("students")).values()), {})
+    steps = max((int(_finite(r.get("step"))) for records in run.records.values() for r in records), default=None)
     return {
-        **{key: manifest.get(key) for key in ("method", "schedule", "runner", "device")},
-        "seed": manifest.get("seed", seeds.get("run") if isinstance(seeds, dict) else seeds),
-        "metric_name": manifest.get("metric_name") or ("accuracy" if evaluations else None),
-        "teacher": _mapping(manifest.get("teacher")),
-        "student": student,
+        "method": "+".join(sorted({str(source["method"]) for source in sources if "method" in source})) or None,
+        "schedule": schedule.get("mode"),
+        "runner": runtime.get("runner"),
+        "seed": manifest.get("seed", runtime.get("seed")),
+        "metric_name": "accuracy" if evaluations else None,
+        "teacher": {"model": _mapping(settings.get("teacher")).get("model"), "sha256": manifest.get("teacher_sha256")},
+        "student": {
+            "model": student.get("model"),
+            **{key: latest(evaluations, key) for key in ("metric_last", "metric_ema", "agreement")},
+        },
         "end_to_end_s": run.elapsed_s,
-        "synthesis_s": synthesis_s if run.of_kind("synthesis") else None,
-        "images_synthesized": latest(throughput, "images_synthesized"),
-        "images_distilled": latest(throughput, "images_distilled"),
-        "student_steps": max((int(_finite(rs[-1].get("step"))) for rs in run.records.values() if rs), default=None),
+        "synthesis_s": sum(_finite(r.get("seconds")) for r in run.of_kind("synthesis")) or None,
+        "distillation_s": _distillation_s(run.of_kind("distillation")) or None,
+        "images_synthesized": sum(_finite(r.get("num_images")) for r in run.of_kind("synthesis")) or None,
+        "images_distilled": latest(run.of_kind("throughput"), "images_distilled"),
+        "student_steps": steps,
         "class_entropy": latest(run.of_kind("replay"), "class_entropy"),
     }
+
+
+def _distillation_s(records: list[Record]) -> float:
+    """Seconds in student steps, from the mean ``step_s`` that each record gives for the steps since the one before."""
+    total, step = 0.0, 0.0
+    for record in records:
+        reached = _finite(record.get("step"))
+        total += _finite(record.get("step_s")) * max(0.0, reached - step)
+        step = max(step, reached)
+    return total
+
+
+def _settings(config: str | None) -> dict[str, Any]:
+    import yaml
+
+    try:
+        return _mapping(yaml.safe_load(config or ""))
+    except yaml.YAMLError:
+        return {}
 
 
 def _finite(value: Any) -> float:
@@ -193,9 +225,11 @@ def _records(path: Path, problems: list[str]) -> dict[str, list[Record]]:
                 break  # a killed writer's torn last line
             try:
                 record = json.loads(line)
-                by_kind.setdefault(record["kind"], []).append(record)
+                by_kind.setdefault(record["kind"], []).append(record | {"time_s": float(record["time_s"])})
             except (ValueError, KeyError, TypeError):
                 damaged += 1
+    for records in by_kind.values():
+        records.sort(key=lambda record: record["time_s"])  # other processes' records are written some time after they arose
     if damaged:
         problems.append(f"metrics.jsonl has {damaged} damaged line{'s' if damaged > 1 else ''}, left out here")
     return by_kind

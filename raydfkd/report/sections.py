@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from raydfkd.report import buffer_sections, training_sections
-from raydfkd.report.loading import RunData
+from raydfkd.report.loading import RunData, series
 from raydfkd.report.outcome import MISSING, format_duration, outcome_rows
 from raydfkd.report.page_parts import LeftOut, Part, Section, Table
 
@@ -39,15 +41,18 @@ def _events(run: RunData) -> Section:
     if not events:
         raise LeftOut("nothing out of the ordinary was recorded")
     shown = events[-_MOST_EVENTS:]
-    rows: list[tuple[str, ...]] = [
-        (format_duration(e.get("time_s")), f"{e.get('step', 0):,}", str(e.get("message", ""))) for e in shown
-    ]
+    steps, seconds = series([r for kind in ("synthesis", "throughput") for r in run.of_kind(kind)], "step", "time_s")
+    rows: list[tuple[str, ...]] = []
+    for event in shown:
+        # Whoever records an event need not know the student's step: the newest one by then stands in for it.
+        step = max(int(event.get("step", 0)), int(np.max(steps[seconds <= event["time_s"]], initial=0)))
+        rows.append((format_duration(event["time_s"]), f"{step:,}", str(event.get("message", ""))))
     notes = [f"The last {_MOST_EVENTS} of {len(events):,} events are shown."] if len(events) > _MOST_EVENTS else []
     return Section(tables=[Table(("time", "step", "event"), rows)], notes=notes)
 
 
 def _data(run: RunData) -> Section:
-    read = run.manifest.get("data_read")
+    read = run.manifest.get("data_splits_read")
     if read is None:
         raise LeftOut("manifest.json does not list any data that was read")
     if isinstance(read, dict):
@@ -65,11 +70,12 @@ def _config(run: RunData) -> Section:
 
 
 def _machine(run: RunData) -> Section:
-    tables = [
-        Table((), [(name, value) for name, value in _flat(run.manifest[key]) if value != ""], title)
-        for key, title in (("versions", "versions"), ("hardware", "hardware"), ("seeds", "seeds"))
-        if run.manifest.get(key)
-    ]
+    versions = {"python": run.manifest.get("python")} | dict(run.manifest.get("packages") or {})
+    tables = []
+    for title, values in (("versions", versions), ("hardware", run.manifest.get("hardware"))):
+        rows: list[tuple[str, ...]] = [row for row in _flat(values or {}) if row[1] not in ("", MISSING)]
+        if rows:
+            tables.append(Table((), rows, title))
     if not tables:
         raise LeftOut("manifest.json names neither versions nor hardware")
     return Section(tables=tables)

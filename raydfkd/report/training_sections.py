@@ -35,7 +35,7 @@ _PALE = "Pale lines are the records, strong ones their running mean."
 
 def distillation(run: RunData) -> Section:
     records = run.of_kind("distillation")
-    plots = []
+    plots: list[str] = []
     for key, title, log in (
         ("kd_loss", "kd_loss", True),
         ("lr", "Learning rate", False),
@@ -58,7 +58,7 @@ def synthesis(run: RunData) -> Section:
     records = run.of_kind("synthesis")
     names = {k for r in records for k, v in r.items() if (k == "loss" or k.endswith("_loss")) and isinstance(v, int | float)}
     titles = {name: name for name in sorted(names, key=lambda n: (n != "loss", n))} | {"seconds": "seconds a batch"}
-    plots = []
+    plots: list[str] = []
     for name, title in titles.items():
         curves = _by_generator(records, name)
         if curves:
@@ -91,48 +91,107 @@ def _by_generator(records: list[Record], key: str) -> dict[str, tuple[np.ndarray
 
 
 def throughput(run: RunData) -> Section:
-    plots = []
-    for kind, key, title, scale in (
-        ("throughput", "synthesized_per_s", "Images/s made", 1.0),
-        ("throughput", "distilled_per_s", "Images/s eaten", 1.0),
-        ("replay", "size", "Images in the buffer", 1.0),
-        ("throughput", "rss_bytes", "Resident memory, GiB", 2.0**-30),
-    ):
-        values, seconds = series(run.of_kind(kind), key, "time_s")
+    plots: list[str] = []
+    for title, (seconds, values) in {
+        "Images/s made": _made_per_s(run),
+        "Images/s eaten": _over_time(run, "throughput", "distilled_per_s"),
+        "Images in the buffer": _over_time(run, "replay", "size"),
+        "Resident memory, GiB": _over_time(run, "throughput", "rss_bytes", 2.0**-30),
+    }.items():
         if np.isfinite(values).any():
             time, label = figures.time_axis(seconds)
-            capacity = latest(run.of_kind("replay"), "capacity") if key == "size" else None
+            capacity = latest(run.of_kind("replay"), "capacity") if "buffer" in title else None
             limit = ("capacity", float(capacity)) if capacity is not None else None
-            curves = {title.lower(): (time, values * scale)}
-            plot = figures.lines(curves, title, label, from_zero=True, smooth=key.endswith("_per_s"), limit=limit)
-            plots.append(figure_svg(plot, f"throughput-{key}"))
+            curves = {title.lower(): (time, values)}
+            plot = figures.lines(curves, title, label, from_zero=True, smooth="/s" in title, limit=limit)
+            plots.append(figure_svg(plot, f"throughput-{len(plots)}"))
     if not plots:
         raise LeftOut("there are no throughput or replay records yet")
     return Section(plots=plots)
 
 
+def _over_time(run: RunData, kind: str, key: str, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    values, seconds = series(run.of_kind(kind), key, "time_s")
+    return seconds, values * scale
+
+
+def _made_per_s(run: RunData) -> tuple[np.ndarray, np.ndarray]:
+    """Images made a second as the throughput records say, or else counted from the synthesis records in equal spans."""
+    seconds, values = _over_time(run, "throughput", "synthesized_per_s")
+    if len(values):
+        return seconds, values
+    images, made_at = series(run.of_kind("synthesis"), "num_images", "time_s")
+    starts, ends = _groups(made_at)
+    made = np.add.reduceat(images, starts) if len(starts) else np.empty(0)
+    return ends, made / np.maximum(np.diff(ends, prepend=0.0), 1e-9)
+
+
+def _groups(seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Up to 80 groups of at least four consecutive records: where each starts, and the time of its last record."""
+    num = min(80, len(seconds) // 4)
+    starts = np.linspace(0, len(seconds), num, endpoint=False).astype(np.int64)
+    return starts, seconds[np.append(starts[1:], len(seconds)) - 1] if num else np.empty(0)
+
+
+Waited = tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]
+"""Ends of intervals in seconds [n], the time in each that could have been waited [n], and the waits by cause, [n] each."""
+
+
 def waits(run: RunData) -> Section:
-    records = run.of_kind("throughput")
-    seconds, steps = series(records, "time_s", "step")
-    intervals = np.diff(seconds, prepend=0.0)
-    causes = sorted({key for record in records for key in record if "_wait_" in key and key.endswith("_s")})
-    if len(records) < 2 or not causes:
-        raise LeftOut("there are fewer than two throughput records with waits yet")
-    plots, notes = [], []
-    begun = np.concatenate([[False], steps[:-1] > 0])
-    for who, workers, shown in (("student", 1, begun), ("generator", run.num_generators, np.ones(len(records), dtype=bool))):
-        mine = [cause for cause in causes if cause.startswith(f"{who}_wait_")]
-        waited = {cause: np.array([float(r.get(cause) or 0.0) / workers for r in records]) for cause in mine}
-        before = sum(float(w[~shown].sum()) for w in waited.values())
-        if before > 0:
-            notes.append(f"Before its first steps the {who} waited for {format_duration(before)}, which the plot leaves out.")
-        total_s = float(intervals[shown].sum())
-        if total_s <= 0 or sum(float(w[shown].sum()) for w in waited.values()) < _NOTHING_WAITED * total_s:
+    plots: list[str] = []
+    notes: list[str] = []
+    known = False
+    for who, waited, early in (("student", *_student_waits(run)), ("generator", _generator_waits(run), 0.0)):
+        seconds, intervals, causes = waited
+        if early > 0:
+            notes.append(
+                f"Up to the first record of its steps the {who} waited for {format_duration(early)}; the plot leaves that out."
+            )
+        if not len(seconds) or not causes:
+            continue
+        known = True
+        if sum(float(each.sum()) for each in causes.values()) < _NOTHING_WAITED * intervals.sum():
             notes.append(f"{_WAITERS[who]} waited for less than {100 * _NOTHING_WAITED:.1f}% of the time.")
         else:
-            inner = {cause: w[shown] for cause, w in waited.items()}
-            plots.append(_wait_plot(who, seconds[shown], intervals[shown], inner))
+            plots.append(_wait_plot(who, seconds, intervals, causes))
+    if not known:
+        raise LeftOut("there are too few records with waits yet")
     return Section(plots=plots, notes=notes)
+
+
+def _causes(records: list[Record], who: str) -> list[str]:
+    return sorted({key for record in records for key in record if key.startswith(f"{who}_wait_") and key.endswith("_s")})
+
+
+def _student_waits(run: RunData) -> tuple[Waited, float]:
+    """The student's waits once it has begun, and the seconds it waited until then."""
+    waited = _throughput_waits(run.of_kind("throughput"), "student", 1)
+    steps = np.array([float(r["step"]) for r in run.of_kind("throughput")])
+    begun = np.concatenate([[False], steps[:-1] > 0])[: len(steps)]
+    seconds, intervals, causes = waited
+    early = sum(float(each[~begun].sum()) for each in causes.values())
+    return (seconds[begun], intervals[begun], {cause: each[begun] for cause, each in causes.items()}), early
+
+
+def _generator_waits(run: RunData) -> Waited:
+    """From the throughput records, where the waits are of all generators together, or else from each synthesis record's own."""
+    if _causes(run.of_kind("throughput"), "generator"):
+        return _throughput_waits(run.of_kind("throughput"), "generator", run.num_generators)
+    records = run.of_kind("synthesis")
+    worked, at = series(records, "seconds", "time_s")
+    starts, ends = _groups(at)
+    if not len(starts):
+        return np.empty(0), np.empty(0), {}
+    known = [record for record in records if isinstance(record.get("seconds"), int | float)]
+    waited = {cause: np.array([float(r.get(cause) or 0.0) for r in known]) for cause in _causes(records, "generator")}
+    causes = {cause: np.add.reduceat(each, starts) for cause, each in waited.items()}
+    return ends, np.add.reduceat(worked, starts) + sum(causes.values()), causes
+
+
+def _throughput_waits(records: list[Record], who: str, workers: int) -> Waited:
+    seconds = np.array([float(r["time_s"]) for r in records])
+    causes = {cause: np.array([float(r.get(cause) or 0.0) / workers for r in records]) for cause in _causes(records, who)}
+    return seconds, np.diff(seconds, prepend=0.0), causes
 
 
 def _wait_plot(who: str, seconds: np.ndarray, intervals: np.ndarray, waited: dict[str, np.ndarray]) -> str:

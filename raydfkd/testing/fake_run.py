@@ -27,7 +27,7 @@ replay:
     sampler: {kind: prioritized, priority_exponent: 0.6, importance_exponent: 0.4}
 students:
   small: {model: wrn_16_1, objective: {kind: kl, temperature: 20}}
-schedule: {mode: decoupled, warmup_batches: 10, rounds: 150, student_steps_per_round: 40}
+schedule: {mode: decoupled, warmup_batches: 10, rounds: 150, student_steps_per_round: STEPS}
 runtime: {runner: ray, seed: SEED}
 """
 
@@ -46,8 +46,10 @@ def write_fake_run(
     """Writes a run at ``path`` of which the fraction ``done`` has happened; only ``state="finished"`` has a result."""
     rng = np.random.default_rng(seed)
     run = RunDir.create(path)
-    write_atomically(run.config_path, _CONFIG.replace("METHOD", method).replace("SEED", str(seed)))
-    run.update_manifest(**_manifest(method, seed, total_steps, state))
+    write_atomically(
+        run.config_path, _CONFIG.replace("METHOD", method).replace("SEED", str(seed)).replace("STEPS", str(total_steps // 150))
+    )
+    run.update_manifest(**_manifest(seed, state))
     records = _records(rng, total_steps, done, final_metric)
     run.metrics_path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
     _write_samples(run, rng, done)
@@ -57,25 +59,16 @@ def write_fake_run(
     return run.path
 
 
-def _manifest(method: str, seed: int, total_steps: int, state: str) -> dict[str, Any]:
+def _manifest(seed: int, state: str) -> dict[str, Any]:
     return {
-        "name": f"cifar10_wrn16_2_wrn16_1_{method}",
         "state": state,
-        "method": method,
         "seed": seed,
-        "seeds": {"run": seed},
-        "schedule": "decoupled",
-        "runner": "ray",
-        "device": "cpu",
-        "metric_name": "accuracy",
-        "total_steps": total_steps,
-        "started_at": "2031-05-04 10:20",
-        "class_names": CLASS_NAMES,
-        "teacher": {"model": "wrn_16_2", "sha256": "9f3c" * 16, "params": 691674, "metric": TEACHER_METRIC},
-        "student": {"model": "wrn_16_1", "params": 175066},
-        "data_read": [{"split": "cifar10/test", "purpose": "evaluation", "images": 10000, "path": "data/cifar10/test.parquet"}],
-        "versions": {"raydfkd": "0.1.0", "python": "3.11.9", "torch": "2.14.1", "ray": "2.60.0", "numpy": "2.4.6"},
-        "hardware": {"cpu": "2 cores", "memory_gib": 16, "gpus": [], "host": "laptop"},
+        "teacher_sha256": "9f3c" * 16,
+        "classes": CLASS_NAMES,
+        "data_splits_read": [{"dataset": "parquet", "split": "cifar10/test", "purpose": "evaluation only"}],
+        "python": "3.11.9",
+        "packages": {"raydfkd": "0.1.0", "torch": "2.14.1", "ray": "2.60.0", "numpy": "2.4.6"},
+        "hardware": {"machine": "x86_64", "processor": "a laptop's", "cpus": 2, "gpus": []},
     }
 
 
@@ -95,7 +88,7 @@ def _records(rng: np.random.Generator, total_steps: int, done: float, final: flo
             records.append({"kind": "distillation", **at, **_distillation(rng, progress)})
         records.append({"kind": "replay", **at, **_replay(rng, min(5000, made), progress, number + 1, step)})
         if number % 2 == 1:
-            records.append({"kind": "throughput", **at, **_throughput(rng, made, step)})
+            records.append({"kind": "throughput", **at, **_throughput(rng, step)})
         if step > 0 and number % 8 == 0:
             noise = float(rng.normal(0, 0.012 * (1 - progress)))
             last = float(_metric_at(progress, final)) + noise
@@ -105,7 +98,7 @@ def _records(rng: np.random.Generator, total_steps: int, done: float, final: flo
         records.append({"kind": "evaluation", "time_s": END_S, "step": total_steps, **_evaluation(final, final + 0.002)})
     if done > 0.5:
         message = "generator inversion-1 died (killed); restarted from its state of batch 118"
-        records.append(_event(600.0, int(total_steps * 0.43), message))
+        records.append(_event(600.0, 0, message))
     return sorted(records, key=lambda r: float(r["time_s"]))
 
 
@@ -132,13 +125,18 @@ def _synthesis(rng: np.random.Generator, number: int, progress: float) -> dict[s
         "seconds": float(4.8 + rng.normal(0, 0.1)),
         "num_images": 256,
     }
-    return {**generator, **noisy, "loss": round(sum(noisy.values()), 5)}
+    waits = {
+        "generator_wait_limiter_s": float(abs(rng.normal(0.6, 0.1))) if progress > 0 else 0.0,
+        "generator_wait_weights_s": float(abs(rng.normal(0.12, 0.03))),
+    }
+    return {**generator, **waits, **noisy, "loss": round(sum(noisy.values()), 5)}
 
 
 def _distillation(rng: np.random.Generator, progress: float) -> dict[str, Any]:
     peak = 0.3
     lr = 0.2 * progress / peak if progress < peak else 0.1 * (1 + np.cos(np.pi * (progress - peak) / (1 - peak)))
     return {
+        "step_s": 0.205,
         "kd_loss": float(18 * np.exp(-3.2 * progress) * np.exp(rng.normal(0, 0.08)) + 1.2),
         "lr": float(lr),
         "agreement": float(np.clip(0.35 + 0.6 * (1 - np.exp(-5 * progress)) + rng.normal(0, 0.01), 0, 1)),
@@ -167,17 +165,13 @@ def _replay(rng: np.random.Generator, size: int, progress: float, inserts: int, 
     }
 
 
-def _throughput(rng: np.random.Generator, made: int, step: int) -> dict[str, Any]:
+def _throughput(rng: np.random.Generator, step: int) -> dict[str, Any]:
     warm = step > 0
     return {
-        "images_synthesized": made,
         "images_distilled": step * 256,
-        "synthesized_per_s": float(51 + rng.normal(0, 2)),
         "distilled_per_s": float(1210 + rng.normal(0, 45)) if warm else 0.0,
         "student_wait_data_s": float(abs(rng.normal(0.06, 0.03))) if warm else 0.0,
         "student_wait_limiter_s": float(abs(rng.normal(0.03, 0.02))) if warm else 9.6,
-        "generator_wait_limiter_s": float(abs(rng.normal(2.4, 0.5))) if warm else 0.0,
-        "generator_wait_weights_s": float(abs(rng.normal(0.5, 0.1))),
         "rss_bytes": int(2.1e9 + 2e7 * rng.random()),
     }
 

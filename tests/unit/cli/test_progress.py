@@ -125,6 +125,22 @@ def test_finish_prints_the_last_line_the_outcome_and_the_report() -> None:
     assert lines[-1] == f"report: {Path('runs') / 'a' / 'report.html'}"
 
 
+def test_what_generators_make_and_wait_for_is_counted_from_their_own_records_where_throughput_does_not_say() -> None:
+    state = ProgressState(total_steps=None)
+    for number in range(40):
+        waits = {"generator_wait_limiter_s": 1.5, "generator_wait_weights_s": 0.5}
+        state.take(record("synthesis", 4.0 * number, 0, generator_id=f"g{number % 2}", seconds=6.0, num_images=256, **waits))
+    assert state.made_per_s == pytest.approx(64.0)
+    assert "waits generator 25% (limiter 19%, weights 6%)" in plain_line(state)
+
+
+def test_an_event_that_says_so_is_a_restart() -> None:
+    state = ProgressState(total_steps=None)
+    state.take(record("event", 1.0, 0, message="generator g0 came back", restart=True))
+    state.take(record("event", 2.0, 0, message="will not restart any more", restart=False))
+    assert state.restarts == 1
+
+
 def test_the_time_left_does_not_count_the_warm_up() -> None:
     state = ProgressState(total_steps=200)
     for seconds in (1.0, 30.0, 60.0):

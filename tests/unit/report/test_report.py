@@ -125,18 +125,19 @@ def test_headline_and_outcome_say_the_result(text: str) -> None:
         "distillation 20 min 42 s",
         "restarts 1",
         "generator inversion-1 died (killed); restarted from its state of batch 118",
-        "cifar10/test evaluation 10,000",
+        "10 min 00 s 2,571 generator",
+        "parquet cifar10/test evaluation only",
         "priority_exponent: 0.6",
         "torch 2.14.1",
-        "183 collected, 4,817 ssdkd",
     ):
         assert expected in plain, expected
+    assert re.search(r"The 5,000 images .*: 1\d\d collected, 4,8\d\d ssdkd\.", plain)
 
 
 def test_text_of_the_run_is_escaped(tmp_path: Path) -> None:
     run = write_fake_run(tmp_path / "run", done=0.1, state="running")
     manifest = json.loads((run / "manifest.json").read_text())
-    manifest |= {"name": "<script>alert(1)</script>", "class_names": ["<b>$x_$</b>"] * 10, "error": "a < b"}
+    manifest |= {"name": "<script>alert(1)</script>", "classes": ["<b>$x_$</b>"] * 10, "error": "a < b"}
     (run / "manifest.json").write_text(json.dumps(manifest))
     text = write_report(run).read_text(encoding="utf-8")
     assert "<script" not in text
