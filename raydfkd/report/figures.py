@@ -77,7 +77,7 @@ def metric_curve(
         axes.axhline(teacher, color=style.MUTED, linewidth=1.2, linestyle=(0, (2, 2)), label=f"teacher, {100 * teacher:.1f}%")
         shown.append(np.array([teacher]))
     _percent_axis(axes, np.concatenate(shown))
-    axes.legend(loc="lower right")
+    axes.legend(loc="best")
     return figure
 
 
@@ -276,7 +276,7 @@ def _overlay(axes: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], te
         axes.axhline(teacher, color=style.MUTED, linewidth=1.2, linestyle=(0, (2, 2)), label=f"teacher, {100 * teacher:.1f}%")
         everything.append(np.array([teacher]))
     _percent_axis(axes, np.concatenate(everything))
-    axes.legend(loc="lower right")
+    axes.legend(loc="best")
 
 
 def _figure(title: str, x_label: str, height: float = SIZE_INCHES[1]) -> tuple[Figure, Axes]:

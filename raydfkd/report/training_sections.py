@@ -127,8 +127,8 @@ def _made_per_s(run: RunData) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _groups(seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Up to 80 groups of at least four consecutive records: where each starts, and the time of its last record."""
-    num = min(80, len(seconds) // 4)
+    """Up to 80 groups of about four consecutive records: where each starts, and the time of its last record."""
+    num = min(80, max(len(seconds) // 4, min(len(seconds), 4)))
     starts = np.linspace(0, len(seconds), num, endpoint=False).astype(np.int64)
     return starts, seconds[np.append(starts[1:], len(seconds)) - 1] if num else np.empty(0)
 
