@@ -12,7 +12,7 @@ Experiment = Annotated[Path, typer.Argument(metavar="EXP.yaml", help="An experim
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...", help="Settings that replace the file's, such as schedule.rounds=20.", show_default=False
+        metavar="KEY=VALUE", help="Settings that replace the file's, such as schedule.rounds=20.", show_default=False
     ),
 ]
 

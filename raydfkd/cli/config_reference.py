@@ -29,7 +29,7 @@ def reference_text() -> str:
         "# Settings",
         "",
         "Written by `raydfkd config reference`; a test fails when it is out of date. Any setting can be replaced on the",
-        "command line as `KEY=VALUE`. `<name>` stands for a name of your choice, `[kind=x]` for a setting that only that kind has.",
+        "command line as `KEY=VALUE`. `<name>` stands for a name of your choice, `[kind=x]` for what only that kind has.",
     ]
     for title, model in (
         ("An experiment (`raydfkd run`)", ExperimentConfig),
@@ -64,8 +64,12 @@ def _below(annotation: Any, path: str) -> Iterator[tuple[str, type[BaseModel], s
             place = f"{path}.{below}"
             if tag is not None and not _shared(models, below):
                 place = f"{path}[{tag}={model.model_fields[tag].default}].{below}"
-            if place not in seen:
-                seen.add(place)
+            if place in seen:
+                continue
+            seen.add(place)
+            if below == tag:
+                yield place, model, tag, _tag_field(models, tag)
+            else:
                 yield (place, *row[1:])
     if models:
         return
@@ -78,6 +82,11 @@ def _below(annotation: Any, path: str) -> Iterator[tuple[str, type[BaseModel], s
     elif origin is Union:
         for member in arguments:
             yield from _below(member, path)
+
+
+def _tag_field(models: list[type[BaseModel]], tag: str) -> FieldInfo:
+    """The discriminator as a user meets it: one of all kinds, to be given."""
+    return FieldInfo.from_annotation(Literal[tuple(model.model_fields[tag].default for model in models)])
 
 
 def _shared(models: list[type[BaseModel]], below: str) -> bool:
@@ -120,7 +129,7 @@ def _docs_in(cls: type[BaseModel]) -> dict[str, str]:
         if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(after, ast.Expr)):
             continue
         if isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
-            docs[field.target.id] = " ".join(after.value.value.split())
+            docs[field.target.id] = " ".join(after.value.value.replace("``", "`").split())
     return docs
 
 

@@ -1,0 +1,164 @@
+"""Who may import whom: the layer table of the design, read off the source, and what importing the package costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import source_tree
+from source_tree import imported, module_name, package_files
+
+LAYERS = {
+    **dict.fromkeys(("errors", "types", "registry", "run_dir"), 0),
+    **dict.fromkeys(("losses", "models", "replay", "augment"), 1),
+    **dict.fromkeys(("synthesis", "distillation", "data", "evaluation"), 2),
+    "pipeline": 3,
+    "testing": 3,
+    "runtime": 4,
+    **dict.fromkeys(("report", "api", "cli"), 5),
+}
+"""Layer of each room (a folder or a file right under raydfkd/). The package's own __init__ names others only as text."""
+
+RUNTIME_USERS = {"runtime", "cli", "api"}
+HEAVY = ("torch", "torchvision", "ray", "pandas", "pyarrow", "matplotlib", "sklearn", "scipy", "PIL", "rich.live")
+STARTUP_S = 1.0
+STARTUP_TOLERANCE_S = 2.0
+
+
+def room(dotted: str) -> str:
+    parts = dotted.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def refusal(importer: str, target: str) -> str | None:
+    """Why module ``importer`` may not import ``target`` (both dotted), or None if it may."""
+    if target.split(".")[0] == "ray":
+        return None if room(importer) == "runtime" else "only runtime imports ray"
+    if target.split(".")[0] != "raydfkd" or room(target) not in LAYERS:
+        return None
+    here, there = room(importer), room(target)
+    if not here or here == there:
+        return None
+    if there == "testing":
+        return "nothing outside the tests imports testing"
+    if here == "report" and LAYERS[there] > 0:
+        return "report knows the run directory's format and nothing else (layer 0)"
+    if there == "runtime" and here not in RUNTIME_USERS:
+        return "only cli and api import runtime"
+    if LAYERS[here] == LAYERS[there] == 1:
+        return "rooms of layer 1 do not import each other"
+    if LAYERS[there] > LAYERS[here]:
+        return f"layer {LAYERS[here]} does not import layer {LAYERS[there]}"
+    return None
+
+
+def test_every_room_is_in_the_layer_table() -> None:
+    rooms = {room(module_name(path)) for path in package_files()} - {""}
+    assert rooms <= set(LAYERS), f"give each new room a layer: {sorted(rooms - set(LAYERS))}"
+
+
+def test_no_import_goes_against_the_layers() -> None:
+    wrong = [
+        f"{path.relative_to(source_tree.ROOT)}:{line} imports {target}: {why}"
+        for path in package_files()
+        for line, target in imported(path)
+        if (why := refusal(module_name(path), target)) is not None
+    ]
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("importer", "target", "allowed"),
+    [
+        ("raydfkd.pipeline.local_runner", "ray", False),
+        ("raydfkd.testing.fakes", "ray.train", False),
+        ("raydfkd.runtime.session", "ray.util", True),
+        ("raydfkd.pipeline.run", "raydfkd.runtime.session", False),
+        ("raydfkd.report.html", "raydfkd.runtime.session", False),
+        ("raydfkd.cli.scale", "raydfkd.runtime.session", True),
+        ("raydfkd.api", "raydfkd.runtime.ray_runner", True),
+        ("raydfkd.losses.inversion", "raydfkd.models.bn_statistics", False),
+        ("raydfkd.losses.inversion", "raydfkd.errors.ConfigError", True),
+        ("raydfkd.report.html", "raydfkd.pipeline.config", False),
+        ("raydfkd.report.html", "raydfkd.run_dir.RunDir", True),
+        ("raydfkd.synthesis.fast", "raydfkd.pipeline.config", False),
+        ("raydfkd.evaluation.classification", "raydfkd.data.ImageDataset", True),
+        ("raydfkd.cli.run", "raydfkd.testing.fake_run", False),
+        ("raydfkd.errors", "raydfkd.registry", True),
+    ],
+)
+def test_the_rule_itself(importer: str, target: str, allowed: bool) -> None:
+    assert (refusal(importer, target) is None) is allowed
+
+
+def test_imports_are_found_wherever_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_tree, "ROOT", tmp_path)
+    path = tmp_path / "raydfkd" / "replay" / "x.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "import ray.train as t\nfrom . import sum_tree\nfrom ..models import teacher\n"
+        "def f():\n    from raydfkd.runtime import session\n    import_module('raydfkd.cli.main')\n"
+    )
+    found = [target for _, target in sorted(imported(path))]
+    assert found == [
+        "ray.train",
+        "raydfkd.replay.sum_tree",
+        "raydfkd.models.teacher",
+        "raydfkd.runtime.session",
+        "raydfkd.cli.main",
+    ]
+
+
+def test_every_module_but_the_runtime_imports_where_ray_cannot_be() -> None:
+    modules = [name for name in map(module_name, package_files()) if room(name) != "runtime"]
+    code = (
+        "import sys, importlib, json\nsys.modules['ray'] = None\nfailed = {}\n"
+        f"for name in {modules!r}:\n"
+        "    try:\n        importlib.import_module(name)\n"
+        "    except Exception as error:\n        failed[name] = repr(error)\n"
+        "print(json.dumps(failed))"
+    )
+    assert json.loads(python(code).splitlines()[-1]) == {}
+
+
+def startup(code: str) -> tuple[list[str], float]:
+    """(heavy modules loaded, seconds) of running ``code`` in a fresh interpreter."""
+    told = python(
+        "import sys, time, json, io, contextlib\nbegan = time.perf_counter()\n"
+        f"with contextlib.redirect_stdout(io.StringIO()):\n    {code}\n"
+        "took = time.perf_counter() - began\n"
+        f"print(json.dumps([[name for name in {HEAVY!r} if name in sys.modules], took]))"
+    )
+    heavy, seconds = json.loads(told.splitlines()[-1])
+    return heavy, seconds
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import raydfkd",
+        "import raydfkd.pipeline.config",
+        "import raydfkd.cli.main as m; m.app(['--help'], standalone_mode=False)",
+        "import raydfkd.cli.main as m; m.app(['run', '--help'], standalone_mode=False)",
+        "import raydfkd.cli.main as m; m.app(['config', 'reference'], standalone_mode=False)",
+    ],
+)
+def test_the_core_starts_at_once_and_loads_nothing_heavy(code: str) -> None:
+    tries = [startup(code) for _ in range(3)]
+    assert tries[0][0] == []
+    best = min(seconds for _, seconds in tries)
+    assert best < STARTUP_TOLERANCE_S, f"{best:.2f} s, aimed at {STARTUP_S} s"
+
+
+def python(code: str, check: Callable[[int], bool] = lambda rc: rc == 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=source_tree.ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert check(done.returncode), done.stderr
+    return done.stdout
