@@ -25,7 +25,7 @@ def metric(run: RunData) -> Section:
         figure_svg(figures.metric_curve(steps, "student steps", last, ema, teacher, name), "metric-steps"),
     ]
     split = latest(records, "split")
-    lead = f"Measured on {split}, which is read for nothing else." if split else ""
+    lead = f"Measured on {split}." if split else ""
     notes = [] if teacher is not None else [f"The teacher's own {name} is not recorded, so it has no line."]
     return Section(lead=lead, plots=plots, notes=notes)
 
