@@ -206,8 +206,9 @@ class MetricsWriter:
     def elapsed_s(self) -> float:
         return time.monotonic() - self._started
 
-    def write(self, kind: str, step: int, **values: Any) -> dict[str, Any]:
-        record = {"kind": kind, "time_s": round(self.elapsed_s, 3), "step": step, **values}
+    def write(self, kind: str, step: int, *, late_s: float = 0.0, **values: Any) -> dict[str, Any]:
+        """Appends a record of something that happened ``late_s`` seconds ago, and returns it."""
+        record = {"kind": kind, "time_s": round(self.elapsed_s - late_s, 3), "step": step, **values}
         self._file.write(json.dumps(record, default=_plain) + "\n")
         self._file.flush()
         return record

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -19,9 +18,6 @@ from raydfkd.models.teacher import FrozenTeacher, build_teacher
 from raydfkd.models.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient
 from raydfkd.models.weights import load_weights, read_metadata
 from raydfkd.pipeline.config import ExperimentConfig, derive_seed
-from raydfkd.pipeline.exchange import Exchange
-from raydfkd.replay.buffer import ReplayBuffer
-from raydfkd.replay.rate_limiter import RateLimiter
 from raydfkd.synthesis.fast import SynthesisContext
 from raydfkd.synthesis.methods import METHODS
 from raydfkd.types import Synthesizer
@@ -127,38 +123,6 @@ def build_distiller(config: ExperimentConfig, device: torch.device) -> Distiller
         device,
         bf16=config.runtime.bf16,
     )
-
-
-def build_rate_limiter(config: ExperimentConfig) -> RateLimiter:
-    """The limiter of the schedule: strict alternation in lockstep, a ratio or only a minimum size when decoupled."""
-    schedule, batch_size = config.schedule, config.synthesis_batch_size
-    if schedule.mode == "lockstep":
-        return RateLimiter.lockstep(
-            schedule.warmup_batches,
-            schedule.batches_per_round,
-            batch_size,
-            schedule.student_steps_per_round,
-            config.student.batch_size,
-        )
-    return RateLimiter(
-        schedule.samples_per_insert,
-        schedule.warmup_batches * batch_size,
-        schedule.error_buffer,
-        insert_chunk=batch_size,
-        sample_chunk=schedule.batches_per_request * config.student.batch_size,
-    )
-
-
-def build_exchange(config: ExperimentConfig) -> Exchange:
-    """An empty buffer with its limiter."""
-    buffer = ReplayBuffer(
-        config.replay,
-        config.task.num_classes,
-        config.schedule.total_steps,
-        tuple(config.students),
-        np.random.default_rng(derive_seed(config.runtime.seed, "replay")),
-    )
-    return Exchange(config, buffer, build_rate_limiter(config))
 
 
 def build_evaluator(config: ExperimentConfig, teacher: FrozenTeacher, device: torch.device) -> Evaluator | None:

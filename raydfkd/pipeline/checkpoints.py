@@ -12,21 +12,17 @@ A folder counts only once ``checkpoints/latest.json`` names it, which happens la
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from raydfkd.distillation.distiller import Distiller
 from raydfkd.errors import CheckpointError
-from raydfkd.pipeline.exchange import Exchange
-from raydfkd.replay.snapshot import read_snapshot, write_snapshot
-from raydfkd.run_dir import RunDir, write_atomically
+from raydfkd.run_dir import RunDir
 from raydfkd.types import Synthesizer
 
 
@@ -59,39 +55,6 @@ def load_generator(folder: Path, generator_id: str, synthesizer: Synthesizer) ->
         return False
     synthesizer.load_state_dict(_load(path))
     return True
-
-
-def save_exchange(
-    folder: Path,
-    exchange: Exchange,
-    get_batch: Callable[..., Any] | None = None,
-    lock: AbstractContextManager[Any] | None = None,
-) -> None:
-    """Writes buffer and counts; ``get_batch`` and ``lock`` as in ``write_snapshot``."""
-    arguments: dict[str, Any] = {} if get_batch is None else {"get_batch": get_batch}
-    write_snapshot(folder / "replay", exchange.buffer, lock=lock, **arguments)
-    write_atomically(folder / "exchange.json", json.dumps(_listed(exchange.state_dict())) + "\n")
-
-
-def load_exchange(folder: Path, exchange: Exchange, put: Callable[[Any], Any] = lambda batch: batch) -> None:
-    """Restores buffer and counts; ``put`` turns each batch into the payload that the buffer keeps.
-
-    Raises:
-        DataError: the snapshot is missing, truncated or damaged.
-        CheckpointError: the counts are.
-    """
-    state, shards = read_snapshot(folder / "replay")
-    exchange.buffer.load_state_dict(state, {shard_id: put(batch) for shard_id, batch in shards})
-    try:
-        counts = json.loads((folder / "exchange.json").read_text(encoding="utf-8"))
-        counts["limiter"] = {name: np.array(value) for name, value in counts["limiter"].items()}
-        exchange.load_state_dict(counts)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"checkpoint {folder} has no readable exchange.json ({error}): resume from another one") from error
-
-
-def _listed(state: dict[str, Any]) -> dict[str, Any]:
-    return {k: _listed(v) if isinstance(v, dict) else v.item() if hasattr(v, "item") else v for k, v in state.items()}
 
 
 def _load(path: Path) -> Any:

@@ -186,8 +186,9 @@ class Exchange:
         So the global batch and the order of priority updates do not depend on which worker asks first.
         """
         session = self._sessions[request.consumer]
-        if request.sequence == session.sequence and request.rank not in session.waiting:
-            session.waiting[request.rank] = request
+        if request.sequence != session.sequence:
+            return NotYet("peers", f"request {session.sequence} has not been answered to all workers yet")
+        session.waiting.setdefault(request.rank, request)
         if session.drawn is None:
             if len(session.waiting) < session.world_size:
                 return NotYet("peers", f"{session.world_size - len(session.waiting)} workers have not asked yet")
@@ -218,6 +219,11 @@ class Exchange:
             return NotYet("limiter", f"{size} images are in the buffer and the generators must insert more before the next draw")
         self.limiter.record_sample(num_draws)
         return self.buffer.sample(first.consumer, first.num_batches, batch_size, first.student_step)
+
+    def progress(self) -> tuple[int, ...]:
+        """Counts of everything that an answer can depend on: equal counts, equal answers."""
+        asked = sum(len(session.waiting) + session.sequence for session in self._sessions.values())
+        return self.buffer.num_inserts, self.buffer.num_samples, self.num_tickets, self.num_pending, self.student_version, asked
 
     def stats(self) -> dict[str, Any]:
         """Figures for a ``replay`` metrics record."""

@@ -13,6 +13,7 @@ from raydfkd.distillation.device_mirror import DeviceMirror
 from raydfkd.pipeline import builder, checkpoints
 from raydfkd.pipeline.config import ExperimentConfig
 from raydfkd.pipeline.exchange import Exchange, NotYet, SampleRequest, Ticket
+from raydfkd.pipeline.exchange_state import build_exchange, load_exchange, save_exchange
 from raydfkd.pipeline.recorder import Recorder
 from raydfkd.pipeline.student_loop import Batch, Emit, LoopHooks, StudentLoop
 from raydfkd.run_dir import RunDir
@@ -76,6 +77,7 @@ class LocalSource:
             self._waited_s += seconds
         self.emit("synthesis", step, generator_id=batch.generator_id, student_version=batch.student_version, seconds=seconds,
                   num_images=len(batch), **batch.metrics)  # fmt: skip
+        self.emit("replay", step, **self.exchange.stats())
 
     def report(self, keys: np.ndarray, priorities: Tensor) -> None:
         self._keys, self._priorities = keys, priorities.cpu().numpy()
@@ -99,14 +101,14 @@ def run_local(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_
         resume_from: a checkpoint folder to go on from, None to begin.
     """
     device = builder.choose_device(config)
-    exchange = builder.build_exchange(config)
+    exchange = build_exchange(config)
     synthesizers = {
         builder.generator_id(source, index): builder.build_synthesizer(config, source, index, device)
         for source, index in config.generators
     }
     distiller = builder.build_distiller(config, device)
     if resume_from is not None:
-        checkpoints.load_exchange(resume_from, exchange)
+        load_exchange(resume_from, exchange)
         checkpoints.load_student(resume_from, distiller)
         for name, synthesizer in synthesizers.items():
             checkpoints.load_generator(resume_from, name, synthesizer)
@@ -115,14 +117,14 @@ def run_local(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_
     def save(step: int) -> None:
         with checkpoints.writing(run, step) as folder:
             checkpoints.save_student(folder, distiller)
-            checkpoints.save_exchange(folder, exchange)
+            save_exchange(folder, exchange)
             for name, synthesizer in synthesizers.items():
                 checkpoints.save_generator(folder, name, synthesizer.state_dict())
-        recorder.emit("replay", step, **exchange.stats())
-        recorder.save_samples(exchange.buffer, step)
+        newest = exchange.buffer.shards_after(-1)[-1].payload
+        recorder.save_grid(newest.images, step)
 
     source = LocalSource(config, exchange, synthesizers, device, recorder.emit)
     evaluator = builder.build_evaluator(config, distiller.teacher, device)
-    hooks = LoopHooks(recorder.emit, save, lambda: recorder.stop_requested)
+    hooks = LoopHooks(recorder.emit, save)
     recorder.stage("distilling" if distiller.num_steps else "filling the buffer")
     StudentLoop(config, distiller, source, hooks, evaluator).run()

@@ -18,6 +18,7 @@ from raydfkd.models.weights import save_weights
 from raydfkd.pipeline import builder, checkpoints
 from raydfkd.pipeline.config import ExperimentConfig
 from raydfkd.pipeline.exchange import Exchange
+from raydfkd.pipeline.exchange_state import build_exchange, load_exchange
 from raydfkd.pipeline.student_loop import normalized
 from raydfkd.run_dir import RunDir
 
@@ -32,8 +33,8 @@ def finish(config: ExperimentConfig, run: RunDir, elapsed_s: float, device: torc
     assert folder is not None, "a run that ended wrote a checkpoint"
     distiller = builder.build_distiller(config, device)
     checkpoints.load_student(folder, distiller)
-    exchange = builder.build_exchange(config)
-    checkpoints.load_exchange(folder, exchange)
+    exchange = build_exchange(config)
+    load_exchange(folder, exchange)
     evaluator = builder.build_evaluator(config, distiller.teacher, device)
     _save_students(config, run, distiller)
     _save_analysis(run, exchange, distiller.teacher, evaluator, device, config.runtime.bf16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -11,9 +12,7 @@ from typing import Any
 import numpy as np
 
 from raydfkd.pipeline.config import ExperimentConfig
-from raydfkd.replay.buffer import ReplayBuffer
 from raydfkd.run_dir import MetricsWriter, RunDir
-from raydfkd.types import SyntheticBatch
 
 GRID_ROWS, GRID_COLUMNS = 8, 16
 
@@ -42,7 +41,6 @@ class Recorder:
         self.config = config
         self.run = run
         self.watcher = watcher
-        self.stop_requested = False
         self._writer = MetricsWriter(run, elapsed_s)
         self._tensorboard: Any = None
 
@@ -50,26 +48,20 @@ class Recorder:
     def elapsed_s(self) -> float:
         return self._writer.elapsed_s
 
-    def emit(self, kind: str, step: int, **values: Any) -> None:
-        """One metrics record, see ``run_dir.py``."""
-        record = self._writer.write(kind, step, **values)
+    def emit(self, kind: str, step: int, *, wall_s: float | None = None, **values: Any) -> None:
+        """One metrics record, see ``run_dir.py``; ``wall_s`` is the Unix time at which it arose elsewhere."""
+        late_s = 0.0 if wall_s is None else max(0.0, time.time() - wall_s)
+        record = self._writer.write(kind, step, late_s=late_s, **values)
         self.watcher.update(record)
         if kind != "event":
             self._to_tensorboard(record)
 
-    def event(self, message: str, step: int = 0) -> None:
+    def event(self, message: str) -> None:
         """One line on something that matters: a restart, a resume, a warning."""
-        self.emit("event", step, message=message)
+        self.emit("event", 0, message=message)
 
     def stage(self, name: str, detail: str = "") -> None:
         self.watcher.stage(name, detail)
-
-    def save_samples(self, buffer: ReplayBuffer, step: int) -> None:
-        """A picture of the newest synthetic images."""
-        views = buffer.shards_after(-1)
-        if views:
-            batch: SyntheticBatch = views[-1].payload
-            self.save_grid(batch.images, step)
 
     def save_grid(self, images: np.ndarray, step: int) -> None:
         """Writes samples/round-*.png: up to 128 images [N,C,H,W] in a grid."""

@@ -45,10 +45,8 @@ def execute(
         runner = run_local if config.runtime.runner == "local" else run_ray
         runner(config, run, recorder, checkpoint)
         recorder.stage("finishing")
-        if recorder.stop_requested:
-            run.update_manifest(state="stopped")
         result = finish(config, run, recorder.elapsed_s, device)
-        run.update_manifest(state="stopped" if recorder.stop_requested else "finished")
+        run.update_manifest(state="finished")
         watcher.finish(result)
         return result
     except BaseException as error:

@@ -74,7 +74,6 @@ class LoopHooks:
 
     emit: Emit
     checkpoint: Callable[[int], None]
-    stopped: Callable[[], bool] = lambda: False
 
 
 class StudentLoop:
@@ -110,9 +109,9 @@ class StudentLoop:
         self._last_log = time.monotonic()
 
     def run(self) -> None:
-        """Steps until the schedule's end or until the hooks say stop."""
+        """Steps until the schedule's end."""
         schedule, distiller = self.config.schedule, self.distiller
-        while distiller.num_steps < schedule.total_steps and not self.hooks.stopped():
+        while distiller.num_steps < schedule.total_steps:
             step = distiller.num_steps
             version, into_round = divmod(step, schedule.student_steps_per_round)
             if into_round == 0:

@@ -1,0 +1,1 @@
+"""The only room that imports Ray: actors (thin shells over plain objects), their clients, and the Ray runner."""
