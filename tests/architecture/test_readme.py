@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from source_tree import ROOT
 
-from raydfkd.testing.readme_commands import fenced_commands, command_tests
+from raydfkd.testing.readme_commands import command_tests, fenced_commands
 
 REGISTRY = ROOT / "tests" / "readme_commands.yaml"
 

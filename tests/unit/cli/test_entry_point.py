@@ -1,0 +1,73 @@
+"""The command as a process: exit codes, and which errors keep their traceback."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from raydfkd import __version__
+from raydfkd.cli.main import app
+from raydfkd.errors import RunFailedError
+
+
+def start(*arguments: str, prepare: str = "") -> subprocess.Popen[str]:
+    code = f"import sys; sys.argv = {['raydfkd', *arguments]!r}\n{prepare}\nfrom raydfkd.cli.main import main\nmain()"
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def test_version_and_help() -> None:
+    assert finish(start("--version")) == (0, f"raydfkd {__version__}\n", "")
+    code, out, _ = finish(start("--help"))
+    assert code == 0
+    for verb in ("demo", "run", "evaluate", "train-teacher", "doctor", "report", "export", "methods", "config"):
+        assert f"\n  {verb} " in out
+
+
+def test_a_users_mistake_is_one_sentence(tmp_path: Path) -> None:
+    code, out, err = finish(start("config", "check", str(tmp_path / "none.yaml")))
+    assert (code, out) == (2, "")
+    assert err == f"raydfkd: {tmp_path / 'none.yaml'} does not exist: give the path of a YAML file\n"
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    breaks = "import raydfkd.cli.config_reference as m\ndef broken(): raise AssertionError('ours')\nm.reference_text = broken"
+    code, _, err = finish(start("config", "reference", prepare=breaks))
+    assert code == 1
+    assert "Traceback" in err
+    assert "AssertionError: ours" in err
+
+
+def test_a_failed_run_is_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str:
+        raise RunFailedError("the student worker died three times")
+
+    monkeypatch.setattr("raydfkd.cli.config_reference.reference_text", fail)
+    result = CliRunner().invoke(app, ["config", "reference"])
+    assert result.exit_code == 1
+    assert result.stderr == "raydfkd: the student worker died three times\n"
+
+
+def test_ctrl_c_says_how_to_go_on() -> None:
+    waits = (
+        "import time, raydfkd.cli.config_reference as m\n"
+        "def wait():\n    sys.stdout.write('waiting\\n'); sys.stdout.flush(); time.sleep(50)\n"
+        "m.reference_text = wait"
+    )
+    process = start("config", "reference", prepare=waits)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130
+    assert "run --resume" in err
+    assert "Traceback" not in err
