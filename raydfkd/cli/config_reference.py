@@ -86,7 +86,8 @@ def _below(annotation: Any, path: str) -> Iterator[tuple[str, type[BaseModel], s
 
 def _tag_field(models: list[type[BaseModel]], tag: str) -> FieldInfo:
     """The discriminator as a user meets it: one of all kinds, to be given."""
-    return FieldInfo.from_annotation(Literal[tuple(model.model_fields[tag].default for model in models)])
+    kinds: Any = Literal[tuple(model.model_fields[tag].default for model in models)]
+    return FieldInfo.from_annotation(kinds)
 
 
 def _shared(models: list[type[BaseModel]], below: str) -> bool:

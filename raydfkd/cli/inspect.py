@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,19 +11,34 @@ from raydfkd.cli.arguments import Experiment, Overrides, experiment_path
 from raydfkd.cli.table import render
 from raydfkd.errors import ConfigError
 
+if TYPE_CHECKING:
+    from raydfkd.pipeline.config import ExperimentConfig
+
 
 def doctor(experiment: Experiment, overrides: Overrides = None) -> None:
     """Audit teacher, settings and resources before a run."""
     from raydfkd.pipeline.config import load_experiment
     from raydfkd.pipeline.doctor import diagnose
 
-    found = diagnose(load_experiment(experiment_path(experiment), overrides or []))
+    config = load_experiment(experiment_path(experiment), overrides or [])
+    found = diagnose(config)
+    if config.runtime.runner == "ray" and found.attempt(lambda: _place(config)):
+        found.rows.append(("placement", "every actor finds room on the Ray cluster"))
     typer.echo(render(("what", "finding"), found.rows))
     for problem in found.problems:
         typer.echo(f"problem: {problem}", err=True)
     if found.problems:
         raise typer.Exit(2)
     typer.echo("no problem found")
+
+
+def _place(config: ExperimentConfig) -> bool:
+    """Asks the cluster (or a local Ray, started for it) whether it has room; raises ResourceError if not."""
+    from raydfkd.runtime.session import preflight, session
+
+    with session(config):
+        preflight(config)
+    return True
 
 
 def report(

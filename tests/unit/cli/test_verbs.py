@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from raydfkd.cli.main import app
 from raydfkd.cli.run import DEMO, DEMO_TEACHER
+from raydfkd.errors import ResourceError
 from raydfkd.models.weights import read_metadata
 from raydfkd.pipeline.config import load_experiment
 from raydfkd.pipeline.yaml_config import read_yaml
@@ -141,6 +142,34 @@ def test_report_of_one_run_and_of_several(folder: Path, tmp_path: Path) -> None:
 def test_config_check_prints_the_resolved_experiment(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "resolved.yaml").write_text(raydfkd("config", "check", folder / "exp.yaml", "schedule.rounds=7"))
     assert load_experiment(tmp_path / "resolved.yaml") == load_experiment(folder / "exp.yaml", ["schedule.rounds=7"])
+
+
+def test_doctor_looks_at_teacher_student_buffer_data_and_time(folder: Path) -> None:
+    told = raydfkd("doctor", folder / "exp.yaml")
+    rows = {line.split("  ")[0]: line for line in told.splitlines()}
+    assert {"teacher", "teacher: BatchNorm statistics", "student 'small'", "evaluation data", "the whole run"} <= set(rows)
+    assert "64 images" in rows["buffer: synthetic"]
+    assert told.endswith("no problem found\n")
+
+
+def test_doctor_tells_every_problem_at_once(folder: Path) -> None:
+    wrong = ["students.small.model=small_cn_8", "teacher.checkpoint=gone.safetensors"]
+    problems = raydfkd("doctor", folder / "exp.yaml", *wrong, rc=2).splitlines()
+    assert len(problems) == 2
+    assert all(line.startswith("problem: ") for line in problems)
+    assert "gone.safetensors" in problems[0]
+    assert "did you mean 'small_cnn_8'" in problems[1]
+
+
+def test_doctor_asks_ray_for_room_where_the_run_would(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def place(config: object) -> bool:
+        raise ResourceError("no room for generator inversion-0")
+
+    settings = (folder / "exp.yaml", "runtime.runner=ray")
+    monkeypatch.setattr("raydfkd.cli.inspect._place", place)
+    assert raydfkd("doctor", *settings, rc=2) == "problem: no room for generator inversion-0\n"
+    monkeypatch.setattr("raydfkd.cli.inspect._place", lambda config: True)
+    assert "every actor finds room" in raydfkd("doctor", *settings)
 
 
 def test_methods_lists_methods_and_objectives_with_papers() -> None:
