@@ -40,6 +40,8 @@ def finish(config: ExperimentConfig, run: RunDir, elapsed_s: float, device: torc
     _save_analysis(run, exchange, distiller.teacher, evaluator, device, config.runtime.bf16)
     result = _result(config, run, distiller, exchange, evaluator, elapsed_s, device)
     run.write_result(result)
+    if evaluator is not None:
+        run.update_manifest(classes=list(evaluator.dataset.classes))
     return result
 
 

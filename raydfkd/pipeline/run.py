@@ -62,16 +62,15 @@ def execute(
 
 def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) -> None:
     splits = []
-    classes: list[str] | None = None
     if config.evaluation is not None:
         dataset = config.evaluation.dataset
-        splits.append({"dataset": dataset.kind, "split": dataset.split, "purpose": "evaluation only"})
+        where = getattr(dataset, "path", getattr(dataset, "name", dataset.kind))
+        splits.append({"dataset": str(where), "split": dataset.split, "purpose": "evaluation only"})
     run.update_manifest(
         state="running",
         seed=config.runtime.seed,
         teacher_sha256=teacher_sha256,
         data_splits_read=splits,
-        classes=classes,
         **describe_environment(),
     )
 
