@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from raydfkd.errors import CheckpointError
@@ -54,7 +54,7 @@ def save_weights(model: nn.Module, path: str | Path, metadata: dict[str, str] | 
     state = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in model.state_dict().items()}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(state, partial, metadata=metadata)
+        partial.write_bytes(save(state, metadata=metadata))  # save_file would make it readable by its owner alone
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
