@@ -2,13 +2,14 @@
 
 import hypothesis.strategies as st
 import numpy as np
+import torch
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from raydfkd.distillation.device_mirror import DeviceMirror
 from raydfkd.errors import ReplayFullError
 from raydfkd.replay.buffer import ReplayBuffer
 from raydfkd.replay.config import ReplayConfig, SelectorConfig, TableConfig
-from raydfkd.replay.mirror import Mirror
 from raydfkd.types import SyntheticBatch
 
 NUM_CLASSES = 3
@@ -36,7 +37,7 @@ class BufferMachine(RuleBasedStateMachine):
             pinned_fraction=0.4,
         )
         self.buffer = self.new_buffer()
-        self.mirror = Mirror(self.buffer.total_slots, SHAPE)
+        self.mirror = DeviceMirror(self.buffer.total_slots, SHAPE, torch.device("cpu"))
         self.cursor = -1
         self.pixels: dict[int, np.ndarray] = {}
         self.classes: dict[int, int] = {}
@@ -79,7 +80,7 @@ class BufferMachine(RuleBasedStateMachine):
         assert set(sample.keys.ravel().tolist()) <= self.live_keys()
         images, keys = self.mirror.gather(sample.slots.ravel())
         np.testing.assert_array_equal(keys, sample.keys.ravel())
-        np.testing.assert_array_equal(images, [self.pixels[int(k)] for k in keys])
+        np.testing.assert_array_equal(images.numpy(), [self.pixels[int(k)] for k in keys])
         assert self.buffer.update(consumer, sample.keys, self.rng.random(sample.keys.shape)) == 0
 
     @rule(n=st.integers(1, 20))
