@@ -6,7 +6,8 @@ RUN/
   manifest.json          versions, hardware, seeds, teacher hash, every data split read and what for, state
   metrics.jsonl          one record a line, see below
   checkpoints/latest.json names the newest complete checkpoint folder: checkpoints/step-00001200/
-  samples/               synthetic images: round-00012.png (grid), by_class.npz (images uint8 [n,C,H,W], teacher_class int32 [n])
+  samples/               synthetic images: round-00012.png (grid), by_class.npz (images uint8 [n,C,H,W],
+                         teacher_class int32 [n])
   analysis/buffer.npz    final buffer: priorities, teacher_class, teacher_confidence, ages, source (all [n])
   analysis/features.npz  synthetic_features, synthetic_class, and where evaluation data exists real_features, real_class
   student.safetensors    the last student; student_ema.safetensors its moving average
@@ -18,17 +19,17 @@ RUN/
 A metrics record has ``kind``, ``time_s`` (seconds since the run began, over all its sessions), ``step`` (student optimizer
 updates so far) and values by kind:
 
-* ``synthesis``: ``generator_id``, ``student_version``, ``seconds``, ``num_images`` and the synthesizer's losses
-  (``bn_loss``, ``one_hot_loss``, ``adversarial_loss``, ``loss``).
+* ``synthesis``: ``generator_id``, ``student_version``, ``seconds``, ``num_images``, the generator's waits before it
+  (``generator_wait_limiter_s``, ``generator_wait_weights_s``) and the synthesizer's losses (``bn_loss``, ``one_hot_loss``,
+  ``adversarial_loss``, ``loss``).
 * ``distillation``: means since the last record: ``kd_loss``, ``lr``, ``agreement``, ``importance_weight_mean``, ``item_age``,
-  ``grad_norm``.
+  ``grad_norm``, ``step_s`` (seconds of computing a step).
 * ``replay``: ``size``, ``capacity``, ``class_counts`` (list), ``class_entropy``, ``dropped_updates``, ``bytes``, ``inserts``,
   ``samples``, ``priority_mean``, ``priority_max``, ``staleness_rounds``.
-* ``throughput``: ``images_synthesized``, ``images_distilled`` (totals), ``synthesized_per_s``, ``distilled_per_s`` and waits in
-  seconds since the last record, by cause: ``student_wait_data_s``, ``student_wait_limiter_s``, ``generator_wait_limiter_s``,
-  ``generator_wait_weights_s``; ``rss_bytes``.
+* ``throughput``: ``images_distilled`` (total), ``distilled_per_s``, the student's waits in seconds since the last record, by
+  cause (``student_wait_data_s``, ``student_wait_limiter_s``, both from its first batch on), and ``rss_bytes``.
 * ``evaluation``: ``metric_last``, ``metric_ema``, ``agreement`` in [0,1], ``split``.
-* ``event``: ``message``, one line (restarts, kills, resumes, warnings).
+* ``event``: ``message``, one line (restarts, kills, resumes, warnings); ``restart``: true where an actor was restarted.
 """
 
 from __future__ import annotations

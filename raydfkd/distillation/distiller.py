@@ -66,8 +66,8 @@ class Distiller:
         self.bf16 = bf16
         self.total_steps = total_steps
         self.num_steps = 0
-        self.teacher = teacher.to(device, memory_format=torch.channels_last)
-        self.student = student.to(device, memory_format=torch.channels_last).train()
+        self.teacher = teacher.to(device).to(memory_format=torch.channels_last)
+        self.student = student.to(device).to(memory_format=torch.channels_last).train()
         self.student_ema = copy.deepcopy(self.student).eval().requires_grad_(False)
         self.rng = torch.Generator()
         settings = config.optimizer

@@ -7,7 +7,8 @@ checkpoints/step-00001200/
   replay/                  the buffer's snapshot (see replay/snapshot.py)
   exchange.json            the rate limiter's counts and the published version
 ```
-A folder counts only once ``checkpoints/latest.json`` names it, which happens last. Tensor files are loaded without running code.
+A folder counts only once ``checkpoints/latest.json`` names it, which happens last. Tensor files are loaded without running
+code.
 """
 
 from __future__ import annotations
@@ -61,4 +62,6 @@ def _load(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"checkpoint file {path} cannot be read ({error}): remove its folder to resume from an earlier one") from error
+        raise CheckpointError(
+            f"checkpoint file {path} cannot be read ({error}): remove its folder to resume from an earlier one"
+        ) from error

@@ -5,6 +5,7 @@ An experiment names its parts in maps (``sources``, ``students``), so that more 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raydfkd.data.config import DatasetConfig
 from raydfkd.distillation.config import StudentConfig
-from raydfkd.pipeline.yaml_config import apply_overrides, read_yaml, validate
+from raydfkd.pipeline.yaml_config import apply_overrides, merge, read_layers, validate
 from raydfkd.replay.config import ReplayConfig
 from raydfkd.synthesis.config import FastConfig, SSDKDConfig
 
@@ -58,7 +59,7 @@ class TeacherConfig(_Config):
     model: str
     """A catalog name, torchvision:NAME, timm:NAME, package.module:callable, or a .pt2 file."""
     checkpoint: Path | None = None
-    """Its weights (.safetensors, or .pt/.pth loaded without running code); null for a .pt2 file or a callable that loads its own."""
+    """Its weights (.safetensors, or a safely loaded .pt or .pth); null for a .pt2 file or a callable that loads its own."""
     normalization: NormalizationConfig | None = None
     """Input statistics; null: as the checkpoint's own metadata says."""
     classifier_head: str | None = None
@@ -87,7 +88,7 @@ class ScheduleConfig(_Config):
     batches_per_request: int = Field(1, ge=1)
     """decoupled: training batches drawn by one request (priorities lag by as many)."""
     max_staleness_rounds: int | None = Field(None, ge=0)
-    """decoupled: a batch may be begun only with student weights at most this many rounds old; null: no bound. lockstep has 0."""
+    """decoupled: the oldest student weights, in rounds, that a batch may be begun with; null: no bound. lockstep has 0."""
 
     @model_validator(mode="after")
     def _refuse_ignored(self) -> ScheduleConfig:
@@ -172,7 +173,9 @@ class ExperimentConfig(_Config):
         if len(self.students) > 1:
             raise ValueError(f"students names {len(self.students)}: one student a run is supported, start a run for each")
         if self.runtime.runner == "local" and self.schedule.mode == "decoupled":
-            raise ValueError("runtime.runner local runs in one process and so in lockstep: set schedule.mode=lockstep or runner=ray")
+            raise ValueError(
+                "runtime.runner local runs in one process and so in lockstep: set schedule.mode=lockstep or runner=ray"
+            )
         if self.runtime.runner == "local" and self.student.num_workers > 1:
             raise ValueError("runtime.runner local has one student worker: set students.*.num_workers=1 or runner=ray")
         sizes = {source.batch_size for source in self.sources.values()}
@@ -217,13 +220,20 @@ def derive_seed(seed: int, *names: object) -> int:
 def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
     """Reads an experiment, applies ``a.b=c`` overrides and makes its paths absolute.
 
-    A relative path is looked for beside the file and then in the working directory.
+    A file may change another, its base, by ``base: other.yaml`` (relative to its own folder; chains are allowed): mappings
+    are merged, everything else is replaced, and so is a mapping that names another ``kind``. A relative path is looked for
+    beside the file that gives it and then in the working directory.
 
     Raises:
         ConfigError: anything is wrong with it, in one sentence.
     """
     path = Path(path)
-    return build_experiment(read_yaml(path), overrides, base=path.parent, where=path)
+    *below, (_, tree) = read_layers(path)
+    lower: dict[str, Any] = {}
+    for file, layer in below:
+        lower = merge(lower, anchor_paths(layer, file.parent))
+    where = f"{path} (with its base {', '.join(file.name for file, _ in reversed(below))})" if below else str(path)
+    return build_experiment(merge(lower, tree), overrides, base=path.parent, where=where)
 
 
 def build_experiment(
@@ -232,6 +242,34 @@ def build_experiment(
     """As :func:`load_experiment`, from a tree of plain values."""
     config = validate(ExperimentConfig, apply_overrides(tree, list(overrides)), where)
     return resolve_paths(config, base)
+
+
+INPUT_PATHS = (
+    "teacher.checkpoint", "teacher.model", "students.*.checkpoint", "evaluation.dataset.path", "evaluation.dataset.root",
+)  # fmt: skip
+"""Settings that name input files, the ones that :func:`resolve_paths` makes absolute (a model only where it is a .pt2 file)."""
+
+
+def anchor_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A copy of unchecked settings whose input paths are absolute; what is no path there is left for the check to refuse."""
+    result = copy.deepcopy(tree)
+    for dotted in INPUT_PATHS:
+        _anchor(result, dotted.split("."), folder)
+    return result
+
+
+def _anchor(node: Any, keys: list[str], folder: Path) -> None:
+    if not isinstance(node, dict):
+        return
+    key, *rest = keys
+    for name in list(node) if key == "*" else [key] if key in node else []:
+        value = node[name]
+        if rest:
+            _anchor(value, rest, folder)
+        elif isinstance(value, list):
+            node[name] = [str(_absolute(Path(one), folder)) if isinstance(one, str) else one for one in value]
+        elif isinstance(value, str) and (key != "model" or value.endswith(".pt2")):
+            node[name] = str(_absolute(Path(value), folder))
 
 
 def resolve_paths(config: ExperimentConfig, base: Path) -> ExperimentConfig:

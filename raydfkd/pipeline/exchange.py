@@ -135,7 +135,9 @@ class Exchange:
         lag = 0 if self.lockstep else schedule.max_staleness_rounds
         min_version = 0 if lag is None else max(0, self.round_of(number) - lag)
         if self.student_version < min_version:
-            return NotYet("weights", f"batch {number} needs student weights {min_version}, published are {self.student_version}")
+            return NotYet(
+                "weights", f"batch {number} needs student weights {min_version}, published are {self.student_version}"
+            )
         summary = self.buffer.summary()
         if self.lockstep:
             grouped = self._lockstep_summary(number, summary)
@@ -216,7 +218,9 @@ class Exchange:
         num_draws = first.num_batches * batch_size
         if not self.limiter.can_sample(num_draws):
             size = self.buffer.size
-            return NotYet("limiter", f"{size} images are in the buffer and the generators must insert more before the next draw")
+            return NotYet(
+                "limiter", f"{size} images are in the buffer and the generators must insert more before the next draw"
+            )
         self.limiter.record_sample(num_draws)
         return self.buffer.sample(first.consumer, first.num_batches, batch_size, first.student_step)
 
@@ -230,7 +234,11 @@ class Exchange:
         return self.buffer.stats(self.student_version)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"limiter": self.limiter.state_dict(), "student_version": self.student_version, "student_step": self.student_step}
+        return {
+            "limiter": self.limiter.state_dict(),
+            "student_version": self.student_version,
+            "student_step": self.student_step,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.limiter.load_state_dict(state["limiter"])

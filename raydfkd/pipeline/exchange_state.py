@@ -77,7 +77,9 @@ def load_exchange(folder: Path, exchange: Exchange, put: Callable[[Any], Any] = 
         counts["limiter"] = {name: np.array(value) for name, value in counts["limiter"].items()}
         exchange.load_state_dict(counts)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"checkpoint {folder} has no readable exchange.json ({error}): resume from another one") from error
+        raise CheckpointError(
+            f"checkpoint {folder} has no readable exchange.json ({error}): resume from another one"
+        ) from error
 
 
 def _listed(state: dict[str, Any]) -> dict[str, Any]:

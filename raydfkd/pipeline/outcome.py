@@ -144,7 +144,7 @@ def device_name(device: torch.device) -> str:
 def _save_analysis(
     run: RunDir, exchange: Exchange, teacher: FrozenTeacher, evaluator: Evaluator | None, device: torch.device, bf16: bool
 ) -> None:
-    np.savez_compressed(run.analysis / "buffer.npz", **exchange.buffer.analysis())
+    np.savez_compressed(run.analysis / "buffer.npz", **exchange.buffer.analysis())  # type: ignore[arg-type]
     images, classes = _live_images(exchange)
     chosen = np.concatenate([np.flatnonzero(classes == k)[-IMAGES_PER_CLASS:] for k in np.unique(classes)])
     np.savez_compressed(run.samples / "by_class.npz", images=images[chosen], teacher_class=classes[chosen])

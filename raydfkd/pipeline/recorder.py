@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -94,7 +93,11 @@ def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
     rows = -(-num // columns)
     canvas = np.zeros((rows * columns, channels, height, width), np.uint8)
     canvas[:num] = images
-    grid = canvas.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
+    grid = (
+        canvas.reshape(rows, columns, channels, height, width)
+        .transpose(0, 3, 1, 4, 2)
+        .reshape(rows * height, columns * width, channels)
+    )
     return grid[:, :, 0] if channels == 1 else grid[:, :, :3]
 
 

@@ -20,9 +20,7 @@ logger = logging.getLogger(__name__)
 Runner = Callable[[ExperimentConfig, RunDir, Recorder, Path | None], None]
 
 
-def execute(
-    config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Watcher | None, run_ray: Runner
-) -> dict[str, Any]:
+def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Watcher | None, run_ray: Runner) -> dict[str, Any]:
     """Checks, runs and finishes an experiment; the manifest says at every moment how it stands.
 
     Args:

@@ -19,6 +19,9 @@ from raydfkd.pipeline.config_errors import sentence
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
+BASE = "base"
+"""Key by which a file names the file that it changes."""
+
 
 class _Loader(yaml.SafeLoader):
     """``yaml.SafeLoader`` that refuses a key given twice and reads ``1e-3`` as the number it is in YAML 1.2."""
@@ -58,6 +61,51 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds {_kind(tree)}: it must hold 'key: value' lines")
     return tree
+
+
+def read_layers(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The file, preceded by the files that it changes: each (path, content without ``base``), the lowest first.
+
+    A file changes another by ``base: other.yaml``, relative to its own folder; that one may have a base in turn.
+
+    Raises:
+        ConfigError: as :func:`read_yaml`, or ``base`` is no path, leads nowhere or in a circle.
+    """
+    layers: list[tuple[Path, dict[str, Any]]] = []
+    file, seen = Path(path), [Path(path).resolve()]
+    while True:
+        tree = read_yaml(file)
+        name = tree.pop(BASE, BASE)
+        layers.insert(0, (file, tree))
+        if name is BASE:
+            return layers
+        if not isinstance(name, str) or not name.strip():
+            raise ConfigError(f"{file}: base is {name!r}: it must be the path of the YAML file that this one changes")
+        base = file.parent / Path(name).expanduser()
+        if not base.is_file():
+            raise ConfigError(
+                f"{file}: its base {base} does not exist: correct the path, which is relative to the file's folder"
+            )
+        if base.resolve() in seen:
+            circle = " -> ".join(one.name for one in [*seen, base])
+            raise ConfigError(f"{file}: its base leads in a circle ({circle}): take base out of one of these files")
+        file = base
+        seen.append(base.resolve())
+
+
+def merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    """``lower`` changed by ``upper``: mappings are merged key by key, everything else is replaced, lists whole.
+
+    A mapping that names another ``kind`` than the one below it replaces it, because the other kind has other keys.
+    """
+    result = dict(lower)
+    for key, value in upper.items():
+        below = lower.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            kinds = {mapping["kind"] for mapping in (below, value) if isinstance(mapping.get("kind"), str)}
+            value = value if len(kinds) > 1 else merge(below, value)
+        result[key] = value
+    return result
 
 
 def apply_overrides(tree: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from raydfkd.losses.distillation import kd_loss_per_sample
 from raydfkd.losses.inversion import adversarial_loss, bn_loss, one_hot_loss, smoothed_statistics
 from raydfkd.models import load_flat_weights
 from raydfkd.models.bn_statistics import BatchNormStatistics
+from raydfkd.models.generators.upsampling import UpsamplingGenerator
 from raydfkd.models.precision import autocast
 from raydfkd.models.teacher import FrozenTeacher
 from raydfkd.synthesis.config import FastConfig
@@ -64,16 +65,16 @@ class FastSynthesizer:
         config: FastConfig,
         teacher: FrozenTeacher,
         student: nn.Module,
-        generator: nn.Module,
+        generator: UpsamplingGenerator,
         context: SynthesisContext,
         device: torch.device,
     ) -> None:
         self.config = config
         self.context = context
         self.device = device
-        self.teacher = teacher.to(device, memory_format=torch.channels_last)
-        self.student = student.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-        self.generator = generator.to(device, memory_format=torch.channels_last).train()
+        self.teacher = teacher.to(device).to(memory_format=torch.channels_last)
+        self.student = student.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.generator = generator.to(device).to(memory_format=torch.channels_last).train()
         self.student_version: WeightsVersion = 0
         self.rng = torch.Generator().manual_seed(context.seed)
         self._statistics = BatchNormStatistics(self.teacher)
