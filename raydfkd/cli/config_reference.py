@@ -30,6 +30,10 @@ def reference_text() -> str:
         "",
         "Written by `raydfkd config reference`; a test fails when it is out of date. Any setting can be replaced on the",
         "command line as `KEY=VALUE`. `<name>` stands for a name of your choice, `[kind=x]` for what only that kind has.",
+        "",
+        "An experiment's file may hold only what differs from another's, which it names by `base: other.yaml` (relative to its",
+        "own folder; that one may have a base in turn). Mappings are merged, everything else is replaced, and so is a mapping",
+        "that names another `kind`. `raydfkd config check FILE` prints the whole.",
     ]
     for title, model in (
         ("An experiment (`raydfkd run`)", ExperimentConfig),

@@ -75,10 +75,10 @@ def read_layers(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
     file, seen = Path(path), [Path(path).resolve()]
     while True:
         tree = read_yaml(file)
-        name = tree.pop(BASE, BASE)
         layers.insert(0, (file, tree))
-        if name is BASE:
+        if BASE not in tree:
             return layers
+        name = tree.pop(BASE)
         if not isinstance(name, str) or not name.strip():
             raise ConfigError(f"{file}: base is {name!r}: it must be the path of the YAML file that this one changes")
         base = file.parent / Path(name).expanduser()
