@@ -1,4 +1,4 @@
-"""What the benchmarks share: an experiment of CIFAR size, a generator that costs nothing, actors around them, memory figures."""
+"""What the benchmarks share: an experiment of CIFAR size, a generator that costs nothing, a run's actors, memory figures."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def object_store() -> dict[str, int]:
-    """What the object store holds now: ``bytes_used`` in memory, ``num_objects``, and ``spilled_bytes`` written to disk so far."""
+    """``bytes_used`` and ``num_objects`` of the object store now, and ``spilled_bytes`` written to disk so far."""
     from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
     stats = get_memory_info_reply(get_state_from_address(ray.get_runtime_context().gcs_address)).store_stats
