@@ -1,0 +1,111 @@
+"""What the README tells a newcomer to type, typed: in its order, in a folder that holds only what a checkout has there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RAYDFKD = Path(sys.executable).with_name("raydfkd")
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The experiments and the shipped YAML files at their places, and no run or teacher yet."""
+    folder = tmp_path_factory.mktemp("checkout")
+    ignored = shutil.ignore_patterns("*.safetensors", "results", "__pycache__")
+    shutil.copytree(ROOT / "experiments", folder / "experiments", ignore=ignored)
+    (folder / "raydfkd" / "cli").mkdir(parents=True)
+    for path in (ROOT / "raydfkd" / "cli").glob("*.yaml"):
+        shutil.copy(path, folder / "raydfkd" / "cli")
+    return folder
+
+
+def typed(command: str, folder: Path, timeout_s: float = 240) -> str:
+    """Runs a README command as it stands; its standard output."""
+    program, *arguments = command.split()
+    assert program == "raydfkd"
+    done = subprocess.run(
+        [str(RAYDFKD), *arguments], cwd=folder, env=_environment(), capture_output=True, text=True, timeout=timeout_s
+    )
+    assert done.returncode == 0, f"{command}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    # A run of its own: nothing of the test session's Ray may reach it.
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")}
+
+
+def test_train_teacher(checkout: Path) -> None:
+    typed("raydfkd train-teacher experiments/teachers/digits.yaml --out experiments/teachers/digits.safetensors", checkout)
+    assert (checkout / "experiments/teachers/digits.safetensors").stat().st_size > 100_000
+
+
+def test_doctor(checkout: Path) -> None:
+    assert "no problem found" in typed("raydfkd doctor experiments/smoke/digits_ssdkd.yaml", checkout)
+
+
+def test_run_is_killed_and_resumed(checkout: Path) -> None:
+    command = "raydfkd run experiments/smoke/digits_ssdkd.yaml --out runs/digits".split()
+    with (checkout / "killed.log").open("w") as log:
+        run = subprocess.Popen(
+            [str(RAYDFKD), *command[1:]], cwd=checkout, env=_environment(), stdout=log, stderr=log, start_new_session=True
+        )
+        pointer = checkout / "runs/digits/checkpoints/latest.json"
+        deadline = time.monotonic() + 180
+        while not pointer.exists():
+            assert run.poll() is None, (checkout / "killed.log").read_text()
+            assert time.monotonic() < deadline, "no checkpoint in 180 s\n" + (checkout / "killed.log").read_text()
+            time.sleep(0.2)
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+    assert json.loads((checkout / "runs/digits/manifest.json").read_text())["state"] == "running"
+    typed("raydfkd run runs/digits --resume", checkout)
+    result = json.loads((checkout / "runs/digits/result.json").read_text())
+    assert result["student_steps"] == 1200
+    assert result["student"]["metric_last"] >= 0.95
+
+
+def test_evaluate(checkout: Path) -> None:
+    assert "%" in typed("raydfkd evaluate runs/digits", checkout)
+
+
+def test_export(checkout: Path) -> None:
+    typed("raydfkd export runs/digits --format pt2 --out runs/digits/student.pt2", checkout)
+    assert (checkout / "runs/digits/student.pt2").exists()
+
+
+def test_report(checkout: Path) -> None:
+    typed("raydfkd report runs/digits", checkout)
+    page = (checkout / "runs/digits/report.html").read_text(encoding="utf-8")
+    assert "resumed from" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_demo(tmp_path: Path) -> None:
+    """At least 95% and within 3 points of the teacher, with at most a third of its parameters."""
+    typed(f"raydfkd demo --seed 0 --out {tmp_path / 'demo'}", tmp_path)
+    result = json.loads((tmp_path / "demo" / "result.json").read_text())
+    teacher, student = result["teacher"], result["student"]
+    assert teacher["metric"] >= 0.97
+    assert student["metric_last"] >= 0.95
+    assert teacher["metric"] - student["metric_last"] <= 0.03
+    assert student["params"] * 3 <= teacher["params"]
+
+
+@pytest.mark.parametrize(("target", "last"), [("demo", "bin/raydfkd demo"), ("test", "-m pytest")])
+def test_make_targets_end_in_what_they_promise(target: str, last: str) -> None:
+    """A dry run: the commands themselves are run by the tests above and by this very session."""
+    planned = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert last in planned.strip().splitlines()[-1]
