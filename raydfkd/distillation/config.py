@@ -49,7 +49,8 @@ class OptimizerConfig(BaseModel):
             raise ValueError("nesterov needs momentum above 0")
         if self.schedule == "one_cycle" and self.warmup_steps == 0:
             raise ValueError("one_cycle needs warmup_steps above 0; schedule cosine starts at the peak")
-        if self.schedule == "constant" and "final_lr" in self.model_fields_set:
+        # Not by model_fields_set: a saved experiment holds every field, and must run again.
+        if self.schedule == "constant" and self.final_lr != OptimizerConfig.model_fields["final_lr"].default:
             raise ValueError("schedule constant has no final_lr: leave it out or choose cosine")
         return self
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PUBLISHED_RATES = {2: (5e-3, 0.015), 5: (3e-3, 0.01), 10: (2e-3, 0.01)}
 """FastDFKD's (generator, latent) learning rates for 2, 5 and 10 steps a batch."""
@@ -63,13 +63,19 @@ class FastConfig(BaseModel):
     adversarial_start_batches: int | None = Field(None, ge=0)
     """Batches (of the whole run) before the adversarial loss starts; None: one before the warm-up ends, as published."""
     reset_batches: int | None = Field(None, ge=0)
-    """Batch (of the whole run) at which the generator's first layer is drawn anew, once; None: warm-up + 120, as published."""
+    """Batches (of the whole run) before the generator's first layer is drawn anew, once; None: warm-up + 119, as published."""
     reset_bn_weight_mean: float = 0.0
     """Mean of the redrawn first BatchNorm weight: 0 is what the published code does, 1 what it probably meant."""
     crop_padding: int = Field(4, ge=0)
     """Random-crop padding in pixels before the teacher sees an image during synthesis."""
     flip: bool = True
     """Mirror images at random before the teacher sees them during synthesis."""
+
+    @model_validator(mode="after")
+    def _refuse_ignored(self) -> Self:
+        if self.adversarial_weight == 0 and self.adversarial_start_batches is not None:
+            raise ValueError("adversarial_weight 0 does not use adversarial_start_batches: leave it out")
+        return self
 
     def rates(self) -> tuple[float, float]:
         """The (generator, latent) learning rates in force."""
@@ -94,3 +100,9 @@ class SSDKDConfig(FastConfig):
     """Exponent gamma of the difficulty factor; the paper does not give it, 2 is the focal loss's."""
     target: Literal["random", "teacher"] = "random"
     """Class in the task loss: uniform as in FastDFKD, or the teacher's own prediction as Eq. 2's text says."""
+
+    @model_validator(mode="after")
+    def _refuse_unused_gamma(self) -> Self:
+        if not self.difficulty and self.difficulty_gamma != SSDKDConfig.model_fields["difficulty_gamma"].default:
+            raise ValueError("difficulty false does not use difficulty_gamma: leave it out")
+        return self

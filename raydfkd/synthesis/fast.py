@@ -185,7 +185,8 @@ class FastSynthesizer:
 
     def _reset_when_due(self, summary: BufferSummary) -> None:
         due = self.config.reset_batches
-        due = self.context.warmup_batches + 120 if due is None else due
+        # FastDFKD counts calls from 1 and resets at call warm-up + 120, before which there were that many batches less one.
+        due = self.context.warmup_batches + 119 if due is None else due
         if not self._was_reset and summary.num_batches >= due:
             self.generator.reset_first_layer(self.config.reset_bn_weight_mean, self.rng)
             self._was_reset = True

@@ -30,7 +30,7 @@ class SSDKDSynthesizer(FastSynthesizer):
             return None
         return modulating_weights(
             teacher_logits_BK,
-            torch.from_numpy(summary.class_counts).to(self.device),
+            torch.tensor(summary.class_counts, device=self.device),  # a copy: what came through an object store is read-only
             summary.size,
             diversity=self.config.diversity,
             difficulty=self.config.difficulty,

@@ -48,10 +48,11 @@ class UpsamplingGenerator(nn.Module):
         """Re-draws the first layer (Fast's ``reset_l0``): linear weight N(0,.02), its bias 0, first BN weight N(mean,.02).
 
         The mean 0 is the reference code read literally; 1 is what was probably meant (methods.md 3.8 and open point 14).
+        ``generator`` is a CPU generator whatever the network's device, so that the draws are the same on every one.
         """
-        self.first_linear.weight.normal_(0.0, 0.02, generator=generator)
+        for weight, mean in ((self.first_linear.weight, 0.0), (self.first_norm.weight, bn_weight_mean)):
+            weight.copy_(torch.empty(weight.shape).normal_(mean, 0.02, generator=generator))
         self.first_linear.bias.zero_()
-        self.first_norm.weight.normal_(bn_weight_mean, 0.02, generator=generator)
 
 
 def upsample_block(in_width: int, out_width: int) -> nn.Sequential:

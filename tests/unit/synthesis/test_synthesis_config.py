@@ -1,0 +1,47 @@
+"""Settings of the methods: published rates, and knobs that would do nothing."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from raydfkd.errors import UnknownNameError
+from raydfkd.synthesis.config import FastConfig, SSDKDConfig
+from raydfkd.synthesis.methods import METHODS
+
+
+@pytest.mark.parametrize(
+    ("steps", "rates"),
+    [(1, (5e-3, 0.015)), (2, (5e-3, 0.015)), (4, (3e-3, 0.01)), (5, (3e-3, 0.01)), (10, (2e-3, 0.01)), (50, (2e-3, 0.01))],
+)
+def test_rates_are_the_published_ones_of_the_nearest_number_of_steps(steps: int, rates: tuple[float, float]) -> None:
+    assert FastConfig(steps_per_batch=steps).rates() == rates
+
+
+def test_a_rate_of_ones_own_comes_first() -> None:
+    assert FastConfig(generator_lr=0.5).rates() == (0.5, 0.015)
+    assert FastConfig(latent_lr=0.25).rates() == (5e-3, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "message"),
+    [
+        (FastConfig, {"adversarial_weight": 0, "adversarial_start_batches": 3}, "does not use adversarial_start_batches"),
+        (SSDKDConfig, {"adversarial_weight": 0, "adversarial_start_batches": 3}, "does not use adversarial_start_batches"),
+        (SSDKDConfig, {"difficulty": False, "difficulty_gamma": 3}, "does not use difficulty_gamma"),
+        (FastConfig, {"diversity": True}, "Extra inputs"),
+        (FastConfig, {"method": "ssdkd"}, "Input should be 'fast'"),
+        (FastConfig, {"bn_momentum": 1.0}, "less than 1"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(config: type, settings: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        config(**settings)
+
+
+def test_methods_are_known_by_name_and_give_their_class() -> None:
+    assert METHODS.names() == ["fast", "ssdkd"]
+    assert [METHODS.get(name).load().__name__ for name in METHODS] == ["FastSynthesizer", "SSDKDSynthesizer"]
+    assert all(METHODS.get(name).needs_batch_norm and METHODS.get(name).needs_gradient for name in METHODS)
+    with pytest.raises(UnknownNameError, match="did you mean 'ssdkd'"):
+        METHODS.get("ssdk")

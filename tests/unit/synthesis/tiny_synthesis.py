@@ -1,0 +1,63 @@
+"""A tiny BatchNorm teacher whose statistics are those of random pictures, and synthesizers around it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+
+from raydfkd.models.catalog import build_classifier
+from raydfkd.models.generators import build_generator
+from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.synthesis.config import FastConfig, SSDKDConfig
+from raydfkd.synthesis.fast import FastSynthesizer, SynthesisContext
+from raydfkd.synthesis.methods import METHODS
+from raydfkd.types import BufferSummary
+
+SHAPE = (1, 8, 8)
+CLASSES = 10
+MEAN, STD = (0.3,), (0.35,)
+# The adversarial weight makes that term, small for these networks, as large as the others.
+SMALL: dict[str, Any] = {"batch_size": 12, "base_channels": 4, "latent_dim": 6, "crop_padding": 1, "adversarial_weight": 300.0}
+
+
+def summary(num_batches: int = 0, counts: list[int] | None = None) -> BufferSummary:
+    held = np.array(counts if counts is not None else [0] * CLASSES, dtype=np.int64)
+    return BufferSummary(int(held.sum()), held, num_batches)
+
+
+def build_teacher(seed: int = 0) -> FrozenTeacher:
+    torch.manual_seed(seed)
+    network = build_classifier("small_cnn_4", CLASSES, SHAPE)
+    for _ in range(20):  # so that the running statistics are some pictures' own, and not 0 and 1
+        network((torch.rand(64, *SHAPE) ** 3 - MEAN[0]) / STD[0])
+    with torch.no_grad():
+        network.fc.weight.mul_(8)  # decided opinions
+    return FrozenTeacher(network, CLASSES, SHAPE, MEAN, STD)
+
+
+def make(
+    method: str = "fast", *, seed: int = 1, warmup: int = 3, temperature: float = 20.0, device: str = "cpu", **settings: Any
+) -> FastSynthesizer:
+    """A new synthesizer whose student is the teacher with a changed head, so that they agree on some images."""
+    config = {"fast": FastConfig, "ssdkd": SSDKDConfig}[method](**{**SMALL, **settings})
+    teacher = build_teacher()
+    student = copy.deepcopy(teacher.model)
+    torch.manual_seed(77)
+    with torch.no_grad():
+        student.fc.weight.add_(torch.randn_like(student.fc.weight) * 1.0)
+    generator = build_generator(config.generator, SHAPE, config.latent_dim, config.base_channels)
+    context = SynthesisContext("inversion-0", seed, warmup, temperature, bf16=False)
+    made = METHODS.get(method).load()(config, teacher, student, generator, context, torch.device(device))
+    assert isinstance(made, FastSynthesizer)
+    return made
+
+
+def weights_of(synthesizer: FastSynthesizer) -> dict[str, torch.Tensor]:
+    return copy.deepcopy(dict(synthesizer.generator.named_parameters()))
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
