@@ -79,7 +79,7 @@ class RunDir:
             RunDirError: it holds a run already, or cannot be written.
         """
         run = cls(Path(path))
-        if run.manifest_path.exists():
+        if run._is_started():
             state = run.manifest().get("state", "unknown")
             advice = "continue it with --resume or choose another --out" if state != "finished" else "choose another --out"
             raise RunDirError(f"run directory {run.path} holds a {state} run already: {advice}")
@@ -98,10 +98,10 @@ class RunDir:
         """Opens an existing run.
 
         Raises:
-            RunDirError: there is none.
+            RunDirError: there is none, or it cannot be read.
         """
         run = cls(Path(path))
-        if not run.manifest_path.exists():
+        if not run._is_started():
             raise RunDirError(f"{run.path} is no run directory (it has no manifest.json): name the --out of a started run")
         return run
 
@@ -181,6 +181,12 @@ class RunDir:
         older = sorted(p for p in self.checkpoints.iterdir() if p.is_dir() and p.name.startswith("step-") and p != folder)
         for old in older[: max(0, len(older) - keep + 1)]:
             shutil.rmtree(old, ignore_errors=True)
+
+    def _is_started(self) -> bool:
+        try:
+            return self.manifest_path.exists()
+        except OSError as error:
+            raise RunDirError(f"run directory {self.path} cannot be read ({error.strerror}): choose another --out") from error
 
     def _read_json(self, path: Path) -> dict[str, Any]:
         try:
