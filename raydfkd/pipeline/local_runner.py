@@ -38,7 +38,7 @@ class LocalSource:
         self.emit = emit
         self._waited_s = 0.0
         self._mirror = DeviceMirror(exchange.buffer.total_slots, config.task.image_shape, device)
-        self._cursor, self._sequence = -1, 0
+        self._cursor = -1
         self._keys: np.ndarray = np.empty(0, np.int64)
         self._priorities: np.ndarray = np.empty(0, np.float32)
         self._weights: tuple[np.ndarray, WeightsVersion] | None = None
@@ -46,13 +46,12 @@ class LocalSource:
     def next(self, step: int, version: WeightsVersion) -> Batch:
         while True:
             request = SampleRequest(
-                self.config.student_name, 0, self._sequence, 1, self._cursor, step, version, self._keys, self._priorities
+                self.config.student_name, 0, 1, self._cursor, step, version, self._keys, self._priorities
             )
             reply = self.exchange.try_sample(request)
             if not isinstance(reply, NotYet):
                 break
             self._synthesize(step)
-        self._sequence += 1
         for shard in reply.shards:
             self._mirror.apply(shard.slots, shard.keys, shard.payload.images)
             self._cursor = shard.shard_id
@@ -101,6 +100,8 @@ def run_local(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_
         resume_from: a checkpoint folder to go on from, None to begin.
     """
     device = builder.choose_device(config)
+    if config.student.resources.num_threads is not None:
+        torch.set_num_threads(config.student.resources.num_threads)
     exchange = build_exchange(config)
     synthesizers = {
         builder.generator_id(source, index): builder.build_synthesizer(config, source, index, device)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import logging
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from raydfkd.errors import RaydfkdError
-from raydfkd.pipeline import builder
+from raydfkd.pipeline import builder, checkpoints
 from raydfkd.pipeline.config import ExperimentConfig
+from raydfkd.pipeline.exchange_state import build_exchange, load_exchange
 from raydfkd.pipeline.local_runner import run_local
 from raydfkd.pipeline.outcome import finish
 from raydfkd.pipeline.recorder import Recorder, Watcher, describe_environment
-from raydfkd.run_dir import RunDir
-
-logger = logging.getLogger(__name__)
+from raydfkd.run_dir import RunDir, write_atomically
 
 Runner = Callable[[ExperimentConfig, RunDir, Recorder, Path | None], None]
 
@@ -29,33 +30,51 @@ def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Wat
         run_ray: the Ray runner, handed in because this room does not know Ray.
     """
     watcher = Watcher() if watcher is None else watcher
-    watcher.stage("checking the teacher")
     checkpoint = run.latest_checkpoint() if resume else None
-    elapsed_s = _rewind(run, checkpoint) if resume else 0.0
-    recorder = Recorder(config, run, watcher, elapsed_s)
     try:
-        teacher = builder.build_frozen_teacher(config)
-        builder.audit(config, teacher)
+        watcher.stage("checking the teacher")
         device = builder.choose_device(config) if config.runtime.runner == "local" else builder.choose_device(config, "cpu")
-        _write_manifest(config, run, teacher.state_sha256())
-        if resume:
-            recorder.event(f"resumed from {checkpoint.name if checkpoint is not None else 'the beginning'}")
-        runner = run_local if config.runtime.runner == "local" else run_ray
-        runner(config, run, recorder, checkpoint)
-        recorder.stage("finishing")
-        result = finish(config, run, recorder.elapsed_s, device)
-        run.update_manifest(state="finished")
-        watcher.finish(result)
-        return result
+        _write_manifest(config, run, _check(config, checkpoint, device))
+        recorder = Recorder(config, run, watcher, _rewind(run, checkpoint) if resume else 0.0)
+        try:
+            if resume:
+                recorder.event(f"resumed from {checkpoint.name if checkpoint is not None else 'the beginning'}")
+            runner = run_local if config.runtime.runner == "local" else run_ray
+            runner(config, run, recorder, checkpoint)
+            recorder.stage("finishing")
+            result = finish(config, run, recorder.elapsed_s, device)
+        finally:
+            recorder.close()
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt)
-        if run.manifest_path.exists():
-            run.update_manifest(state="stopped" if stopped else "failed", error=str(error) or type(error).__name__)
-        elif isinstance(error, RaydfkdError):
+        if not resume and _is_refusal(error) and not any(run.metrics()):
             _remove_unstarted(run)
+        else:
+            state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+            run.update_manifest(state=state, error=str(error) or type(error).__name__)
         raise
-    finally:
-        recorder.close()
+    run.update_manifest(state="finished")
+    watcher.finish(result)
+    return result
+
+
+def _check(config: ExperimentConfig, checkpoint: Path | None, device: torch.device) -> str:
+    """Builds what a user can have got wrong, before anything starts; returns the teacher's hash.
+
+    Raises:
+        RaydfkdError: teacher, student, evaluation data or checkpoint cannot be used.
+    """
+    teacher = builder.build_frozen_teacher(config)
+    builder.audit(config, teacher)
+    builder.build_student(config)
+    builder.build_evaluator(config, teacher, device)
+    if checkpoint is not None:
+        load_exchange(checkpoint, build_exchange(config))
+        checkpoints.load_student(checkpoint, builder.build_distiller(config, device))
+    return teacher.state_sha256()
+
+
+def _is_refusal(error: BaseException) -> bool:
+    return isinstance(error, RaydfkdError) and error.exit_code == 2
 
 
 def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) -> None:
@@ -79,10 +98,6 @@ def _rewind(run: RunDir, checkpoint: Path | None) -> float:
     records = list(run.metrics())
     kept = [r for r in records if r["kind"] == "event" or r["step"] <= step]
     if len(kept) < len(records):
-        import json
-
-        from raydfkd.run_dir import write_atomically
-
         write_atomically(run.metrics_path, "".join(json.dumps(r) + "\n" for r in kept))
     return max((r["time_s"] for r in records), default=0.0)
 
@@ -92,7 +107,7 @@ def _remove_unstarted(run: RunDir) -> None:
     for folder in (run.checkpoints, run.samples, run.analysis):
         if folder.exists() and not any(folder.iterdir()):
             folder.rmdir()
-    for path in (run.config_path, run.metrics_path):
+    for path in (run.config_path, run.metrics_path, run.manifest_path):
         path.unlink(missing_ok=True)
     if not any(run.path.iterdir()):
         run.path.rmdir()
