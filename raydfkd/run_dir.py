@@ -167,20 +167,25 @@ class RunDir:
                     yield record
 
     def latest_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint folder, or None."""
+        """The newest complete checkpoint folder, or None; if someone removed it, the one before."""
         pointer = self.checkpoints / "latest.json"
         if not pointer.exists():
             return None
-        return self.checkpoints / str(self._read_json(pointer)["folder"])
+        newest = str(self._read_json(pointer).get("folder"))
+        complete = [p for p in self._checkpoint_folders() if p.name <= newest]
+        return complete[-1] if complete else None
 
     def commit_checkpoint(self, folder: Path, keep: int = 2) -> None:
         """Names ``folder`` (inside ``checkpoints``, completely written) the newest, and removes all but ``keep``."""
         import shutil
 
         write_atomically(self.checkpoints / "latest.json", json.dumps({"folder": folder.name}) + "\n")
-        older = sorted(p for p in self.checkpoints.iterdir() if p.is_dir() and p.name.startswith("step-") and p != folder)
+        older = [p for p in self._checkpoint_folders() if p != folder]
         for old in older[: max(0, len(older) - keep + 1)]:
             shutil.rmtree(old, ignore_errors=True)
+
+    def _checkpoint_folders(self) -> list[Path]:
+        return sorted(p for p in self.checkpoints.iterdir() if p.is_dir() and p.name.startswith("step-"))
 
     def _is_started(self) -> bool:
         try:

@@ -13,6 +13,7 @@ code.
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +62,9 @@ def load_generator(folder: Path, generator_id: str, synthesizer: Synthesizer) ->
 def _load(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, KeyError, IndexError, TypeError) as error:
+        # The restricted unpickler stumbles over damaged files in all these ways.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"checkpoint file {path} cannot be read ({error}): remove its folder to resume from an earlier one"
+            f"checkpoint file {path} cannot be read ({reason}): remove its folder to resume from an earlier one"
         ) from error

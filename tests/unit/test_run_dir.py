@@ -49,7 +49,7 @@ def test_a_directory_without_a_manifest_can_be_started_again(run: RunDir) -> Non
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     for path in (tmp_path / "taken", tmp_path / "taken" / "run"):
-        with pytest.raises(RunDirError, match="cannot be written .*: choose another --out"):
+        with pytest.raises(RunDirError, match=r"cannot be written .*: choose another --out"):
             RunDir.create(path)
 
 
@@ -194,6 +194,18 @@ def test_only_a_committed_checkpoint_counts_and_the_last_two_stay(run: RunDir) -
     (run.checkpoints / "step-00000040").mkdir()
     assert run.latest_checkpoint() == run.checkpoints / "step-00000030"
     assert sorted(p.name for p in run.checkpoints.glob("step-*")) == ["step-00000020", "step-00000030", "step-00000040"]
+
+
+def test_a_removed_checkpoint_gives_way_to_the_one_before_but_not_to_an_unfinished_one(run: RunDir) -> None:
+    """A damaged checkpoint's message advises to remove its folder."""
+    for step in (10, 20):
+        (run.checkpoints / f"step-{step:08d}").mkdir()
+        run.commit_checkpoint(run.checkpoints / f"step-{step:08d}")
+    (run.checkpoints / "step-00000030").mkdir()  # being written
+    (run.checkpoints / "step-00000020").rmdir()
+    assert run.latest_checkpoint() == run.checkpoints / "step-00000010"
+    (run.checkpoints / "step-00000010").rmdir()
+    assert run.latest_checkpoint() is None
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
