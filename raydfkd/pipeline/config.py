@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -99,6 +100,8 @@ class ScheduleConfig(_Config):
                 raise ValueError(f"lockstep does not use {', '.join(wrong)}: leave them out or choose mode decoupled")
         if self.samples_per_insert is not None and self.error_buffer is None:
             raise ValueError("samples_per_insert needs error_buffer: by how many draws the two sides may stray from it")
+        if self.samples_per_insert is None and self.error_buffer is not None:
+            raise ValueError("error_buffer does nothing without samples_per_insert: give both or neither")
         return self
 
     @property
@@ -186,7 +189,30 @@ class ExperimentConfig(_Config):
                 f"replay.synthetic.capacity {self.replay.synthetic.capacity} holds less than one synthesized batch of "
                 f"{self.synthesis_batch_size}: make it at least that"
             )
+        self._refuse_standstill()
         return self
+
+    def _refuse_standstill(self) -> None:
+        """The bounds on ratio and staleness together: neither side may come to wait for the other for ever.
+
+        While weights v are the newest that the generators know of, they may make the batches of the rounds up to v + lag. The
+        draws that these allow must carry the students through round v, and through what they have asked for in advance.
+        """
+        schedule, size = self.schedule, self.student.batch_size
+        ratio, buffer, lag = schedule.samples_per_insert, schedule.error_buffer, schedule.max_staleness_rounds
+        if ratio is None or buffer is None or lag is None:
+            return
+        allowed = ratio * schedule.batches_per_round * self.synthesis_batch_size
+        needed = schedule.student_steps_per_round * size
+        ahead = (schedule.batches_per_request * (schedule.prefetch + 1) - 1) * size
+        lacking = max(needed * (v + 1) + ahead - allowed * (v + 1 + lag) for v in (0, schedule.rounds - 1))
+        if lacking > buffer:
+            raise ValueError(
+                f"schedule.max_staleness_rounds {lag} with samples_per_insert {ratio:g} would make generators and students wait "
+                f"for each other for ever: a round draws {needed} images and its {schedule.batches_per_round} batches allow "
+                f"{allowed:g}; raise batches_per_round (to {math.ceil(needed / allowed * schedule.batches_per_round)}), "
+                f"max_staleness_rounds, or error_buffer to at least {math.ceil(lacking)}"
+            )
 
     @property
     def student_name(self) -> str:
