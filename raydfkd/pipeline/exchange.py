@@ -7,6 +7,8 @@ whenever something has changed.
 
 from __future__ import annotations
 
+import heapq
+from collections import deque
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -20,7 +22,7 @@ from raydfkd.types import BufferSummary, Sample, SyntheticBatch, WeightsVersion
 
 @dataclass(frozen=True)
 class NotYet:
-    """Why something must wait. ``cause`` is one of: limiter, turn, weights, data, peers."""
+    """Why something must wait. ``cause`` is one of: limiter, turn, weights, data, peers, over (waiting is of no use)."""
 
     cause: str
     reason: str
@@ -47,23 +49,27 @@ class SampleRequest:
 
     Attributes:
         consumer: the student.
-        rank, sequence: which worker asks, and for which request of this session (from 0).
+        rank: which of its workers asks.
         num_batches: training batches wanted.
         cursor: id of the last shard that the worker's mirror has seen; -1 for none.
-        student_step: optimizer updates done.
+        student_step: optimizer updates before the first of these batches; names the request.
         version: weights published so far.
         keys, priorities: int64 and float32 [n], what the worker learnt since its last request.
+        session: as registered.
+        alone: do not wait for workers of whom nothing was heard. Only after the buffer was lost and restored: another worker
+            may have had its part of these batches before, and now waits for this one elsewhere.
     """
 
     consumer: str
     rank: int
-    sequence: int
     num_batches: int
     cursor: int
     student_step: int
     version: WeightsVersion
     keys: np.ndarray
     priorities: np.ndarray
+    session: str | None = None
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,13 +82,21 @@ class SampleReply:
 
 @dataclass
 class _Session:
-    """A student's workers since they last (re)started; its first request is number 0."""
+    """A student's workers since they last (re)started.
 
+    Attributes:
+        drawn_until: the step up to which batches were drawn.
+        next_step: by rank, the step whose batches a worker gets next; a worker that has not registered yet is missing.
+        waiting: by rank, the request for that step.
+        parts: by rank and step, what was drawn for a worker and not fetched yet.
+    """
+
+    name: str | None
     world_size: int
-    sequence: int = 0
-    drawn: Sample | None = None
+    drawn_until: int
+    next_step: dict[int, int] = field(default_factory=dict)
     waiting: dict[int, SampleRequest] = field(default_factory=dict)
-    taken: set[int] = field(default_factory=set)
+    parts: dict[tuple[int, int], Sample] = field(default_factory=dict)
 
 
 class Exchange:
@@ -101,7 +115,9 @@ class Exchange:
         self.num_tickets = buffer.num_batches
         self.student_version: WeightsVersion = 0
         self.student_step = 0
-        self._pending: dict[str, int] = {}
+        self._pending: dict[str, deque[int]] = {}
+        self._returned: list[int] = []
+        self._early: dict[int, tuple[SyntheticBatch, Any]] = {}
         self._group_summary: tuple[int, BufferSummary] | None = None
         self._sessions: dict[str, _Session] = {}
 
@@ -111,28 +127,28 @@ class Exchange:
 
     @property
     def num_pending(self) -> int:
-        """Tickets given out whose batches have not come yet."""
-        return sum(self._pending.values())
+        """Tickets given out whose batches are not in the buffer yet."""
+        return sum(map(len, self._pending.values())) + len(self._early)
 
     def round_of(self, number: int) -> int:
         """The round for which batch ``number`` is made; warm-up batches belong to round 0."""
         schedule = self.config.schedule
         return max(0, number - schedule.warmup_batches) // schedule.batches_per_round
 
-    def try_admit(self, generator_id: str, turn: int, num_turns: int) -> Ticket | NotYet:
+    def try_admit(self, holder: str, turn: int, num_turns: int) -> Ticket | NotYet:
         """May this generator begin a batch? In lockstep generators take turns, so that a seed fixes who makes what.
 
         Args:
-            generator_id: who asks.
+            holder: who asks, and whose the ticket will be: the generator, or one stream of its batches.
             turn, num_turns: its place among the generators.
         """
-        schedule, number = self.config.schedule, self.num_tickets
-        if self.lockstep and number % num_turns != turn:
-            return NotYet("turn", f"batch {number} is another generator's")
+        number = self._next_number(turn, num_turns)
+        if number is None:
+            return NotYet("turn", f"batch {self.num_tickets} is another generator's")
         size = self.config.synthesis_batch_size
         if not self.limiter.can_insert((self.num_pending + 1) * size):
             return NotYet("limiter", f"{self.buffer.num_inserts} images inserted, the students must draw more first")
-        lag = 0 if self.lockstep else schedule.max_staleness_rounds
+        lag = 0 if self.lockstep else self.config.schedule.max_staleness_rounds
         min_version = 0 if lag is None else max(0, self.round_of(number) - lag)
         if self.student_version < min_version:
             return NotYet(
@@ -144,9 +160,19 @@ class Exchange:
             if isinstance(grouped, NotYet):
                 return grouped
             summary = grouped
-        self.num_tickets += 1
-        self._pending[generator_id] = self._pending.get(generator_id, 0) + 1
+        if number == self.num_tickets:
+            self.num_tickets += 1
+        else:
+            self._returned.remove(number)
+            heapq.heapify(self._returned)
+        self._pending.setdefault(holder, deque()).append(number)
         return Ticket(number, summary, min_version)
+
+    def _next_number(self, turn: int, num_turns: int) -> int | None:
+        """The lowest batch number to be made that is this generator's: a returned ticket's, or a new one."""
+        free = [*self._returned, self.num_tickets]
+        mine = [number for number in free if not self.lockstep or number % num_turns == turn]
+        return min(mine, default=None)
 
     def _lockstep_summary(self, number: int, summary: BufferSummary) -> BufferSummary | NotYet:
         """All batches of a group see the buffer as it was before the group, however many generators make them at once."""
@@ -159,75 +185,133 @@ class Exchange:
         grouped = self._group_summary[1]
         return BufferSummary(grouped.size, grouped.class_counts, number)
 
-    def cancel(self, generator_id: str) -> int:
-        """Takes back the tickets of a generator that died; returns how many. Their batches will be made by others."""
-        lost = self._pending.pop(generator_id, 0)
-        self.num_tickets -= lost
-        return lost
+    def cancel(self, holder: str) -> int:
+        """Takes back the tickets of one who will not deliver; returns how many. Their batches will be made by others."""
+        lost = self._pending.pop(holder, deque())
+        for number in lost:
+            heapq.heappush(self._returned, number)
+        return len(lost)
 
-    def insert(self, batch: SyntheticBatch, payload: Any) -> None:
-        """Files a batch for which a ticket was given."""
+    def insert(self, batch: SyntheticBatch, payload: Any, holder: str | None = None) -> None:
+        """Files a batch under its holder's oldest ticket (one without a ticket gets the next).
+
+        In lockstep batches go in by the numbers of their tickets, so that a seed fixes the buffer: one that comes early is
+        kept back until those before it are in.
+
+        Args:
+            holder: of the ticket; the batch's generator unless another is named.
+        """
+        holder = batch.generator_id if holder is None else holder
+        numbers = self._pending.get(holder)
+        if numbers:
+            number = numbers.popleft()
+        else:
+            number, self.num_tickets = self.num_tickets, self.num_tickets + 1
+        if not numbers:
+            self._pending.pop(holder, None)
+        if not self.lockstep:
+            self._file(batch, payload)
+            return
+        self._early[number] = (batch, payload)
+        while self.buffer.num_batches in self._early:
+            self._file(*self._early.pop(self.buffer.num_batches))
+
+    def _file(self, batch: SyntheticBatch, payload: Any) -> None:
         self.buffer.insert(batch, payload)
         self.limiter.record_insert(len(batch))
-        left = self._pending.get(batch.generator_id, 0) - 1
-        if left > 0:
-            self._pending[batch.generator_id] = left
-        else:
-            self._pending.pop(batch.generator_id, None)
-        self.num_tickets = max(self.num_tickets, self.buffer.num_batches)
 
-    def register(self, consumer: str, world_size: int, student_step: int, version: WeightsVersion) -> None:
-        """A student's workers (re)start at ``student_step``: what they had drawn beyond it counts as not drawn."""
-        self._sessions[consumer] = _Session(world_size)
-        self.student_step, self.student_version = student_step, version
-        self.limiter.set_samples(student_step * self.config.students[consumer].batch_size)
+    def register(
+        self,
+        consumer: str,
+        world_size: int,
+        student_step: int,
+        version: WeightsVersion,
+        session: str | None = None,
+        rank: int = 0,
+    ) -> None:
+        """A student's worker (re)starts at ``student_step``: what it had drawn beyond it counts as not drawn.
+
+        Args:
+            session: names this start of the student's workers. The first of them to come with a new one begins anew; None
+                always does.
+        """
+        known = self._sessions.get(consumer)
+        if known is None or session is None or known.name != session:
+            known = self._sessions[consumer] = _Session(session, world_size, student_step)
+            self.student_step, self.student_version = student_step, version
+            self.limiter.set_samples(student_step * self.config.students[consumer].batch_size)
+        known.next_step[rank] = student_step
+        known.waiting.pop(rank, None)
+        known.parts = {place: part for place, part in known.parts.items() if place[0] != rank}
 
     def try_sample(self, request: SampleRequest) -> SampleReply | NotYet:
         """The worker's part of the next draws. The draws are made once, when all workers of the student have asked.
 
         So the global batch and the order of priority updates do not depend on which worker asks first.
         """
-        session = self._sessions[request.consumer]
-        if request.sequence != session.sequence:
-            return NotYet("peers", f"request {session.sequence} has not been answered to all workers yet")
-        session.waiting.setdefault(request.rank, request)
-        if session.drawn is None:
-            if len(session.waiting) < session.world_size:
-                return NotYet("peers", f"{session.world_size - len(session.waiting)} workers have not asked yet")
-            drawn = self._draw(session)
-            if isinstance(drawn, NotYet):
-                return drawn
-            session.drawn = drawn
-        part = _part(session.drawn, request.rank, session.world_size)
-        session.taken.add(request.rank)
-        if len(session.taken) == session.world_size:
-            session.sequence, session.drawn = session.sequence + 1, None
-            session.waiting, session.taken = {}, set()
-        return SampleReply(part, self.buffer.shards_after(request.cursor))
+        session = self._sessions.get(request.consumer)
+        if session is None or session.name != request.session:
+            return NotYet("over", "the student's workers have been restarted since")
+        place = (request.rank, request.student_step)
+        if place not in session.parts:
+            if session.next_step.get(request.rank) != request.student_step:
+                return NotYet("peers", f"the request for step {request.student_step} comes after one that is still open")
+            session.waiting.setdefault(request.rank, request)
+            refusal = self._draw(session, request)
+            if refusal is not None:
+                return refusal
+        return SampleReply(session.parts.pop(place), self.buffer.shards_after(request.cursor))
 
-    def _draw(self, session: _Session) -> Sample | NotYet:
-        requests = [session.waiting[rank] for rank in range(session.world_size)]
-        first = requests[0]
-        for rank, request in enumerate(requests):
-            if len(request.keys):
-                self.buffer.update(first.consumer, request.keys, request.priorities)
-                session.waiting[rank] = _without_updates(request)
-        self.student_version = max(self.student_version, first.version)
-        self.student_step = first.student_step
-        batch_size = self.config.students[first.consumer].batch_size
-        num_draws = first.num_batches * batch_size
+    def _draw(self, session: _Session, request: SampleRequest) -> NotYet | None:
+        """Draws for ``request`` and for the workers that wait for the same step; None once it is done."""
+        step = request.student_step
+        if request.alone:
+            together = [request.rank]
+        else:
+            others = {rank: session.next_step.get(rank, step) for rank in range(session.world_size)}
+            missing = [
+                rank for rank, other in others.items() if other < step or (other == step and rank not in session.waiting)
+            ]
+            if missing:
+                return NotYet("peers", f"student workers {', '.join(map(str, missing))} have not asked for step {step} yet")
+            together = [rank for rank, other in others.items() if other == step]
+        asked = [session.waiting[rank] for rank in together]
+        self._take_findings(session, asked)
+        batch_size = self.config.students[request.consumer].batch_size
+        until = step + request.num_batches
+        num_draws = max(0, until - session.drawn_until) * batch_size
         if not self.limiter.can_sample(num_draws):
             size = self.buffer.size
             return NotYet(
                 "limiter", f"{size} images are in the buffer and the generators must insert more before the next draw"
             )
         self.limiter.record_sample(num_draws)
-        return self.buffer.sample(first.consumer, first.num_batches, batch_size, first.student_step)
+        session.drawn_until = max(session.drawn_until, until)
+        drawn = self.buffer.sample(request.consumer, request.num_batches, batch_size, step)
+        for rank in together:
+            session.parts[rank, step] = _part(drawn, rank, session.world_size)
+            session.next_step[rank] = until
+            del session.waiting[rank]
+        return None
+
+    def _take_findings(self, session: _Session, asked: list[SampleRequest]) -> None:
+        """Priorities and progress that came with the requests; once, however often a request is asked again."""
+        for request in asked:
+            if len(request.keys):
+                self.buffer.update(request.consumer, request.keys, request.priorities)
+                session.waiting[request.rank] = _without_updates(request)
+        self.student_version = max(self.student_version, asked[0].version)
+        self.student_step = max(self.student_step, asked[0].student_step)
 
     def progress(self) -> tuple[int, ...]:
         """Counts of everything that an answer can depend on: equal counts, equal answers."""
-        asked = sum(len(session.waiting) + session.sequence for session in self._sessions.values())
-        return self.buffer.num_inserts, self.buffer.num_samples, self.num_tickets, self.num_pending, self.student_version, asked
+        sessions = list(self._sessions.values())
+        asked = sum(len(session.waiting) for session in sessions)
+        served = sum(sum(session.next_step.values()) for session in sessions)
+        return (
+            *(self.buffer.num_inserts, self.buffer.num_samples, self.num_tickets, self.num_pending, len(self._returned)),
+            *(self.student_version, asked, served),
+        )
 
     def stats(self) -> dict[str, Any]:
         """Figures for a ``replay`` metrics record."""
@@ -241,7 +325,8 @@ class Exchange:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.limiter.load_state_dict(state["limiter"])
+        # The buffer was saved a moment earlier or later than these counts; what is in it is what was inserted.
+        self.limiter.load_state_dict({**state["limiter"], "inserts": np.array(self.buffer.num_inserts)})
         self.student_version, self.student_step = int(state["student_version"]), int(state["student_step"])
         self.num_tickets = self.buffer.num_batches
 

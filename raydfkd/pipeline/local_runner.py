@@ -45,9 +45,7 @@ class LocalSource:
 
     def next(self, step: int, version: WeightsVersion) -> Batch:
         while True:
-            request = SampleRequest(
-                self.config.student_name, 0, 1, self._cursor, step, version, self._keys, self._priorities
-            )
+            request = SampleRequest(self.config.student_name, 0, 1, self._cursor, step, version, self._keys, self._priorities)
             reply = self.exchange.try_sample(request)
             if not isinstance(reply, NotYet):
                 break

@@ -71,9 +71,9 @@ def _actors(config: ExperimentConfig, run: RunDir, resume_from: Path | None) -> 
     try:
         yield {"replay": replay, "weight_store": weight_store, "pool": pool, "log": log}
     finally:
-        for what, closing in (("generators", pool.close.remote(CLOSE_TIMEOUT_S)), ("streams", replay.close.remote())):
+        for what, close in (("generators", lambda: pool.close.remote(CLOSE_TIMEOUT_S)), ("streams", replay.close.remote)):
             try:
-                ray.get(closing, timeout=CLOSE_TIMEOUT_S + 10)
+                ray.get(close(), timeout=CLOSE_TIMEOUT_S + 10)
             except (RayError, GetTimeoutError) as error:
                 logger.warning("closing the %s: %s", what, error)
         for actor in (pool, replay, weight_store, log):

@@ -73,13 +73,11 @@ class ReplayActor:
         return self._wait_for(lambda: self._exchange.try_admit(generator_id, turn, num_turns), timeout_s)
 
     @ray.method(concurrency_group="control")
-    def register(self, consumer: str, session: str, world_size: int, step: int, version: WeightsVersion) -> str:
-        """A student worker announces itself; the first of a session counts. Returns the epoch of this buffer."""
+    def register(self, consumer: str, session: str, rank: int, world_size: int, step: int, version: WeightsVersion) -> str:
+        """A student worker announces itself. Returns the epoch of this buffer."""
         with self._changed:
-            if session != getattr(self, "_session", None):
-                self._session = session
-                self._exchange.register(consumer, world_size, step, version)
-                self._changed.notify_all()
+            self._exchange.register(consumer, world_size, step, version, session, rank)
+            self._changed.notify_all()
         return self.epoch
 
     @ray.method(concurrency_group="control")

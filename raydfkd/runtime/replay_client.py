@@ -98,15 +98,16 @@ class ReplayClient:
     def _register(self, step: int) -> None:
         """Announces this worker, and forgets all that an earlier replay actor had promised."""
         version = step // self._config.schedule.student_steps_per_round
-        session = f"{self._session}/{step}"
         self._epoch = call(
-            lambda: self._replay.register.remote(self._config.student_name, session, self._world_size, step, version),
+            lambda: self._replay.register.remote(
+                self._config.student_name, self._session, self._rank, self._world_size, step, version
+            ),
             self._config.runtime.wait_timeout_s,
             "the replay actor",
         )
         self._flying.clear()
         self._ready.clear()
-        self._cursor, self._sequence, self._next_step = -1, 0, step
+        self._cursor, self._next_step = -1, step
 
     def _receive(self, step: int, version: WeightsVersion) -> None:
         began, last_told = time.monotonic(), ""
@@ -154,11 +155,10 @@ class ReplayClient:
             num_batches = min(schedule.batches_per_request, total_steps - self._next_step)
             keys, priorities = self._take_found()
             request = SampleRequest(
-                self._config.student_name, self._rank, self._sequence, num_batches, self._cursor, self._next_step, version, keys,
-                priorities,
+                self._config.student_name, self._rank, num_batches, self._cursor, self._next_step, version, keys, priorities,
+                self._session,
             )  # fmt: skip
             self._flying.append(_Flying(request, self._submit(request)))
-            self._sequence += 1
             self._next_step += num_batches
 
     def _submit(self, request: SampleRequest) -> Any:

@@ -55,7 +55,9 @@ def session(config: ExperimentConfig) -> Iterator[None]:
             logging_level=logging.ERROR,
         )
     except ConnectionError as error:
-        raise ResourceError(f"no Ray cluster answers at {address!r}: check runtime.address, or leave it out for a local Ray") from error
+        raise ResourceError(
+            f"no Ray cluster answers at {address!r}: check runtime.address, or leave it out for a local Ray"
+        ) from error
     try:
         yield
     finally:
