@@ -208,9 +208,9 @@ class ExperimentConfig(_Config):
         lacking = max(needed * (v + 1) + ahead - allowed * (v + 1 + lag) for v in (0, schedule.rounds - 1))
         if lacking > buffer:
             raise ValueError(
-                f"schedule.max_staleness_rounds {lag} with samples_per_insert {ratio:g} would make generators and students wait "
-                f"for each other for ever: a round draws {needed} images and its {schedule.batches_per_round} batches allow "
-                f"{allowed:g}; raise batches_per_round (to {math.ceil(needed / allowed * schedule.batches_per_round)}), "
+                f"schedule.max_staleness_rounds {lag} with samples_per_insert {ratio:g} would make generators and students "
+                f"wait for each other for ever: a round draws {needed} images and its {schedule.batches_per_round} batches "
+                f"allow {allowed:g}; raise batches_per_round (to {math.ceil(needed / allowed * schedule.batches_per_round)}), "
                 f"max_staleness_rounds, or error_buffer to at least {math.ceil(lacking)}"
             )
 

@@ -38,6 +38,12 @@ def distiller() -> Distiller:
     return Distiller(StudentConfig(model="x", batch_size=4), teacher, student, 10, torch.device("cpu"), bf16=False)
 
 
+def begin_and_stop(run: RunDir, step: int) -> None:
+    with checkpoints.writing(run, step) as folder:
+        (folder / "half").write_text("x")
+        raise KeyboardInterrupt
+
+
 def test_a_checkpoint_counts_once_it_is_whole(run: RunDir) -> None:
     with checkpoints.writing(run, 12) as folder:
         assert folder.name == "step-00000012"
@@ -49,9 +55,8 @@ def test_a_checkpoint_counts_once_it_is_whole(run: RunDir) -> None:
 def test_one_that_breaks_off_leaves_the_older_the_latest(run: RunDir) -> None:
     with checkpoints.writing(run, 1) as first:
         pass
-    with pytest.raises(KeyboardInterrupt), checkpoints.writing(run, 2) as folder:
-        (folder / "half").write_text("x")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        begin_and_stop(run, 2)
     assert run.latest_checkpoint() == first
     with checkpoints.writing(run, 2) as folder:
         assert not (folder / "half").exists(), "it begins afresh"
