@@ -52,7 +52,8 @@ def distill(
     """
     from raydfkd.pipeline.run import execute
 
-    name = Path(config).stem if isinstance(config, str | Path) else "experiment"
+    file = Path(config) if isinstance(config, str | Path) else None
+    name = "experiment" if file is None else file.stem
     if isinstance(config, str | Path):
         config = load_experiment(config, overrides)
     elif isinstance(config, dict):
@@ -60,15 +61,18 @@ def distill(
     updates: dict[str, Any] = {} if address is None else {"address": address}
     path = Path(out or config.runtime.out or f"runs/{name}-seed{config.runtime.seed}")
     config = config.model_copy(update={"runtime": config.runtime.model_copy(update={**updates, "out": path.absolute()})})
-    run = _open(path, config, resume)
+    run = _open(path, config, resume, file)
     result = execute(config, run, resume=resume, watcher=watcher, run_ray=_ray_runner)
     from raydfkd.report.html import write_report
 
     return Result(result, run.path, write_report(run.path))
 
 
-def _open(path: Path, config: ExperimentConfig, resume: bool) -> RunDir:
+def _open(path: Path, config: ExperimentConfig, resume: bool, file: Path | None) -> RunDir:
     if not resume:
+        overwritten = file is not None and file.resolve() == path.resolve() / "config.yaml"
+        if overwritten and not RunDir(path).manifest_path.exists():
+            raise RunDirError(f"run directory {path} holds the experiment itself as config.yaml: choose another --out")
         run = RunDir.create(path)
         write_atomically(run.config_path, dump_yaml(config))
         return run

@@ -104,7 +104,7 @@ class StudentLoop:
         self.evaluator = evaluator
         self.rank = rank
         self.leads = rank == 0
-        self._restored_version = distiller.num_steps // config.schedule.student_steps_per_round
+        self._restored_step = distiller.num_steps
         self._means = _Means()
         self._last_log = time.monotonic()
 
@@ -122,12 +122,13 @@ class StudentLoop:
             self.source.report(batch.keys, output.priorities_B)
             self._means.add(output, batch, time.monotonic() - began)
             self._after_step(distiller.num_steps)
-        self._checkpoint(distiller.num_steps)
+        if distiller.num_steps > self._restored_step:
+            self._checkpoint(distiller.num_steps)
 
     def _begin_round(self, step: int, version: WeightsVersion) -> None:
         runtime = self.config.runtime
         self.distiller.reseed(derive_seed(runtime.seed, "augmentation", self.config.student_name, self.rank, version))
-        if version > self._restored_version and version % runtime.checkpoint_period_rounds == 0:
+        if step > self._restored_step and version % runtime.checkpoint_period_rounds == 0:
             self._checkpoint(step)
         if self.leads:
             self.source.publish(flat_weights(self.distiller.student), version)
