@@ -20,6 +20,8 @@ from raydfkd.run_dir import RunDir, write_atomically
 
 Runner = Callable[[ExperimentConfig, RunDir, Recorder, Path | None], None]
 
+STUDENT_RECORDS = ("distillation", "throughput", "evaluation")
+
 
 def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Watcher | None, run_ray: Runner) -> dict[str, Any]:
     """Checks, runs and finishes an experiment; the manifest says at every moment how it stands.
@@ -33,7 +35,8 @@ def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Wat
     checkpoint = run.latest_checkpoint() if resume else None
     try:
         watcher.stage("checking the teacher")
-        device = builder.choose_device(config) if config.runtime.runner == "local" else builder.choose_device(config, "cpu")
+        # With Ray the GPUs are the actors'; the driver only checks and finishes.
+        device = builder.choose_device(config) if config.runtime.runner == "local" else torch.device("cpu")
         _write_manifest(config, run, _check(config, checkpoint, device))
         recorder = Recorder(config, run, watcher, _rewind(run, checkpoint) if resume else 0.0)
         try:
@@ -85,6 +88,7 @@ def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) 
         splits.append({"dataset": str(where), "split": dataset.split, "purpose": "evaluation only"})
     run.update_manifest(
         state="running",
+        error=None,
         seed=config.runtime.seed,
         teacher_sha256=teacher_sha256,
         data_splits_read=splits,
@@ -93,10 +97,16 @@ def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) 
 
 
 def _rewind(run: RunDir, checkpoint: Path | None) -> float:
-    """Drops the records made after the checkpoint, except events; returns the seconds already spent."""
+    """Drops the records made after the checkpoint, except events; returns the seconds already spent.
+
+    A checkpoint stands at a round's beginning: of the records of its own step the student's were made before it, and those of
+    the synthesis for that round after it, so that they will be made again.
+    """
     step = 0 if checkpoint is None else int(checkpoint.name.removeprefix("step-"))
     records = list(run.metrics())
-    kept = [r for r in records if r["kind"] == "event" or r["step"] <= step]
+    kept = [
+        r for r in records if r["kind"] == "event" or r["step"] < step or (r["step"] == step and r["kind"] in STUDENT_RECORDS)
+    ]
     if len(kept) < len(records):
         write_atomically(run.metrics_path, "".join(json.dumps(r) + "\n" for r in kept))
     return max((r["time_s"] for r in records), default=0.0)
