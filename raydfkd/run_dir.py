@@ -159,10 +159,15 @@ class RunDir:
         if not self.metrics_path.exists():
             return
         with self.metrics_path.open(encoding="utf-8") as lines:
-            for line in lines:
+            for number, line in enumerate(lines, 1):
                 if not line.endswith("\n"):
                     return
-                record = json.loads(line)
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise RunDirError(
+                        f"{self.metrics_path}, line {number} is no JSON ({error}): it is damaged, take that line out"
+                    ) from error
                 if kind is None or record["kind"] == kind:
                     yield record
 

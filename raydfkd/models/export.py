@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -43,12 +44,13 @@ def export_model(
     only the weights; mean and std, and ``metadata`` if given, are in its header. The model itself is not changed.
 
     Raises:
-        ConfigError: the format is unknown, or its libraries are not installed.
+        ConfigError: the format is unknown, its libraries are not installed, or ``path`` cannot be written.
         RunFailedError: the file gives other logits than the model, by more than ``MAX_ABS_DIFFERENCE``.
     """
     path = Path(path)
     if format not in EXPORT_FORMATS:
         raise ConfigError(f"unknown export format {format!r}; known are {', '.join(EXPORT_FORMATS)}")
+    _require_writable(path)
     network = copy.deepcopy(model).cpu().float().requires_grad_(False)
     whole = nn.Sequential(Normalization(mean, std), network).eval()
     if format == "pt2":
@@ -59,6 +61,13 @@ def export_model(
         header = {"mean": json.dumps(list(mean)), "std": json.dumps(list(std)), **(metadata or {})}
         rerun = _export_safetensors(whole, path, header)
     return _largest_difference(whole, rerun, image_shape, path)
+
+
+def _require_writable(path: Path) -> None:
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{path} cannot be written: {path.parent} is no folder that may be written to, choose another path")
+    if path.is_dir():
+        raise ConfigError(f"{path} cannot be written: it is a folder, give the name of a file in it")
 
 
 def _export_pt2(whole: nn.Sequential, image_shape: ImageShape, path: Path) -> Rerun:

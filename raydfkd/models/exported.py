@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import pickle
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -47,16 +50,29 @@ def load_exported(path: str | Path) -> ExportedClassifier:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"there is no exported program {path}; check the path (it is relative to the working directory)")
+        raise CheckpointError(f"there is no exported program {path}: correct the path, or make the file first")
     try:
         with zipfile.ZipFile(path) as archive:
             _refuse_code(archive, path)
-        return ExportedClassifier(torch.export.load(path))
+        with _silent_loader():
+            return ExportedClassifier(torch.export.load(path))
     except (zipfile.BadZipFile, RuntimeError, ValueError, KeyError, AssertionError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise CheckpointError(
             f"{path} is not a complete torch.export file ({reason}); export it again with this torch"
         ) from error
+
+
+@contextmanager
+def _silent_loader() -> Iterator[None]:
+    """torch logs what it stumbles over in a damaged file on stderr, before it raises what becomes our sentence."""
+    log = logging.getLogger("torch.export")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _refuse_code(archive: zipfile.ZipFile, path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def save_weights(model: nn.Module, path: str | Path, metadata: dict[str, str] | 
         partial.write_bytes(save(state, metadata=metadata))  # save_file would make it readable by its owner alone
         os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -73,7 +75,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 def _require_file(path: Path) -> None:
     if not path.is_file():
-        raise CheckpointError(f"there is no weights file {path}; check the path (it is relative to the working directory)")
+        raise CheckpointError(f"there is no weights file {path}: correct the path, or make the file first")
 
 
 def _read_torch_file(path: Path) -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from raydfkd.distillation.distiller import Distiller
-from raydfkd.errors import ConfigError, TeacherError
+from raydfkd.errors import CheckpointError, ConfigError, TeacherError
 from raydfkd.evaluation.classification import Evaluator
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.generators import build_generator
@@ -42,21 +43,39 @@ def build_frozen_teacher(config: ExperimentConfig) -> FrozenTeacher:
     """The teacher with its weights and normalisation.
 
     Raises:
-        TeacherError: no normalisation is given, neither in the experiment nor in the checkpoint's metadata.
+        TeacherError: no normalisation is given, neither in the experiment nor in the checkpoint's metadata; or these say that
+            it was trained for other images or classes.
     """
     settings, task = config.teacher, config.task
+    checkpoint = settings.checkpoint
+    metadata = read_metadata(checkpoint) if checkpoint is not None and checkpoint.suffix == ".safetensors" else {}
+    _require_same_task(config, metadata)
     if settings.normalization is not None:
         mean, std = settings.normalization.mean, settings.normalization.std
     else:
-        mean, std = _recorded_normalization(config)
+        mean, std = _recorded_normalization(checkpoint, metadata)
     return build_teacher(
         settings.model, task.num_classes, task.image_shape, mean, std, settings.checkpoint, settings.classifier_head
     )
 
 
-def _recorded_normalization(config: ExperimentConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    checkpoint = config.teacher.checkpoint
-    metadata = read_metadata(checkpoint) if checkpoint is not None and checkpoint.suffix == ".safetensors" else {}
+def _require_same_task(config: ExperimentConfig, metadata: dict[str, str]) -> None:
+    """What a file of ``train-teacher`` says of itself makes a clearer sentence than tensors of another shape."""
+    checkpoint, task = config.teacher.checkpoint, config.task
+    if metadata.get("num_classes", str(task.num_classes)) != str(task.num_classes):
+        raise TeacherError(
+            f"{checkpoint} is for {metadata['num_classes']} classes, task.num_classes is {task.num_classes}: change one of them"
+        )
+    channels = json.loads(metadata.get("image_shape", str(list(task.image_shape))))[0]
+    if channels != task.image_shape[0]:
+        raise TeacherError(
+            f"{checkpoint} is for {channels}-channel images, task.image_shape has {task.image_shape[0]}: change one of them"
+        )
+
+
+def _recorded_normalization(checkpoint: Path | None, metadata: dict[str, str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if checkpoint is not None and not checkpoint.is_file():
+        raise CheckpointError(f"there is no weights file {checkpoint}: correct teacher.checkpoint, or make the file first")
     if "mean" not in metadata or "std" not in metadata:
         raise TeacherError(
             "teacher.normalization is missing and the checkpoint does not say it: give the mean and std of the images the "
@@ -96,12 +115,18 @@ def generator_id(source: str, index: int) -> str:
     return f"{source}-{index}"
 
 
+def build_generator_network(config: ExperimentConfig, source: str, index: int) -> nn.Module:
+    """The network of one generator at its start, drawn from the run's seed."""
+    settings = config.sources[source]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.runtime.seed, "generator", source, index))
+        return build_generator(settings.generator, config.task.image_shape, settings.latent_dim, settings.base_channels)
+
+
 def build_synthesizer(config: ExperimentConfig, source: str, index: int, device: torch.device) -> Synthesizer:
     """One generator of a source, with its own teacher and student copies."""
     settings, seed = config.sources[source], derive_seed(config.runtime.seed, "generator", source, index)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        generator = build_generator(settings.generator, config.task.image_shape, settings.latent_dim, settings.base_channels)
+    generator = build_generator_network(config, source, index)
     context = SynthesisContext(
         generator_id=generator_id(source, index),
         seed=seed,

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from raydfkd.distillation.distiller import Distiller
 from raydfkd.errors import CheckpointError
@@ -43,7 +45,11 @@ def save_student(folder: Path, distiller: Distiller) -> None:
 
 
 def load_student(folder: Path, distiller: Distiller) -> None:
-    distiller.load_state_dict(_load(folder / "student.pt"))
+    state = _load(folder / "student.pt")
+    try:
+        distiller.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:  # as torch finds other names, shapes or parameter groups
+        raise _other("student", folder) from error
 
 
 def save_generator(folder: Path, generator_id: str, state: dict[str, Any]) -> None:
@@ -59,9 +65,33 @@ def load_generator(folder: Path, generator_id: str, synthesizer: Synthesizer) ->
     return True
 
 
+def require_generator(folder: Path, generator_id: str, network: nn.Module) -> None:
+    """Loads into ``network`` what the checkpoint holds for the generator, if it knows it.
+
+    Raises:
+        CheckpointError: the file is damaged, or of another network.
+    """
+    path = folder / "generators" / f"{generator_id}.pt"
+    if path.exists():
+        state = _load(path)
+        try:
+            network.load_state_dict(state["generator"])
+        except (RuntimeError, KeyError, TypeError) as error:
+            raise _other(f"generator {generator_id!r}", folder) from error
+
+
+def _other(what: str, folder: Path) -> CheckpointError:
+    return CheckpointError(
+        f"the {what} in {folder} is another than the experiment's: resume with the settings that the run had"
+    )
+
+
 def _load(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # The restricted unpickler announces that it may not understand a damaged file before it says so.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, KeyError, IndexError, TypeError) as error:
         # The restricted unpickler stumbles over damaged files in all these ways.
         reason = (str(error).splitlines() or [type(error).__name__])[0]

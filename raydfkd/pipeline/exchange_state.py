@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from raydfkd.errors import CheckpointError
+from raydfkd.errors import CheckpointError, DataError
 from raydfkd.pipeline.config import ExperimentConfig, derive_seed
 from raydfkd.pipeline.exchange import Exchange
 from raydfkd.replay.buffer import ReplayBuffer
@@ -67,10 +67,13 @@ def load_exchange(folder: Path, exchange: Exchange, put: Callable[[Any], Any] = 
     """Restores buffer and counts; ``put`` turns each batch into the payload that the buffer keeps.
 
     Raises:
-        DataError: the snapshot is missing, truncated or damaged.
-        CheckpointError: the counts are.
+        CheckpointError: snapshot or counts are missing, truncated or damaged.
+        DataError: they are of another buffer.
     """
-    state, shards = read_snapshot(folder / "replay")
+    try:
+        state, shards = read_snapshot(folder / "replay")
+    except DataError as error:
+        raise CheckpointError(f"{error}: remove the folder {folder} to go on from the checkpoint before it") from error
     exchange.buffer.load_state_dict(state, {shard_id: put(batch) for shard_id, batch in shards})
     try:
         counts = json.loads((folder / "exchange.json").read_text(encoding="utf-8"))

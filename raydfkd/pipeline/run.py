@@ -33,12 +33,19 @@ def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Wat
     """
     watcher = Watcher() if watcher is None else watcher
     checkpoint = run.latest_checkpoint() if resume else None
+    watcher.stage("checking the teacher")
     try:
-        watcher.stage("checking the teacher")
         # With Ray the GPUs are the actors'; the driver only checks and finishes.
         device = builder.choose_device(config) if config.runtime.runner == "local" else torch.device("cpu")
-        _write_manifest(config, run, _check(config, checkpoint, device))
-        recorder = Recorder(config, run, watcher, _rewind(run, checkpoint) if resume else 0.0)
+        teacher_sha256 = _check(config, checkpoint, device)
+        elapsed_s = _rewind(run, checkpoint) if resume else 0.0
+    except BaseException:
+        if not resume:  # a run that goes on stays as it was
+            _remove_unstarted(run)
+        raise
+    try:
+        _write_manifest(config, run, teacher_sha256)
+        recorder = Recorder(config, run, watcher, elapsed_s)
         try:
             if resume:
                 recorder.event(f"resumed from {checkpoint.name if checkpoint is not None else 'the beginning'}")
@@ -64,15 +71,19 @@ def _check(config: ExperimentConfig, checkpoint: Path | None, device: torch.devi
     """Builds what a user can have got wrong, before anything starts; returns the teacher's hash.
 
     Raises:
-        RaydfkdError: teacher, student, evaluation data or checkpoint cannot be used.
+        RaydfkdError: schedule, teacher, student, generators, evaluation data or checkpoint cannot be used.
     """
+    exchange = build_exchange(config)
     teacher = builder.build_frozen_teacher(config)
     builder.audit(config, teacher)
     builder.build_student(config)
+    generators = {builder.generator_id(*which): builder.build_generator_network(config, *which) for which in config.generators}
     builder.build_evaluator(config, teacher, device)
     if checkpoint is not None:
-        load_exchange(checkpoint, build_exchange(config))
+        load_exchange(checkpoint, exchange)
         checkpoints.load_student(checkpoint, builder.build_distiller(config, device))
+        for name, network in generators.items():
+            checkpoints.require_generator(checkpoint, name, network)
     return teacher.state_sha256()
 
 

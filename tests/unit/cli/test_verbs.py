@@ -188,7 +188,7 @@ def test_methods_lists_methods_and_objectives_with_papers() -> None:
         (["nonsense"], "not of the form key.subkey=value"),
         (["teacher.checkpoint=gone.safetensors"], "gone.safetensors"),
         (["students.small.model=small_cn_8"], "did you mean 'small_cnn_8'"),
-        (["task.num_classes=7"], "teacher.safetensors is of another architecture"),
+        (["task.num_classes=7"], "teacher.safetensors is for 10 classes, task.num_classes is 7"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_exit_code_2(folder: Path, tmp_path: Path, overrides: list[str], expected: str) -> None:

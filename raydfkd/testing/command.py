@@ -1,0 +1,59 @@
+"""The ``raydfkd`` command as a process of its own, started quickly: a server imports torch once, and each command is its fork.
+
+So a test sees the real exit code and all that really reaches stderr, without the seconds that a fresh interpreter takes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+PRELOADED = ["raydfkd.cli.main", "raydfkd.api", "raydfkd.pipeline.run", "raydfkd.report.html", "pyarrow.parquet"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended: its exit code (negative: the signal that killed it) and all that it wrote."""
+
+    code: int | None
+    out: str
+    err: str
+
+
+def run_command(
+    arguments: list[str], cwd: Path, environment: Mapping[str, str] | None = None, timeout_s: float = 120
+) -> Finished:
+    """Runs ``raydfkd ARGUMENTS`` in ``cwd``, with ``environment`` added to this process's; kills it after ``timeout_s``."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        process = _server().Process(target=_main, args=(arguments, cwd, dict(environment or {}), out, err))
+        process.start()
+        process.join(timeout_s)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        told = [path.read_text(encoding="utf-8") if path.exists() else "" for path in (out, err)]
+        return Finished(process.exitcode, *told)
+
+
+def _server() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+def _main(arguments: list[str], cwd: Path, environment: dict[str, str], out: Path, err: Path) -> None:
+    for path, descriptor in ((out, 1), (err, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    os.chdir(cwd)
+    os.environ.update(environment)
+    sys.argv = ["raydfkd", *arguments]
+    from raydfkd.cli.main import main
+
+    main()
