@@ -42,10 +42,12 @@ LEAD_IN = (PREFETCH + 1) * BATCHES_PER_REQUEST
 
 @dataclass
 class Turn:
-    """Seconds of each counted step, and what of them the pipeline's steps waited."""
+    """Seconds of each counted step, what of them the pipeline's steps waited, and the process's CPU seconds."""
 
     pipeline_s: list[float] = field(default_factory=list)
     resident_s: list[float] = field(default_factory=list)
+    pipeline_cpu_s: float = 0.0
+    resident_cpu_s: float = 0.0
     waited_s: float = 0.0
     in_source_s: float = 0.0
 
@@ -76,6 +78,7 @@ class AlternatingSource:
             turn = self.turns[-1]
         elif into_turn == LEAD_IN:
             self._client.take_waits()
+            turn.pipeline_cpu_s -= time.process_time()
         self._began = time.perf_counter()
         batch = self._client.next(step, version)
         if into_turn >= LEAD_IN:
@@ -89,10 +92,13 @@ class AlternatingSource:
     def _end_turn(self) -> None:
         turn = self.turns[-1]
         turn.waited_s = sum(self._client.take_waits().values())
+        turn.pipeline_cpu_s += time.process_time()
+        turn.resident_cpu_s -= time.process_time()
         for _ in range(self._turn_steps):
             began = time.perf_counter()
             self._resident.step(self._images, self._weights)
             turn.resident_s.append(time.perf_counter() - began)
+        turn.resident_cpu_s += time.process_time()
         self.turns.append(Turn())
 
     def report(self, keys: np.ndarray, priorities: torch.Tensor) -> None:
@@ -142,7 +148,11 @@ def measure(bench: Rig, turn_steps: int, threads: int) -> list[Turn]:
 
 
 def figures_of(turns: list[Turn], batch_size: int) -> dict[str, float]:
-    """The first turn is left out: it warms caches, allocator and thread pools."""
+    """Ratios, times and waits over all turns but the first, which warms caches, allocator and thread pools.
+
+    ``ratio_of_cpu_time`` is of what the worker process computes, Ray's threads in it included. Other processes hardly touch
+    it, and waits do not enter it: read it with ``wait_fraction`` where the machine is too loaded for the clock's ratios.
+    """
     turns = turns[1:] if len(turns) > 1 else turns
     pipeline = [seconds for turn in turns for seconds in turn.pipeline_s]
     resident = [seconds for turn in turns for seconds in turn.resident_s]
@@ -150,6 +160,7 @@ def figures_of(turns: list[Turn], batch_size: int) -> dict[str, float]:
     return {
         "ratio_of_means": statistics.mean(pipeline) / statistics.mean(resident),
         "ratio_of_medians": statistics.median(pipeline) / statistics.median(resident),
+        "ratio_of_cpu_time": sum(turn.pipeline_cpu_s for turn in turns) / sum(turn.resident_cpu_s for turn in turns),
         "ratio_median_of_turns": statistics.median(ratios),
         "ratio_smallest_turn": ratios[0],
         "ratio_largest_turn": ratios[-1],
