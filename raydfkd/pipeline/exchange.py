@@ -193,7 +193,7 @@ class Exchange:
         return len(lost)
 
     def insert(self, batch: SyntheticBatch, payload: Any, holder: str | None = None) -> None:
-        """Files a batch under its holder's oldest ticket (one without a ticket gets the next).
+        """Files a batch under its holder's oldest ticket (one without a ticket stands in for one taken back, or gets the next).
 
         In lockstep batches go in by the numbers of their tickets, so that a seed fixes the buffer: one that comes early is
         kept back until those before it are in.
@@ -205,6 +205,10 @@ class Exchange:
         numbers = self._pending.get(holder)
         if numbers:
             number = numbers.popleft()
+        elif self._returned:
+            # A dead generator's batch that came all the same. Under a number of its own it would take the room, in lockstep,
+            # of the batch before it that is yet to be made.
+            number = heapq.heappop(self._returned)
         else:
             number, self.num_tickets = self.num_tickets, self.num_tickets + 1
         if not numbers:

@@ -79,7 +79,7 @@ def load_exchange(folder: Path, exchange: Exchange, put: Callable[[Any], Any] = 
         counts = json.loads((folder / "exchange.json").read_text(encoding="utf-8"))
         counts["limiter"] = {name: np.array(value) for name, value in counts["limiter"].items()}
         exchange.load_state_dict(counts)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"checkpoint {folder} has no readable exchange.json ({error}): resume from another one"
         ) from error
