@@ -19,6 +19,7 @@ from raydfkd.pipeline.config import ExperimentConfig, build_experiment
 from raydfkd.pipeline.exchange import NotYet
 from raydfkd.runtime.log_actor import LogActor
 from raydfkd.runtime.replay_actor import ReplayActor
+from raydfkd.runtime.run_context import RunContext
 from raydfkd.runtime.session import session
 from raydfkd.runtime.weight_store_actor import WeightStoreActor
 from raydfkd.types import SyntheticBatch
@@ -86,10 +87,10 @@ class NoiseGenerator:
         self._drained = True
         self._rate_changed.set()
 
-    def stream(self) -> Iterator[SyntheticBatch]:
+    def stream(self, stream: str) -> Iterator[SyntheticBatch]:
         """Batches for the replay actor, which pulls them."""
         for batch in self._paced():
-            while isinstance(ray.get(self._replay.admit.remote(GENERATOR_ID, 0, 1, ADMISSION_WAIT_S)), NotYet):
+            while isinstance(ray.get(self._replay.admit.remote(stream, 0, 1, ADMISSION_WAIT_S))[0], NotYet):
                 if self._drained:
                     return
             yield batch
@@ -154,9 +155,10 @@ def wait_until(done: Callable[[], bool], timeout_s: float, what: str) -> None:
 def rig(config: ExperimentConfig) -> Iterator[Rig]:
     """A local Ray with the actors of a run, the noise generator in the place of its generators."""
     with session(config), tempfile.TemporaryDirectory() as folder:
-        log = LogActor.remote()
-        replay = ReplayActor.remote(config, Path(folder), None, log)
-        weight_store = WeightStoreActor.remote()
+        context = RunContext(config, Path(folder))
+        log = LogActor.options(name=context.name_of("log")).remote(context)
+        replay = ReplayActor.remote(context)
+        weight_store = WeightStoreActor.remote(context)
         generator = NoiseGenerator.remote(config.synthesis_batch_size, replay)
         ray.get(generator.ready.remote())
         ray.get(replay.attach.remote(GENERATOR_ID, generator))

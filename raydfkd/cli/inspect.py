@@ -34,7 +34,8 @@ def doctor(experiment: Experiment, overrides: Overrides = None) -> None:
 
 def _place(config: ExperimentConfig) -> bool:
     """Asks the cluster (or a local Ray, started for it) whether it has room; raises ResourceError if not."""
-    from raydfkd.runtime.session import preflight, session
+    from raydfkd.runtime.preflight import preflight
+    from raydfkd.runtime.session import session
 
     with session(config):
         preflight(config)

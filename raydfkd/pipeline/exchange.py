@@ -51,7 +51,7 @@ class SampleRequest:
         consumer: the student.
         rank: which of its workers asks.
         num_batches: training batches wanted.
-        cursor: id of the last shard that the worker's mirror has seen; -1 for none.
+        cursor: id of the last shard that the worker's mirror has seen; -1 for none yet, None if it keeps no mirror.
         student_step: optimizer updates before the first of these batches; names the request.
         version: weights published so far.
         keys, priorities: int64 and float32 [n], what the worker learnt since its last request.
@@ -63,7 +63,7 @@ class SampleRequest:
     consumer: str
     rank: int
     num_batches: int
-    cursor: int
+    cursor: int | None
     student_step: int
     version: WeightsVersion
     keys: np.ndarray
@@ -73,11 +73,33 @@ class SampleRequest:
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where drawn images lie, for a worker without a mirror. Payloads stay valid even if their images are evicted meanwhile.
+
+    Attributes:
+        shard_ids: int64 [S,B].
+        rows: int32 [S,B], within the shard.
+        payloads: by shard id.
+    """
+
+    shard_ids: np.ndarray
+    rows: np.ndarray
+    payloads: dict[int, Any]
+
+
+@dataclass(frozen=True)
 class SampleReply:
-    """A worker's part of the drawn batches (B / num_workers each), and the shards that its mirror lacks."""
+    """A worker's part of the drawn batches (B / num_workers each), and how to get at the images.
+
+    Attributes:
+        sample: the draws.
+        shards: those that the worker's mirror lacked when they were made.
+        places: where they lie, if the worker keeps no mirror.
+    """
 
     sample: Sample
     shards: list[ShardView]
+    places: Places | None = None
 
 
 @dataclass
@@ -96,7 +118,7 @@ class _Session:
     drawn_until: int
     next_step: dict[int, int] = field(default_factory=dict)
     waiting: dict[int, SampleRequest] = field(default_factory=dict)
-    parts: dict[tuple[int, int], Sample] = field(default_factory=dict)
+    parts: dict[tuple[int, int], SampleReply] = field(default_factory=dict)
 
 
 class Exchange:
@@ -264,7 +286,7 @@ class Exchange:
             refusal = self._draw(session, request)
             if refusal is not None:
                 return refusal
-        return SampleReply(session.parts.pop(place), self.buffer.shards_after(request.cursor))
+        return session.parts.pop(place)
 
     def _draw(self, session: _Session, request: SampleRequest) -> NotYet | None:
         """Draws for ``request`` and for the workers that wait for the same step; None once it is done."""
@@ -293,10 +315,18 @@ class Exchange:
         session.drawn_until = max(session.drawn_until, until)
         drawn = self.buffer.sample(request.consumer, request.num_batches, batch_size, step)
         for rank in together:
-            session.parts[rank, step] = _part(drawn, rank, session.world_size)
+            cursor = session.waiting.pop(rank).cursor
+            session.parts[rank, step] = self._reply(_part(drawn, rank, session.world_size), cursor)
             session.next_step[rank] = until
-            del session.waiting[rank]
         return None
+
+    def _reply(self, part: Sample, cursor: int | None) -> SampleReply:
+        """Made when the draws are, since any of their images may be evicted before the worker fetches its part."""
+        if cursor is not None:
+            return SampleReply(part, self.buffer.shards_after(cursor))
+        shard_ids, rows = self.buffer.locate(part.slots)
+        payloads = {int(shard_id): self.buffer.payload(int(shard_id)) for shard_id in np.unique(shard_ids)}
+        return SampleReply(part, [], Places(shard_ids, rows, payloads))
 
     def _take_findings(self, session: _Session, asked: list[SampleRequest]) -> None:
         """Priorities and progress that came with the requests; once, however often a request is asked again."""

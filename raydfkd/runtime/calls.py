@@ -7,11 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
 
-from raydfkd.errors import WaitTimeoutError
+from raydfkd.errors import RaydfkdError, RunFailedError, WaitTimeoutError
+from raydfkd.runtime.failures import original
 
 RETRY_PERIOD_S = 0.2
+NUM_DEATHS_TO_BELIEVE = 5
+"""A call in flight when an actor dies may report its death although it is being restarted; new calls soon do not."""
 
 
 def call(submit: Callable[[], Any], timeout_s: float, what: str) -> Any:
@@ -20,20 +23,29 @@ def call(submit: Callable[[], Any], timeout_s: float, what: str) -> Any:
     Args:
         submit: makes the call and returns its reference; called again after the actor was unavailable.
         timeout_s: over all tries.
-        what: is named if the time runs out.
+        what: whom the caller waits for, named if the time runs out.
 
     Raises:
         WaitTimeoutError: no answer in time.
-        ActorDiedError: the actor is gone for good.
+        RunFailedError: the actor is gone for good.
+        RaydfkdError: raised by the actor.
     """
     deadline = time.monotonic() + timeout_s
+    deaths = 0
     while True:
         try:
             return ray.get(submit(), timeout=max(0.1, deadline - time.monotonic()))
         except GetTimeoutError as error:
             raise WaitTimeoutError(f"waited {timeout_s:.0f} s for {what}, which did not answer") from error
+        except RayTaskError as error:
+            cause = original(error)
+            if isinstance(cause, RaydfkdError):
+                raise cause from None
+            raise
         except (ActorUnavailableError, ActorDiedError) as error:
-            # A call in flight when an actor dies reports ActorDiedError even where the actor is being restarted.
+            deaths = deaths + 1 if isinstance(error, ActorDiedError) else 0
+            if deaths >= NUM_DEATHS_TO_BELIEVE:
+                raise RunFailedError(f"{what} died, more often than runtime.max_restarts allows") from error
             if time.monotonic() > deadline:
-                raise WaitTimeoutError(f"waited {timeout_s:.0f} s for {what}, whose actor is not available") from error
+                raise WaitTimeoutError(f"waited {timeout_s:.0f} s for {what}, which is not available") from error
             time.sleep(RETRY_PERIOD_S)

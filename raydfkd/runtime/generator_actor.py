@@ -1,24 +1,24 @@
-"""A generator actor: a shell around one synthesizer that asks for leave, takes new student weights, makes a batch, yields it."""
+"""A generator actor: a shell around one ``GeneratorLoop``."""
 
 from __future__ import annotations
 
 import io
 import os
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
 
+import numpy as np
 import ray
+from ray.exceptions import GetTimeoutError, ObjectLostError
 
 from raydfkd.errors import WaitTimeoutError
-from raydfkd.pipeline.config import ExperimentConfig
+from raydfkd.pipeline import builder
 from raydfkd.pipeline.exchange import NotYet, Ticket
 from raydfkd.runtime.calls import call
-from raydfkd.types import SyntheticBatch
+from raydfkd.runtime.generator_loop import GeneratorLoop
+from raydfkd.runtime.run_context import RunContext
+from raydfkd.types import SyntheticBatch, WeightsVersion
 
-ADMISSION_WAIT_S = 1.0
+ADMISSION_WAIT_S = 2.0
 
 
 @ray.remote(max_concurrency=4, max_restarts=0)
@@ -26,98 +26,82 @@ class GeneratorActor:
     """Fills the buffer until it is drained.
 
     Args:
-        config: the experiment.
+        context: the run.
         source, index: which generator of which source it is.
         turn: its place among all generators of the run.
-        replay, weight_store: the actors it talks to.
-        state: bytes of an earlier synthesizer's state, None for a new one.
     """
 
-    def __init__(
-        self, config: ExperimentConfig, source: str, index: int, turn: int, replay: Any, weight_store: Any, state: bytes | None
-    ) -> None:
+    def __init__(self, context: RunContext, source: str, index: int, turn: int) -> None:
+        self._context, self._source, self._index, self._turn = context, source, index, turn
+        self._generator_id = builder.generator_id(source, index)
+        self._timeout_s = context.config.runtime.wait_timeout_s
+        self._replay, self._weights = context.actor("replay"), context.actor("weights")
+        self._loop: GeneratorLoop | None = None
+
+    def build(self, state: bytes | None) -> int:
+        """Builds the networks, from an earlier synthesizer's state if there is one; the process id."""
         import torch
 
-        from raydfkd.pipeline import builder
         from raydfkd.runtime.session import assigned_device
 
-        resources = config.sources[source].resources
+        config = self._context.config
+        resources = config.sources[self._source].resources
         torch.set_num_threads(builder.threads_of(resources.num_cpus, resources.num_threads))
-        self._config = config
-        self._generator_id = builder.generator_id(source, index)
-        self._turn = turn
-        self._replay = replay
-        self._weight_store = weight_store
-        self._version = -1
-        self._synthesizer = builder.build_synthesizer(config, source, index, builder.choose_device(config, assigned_device()))
+        device = builder.choose_device(config, assigned_device())
+        synthesizer = builder.build_synthesizer(config, self._source, self._index, device)
         if state is not None:
-            self._synthesizer.load_state_dict(torch.load(io.BytesIO(state), map_location="cpu", weights_only=True))
-        self._busy = threading.Lock()
-        self._draining = False
-        self._num_streams = 0
-
-    def ready(self) -> int:
-        """Answers once the networks are built; the process id."""
+            synthesizer.load_state_dict(torch.load(io.BytesIO(state), map_location="cpu", weights_only=True))
+        log = self._context.actor("log")
+        self._loop = GeneratorLoop(
+            self._generator_id,
+            synthesizer,
+            self._admit,
+            self._newest,
+            lambda message: log.push.remote("event", 0, {"message": message}),
+            self._timeout_s,
+        )
         return os.getpid()
 
-    def stream(self) -> Iterator[SyntheticBatch]:
-        """Batches, one for each ticket. A newer call ends an older one (its caller has died and come back)."""
-        self._num_streams += 1
-        mine = self._num_streams
-        while not self._draining and self._num_streams == mine:
-            ticket, limiter_s = self._ask()
-            if ticket is None:
-                continue
-            with self._busy:
-                began = time.monotonic()
-                self._take_weights(ticket.min_version)
-                weights_s = time.monotonic() - began
-                batch = self._synthesizer.step(ticket.summary)
-                seconds = time.monotonic() - began - weights_s
-            waits = {"seconds": seconds, "generator_wait_limiter_s": limiter_s, "generator_wait_weights_s": weights_s}
-            yield replace(batch, metrics={**batch.metrics, **waits})
+    def alive(self) -> None:
+        """Answers while the process lives, also during a batch."""
+
+    def stream(self, stream: str) -> Iterator[SyntheticBatch]:
+        yield from self._built.batches(stream)
 
     def drain(self) -> None:
-        """The batch in hand is the last."""
-        self._draining = True
+        if self._loop is not None:
+            self._loop.drain()
 
     def state(self) -> bytes:
         """The synthesizer's state between two batches."""
         import torch
 
         packed = io.BytesIO()
-        with self._busy:
-            torch.save(self._synthesizer.state_dict(), packed)
+        torch.save(self._built.state_dict(), packed)
         return packed.getvalue()
 
-    def _ask(self) -> tuple[Ticket | None, float]:
-        began = time.monotonic()
-        num_turns = len(self._config.generators)
-        while not self._draining:
-            answer = call(
-                lambda: self._replay.admit.remote(self._generator_id, self._turn, num_turns, ADMISSION_WAIT_S),
-                self._config.runtime.wait_timeout_s,
-                "the replay actor's leave to synthesize",
-            )
-            if not isinstance(answer, NotYet):
-                return answer, time.monotonic() - began
-        return None, time.monotonic() - began
+    @property
+    def _built(self) -> GeneratorLoop:
+        assert self._loop is not None, "build comes first"
+        return self._loop
 
-    def _take_weights(self, min_version: int) -> None:
-        """Pulls the newest student weights; waits for ``min_version``."""
-        deadline = time.monotonic() + self._config.runtime.wait_timeout_s
-        while True:
-            version, refs = call(
-                lambda: self._weight_store.newest.remote(self._version), self._config.runtime.wait_timeout_s, "the weight store"
-            )
-            if refs:
-                self._synthesizer.load_student(ray.get(refs[0], timeout=self._config.runtime.wait_timeout_s), version)
-                self._version = version
-            if self._version >= min_version or min_version == 0:
-                return
-            if time.monotonic() > deadline:
-                raise WaitTimeoutError(
-                    f"generator {self._generator_id} waited {self._config.runtime.wait_timeout_s:.0f} s for student weights "
-                    f"{min_version} and has {self._version}: the student does not publish"
-                )
-            time.sleep(0.02)
+    def _admit(self, stream: str) -> tuple[Ticket | NotYet, float]:
+        num_turns = len(self._context.config.generators)
+        answer: tuple[Ticket | NotYet, float] = call(
+            lambda: self._replay.admit.remote(stream, self._turn, num_turns, ADMISSION_WAIT_S),
+            self._timeout_s,
+            "the replay actor",
+        )
+        return answer
+
+    def _newest(self, known: WeightsVersion) -> tuple[WeightsVersion, np.ndarray | None]:
+        version, refs = call(lambda: self._weights.newest.remote(known), self._timeout_s, "the weight store")
+        if not refs:
+            return version, None
+        try:
+            weights: np.ndarray = ray.get(refs[0], timeout=self._timeout_s)
+        except GetTimeoutError as error:
+            raise WaitTimeoutError(f"waited {self._timeout_s:.0f} s for the weights in the weight store") from error
+        except ObjectLostError:
+            return known, None  # The store died with them; they will be published again.
+        return version, weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,184 +12,207 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from raydfkd.errors import WaitTimeoutError
-from raydfkd.pipeline.config import ExperimentConfig
+from raydfkd.errors import RunFailedError, WaitTimeoutError
+from raydfkd.pipeline import builder
 from raydfkd.runtime.calls import call
+from raydfkd.runtime.failures import Failure
 from raydfkd.runtime.generator_actor import GeneratorActor
-from raydfkd.runtime.session import requested
+from raydfkd.runtime.preflight import amounts, requested
+from raydfkd.runtime.run_context import RunContext
 
 WATCH_PERIOD_S = 0.5
+PATIENCE_S = 5.0
 
 
 @dataclass
 class _Member:
-    """One generator's place in the run, whoever fills it."""
+    """One generator's place in the run, whoever fills it. ``building`` is its pending answer while it starts."""
 
     source: str
     index: int
     turn: int
     actor: Any = None
+    building: Any = None
+    pid: int | None = None
     state: bytes | None = None
     state_taken_at: float = 0.0
     restarts: int = 0
-    pid: int | None = None
+    told_pending: bool = False
+    started_at: float = 0.0
 
     @property
     def generator_id(self) -> str:
-        return f"{self.source}-{self.index}"
+        return builder.generator_id(self.source, self.index)
 
 
-@ray.remote(num_cpus=0, max_concurrency=8)
-class GeneratorPoolActor:
+class GeneratorPool:
     """Owns the generator actors of a run.
 
     Args:
-        config: the experiment.
-        replay, weight_store, log: the run's other actors.
+        context: the run.
         restore_from: a checkpoint folder with generator states, None to begin.
     """
 
-    def __init__(self, config: ExperimentConfig, replay: Any, weight_store: Any, log: Any, restore_from: Path | None) -> None:
-        self._config = config
-        self._replay, self._weight_store, self._log = replay, weight_store, log
-        self._members = [_Member(source, index, turn) for turn, (source, index) in enumerate(config.generators)]
-        self._failure: str | None = None
-        self._closed = False
+    def __init__(self, context: RunContext, restore_from: Path | None) -> None:
+        self._context, self._config = context, context.config
+        self._timeout_s = context.config.runtime.wait_timeout_s
+        self._replay, self._log = context.actor("replay"), context.actor("log")
+        self._members = [_Member(source, index, turn) for turn, (source, index) in enumerate(self._config.generators)]
+        self._closed = threading.Event()
+        self._watcher = threading.Thread(target=self._guarded, args=(self._watch,), name="watcher", daemon=True)
         for member in self._members:
-            if restore_from is not None:
-                path = restore_from / "generators" / f"{member.generator_id}.pt"
-                member.state = path.read_bytes() if path.exists() else None
-        self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
+            path = None if restore_from is None else restore_from / "generators" / f"{member.generator_id}.pt"
+            member.state = path.read_bytes() if path is not None and path.exists() else None
 
-    def start(self) -> list[int]:
-        """Starts all generators and returns their process ids.
-
-        Raises:
-            WaitTimeoutError: one was not placed in time.
-        """
-        for member in self._members:
-            self._create(member)
-        for member in self._members:
-            self._await_ready(member)
-            ray.get(self._replay.attach.remote(member.generator_id, member.actor))
+    def start(self) -> None:
+        """Starts all generators, and the watch over them. What goes wrong is left with the run's log as its failure."""
+        self._guarded(self._start_all)
         self._watcher.start()
-        return [member.pid or 0 for member in self._members]
 
     def pids(self) -> dict[str, int | None]:
-        return {member.generator_id: member.pid for member in self._members}
-
-    def failure(self) -> str | None:
-        """Why the pool gave up, or None."""
-        return self._failure
+        """Process id of every generator; None of one that is being started."""
+        return {member.generator_id: None if member.building is not None else member.pid for member in self._members}
 
     def save(self, folder: Path) -> None:
         """Writes every generator's state into a checkpoint folder."""
+        self._take_states()
         for member in self._members:
-            self._take_state(member)
             if member.state is not None:
                 (folder / "generators" / f"{member.generator_id}.pt").write_bytes(member.state)
 
     def close(self, timeout_s: float) -> None:
         """Lets the generators finish the batch in hand, then ends them."""
-        self._closed = True
-        for member in self._members:
-            if member.actor is not None:
-                member.actor.drain.remote()
+        self._closed.set()
+        actors = [member.actor for member in self._members if member.actor is not None]
+        for actor in actors:
+            actor.drain.remote()
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline and self._attached():
-            time.sleep(0.1)
-        for member in self._members:
-            if member.actor is not None:
-                ray.kill(member.actor)
+            time.sleep(0.05)
+        for actor in actors:
+            ray.kill(actor)
 
-    def _attached(self) -> list[str]:
+    def _guarded(self, work: Callable[[], None]) -> None:
         try:
-            return ray.get(self._replay.attached.remote(), timeout=5)
-        except (RayError, GetTimeoutError):
-            return []
+            work()
+        except Exception as error:
+            if not self._closed.is_set():
+                self._fail(Failure.of(error, "the generator pool"))
+
+    def _fail(self, failure: Failure) -> None:
+        self._log.fail.remote(failure)
+        self._replay.abort.remote(failure.sentence)
+
+    def _start_all(self) -> None:
+        for member in self._members:
+            self._create(member)
+        for member in self._members:
+            try:
+                self._finish_start(member, self._timeout_s)
+            except GetTimeoutError as error:
+                raise WaitTimeoutError(f"waited {self._timeout_s:.0f} s for {self._whereabouts(member)}") from error
+            except RayActorError:
+                continue  # The watcher will find it dead, and replace it.
 
     def _create(self, member: _Member) -> None:
         need = requested(self._config.sources[member.source].resources)
+        # DEFAULT: a generator is not captured by a placement group that this actor might have been started in.
         options = {
             "num_cpus": need.pop("CPU"),
             "num_gpus": need.pop("GPU", 0),
             "resources": need,
             "scheduling_strategy": "DEFAULT",
         }
-        member.actor = GeneratorActor.options(**options).remote(
-            self._config, member.source, member.index, member.turn, self._replay, self._weight_store, member.state
-        )
+        actor_class: Any = GeneratorActor
+        member.actor = actor_class.options(**options).remote(self._context, member.source, member.index, member.turn)
+        member.building = member.actor.build.remote(member.state)
+        member.started_at, member.told_pending = time.monotonic(), False
 
-    def _await_ready(self, member: _Member) -> None:
-        timeout_s = self._config.runtime.wait_timeout_s
-        try:
-            member.pid = ray.get(member.actor.ready.remote(), timeout=timeout_s)
-        except GetTimeoutError as error:
-            raise WaitTimeoutError(
-                f"waited {timeout_s:.0f} s for generator {member.generator_id} to start: the cluster has no free "
-                f"{requested(self._config.sources[member.source].resources)} for it"
-            ) from error
+    def _finish_start(self, member: _Member, timeout_s: float) -> None:
+        """Attaches a generator once its networks are built.
 
-    def _take_state(self, member: _Member) -> None:
-        try:
-            member.state = ray.get(member.actor.state.remote(), timeout=self._config.runtime.wait_timeout_s)
-            member.state_taken_at = time.monotonic()
-        except (RayActorError, GetTimeoutError):
-            return  # The watcher replaces the dead; the last known state stays.
+        Raises:
+            GetTimeoutError: they are not.
+            RayActorError: it died.
+        """
+        member.pid = ray.get(member.building, timeout=timeout_s)
+        member.building = None
+        self._attach(member)
+
+    def _attach(self, member: _Member) -> None:
+        call(lambda: self._replay.attach.remote(member.generator_id, member.actor), self._timeout_s, "the replay actor")
 
     def _watch(self) -> None:
         taken = time.monotonic()
-        while not self._closed and self._failure is None:
-            time.sleep(WATCH_PERIOD_S)
+        while not self._closed.wait(WATCH_PERIOD_S):
             for member in self._members:
-                if not self._closed:
+                if not self._closed.is_set():
                     self._check(member)
             self._reattach()
             if time.monotonic() - taken > self._config.runtime.snapshot_period_s:
-                for member in self._members:
-                    self._take_state(member)
+                self._take_states()
                 taken = time.monotonic()
 
     def _check(self, member: _Member) -> None:
         try:
-            ray.get(member.actor.ready.remote(), timeout=5)
+            if member.building is None:
+                ray.get(member.actor.alive.remote(), timeout=PATIENCE_S)
+                return
+            self._finish_start(member, 0)
         except GetTimeoutError:
-            return  # Busy is not dead.
+            self._tell_pending(member)
+            return
         except RayActorError:
             self._replace(member)
+            return
+        age = "its beginning" if member.state is None else f"its state of {time.monotonic() - member.state_taken_at:.0f} s ago"
+        self._event(
+            f"generator {member.generator_id} died and was restarted from {age}; its delivered images stay", restart=True
+        )
 
     def _replace(self, member: _Member) -> None:
-        if self._closed:
-            return
         member.restarts += 1
-        if member.restarts > self._config.runtime.max_restarts:
-            self._failure = (
-                f"generator {member.generator_id} died {member.restarts} times, which is more than runtime.max_restarts "
-                f"{self._config.runtime.max_restarts}"
+        limit = self._config.runtime.max_restarts
+        if member.restarts > limit:
+            raise RunFailedError(
+                f"generator {member.generator_id} died {member.restarts} times, which is more than runtime.max_restarts {limit}"
             )
-            self._replay.abort.remote(self._failure)
-            return
-        call(lambda: self._replay.cancel.remote(member.generator_id), self._config.runtime.wait_timeout_s, "the replay actor")
         self._create(member)
-        self._await_ready(member)
-        age = "its beginning" if member.state is None else f"its state of {time.monotonic() - member.state_taken_at:.0f} s ago"
-        self._attach(member)
-        message = f"generator {member.generator_id} died and was restarted from {age}; its delivered images stay"
-        self._log.push.remote("event", 0, {"message": message, "restart": True})
+
+    def _tell_pending(self, member: _Member) -> None:
+        """Others go on meanwhile, so one that finds no place is no failure."""
+        if member.building is not None and not member.told_pending and time.monotonic() - member.started_at > self._timeout_s:
+            member.told_pending = True
+            self._event(f"waiting for {self._whereabouts(member)}")
+
+    def _whereabouts(self, member: _Member) -> str:
+        need = amounts(requested(self._config.sources[member.source].resources))
+        return f"generator {member.generator_id} to start: it needs {need}, and the cluster may have none free"
+
+    def _take_states(self) -> None:
+        asked = [(member, member.actor.state.remote()) for member in self._members if member.pid and member.building is None]
+        for member, answer in asked:
+            try:
+                member.state = ray.get(answer, timeout=self._timeout_s)
+                member.state_taken_at = time.monotonic()
+            except (RayActorError, GetTimeoutError):
+                continue  # The watcher replaces the dead; the last known state stays.
 
     def _reattach(self) -> None:
         """A replay actor that came back knows no streams."""
-        try:
-            attached = ray.get(self._replay.attached.remote(), timeout=5)
-        except (RayError, GetTimeoutError):
-            return
+        attached = self._attached()
         for member in self._members:
-            if member.generator_id not in attached and not self._closed:
+            lost = attached is not None and member.generator_id not in attached
+            if lost and member.building is None and not self._closed.is_set():
                 self._attach(member)
 
-    def _attach(self, member: _Member) -> None:
-        call(
-            lambda: self._replay.attach.remote(member.generator_id, member.actor),
-            self._config.runtime.wait_timeout_s,
-            "the replay actor",
-        )
+    def _attached(self) -> list[str] | None:
+        """Generators whose streams the replay actor pulls; None if it does not answer."""
+        try:
+            attached: list[str] = ray.get(self._replay.attached.remote(), timeout=PATIENCE_S)
+        except (RayError, GetTimeoutError):
+            return None
+        return attached
+
+    def _event(self, message: str, restart: bool = False) -> None:
+        self._log.push.remote("event", 0, {"message": message, "restart": restart})

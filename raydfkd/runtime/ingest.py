@@ -7,46 +7,55 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
+from raydfkd.runtime.failures import Failure
 from raydfkd.types import SyntheticBatch
 
 BACKPRESSURE = 2
 """Batches that a generator may have finished before they are taken; admission bounds them further."""
 
 
-def open_stream(generator: Any) -> Any:
+def open_stream(generator: Any, stream: str) -> Any:
     """A generator actor's stream of batches. Never retried: a retried stream would be made again from its first batch."""
     options = {"num_returns": "streaming", "_generator_backpressure_num_objects": BACKPRESSURE, "max_task_retries": 0}
-    return generator.stream.options(**options).remote()
+    return generator.stream.options(**options).remote(stream)
 
 
 class Ingest:
     """Multiplexes streams.
 
     Args:
-        insert: called with each batch and the reference that keeps its pixels in the object store.
-        lost: called with a generator's id and error when its stream breaks off.
+        insert: called with a stream's name, each of its batches, and the reference that keeps the pixels in the object store.
+        ended: called with its name once a stream has given its last batch, because it was closed or because the generator
+            died (whoever watches over the generators reports that).
+        failed: called when a generator raised an error, or a batch could not be inserted: a bug, which would come again.
     """
 
-    def __init__(self, insert: Callable[[SyntheticBatch, Any], None], lost: Callable[[str, Exception], None]) -> None:
-        self._insert = insert
-        self._lost = lost
-        self._streams: dict[str, Any] = {}
+    def __init__(
+        self,
+        insert: Callable[[str, SyntheticBatch, Any], None],
+        ended: Callable[[str], None],
+        failed: Callable[[Failure], None],
+    ) -> None:
+        self._insert, self._ended, self._failed = insert, ended, failed
+        self._streams: dict[str, tuple[str, Any]] = {}
         self._lock = threading.Lock()
         self._arrived = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
         self._thread.start()
 
-    def attach(self, generator_id: str, generator: Any) -> None:
+    def attach(self, generator_id: str, name: str, generator: Any) -> None:
+        """Opens a stream under a name that no other has."""
         with self._lock:
-            self._streams[generator_id] = open_stream(generator)
+            self._streams[name] = (generator_id, open_stream(generator, name))
         self._arrived.set()
 
     def attached(self) -> list[str]:
+        """Generators with an open stream."""
         with self._lock:
-            return sorted(self._streams)
+            return sorted({generator_id for generator_id, _ in self._streams.values()})
 
     def close(self) -> None:
         self._closed = True
@@ -56,30 +65,34 @@ class Ingest:
     def _run(self) -> None:
         while not self._closed:
             with self._lock:
-                streams = dict(self._streams)
+                streams = {name: stream for name, (_, stream) in self._streams.items()}
             if not streams:
                 self._arrived.wait(0.5)
                 self._arrived.clear()
                 continue
             ready, _ = ray.wait(list(streams.values()), num_returns=1, timeout=0.1, fetch_local=False)
-            for generator_id, stream in streams.items():
+            for name, stream in streams.items():
                 if stream in ready:
-                    self._take(generator_id, stream)
+                    self._take(name, stream)
 
-    def _take(self, generator_id: str, stream: Any) -> None:
+    def _take(self, name: str, stream: Any) -> None:
         try:
             ref = next(stream)
-            batch = ray.get(ref)
+            self._insert(name, ray.get(ref), ref)
         except StopIteration:
-            self._detach(generator_id, stream)
-            return
-        except RayError as error:
-            self._detach(generator_id, stream)
-            self._lost(generator_id, error)
-            return
-        self._insert(batch, ref)
+            self._detach(name)
+        except RayTaskError as error:
+            self._fail(name, error)
+        except RayError:
+            self._detach(name)
+        except Exception as error:
+            self._fail(name, error)
 
-    def _detach(self, generator_id: str, stream: Any) -> None:
+    def _fail(self, name: str, error: Exception) -> None:
+        self._detach(name)
+        self._failed(Failure.of(error, f"generator {name.split('/')[0]}"))
+
+    def _detach(self, name: str) -> None:
         with self._lock:
-            if self._streams.get(generator_id) is stream:
-                del self._streams[generator_id]
+            self._streams.pop(name, None)
+        self._ended(name)

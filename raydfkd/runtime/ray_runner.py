@@ -1,7 +1,8 @@
 """The Ray runner: places the actors, lets the student train, writes what they report, and closes everything in order.
 
 Who waits for whom: the student workers are the only finite loop; generators wait for leave (the rate limiter) until they are
-drained; the replay actor's waits end when something changes. The driver waits for the student group and polls the log.
+told that there is no more; the replay actor's waits end when something changes. The driver waits for the student group and
+polls the log. The first failure that anybody leaves there is the run's.
 """
 
 from __future__ import annotations
@@ -10,31 +11,34 @@ import contextlib
 import logging
 import shutil
 import threading
-import time
-import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
+from ray.train import WorkerGroupError
 
-from raydfkd.errors import RaydfkdError, RunFailedError
+from raydfkd.errors import RunFailedError
 from raydfkd.pipeline.config import ExperimentConfig
 from raydfkd.pipeline.recorder import Recorder
 from raydfkd.run_dir import RunDir
-from raydfkd.runtime.generator_pool import GeneratorPoolActor
+from raydfkd.runtime.failures import Failure
+from raydfkd.runtime.generator_pool_actor import GeneratorPoolActor
 from raydfkd.runtime.log_actor import LogActor
+from raydfkd.runtime.log_follower import LogFollower
+from raydfkd.runtime.preflight import preflight
 from raydfkd.runtime.replay_actor import SNAPSHOT, ReplayActor
-from raydfkd.runtime.session import preflight, session
-from raydfkd.runtime.student_trainer import train_student
+from raydfkd.runtime.run_context import RunContext
+from raydfkd.runtime.session import session
+from raydfkd.runtime.student_trainer import TRAIN_FOLDER, train_student
 from raydfkd.runtime.weight_store_actor import WeightStoreActor
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.5
-STATS_PERIOD_S = 5.0
+POLL_S = 0.2
 CLOSE_TIMEOUT_S = 20.0
+STUDENT_END_S = 30.0
 
 
 def run_ray(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_from: Path | None) -> None:
@@ -45,109 +49,114 @@ def run_ray(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_fr
 
     Raises:
         ResourceError: the cluster cannot place it.
-        RunFailedError: it failed more often than ``runtime.max_restarts`` allows.
+        RaydfkdError: the first that was raised anywhere in the run.
+        RunFailedError: it failed, or died more often than ``runtime.max_restarts`` allows.
     """
+    context = RunContext(config, run.path, resume_from)
     recorder.stage("starting Ray")
     with session(config):
         preflight(config)
-        shutil.rmtree(run.path / SNAPSHOT, ignore_errors=True)
-        with _actors(config, run, resume_from) as actors:
-            recorder.stage("starting generators", f"{len(config.generators)}")
-            ray.get(actors["pool"].start.remote(), timeout=config.runtime.wait_timeout_s + 60)
-            recorder.stage("distilling")
-            _train(config, run, recorder, actors)
-    shutil.rmtree(run.path / "train", ignore_errors=True)
-    shutil.rmtree(run.path / SNAPSHOT, ignore_errors=True)
+        _clean(run)
+        with _actors(context) as actors:
+            recorder.stage("starting", f"{len(config.generators)} generators, {config.student.num_workers} student workers")
+            _drive(context, recorder, actors)
+    _clean(run)
+
+
+def _clean(run: RunDir) -> None:
+    """Removes what is only of use while the actors live."""
+    for folder in (TRAIN_FOLDER, SNAPSHOT):
+        shutil.rmtree(run.path / folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _actors(config: ExperimentConfig, run: RunDir, resume_from: Path | None) -> Iterator[dict[str, Any]]:
-    """The run's actors; ended in order: generators drain, streams close, the rest is killed."""
-    restarts = config.runtime.max_restarts
-    log = LogActor.options(max_restarts=restarts).remote()
-    replay = ReplayActor.options(max_restarts=restarts).remote(config, run.path, resume_from, log)
-    weight_store = WeightStoreActor.options(max_restarts=restarts).remote()
-    pool = GeneratorPoolActor.remote(config, replay, weight_store, log, resume_from)
+def _actors(context: RunContext) -> Iterator[dict[str, Any]]:
+    """The run's actors, by role. They end in order: no more leave, generators drain, streams close, the rest is killed."""
+    restarts = context.config.runtime.max_restarts
+    classes: dict[str, Any] = {
+        "log": LogActor,
+        "replay": ReplayActor,
+        "weights": WeightStoreActor,
+        "pool": GeneratorPoolActor,
+    }
+    actors: dict[str, Any] = {}
     try:
-        yield {"replay": replay, "weight_store": weight_store, "pool": pool, "log": log}
+        for role, actor in classes.items():
+            actors[role] = actor.options(name=context.name_of(role), max_restarts=restarts).remote(context)
+        yield actors
     finally:
-        for what, close in (("generators", lambda: pool.close.remote(CLOSE_TIMEOUT_S)), ("streams", replay.close.remote)):
-            try:
-                ray.get(close(), timeout=CLOSE_TIMEOUT_S + 10)
-            except (RayError, GetTimeoutError) as error:
-                logger.warning("closing the %s: %s", what, error)
-        for actor in (pool, replay, weight_store, log):
-            ray.kill(actor)
+        _close(actors)
 
 
-def _train(config: ExperimentConfig, run: RunDir, recorder: Recorder, actors: dict[str, Any]) -> None:
-    failures: list[BaseException] = []
-
-    def fit() -> None:
+def _close(actors: dict[str, Any]) -> None:
+    steps: list[tuple[str, str, Callable[[Any], Any]]] = [
+        ("replay", "stopping the generators", lambda replay: replay.stop_admitting.remote()),
+        ("pool", "draining the generators", lambda pool: pool.close.remote(CLOSE_TIMEOUT_S)),
+        ("replay", "closing the streams", lambda replay: replay.close.remote()),
+    ]
+    for role, what, step in steps:
+        if role not in actors:
+            continue
         try:
-            train_student(config, run, actors)
-        except BaseException as error:  # handed to the driver's thread, which raises it
-            failures.append(error)
-
-    thread = threading.Thread(target=fit, name="student group", daemon=True)
-    thread.start()
-    follower = _Follower(recorder, actors)
-    while thread.is_alive():
-        thread.join(POLL_S)
-        follower.follow()
-    follower.follow(last=True)
-    if failures:
-        _raise_first(failures[0], actors)
-
-
-class _Follower:
-    """Moves records from the log actor to the recorder, and asks the replay actor how it stands."""
-
-    def __init__(self, recorder: Recorder, actors: dict[str, Any]) -> None:
-        self._recorder = recorder
-        self._log, self._replay = actors["log"], actors["replay"]
-        self._next_stats = time.monotonic()
-        self._pictured = -1
-
-    def follow(self, last: bool = False) -> None:
-        try:
-            records = ray.get(self._log.drain.remote(), timeout=10)
-            for record in records:
-                self._recorder.emit(record.pop("kind"), record.pop("step"), **record)
-            if last or time.monotonic() >= self._next_stats:
-                self._next_stats = time.monotonic() + STATS_PERIOD_S
-                self._take_stats(last)
+            ray.get(step(actors[role]), timeout=CLOSE_TIMEOUT_S + 5)
         except (RayError, GetTimeoutError) as error:
-            logger.info("the run's actors do not answer just now: %s", type(error).__name__)
-
-    def _take_stats(self, last: bool) -> None:
-        step, stats = ray.get(self._replay.stats.remote(), timeout=10)
-        self._recorder.emit("replay", step, **stats)
-        tenth = step * 10 // max(1, self._recorder.config.schedule.total_steps)
-        if (last or tenth > self._pictured) and stats["size"]:
-            self._pictured = tenth
-            self._recorder.save_grid(ray.get(self._replay.newest_images.remote(), timeout=10), step)
+            logger.info("%s: %s", what, type(error).__name__)
+    for actor in reversed(actors.values()):
+        ray.kill(actor)
 
 
-def _raise_first(error: BaseException, actors: dict[str, Any]) -> None:
-    """The user's or the run's own error, dug out of Ray's wrappers; anything else as a failed run with its cause."""
+class _StudentGroup:
+    """The student's workers, run by Ray Train in a thread of the driver."""
+
+    def __init__(self, context: RunContext) -> None:
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(context,), name="student group", daemon=True)
+        self._thread.start()
+
+    def _run(self, context: RunContext) -> None:
+        try:
+            train_student(context)
+        except BaseException as error:  # Handed to the driver's own thread, which raises it.
+            self.error = error
+
+    def ended_within(self, seconds: float) -> bool:
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+
+def _drive(context: RunContext, recorder: Recorder, actors: dict[str, Any]) -> None:
+    """Starts generators and student side by side, and follows the run until the student's group has ended."""
+    follower = LogFollower(recorder, actors)
+    students = _StudentGroup(context)
+    actors["pool"].start.remote()
     try:
-        failure = ray.get(actors["pool"].failure.remote(), timeout=5)
-    except (RayError, GetTimeoutError):
         failure = None
-    if failure is not None:
-        raise RunFailedError(failure) from error
-    for cause in _causes(error):
-        if isinstance(cause, RaydfkdError):
-            raise cause from error
-    logger.error("%s", "".join(traceback.format_exception(error)))
-    raise RunFailedError(f"the student workers failed: {error}") from error
+        while failure is None and not students.ended_within(POLL_S):
+            failure = follower.follow()
+        if failure is None:
+            failure = follower.follow(last=True)
+        if failure is None and students.error is not None:
+            failure = _of_the_group(students.error, context)
+        if failure is not None:
+            failure.raise_again()
+    finally:
+        if not students.ended_within(0):
+            # Whatever the reason, nobody shall wait for this run any more.
+            actors["replay"].abort.remote("the run was stopped")
+            if not students.ended_within(STUDENT_END_S):
+                logger.warning("the student workers do not end within %.0f s and are left behind", STUDENT_END_S)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: list[BaseException] = [error]
-    while seen:
-        current = seen.pop()
-        yield current
-        nested = [current.__cause__, getattr(current, "cause", None), *getattr(current, "worker_failures", {}).values()]
-        seen.extend(e for e in nested if isinstance(e, BaseException))
+def _of_the_group(error: BaseException, context: RunContext) -> Failure:
+    """Ray Train's own refusal: workers that died too often, or that found no place."""
+    restarts = context.config.runtime.max_restarts
+    if isinstance(error, WorkerGroupError):
+        sentence = f"the student workers died more often than runtime.max_restarts {restarts} allows: {_first_line(error)}"
+    else:
+        sentence = f"the student workers could not be started: {_first_line(error)}"
+    return Failure.of(RunFailedError(sentence), "the student workers")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

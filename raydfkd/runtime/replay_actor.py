@@ -1,29 +1,24 @@
-"""The replay actor: a shell with threads, waits and payload references around a plain ``Exchange``.
+"""The replay actor: a shell around ``ReplayService`` that owns every stored batch and pulls the generators' streams.
 
-Threads: calls of the groups below, one ingest thread that pulls all generators' streams, one snapshot thread. One condition
-guards the exchange; every wait on it ends when something changes, when its time is up, or when ``abort`` is called.
+Threads: those of the groups below for calls, one ingest thread that pulls all streams, one that writes snapshots.
 """
 
 from __future__ import annotations
 
-import threading
-import time
-import uuid
-from collections.abc import Callable
+import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import ray
+from ray.exceptions import RayError
 
-from raydfkd.errors import RunFailedError
-from raydfkd.pipeline.config import ExperimentConfig
 from raydfkd.pipeline.exchange import NotYet, SampleReply, SampleRequest, Ticket
-from raydfkd.pipeline.exchange_state import build_exchange, load_exchange, save_exchange
+from raydfkd.runtime.failures import Failure
 from raydfkd.runtime.ingest import Ingest
+from raydfkd.runtime.replay_service import ReplayService
+from raydfkd.runtime.run_context import RunContext
 from raydfkd.types import SyntheticBatch, WeightsVersion
-
-Answer = TypeVar("Answer")
 
 SNAPSHOT = "replay_snapshot"
 """Folder in the run directory from which a restarted replay actor goes on."""
@@ -31,143 +26,98 @@ SNAPSHOT = "replay_snapshot"
 
 @ray.remote(num_cpus=0, concurrency_groups={"sample": 16, "admit": 64, "control": 4})
 class ReplayActor:
-    """Owns the buffer and every payload in it.
+    """Owns the buffer of a run and every payload in it; see ``ReplayService`` for what its methods do."""
 
-    Args:
-        config: the experiment.
-        run_path: the run directory, on storage that every node sees.
-        restore_from: a checkpoint folder to begin from, None for an empty buffer.
-        log: the run's ``LogActor``.
-    """
-
-    def __init__(self, config: ExperimentConfig, run_path: Path, restore_from: Path | None, log: Any) -> None:
-        self.config = config
-        self.epoch = uuid.uuid4().hex
-        self._log = log
-        self._snapshot = run_path / SNAPSHOT
-        self._exchange = build_exchange(config)
-        self._changed = threading.Condition()
-        self._failure: str | None = None
+    def __init__(self, context: RunContext) -> None:
+        self._log = context.actor("log")
+        self._service = service = ReplayService(context.config, self._tell, ray.put, _fetch)
+        snapshot = context.path / SNAPSHOT
         restarted = ray.get_runtime_context().was_current_actor_reconstructed
-        source = self._snapshot if restarted and (self._snapshot / "exchange.json").exists() else restore_from
+        source = snapshot if restarted and (snapshot / "exchange.json").exists() else context.resume_from
         if source is not None:
-            load_exchange(source, self._exchange, put=ray.put)
+            self._restore(source)
         if restarted:
-            self._event(f"replay actor restarted from its snapshot with {self._exchange.buffer.size} images", restart=True)
-        self._ingest = Ingest(self._insert, self._lost)
-        threading.Thread(target=self._write_snapshots, name="snapshots", daemon=True).start()
+            service.event(f"replay actor restarted from its snapshot with {service.size} images", restart=True)
+        self._ingest = Ingest(service.insert, service.end_stream, self._fail)
+        service.keep_snapshots(snapshot, context.config.runtime.snapshot_period_s)
+
+    def _restore(self, source: Path) -> None:
+        try:
+            self._service.restore(source)
+        except Exception as error:  # One raised in a constructor reaches nobody as itself.
+            ray.get(self._log.fail.remote(Failure.of(error, "the replay actor")))
+            raise
+
+    def _tell(self, kind: str, step: int, **values: Any) -> None:
+        self._log.push.remote(kind, step, values)
+
+    def _fail(self, failure: Failure) -> None:
+        self._log.fail.remote(failure)
+        self._service.abort(failure.sentence)
 
     @ray.method(concurrency_group="sample")
     def sample(self, request: SampleRequest, timeout_s: float) -> tuple[SampleReply | NotYet, np.ndarray | None, float]:
-        """The answer, the images themselves where delivery is ``gather``, and the seconds waited here."""
-        began = time.monotonic()
-        reply = self._wait_for(lambda: self._exchange.try_sample(request), timeout_s)
-        images = None
-        if isinstance(reply, SampleReply) and self.config.runtime.delivery == "gather":
-            images = self._gather(reply.sample.slots)
-            reply = SampleReply(reply.sample, [])
-        return reply, images, time.monotonic() - began
+        return self._service.sample(request, timeout_s)
 
     @ray.method(concurrency_group="admit")
-    def admit(self, generator_id: str, turn: int, num_turns: int, timeout_s: float) -> Ticket | NotYet:
-        return self._wait_for(lambda: self._exchange.try_admit(generator_id, turn, num_turns), timeout_s)
+    def admit(self, stream: str, turn: int, num_turns: int, timeout_s: float) -> tuple[Ticket | NotYet, float]:
+        return self._service.admit(stream, turn, num_turns, timeout_s)
 
     @ray.method(concurrency_group="control")
-    def register(self, consumer: str, session: str, rank: int, world_size: int, step: int, version: WeightsVersion) -> str:
-        """A student worker announces itself. Returns the epoch of this buffer."""
-        with self._changed:
-            self._exchange.register(consumer, world_size, step, version, session, rank)
-            self._changed.notify_all()
-        return self.epoch
+    def register(self, consumer: str, session: str, rank: int, world_size: int, step: int, version: WeightsVersion) -> None:
+        self._service.register(consumer, session, rank, world_size, step, version)
 
     @ray.method(concurrency_group="control")
     def update(self, consumer: str, keys: np.ndarray, priorities: np.ndarray) -> None:
-        with self._changed:
-            self._exchange.buffer.update(consumer, keys, priorities)
+        self._service.update(consumer, keys, priorities)
+
+    @ray.method(concurrency_group="control")
+    def forget(self, shard_ids: list[int]) -> None:
+        self._service.forget(shard_ids)
 
     @ray.method(concurrency_group="control")
     def attach(self, generator_id: str, generator: Any) -> None:
         """Begins to pull a generator's stream."""
-        self._ingest.attach(generator_id, generator)
-
-    @ray.method(concurrency_group="control")
-    def cancel(self, generator_id: str) -> None:
-        """Takes back the tickets of a dead generator."""
-        with self._changed:
-            self._exchange.cancel(generator_id)
-            self._changed.notify_all()
+        self._ingest.attach(generator_id, self._service.open_stream(generator_id), generator)
 
     @ray.method(concurrency_group="control")
     def attached(self) -> list[str]:
+        """Generators whose streams are open."""
         return self._ingest.attached()
 
     @ray.method(concurrency_group="control")
     def stats(self) -> tuple[int, dict[str, Any]]:
-        with self._changed:
-            return self._exchange.student_step, self._exchange.stats()
+        return self._service.stats()
 
     @ray.method(concurrency_group="control")
     def newest_images(self) -> np.ndarray | None:
-        with self._changed:
-            views = self._exchange.buffer.shards_after(-1)
-        return None if not views else np.array(ray.get(views[-1].payload).images)
+        return self._service.newest_images()
 
     @ray.method(concurrency_group="control")
     def save(self, folder: Path) -> None:
-        """Writes buffer and counts into a checkpoint folder."""
-        save_exchange(folder, self._exchange, lambda view: ray.get(view.payload), self._changed)
+        self._service.save(folder)
 
     @ray.method(concurrency_group="control")
     def abort(self, message: str) -> None:
-        """Wakes every waiter with an error: the run has failed."""
-        with self._changed:
-            self._failure = message
-            self._changed.notify_all()
+        self._service.abort(message)
+
+    @ray.method(concurrency_group="control")
+    def stop_admitting(self) -> None:
+        self._service.stop_admitting()
 
     @ray.method(concurrency_group="control")
     def close(self) -> None:
         self._ingest.close()
+        self._service.close()
 
-    def _wait_for(self, ask: Callable[[], Answer | NotYet], timeout_s: float) -> Answer | NotYet:
-        deadline = time.monotonic() + timeout_s
-        with self._changed:
-            while True:
-                if self._failure is not None:
-                    raise RunFailedError(self._failure)
-                before = self._exchange.progress()
-                answer = ask()
-                if self._exchange.progress() != before:
-                    self._changed.notify_all()  # What this question brought or took may be what somebody else waits for.
-                left = deadline - time.monotonic()
-                if not isinstance(answer, NotYet) or left <= 0:
-                    return answer
-                self._changed.wait(left)
+    @ray.method(concurrency_group="control")
+    def pid(self) -> int:
+        return os.getpid()
 
-    def _insert(self, batch: SyntheticBatch, ref: Any) -> None:
-        with self._changed:
-            self._exchange.insert(batch, ref)
-            step = self._exchange.student_step
-            self._changed.notify_all()
-        values = {"generator_id": batch.generator_id, "student_version": batch.student_version, "num_images": len(batch)}
-        self._log.push.remote("synthesis", step, {**values, **batch.metrics})
 
-    def _lost(self, generator_id: str, error: Exception) -> None:
-        self._event(f"the stream of generator {generator_id} broke off ({type(error).__name__}); its delivered images stay")
-
-    def _gather(self, slots: np.ndarray) -> np.ndarray:
-        with self._changed:
-            shard_ids, rows = self._exchange.buffer.locate(slots)
-            payloads = {int(shard): self._exchange.buffer.payload(int(shard)) for shard in np.unique(shard_ids)}
-        images = np.empty((*slots.shape, *self.config.task.image_shape), np.uint8)
-        for shard, ref in payloads.items():
-            here = shard_ids == shard
-            images[here] = ray.get(ref).images[rows[here]]
-        return images
-
-    def _write_snapshots(self) -> None:
-        while True:
-            time.sleep(self.config.runtime.snapshot_period_s)
-            self.save(self._snapshot)
-
-    def _event(self, message: str, restart: bool = False) -> None:
-        self._log.push.remote("event", self._exchange.student_step, {"message": message, "restart": restart})
+def _fetch(ref: Any) -> SyntheticBatch | None:
+    try:
+        batch: SyntheticBatch = ray.get(ref)
+    except RayError:
+        return None
+    return batch

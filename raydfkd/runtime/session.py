@@ -1,4 +1,4 @@
-"""Joining or starting Ray, and refusing beforehand what it could never place."""
+"""Joining or starting Ray, quietly."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
+import ray._private.worker as ray_worker
 
 from raydfkd.errors import ResourceError
 from raydfkd.pipeline.config import ExperimentConfig
-from raydfkd.synthesis.config import ResourcesConfig
+
+logger = logging.getLogger(__name__)
 
 NAMESPACE = "raydfkd"
 
@@ -38,6 +41,7 @@ def session(config: ExperimentConfig) -> Iterator[None]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray").setLevel(logging.ERROR)
+    _keep_raylet_off_the_terminal()
     if ray.is_initialized():
         yield
         return
@@ -64,6 +68,20 @@ def session(config: ExperimentConfig) -> Iterator[None]:
         ray.shutdown()
 
 
+def _keep_raylet_off_the_terminal() -> None:
+    """Sends what Ray's daemon reports ("A worker died ...") to the log at level INFO.
+
+    ``log_to_driver=False`` does not cover it, and it would break into a live table; what matters of it a run tells itself.
+    The function is Ray's own and private: where it is missing, its lines are merely seen again.
+    """
+
+    def to_log(data: dict[str, Any], ignore_prefix: bool) -> None:
+        logger.info("%s: %s", data.get("pid"), " ".join(map(str, data.get("lines", []))))
+
+    if hasattr(ray_worker, "print_to_stdstream"):
+        ray_worker.print_to_stdstream = to_log
+
+
 def _whole(num_cpus: float | None) -> int | None:
     return None if num_cpus is None else math.ceil(num_cpus)
 
@@ -71,52 +89,3 @@ def _whole(num_cpus: float | None) -> int | None:
 def assigned_device() -> str:
     """What Ray gave this actor: "cuda:0" (the first of its visible GPUs) or "cpu"."""
     return "cuda:0" if ray.get_runtime_context().get_accelerator_ids().get("GPU") else "cpu"
-
-
-def demands(config: ExperimentConfig) -> list[tuple[str, dict[str, float]]]:
-    """(name, resources) of every actor that the run places."""
-    student = config.student
-    found = [
-        (f"generator {source}-{index}", requested(config.sources[source].resources)) for source, index in config.generators
-    ]
-    return found + [(f"student worker {rank}", requested(student.resources)) for rank in range(student.num_workers)]
-
-
-def requested(resources: ResourcesConfig) -> dict[str, float]:
-    """In Ray's names."""
-    return {"CPU": resources.num_cpus, **({"GPU": resources.num_gpus} if resources.num_gpus else {}), **resources.custom}
-
-
-def preflight(config: ExperimentConfig) -> None:
-    """Refuses a run that the cluster as it is could not place, before anything starts.
-
-    Actors are placed largest first on the nodes that have room; what other jobs hold now counts as free, because they end.
-
-    Raises:
-        ResourceError: with need, have, and what to change.
-    """
-    nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    unplaced = None
-    for name, need in sorted(demands(config), key=lambda demand: -sum(demand[1].values())):
-        node = next((n for n in nodes if all(n.get(kind, 0) + 1e-9 >= amount for kind, amount in need.items())), None)
-        if node is None:
-            unplaced = (name, need)
-            break
-        for kind, amount in need.items():
-            node[kind] -= amount
-    if unplaced is None:
-        return
-    total: dict[str, float] = {}
-    for _, need in demands(config):
-        for kind, amount in need.items():
-            total[kind] = total.get(kind, 0) + amount
-    have = {kind: ray.cluster_resources().get(kind, 0) for kind in total}
-    raise ResourceError(
-        f"{unplaced[0]} cannot be placed: all actors need {_amounts(total)}, the cluster has {_amounts(have)} "
-        "(fractions of one actor cannot span nodes): lower sources.*.num_generators, students.*.num_workers or their "
-        "resources.num_cpus / num_gpus, or add nodes"
-    )
-
-
-def _amounts(resources: dict[str, float]) -> str:
-    return ", ".join(f"{amount:g} {kind}" for kind, amount in sorted(resources.items()))

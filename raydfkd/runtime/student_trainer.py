@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+import time
+import uuid
 from typing import Any
 
 import ray
@@ -11,31 +13,39 @@ import ray.train.torch
 import torch
 
 from raydfkd.pipeline import builder, checkpoints
-from raydfkd.pipeline.config import ExperimentConfig
 from raydfkd.pipeline.student_loop import LoopHooks, StudentLoop
-from raydfkd.run_dir import RunDir
 from raydfkd.runtime.calls import call
+from raydfkd.runtime.failures import Failure
+from raydfkd.runtime.preflight import requested
 from raydfkd.runtime.replay_client import ReplayClient
-from raydfkd.runtime.session import requested
+from raydfkd.runtime.run_context import RunContext
+
+FAILURE_GRACE_S = 5.0
+TRAIN_FOLDER = "train"
+"""Ray Train's own folder in the run directory; nothing in it outlives the run."""
 
 
-def train_student(config: ExperimentConfig, run: RunDir, actors: dict[str, Any]) -> None:
+def train_student(context: RunContext) -> None:
     """Runs the student's worker group to the end of the schedule; blocks.
 
-    Args:
-        actors: ``replay``, ``weight_store``, ``pool`` and ``log`` handles.
+    A worker that dies is Ray Train's to restart. One that raises an error would only raise it again: the error is left with
+    the run's log, and the group ends as if it had finished.
+
+    Raises:
+        ray.train.TrainingFailedError: the group died too often or could not be placed.
     """
-    student = config.student
-    need = requested(student.resources)
+    config, student = context.config, context.config.student
     trainer = ray.train.torch.TorchTrainer(
         _worker,
-        train_loop_config={"config": config, "run_path": run.path, **actors},
+        train_loop_config={"context": context},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=student.num_workers, use_gpu=student.resources.num_gpus > 0, resources_per_worker=need
+            num_workers=student.num_workers,
+            use_gpu=student.resources.num_gpus > 0,
+            resources_per_worker=requested(student.resources),
         ),
         run_config=ray.train.RunConfig(
             name="student",
-            storage_path=str(run.path / "train"),
+            storage_path=str(context.path / TRAIN_FOLDER),
             failure_config=ray.train.FailureConfig(max_failures=config.runtime.max_restarts, controller_failure_limit=1),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
@@ -44,10 +54,43 @@ def train_student(config: ExperimentConfig, run: RunDir, actors: dict[str, Any])
 
 
 def _worker(settings: dict[str, Any]) -> None:
-    config: ExperimentConfig = settings["config"]
-    run = RunDir(Path(settings["run_path"]))
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
+    context: RunContext = settings["context"]
+    log, rank = context.actor("log"), ray.train.get_context().get_world_rank()
+    if _failure(context) is not None:
+        return  # The group was restarted although the run is over.
+    try:
+        _train(context)
+    except Exception as error:
+        if _lost_a_peer(error) and _failure(context, FAILURE_GRACE_S) is None:
+            raise
+        failure = Failure.of(error, f"student worker {rank}")
+        call(lambda: log.fail.remote(failure), context.config.runtime.wait_timeout_s, "the run's log")
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # Wakes the other workers, which wait for this one.
+
+
+def _failure(context: RunContext, patience_s: float = 0.0) -> Failure | None:
+    """The run's failure, if there is one within ``patience_s`` seconds."""
+    log = context.actor("log")
+    for _ in range(1 + round(patience_s / 0.5)):
+        failure: Failure | None = call(log.failure.remote, context.config.runtime.wait_timeout_s, "the run's log")
+        if failure is not None or patience_s == 0:
+            return failure
+        time.sleep(0.5)
+    return None
+
+
+def _lost_a_peer(error: Exception) -> bool:
+    """Whether a collective broke off because another worker is gone, which is that one's failure and no reason of its own."""
+    text = str(error).lower()
+    collective = any(word in text for word in ("gloo", "nccl", "connection", "broken pipe", "timed out"))
+    return isinstance(error, RuntimeError) and collective and ray.train.get_context().get_world_size() > 1
+
+
+def _train(context: RunContext) -> None:
+    config, run = context.config, context.run
+    place = ray.train.get_context()
+    rank, world_size = place.get_world_rank(), place.get_world_size()
     resources = config.student.resources
     torch.set_num_threads(builder.threads_of(resources.num_cpus, resources.num_threads))
     assigned = ray.train.torch.get_device()
@@ -56,40 +99,43 @@ def _worker(settings: dict[str, Any]) -> None:
     folder = run.latest_checkpoint()
     if folder is not None:
         checkpoints.load_student(folder, distiller)
-    attempt = _attempt(settings["log"], rank, world_size)
-    if rank == 0 and attempt > 0:
-        message = f"student workers were restarted from step {distiller.num_steps}"
-        settings["log"].push.remote("event", distiller.num_steps, {"message": message, "restart": True})
+    session = _begin_session(context, rank, world_size, distiller.num_steps)
     if world_size > 1:
         distiller.wrap_student(torch.nn.parallel.DistributedDataParallel)
     source = ReplayClient(
-        config, settings["replay"], settings["weight_store"], str(attempt), rank, world_size, distiller.num_steps, device
+        config, context.actor("replay"), context.actor("weights"), session, rank, world_size, distiller.num_steps, device
     )
     evaluator = builder.build_evaluator(config, distiller.teacher, device) if rank == 0 else None
-    hooks = _hooks(config, run, settings, distiller)
-    StudentLoop(config, distiller, source, hooks, evaluator, rank).run()
+    StudentLoop(config, distiller, source, _hooks(context, distiller), evaluator, rank).run()
 
 
-def _attempt(log: Any, rank: int, world_size: int) -> int:
-    """How often the group has started before, the same on all its workers."""
-    attempt = torch.tensor(ray.get(log.begin_session.remote(), timeout=60) if rank == 0 else 0)
+def _begin_session(context: RunContext, rank: int, world_size: int, step: int) -> str:
+    """A new name for this start of the group, the same on all its workers; a restart leaves a line in the log."""
+    pids: list[Any] = [os.getpid()]
+    name: list[Any] = [uuid.uuid4().hex]
     if world_size > 1:
-        torch.distributed.broadcast(attempt, 0)
-    return int(attempt)
+        pids = [None] * world_size
+        torch.distributed.all_gather_object(pids, os.getpid())
+        torch.distributed.broadcast_object_list(name, 0)
+    if rank == 0:
+        log = context.actor("log")
+        earlier = call(lambda: log.begin_session.remote(pids), context.config.runtime.wait_timeout_s, "the run's log")
+        if earlier:
+            log.push.remote("event", step, {"message": f"student workers were restarted from step {step}", "restart": True})
+    return str(name[0])
 
 
-def _hooks(config: ExperimentConfig, run: RunDir, settings: dict[str, Any], distiller: Any) -> LoopHooks:
-    timeout_s = config.runtime.wait_timeout_s
+def _hooks(context: RunContext, distiller: Any) -> LoopHooks:
+    timeout_s = context.config.runtime.wait_timeout_s
+    log, pool, replay = context.actor("log"), context.actor("pool"), context.actor("replay")
 
     def emit(kind: str, step: int, **values: Any) -> None:
-        settings["log"].push.remote(kind, step, values)
+        log.push.remote(kind, step, values)
 
     def save(step: int) -> None:
-        with checkpoints.writing(run, step) as folder:
-            pool, replay = settings["pool"], settings["replay"]
-            generators = pool.save.remote(folder)
+        with checkpoints.writing(context.run, step) as folder:
             checkpoints.save_student(folder, distiller)
+            call(lambda: pool.save.remote(folder), timeout_s, "the generator pool to write a checkpoint")
             call(lambda: replay.save.remote(folder), timeout_s, "the replay actor to write a checkpoint")
-            ray.get(generators, timeout=timeout_s)
 
     return LoopHooks(emit, save)

@@ -7,21 +7,28 @@ from typing import Any
 import numpy as np
 import ray
 
+from raydfkd.runtime.run_context import RunContext
 from raydfkd.types import WeightsVersion
 
 
 @ray.remote(num_cpus=0, max_concurrency=16)
 class WeightStoreActor:
-    """Keeps the newest published weights. It owns the stored object, which therefore outlives the student worker."""
+    """Keeps the newest published weights. It owns the stored object, which therefore outlives the student worker.
 
-    def __init__(self) -> None:
-        self._version: WeightsVersion = -1
-        self._ref: Any = None
+    A restarted one is empty: generators go on with the weights they have, and the student publishes again within a round.
+    """
+
+    def __init__(self, context: RunContext) -> None:
+        self._newest: tuple[WeightsVersion, Any] = (-1, None)
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            message = "weight store restarted, empty until the student publishes again"
+            context.actor("log").push.remote("event", 0, {"message": message, "restart": True})
 
     def publish(self, weights: np.ndarray, version: WeightsVersion) -> None:
-        """Takes weights in; older ones than those held are dropped, except that a restarted student begins anew with its own."""
-        self._ref, self._version = ray.put(weights), version
+        """Takes weights in, also older ones than those held: a restarted student begins anew with its own."""
+        self._newest = version, ray.put(weights)
 
     def newest(self, known: WeightsVersion) -> tuple[WeightsVersion, list[Any]]:
         """(version, [reference]) of the newest weights; no reference where the caller has them already."""
-        return self._version, [] if self._version == known or self._ref is None else [self._ref]
+        version, ref = self._newest
+        return version, [] if version == known or ref is None else [ref]

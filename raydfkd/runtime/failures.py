@@ -1,0 +1,65 @@
+"""Why a run failed, on its way from the process where it happened to the driver that reports it."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from dataclasses import dataclass
+from typing import NoReturn
+
+from ray.exceptions import RayTaskError
+
+from raydfkd import errors
+from raydfkd.errors import RaydfkdError, RunFailedError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Plain text, because not every exception survives pickling.
+
+    Attributes:
+        where: the part of the run that failed, e.g. ``generator inversion-0``.
+        kind: name of the exception's class.
+        message: what it said.
+        trace: its traceback.
+    """
+
+    where: str
+    kind: str
+    message: str
+    trace: str
+
+    @classmethod
+    def of(cls, error: BaseException, where: str) -> Failure:
+        cause = original(error)
+        trace = error.traceback_str if isinstance(error, RayTaskError) else "".join(traceback.format_exception(error))
+        return cls(where, type(cause).__name__, str(cause), trace)
+
+    @property
+    def sentence(self) -> str:
+        """What a user reads. Of a bug the traceback stands in the log."""
+        if self._raydfkd_error is not None:
+            return self.message
+        return f"{self.where} failed with {self.kind}: {self.message.strip() or 'no message'}"
+
+    def raise_again(self) -> NoReturn:
+        """Raises the user's mistake as it was, and a bug as a failed run with its traceback logged."""
+        kind = self._raydfkd_error
+        if kind is not None:
+            raise kind(self.message)
+        logger.error("%s failed:\n%s", self.where, self.trace.rstrip())
+        raise RunFailedError(self.sentence)
+
+    @property
+    def _raydfkd_error(self) -> type[RaydfkdError] | None:
+        kind = getattr(errors, self.kind, None)
+        return kind if isinstance(kind, type) and issubclass(kind, RaydfkdError) else None
+
+
+def original(error: BaseException) -> BaseException:
+    """What was raised in the other process, without Ray's wrapping."""
+    while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
+        error = error.cause
+    return error

@@ -1,0 +1,91 @@
+"""Refusing beforehand what the cluster could never place."""
+
+from __future__ import annotations
+
+import ray
+
+from raydfkd.errors import ResourceError
+from raydfkd.pipeline import builder
+from raydfkd.pipeline.config import ExperimentConfig
+from raydfkd.synthesis.config import ResourcesConfig
+
+ROUNDING = 1e-6
+
+
+def requested(resources: ResourcesConfig) -> dict[str, float]:
+    """In Ray's names."""
+    return {"CPU": resources.num_cpus, **({"GPU": resources.num_gpus} if resources.num_gpus else {}), **resources.custom}
+
+
+def demands(config: ExperimentConfig) -> list[tuple[str, dict[str, float]]]:
+    """(name, resources) of every actor that the run places."""
+    generators = [
+        (f"generator {builder.generator_id(source, index)}", requested(config.sources[source].resources))
+        for source, index in config.generators
+    ]
+    student = config.student
+    return generators + [(f"student worker {rank}", requested(student.resources)) for rank in range(student.num_workers)]
+
+
+def amounts(resources: dict[str, float]) -> str:
+    """For people: "2 CPU, 1 GPU"."""
+    return ", ".join(f"{amount:g} {kind}" for kind, amount in sorted(resources.items()))
+
+
+def preflight(config: ExperimentConfig) -> None:
+    """Refuses a run that the cluster as it is could not place, before anything starts.
+
+    What other jobs hold now counts as free, because they end.
+
+    Raises:
+        ResourceError: with need, have, and what to change.
+    """
+    nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    refusal = refusal_of(demands(config), nodes)
+    if refusal is not None:
+        raise ResourceError(refusal)
+
+
+def refusal_of(wanted: list[tuple[str, dict[str, float]]], nodes: list[dict[str, float]]) -> str | None:
+    """Why ``nodes`` (their resources) cannot hold all that is ``wanted`` (name and resources each), or None if they can.
+
+    Actors are placed largest first, those that need more than CPUs before the others, each where least would be left.
+    """
+    for name, need in wanted:
+        broken = [kind for kind, amount in need.items() if kind == "GPU" and amount > 1 and amount % 1]
+        if broken:
+            return f"{name} asks for {need['GPU']:g} GPUs: above one, an actor's num_gpus must be whole"
+    free = [dict(node) for node in nodes]
+    for name, need in sorted(wanted, key=lambda demand: (-len(demand[1]), -sum(demand[1].values()))):
+        fitting = [node for node in free if all(node.get(kind, 0) + ROUNDING >= amount for kind, amount in need.items())]
+        if not fitting:
+            return _sentence(name, need, wanted, nodes)
+        node = min(fitting, key=lambda node: sum(node.get(kind, 0) for kind in need))
+        for kind, amount in need.items():
+            node[kind] -= amount
+    return None
+
+
+def _sentence(
+    name: str, need: dict[str, float], wanted: list[tuple[str, dict[str, float]]], nodes: list[dict[str, float]]
+) -> str:
+    total: dict[str, float] = {}
+    for _, each in wanted:
+        for kind, amount in each.items():
+            total[kind] = total.get(kind, 0) + amount
+    have = {kind: sum(node.get(kind, 0) for node in nodes) for kind in total}
+    short = [kind for kind in total if total[kind] > have[kind] + ROUNDING]
+    if short:
+        why = (
+            f"the run needs {amounts({k: total[k] for k in short})} and the cluster has {amounts({k: have[k] for k in short})}"
+        )
+    else:
+        why = f"no node has {amounts(need)} left for it, although the cluster's total would do"
+    return f"{name} cannot be placed: {why}; {_remedy(short or list(need))}"
+
+
+def _remedy(kinds: list[str]) -> str:
+    setting = {"CPU": "num_cpus", "GPU": "num_gpus"}
+    settings = " and ".join(f"resources.{setting.get(kind, f'custom.{kind}')}" for kind in sorted(kinds))
+    started = " (a local Ray offers runtime.num_cpus, or all there are)" if "CPU" in kinds else ""
+    return f"lower sources.*.num_generators, students.*.num_workers or their {settings}, or add nodes{started}"

@@ -1,0 +1,52 @@
+"""What every actor of a run is told, and how the actors find each other."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from raydfkd.pipeline.config import ExperimentConfig
+from raydfkd.run_dir import RunDir
+
+
+def _new_prefix() -> str:
+    return f"raydfkd-{uuid.uuid4().hex[:12]}"
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """The one constructor argument of a run's actors: small and plain, so that Ray can build a dead actor again at any time.
+
+    It holds no actor handle (a handle among the arguments keeps them in the object store, where they can be lost): actors
+    look each other up by name, which also finds the one that came back.
+
+    Attributes:
+        config: the experiment.
+        path: the run directory, on storage that every node sees.
+        resume_from: a checkpoint folder to begin from, None to begin afresh.
+        prefix: of the actors' names, different for every start of a run.
+    """
+
+    config: ExperimentConfig
+    path: Path
+    resume_from: Path | None = None
+    prefix: str = field(default_factory=_new_prefix)
+
+    @property
+    def run(self) -> RunDir:
+        return RunDir(self.path)
+
+    def name_of(self, role: str) -> str:
+        return f"{self.prefix}/{role}"
+
+    def actor(self, role: str) -> Any:
+        """The handle of one of the run's actors: ``replay``, ``weights``, ``log`` or ``pool``.
+
+        Raises:
+            ValueError: it is not alive and will not come back.
+        """
+        return ray.get_actor(self.name_of(role))
