@@ -57,9 +57,11 @@ def run_ray(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_fr
     with session(config):
         preflight(config)
         _clean(run)
+        run.update_manifest(actors=context.prefix)
         with _actors(context) as actors:
             recorder.stage("starting", f"{len(config.generators)} generators, {config.student.num_workers} student workers")
             _drive(context, recorder, actors)
+    run.update_manifest(actors=None)
     _clean(run)
 
 

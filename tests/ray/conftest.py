@@ -1,0 +1,64 @@
+"""The one Ray of the session, and what every test here runs on it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from tiny_experiment import save_teacher, wait_until
+
+from raydfkd.runtime.session import NAMESPACE, QUIET
+
+
+@pytest.fixture(scope="session")
+def ray_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Eight CPUs on paper: actors are placed by them, and use as little as their settings say."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**QUIET, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}.items():
+            patch.setenv(name, value)
+        ray.init(
+            address="local",
+            num_cpus=8,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=300 << 20,
+            namespace=NAMESPACE,
+        )
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of random weights: nothing here is about accuracy."""
+    return save_teacher(tmp_path_factory.mktemp("teacher") / "teacher.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Equal thread counts make equal sums, here and in the actors."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_actor_left(ray_instance: None) -> Iterator[None]:
+    """Whatever a test started is gone soon after it."""
+    from tiny_experiment import live_actors
+
+    yield
+    wait_until(lambda: not live_actors(), 20, lambda: f"actors are left: {live_actors()}")
+
+
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    for item in items:
+        if Path(item.fspath).parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.ray)
