@@ -6,6 +6,9 @@ A replay actor's buffer of 50,000 images is filled and then renewed many times o
 client in a process of its own draws batches. ``Bytes in the object store`` is what Ray's object store says it holds;
 ``index`` is every byte that the plain buffer allocates (Python's ``tracemalloc``, which NumPy reports to). Of the replay
 actor and the client, resident memory is read throughout, with and without the pages that they share with the object store.
+Snapshots are written far more often than in a run, because one maps every live shard: resident memory would otherwise step
+up at the first of them, in the middle of the measurement.
+
 Prints readable lines and, last, one JSON object of the figures.
 """
 
@@ -30,6 +33,8 @@ BATCH_SIZE = 256
 TOTAL_STEPS = 10_000_000
 MIB = 1 << 20
 SAMPLE_PERIOD_S = 0.5
+SNAPSHOT_PERIOD_S = 5.0
+NUM_LINES = 20
 DRAWS_PER_INSERT = 4
 """Training batches for each inserted one: enough that the client keeps up, few enough that eviction is what is measured."""
 
@@ -80,10 +85,12 @@ def index_bytes(config: ExperimentConfig) -> int:
     return after - before
 
 
-def observe(bench: Rig, replay_pid: int, consumer_pid: int, num_images: int) -> list[dict[str, float]]:
-    """Memory while the generator inserts ``num_images``, every ``SAMPLE_PERIOD_S``."""
+def observe(bench: Rig, replay_pid: int, consumer_pid: int, num_images: int, inserts_per_s: float) -> list[dict[str, float]]:
+    """Memory while the generator inserts ``num_images``, ``inserts_per_s`` batches a second, every ``SAMPLE_PERIOD_S``."""
     seen: list[dict[str, float]] = []
-    bench.set_rate(FULL_SPEED)
+    bench.set_rate(inserts_per_s)
+    print("memory: inserted images, then MiB: replay actor private and resident, client private and resident, object store")
+    printed = 0
     while not seen or seen[-1]["inserted"] < num_images:
         stats = bench.stats()
         seen.append(
@@ -98,6 +105,10 @@ def observe(bench: Rig, replay_pid: int, consumer_pid: int, num_images: int) -> 
                 **{f"store_{name}": value for name, value in object_store().items()},
             }
         )
+        if seen[-1]["inserted"] * NUM_LINES > printed * num_images:
+            printed += 1
+            columns = ("replay_private", "replay_resident", "consumer_private", "consumer_resident", "store_bytes_used")
+            print(f"memory: {seen[-1]['inserted']:9,d}", *(f"{seen[-1][name] / MIB:8.1f}" for name in columns), flush=True)
         time.sleep(SAMPLE_PERIOD_S)
     bench.set_rate(0)
     return seen
@@ -127,7 +138,8 @@ def figures_of(seen: list[dict[str, float]], num_images: int) -> dict[str, float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; its figures mean nothing")
-    parser.add_argument("--images", type=int, default=400_000, help="inserted in all")
+    parser.add_argument("--images", type=int, default=800_000, help="inserted in all")
+    parser.add_argument("--inserts-per-s", type=float, default=20.0, help="batches that the generator inserts a second")
     given = parser.parse_args()
     num_items, num_images = (2_048, 6_000) if given.quick else (NUM_ITEMS, given.images)
     schedule = {
@@ -139,14 +151,14 @@ def main() -> None:
         "batches_per_request": 8,
         "warmup_batches": 1,
     }
-    config = experiment(num_items, BATCH_SIZE, schedule)
+    config = experiment(num_items, BATCH_SIZE, schedule, snapshot_period_s=SNAPSHOT_PERIOD_S)
     figures: dict[str, float] = {"num_items": num_items, "inserted": num_images, "index_mb": index_bytes(config) / 1e6}
     with rig(config) as bench:
         replay_pid = ray.get(bench.replay.__ray_call__.remote(lambda actor: os.getpid()))
         consumer = Consumer.remote(config, bench.replay, bench.weight_store)
         consumer_pid = ray.get(consumer.pid.remote())
         drawing = consumer.draw.remote()
-        seen = observe(bench, replay_pid, consumer_pid, num_images)
+        seen = observe(bench, replay_pid, consumer_pid, num_images, given.inserts_per_s)
         figures |= figures_of(seen, num_images)
         # At rest: nothing in flight, so what the store holds are the live shards.
         ray.get(consumer.stop.remote())

@@ -154,7 +154,7 @@ def wait_until(done: Callable[[], bool], timeout_s: float, what: str) -> None:
 @contextlib.contextmanager
 def rig(config: ExperimentConfig) -> Iterator[Rig]:
     """A local Ray with the actors of a run, the noise generator in the place of its generators."""
-    with session(config), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, session(config):
         context = RunContext(config, Path(folder))
         log = LogActor.options(name=context.name_of("log")).remote(context)
         replay = ReplayActor.remote(context)
