@@ -18,7 +18,7 @@ from raydfkd.models.precision import supports_bfloat16
 from raydfkd.models.teacher import FrozenTeacher, build_teacher
 from raydfkd.models.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient
 from raydfkd.models.weights import load_weights, read_metadata
-from raydfkd.pipeline.config import ExperimentConfig, derive_seed
+from raydfkd.pipeline.config import ExperimentConfig, derive_seed, generator_id
 from raydfkd.synthesis.fast import SynthesisContext
 from raydfkd.synthesis.methods import METHODS
 from raydfkd.types import Synthesizer
@@ -109,10 +109,6 @@ def build_student(config: ExperimentConfig) -> nn.Module:
     if student.checkpoint is not None:
         load_weights(network, student.checkpoint)
     return network
-
-
-def generator_id(source: str, index: int) -> str:
-    return f"{source}-{index}"
 
 
 def build_generator_network(config: ExperimentConfig, source: str, index: int) -> nn.Module:

@@ -237,6 +237,11 @@ class ExperimentConfig(_Config):
         return max(1, self.schedule.total_steps // 10) if given is None else given
 
 
+def generator_id(source: str, index: int) -> str:
+    """The name of a source's generator, stamped on its batches."""
+    return f"{source}-{index}"
+
+
 def derive_seed(seed: int, *names: object) -> int:
     """A seed for one component: the run's seed and the component's name, hashed to 63 bits."""
     digest = hashlib.sha256("/".join(map(str, (seed, *names))).encode()).digest()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raydfkd.distillation.device_mirror import DeviceMirror
 from raydfkd.pipeline import builder, checkpoints
-from raydfkd.pipeline.config import ExperimentConfig
+from raydfkd.pipeline.config import ExperimentConfig, generator_id
 from raydfkd.pipeline.exchange import Exchange, NotYet, SampleRequest, Ticket
 from raydfkd.pipeline.exchange_state import build_exchange, load_exchange, save_exchange
 from raydfkd.pipeline.recorder import Recorder
@@ -102,7 +102,7 @@ def run_local(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_
         torch.set_num_threads(config.student.resources.num_threads)
     exchange = build_exchange(config)
     synthesizers = {
-        builder.generator_id(source, index): builder.build_synthesizer(config, source, index, device)
+        generator_id(source, index): builder.build_synthesizer(config, source, index, device)
         for source, index in config.generators
     }
     distiller = builder.build_distiller(config, device)

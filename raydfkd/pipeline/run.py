@@ -11,7 +11,7 @@ import torch
 
 from raydfkd.errors import RaydfkdError
 from raydfkd.pipeline import builder, checkpoints
-from raydfkd.pipeline.config import ExperimentConfig
+from raydfkd.pipeline.config import ExperimentConfig, generator_id
 from raydfkd.pipeline.exchange_state import build_exchange, load_exchange
 from raydfkd.pipeline.local_runner import run_local
 from raydfkd.pipeline.outcome import finish
@@ -77,7 +77,7 @@ def _check(config: ExperimentConfig, checkpoint: Path | None, device: torch.devi
     teacher = builder.build_frozen_teacher(config)
     builder.audit(config, teacher)
     builder.build_student(config)
-    generators = {builder.generator_id(*which): builder.build_generator_network(config, *which) for which in config.generators}
+    generators = {generator_id(*which): builder.build_generator_network(config, *which) for which in config.generators}
     builder.build_evaluator(config, teacher, device)
     if checkpoint is not None:
         load_exchange(checkpoint, exchange)

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError
 
 from raydfkd.errors import WaitTimeoutError
-from raydfkd.pipeline import builder
+from raydfkd.pipeline.config import generator_id
 from raydfkd.pipeline.exchange import NotYet, Ticket
 from raydfkd.runtime.calls import call
 from raydfkd.runtime.generator_loop import GeneratorLoop
@@ -33,7 +33,7 @@ class GeneratorActor:
 
     def __init__(self, context: RunContext, source: str, index: int, turn: int) -> None:
         self._context, self._source, self._index, self._turn = context, source, index, turn
-        self._generator_id = builder.generator_id(source, index)
+        self._generator_id = generator_id(source, index)
         self._timeout_s = context.config.runtime.wait_timeout_s
         self._replay, self._weights = context.actor("replay"), context.actor("weights")
         self._loop: GeneratorLoop | None = None
@@ -42,6 +42,7 @@ class GeneratorActor:
         """Builds the networks, from an earlier synthesizer's state if there is one; the process id."""
         import torch
 
+        from raydfkd.pipeline import builder
         from raydfkd.runtime.session import assigned_device
 
         config = self._context.config

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from raydfkd.errors import RunFailedError, WaitTimeoutError
-from raydfkd.pipeline import builder
+from raydfkd.pipeline.config import generator_id
 from raydfkd.runtime.calls import call
 from raydfkd.runtime.failures import Failure
 from raydfkd.runtime.generator_actor import GeneratorActor
@@ -41,8 +41,8 @@ class _Member:
     started_at: float = 0.0
 
     @property
-    def generator_id(self) -> str:
-        return builder.generator_id(self.source, self.index)
+    def name(self) -> str:
+        return generator_id(self.source, self.index)
 
 
 class GeneratorPool:
@@ -61,7 +61,7 @@ class GeneratorPool:
         self._closed = threading.Event()
         self._watcher = threading.Thread(target=self._guarded, args=(self._watch,), name="watcher", daemon=True)
         for member in self._members:
-            path = None if restore_from is None else restore_from / "generators" / f"{member.generator_id}.pt"
+            path = None if restore_from is None else restore_from / "generators" / f"{member.name}.pt"
             member.state = path.read_bytes() if path is not None and path.exists() else None
 
     def start(self) -> None:
@@ -71,14 +71,14 @@ class GeneratorPool:
 
     def pids(self) -> dict[str, int | None]:
         """Process id of every generator; None of one that is being started."""
-        return {member.generator_id: None if member.building is not None else member.pid for member in self._members}
+        return {member.name: None if member.building is not None else member.pid for member in self._members}
 
     def save(self, folder: Path) -> None:
         """Writes every generator's state into a checkpoint folder."""
         self._take_states()
         for member in self._members:
             if member.state is not None:
-                (folder / "generators" / f"{member.generator_id}.pt").write_bytes(member.state)
+                (folder / "generators" / f"{member.name}.pt").write_bytes(member.state)
 
     def close(self, timeout_s: float) -> None:
         """Lets the generators finish the batch in hand, then ends them."""
@@ -140,7 +140,7 @@ class GeneratorPool:
         self._attach(member)
 
     def _attach(self, member: _Member) -> None:
-        call(lambda: self._replay.attach.remote(member.generator_id, member.actor), self._timeout_s, "the replay actor")
+        call(lambda: self._replay.attach.remote(member.name, member.actor), self._timeout_s, "the replay actor")
 
     def _watch(self) -> None:
         taken = time.monotonic()
@@ -166,16 +166,14 @@ class GeneratorPool:
             self._replace(member)
             return
         age = "its beginning" if member.state is None else f"its state of {time.monotonic() - member.state_taken_at:.0f} s ago"
-        self._event(
-            f"generator {member.generator_id} died and was restarted from {age}; its delivered images stay", restart=True
-        )
+        self._event(f"generator {member.name} died and was restarted from {age}; its delivered images stay", restart=True)
 
     def _replace(self, member: _Member) -> None:
         member.restarts += 1
         limit = self._config.runtime.max_restarts
         if member.restarts > limit:
             raise RunFailedError(
-                f"generator {member.generator_id} died {member.restarts} times, which is more than runtime.max_restarts {limit}"
+                f"generator {member.name} died {member.restarts} times, which is more than runtime.max_restarts {limit}"
             )
         self._create(member)
 
@@ -187,7 +185,7 @@ class GeneratorPool:
 
     def _whereabouts(self, member: _Member) -> str:
         need = amounts(requested(self._config.sources[member.source].resources))
-        return f"generator {member.generator_id} to start: it needs {need}, and the cluster may have none free"
+        return f"generator {member.name} to start: it needs {need}, and the cluster may have none free"
 
     def _take_states(self) -> None:
         asked = [(member, member.actor.state.remote()) for member in self._members if member.pid and member.building is None]
@@ -202,7 +200,7 @@ class GeneratorPool:
         """A replay actor that came back knows no streams."""
         attached = self._attached()
         for member in self._members:
-            lost = attached is not None and member.generator_id not in attached
+            lost = attached is not None and member.name not in attached
             if lost and member.building is None and not self._closed.is_set():
                 self._attach(member)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import ray
 
 from raydfkd.errors import ResourceError
-from raydfkd.pipeline import builder
-from raydfkd.pipeline.config import ExperimentConfig
+from raydfkd.pipeline.config import ExperimentConfig, generator_id
 from raydfkd.synthesis.config import ResourcesConfig
 
 ROUNDING = 1e-6
@@ -20,7 +19,7 @@ def requested(resources: ResourcesConfig) -> dict[str, float]:
 def demands(config: ExperimentConfig) -> list[tuple[str, dict[str, float]]]:
     """(name, resources) of every actor that the run places."""
     generators = [
-        (f"generator {builder.generator_id(source, index)}", requested(config.sources[source].resources))
+        (f"generator {generator_id(source, index)}", requested(config.sources[source].resources))
         for source, index in config.generators
     ]
     student = config.student
