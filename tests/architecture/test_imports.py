@@ -18,7 +18,7 @@ LAYERS = {
     **dict.fromkeys(("losses", "models", "replay", "augment"), 1),
     **dict.fromkeys(("synthesis", "distillation", "data", "evaluation"), 2),
     "pipeline": 3,
-    "testing": 3,
+    "testing": 6,
     "runtime": 4,
     **dict.fromkeys(("report", "api", "cli"), 5),
 }
