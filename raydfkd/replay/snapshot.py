@@ -11,6 +11,7 @@ import json
 import os
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -49,11 +50,13 @@ def write_snapshot(
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     with lock or nullcontext():
         state = buffer.state_dict()
-        views = buffer.shards_after(-1)
+        views = deque(buffer.shards_after(-1))
     written = _written_before(folder, buffer.identity)
     num_bytes = 0
     shards: dict[str, Any] = {}
-    for view in views:
+    while views:
+        # Let go one by one: a view keeps its payload, and what is evicted meanwhile shall not stay for the last to be written.
+        view = views.popleft()
         known = written.get(str(view.shard_id))
         if known is None:
             known = _write_part(folder, f"shards/{buffer.identity}-{view.shard_id:08d}.parquet", _parquet(get_batch(view)))

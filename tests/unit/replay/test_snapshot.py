@@ -1,4 +1,5 @@
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from raydfkd.errors import DataError
 from raydfkd.replay.arrow import from_table, to_table
-from raydfkd.replay.buffer import ReplayBuffer
+from raydfkd.replay.buffer import ReplayBuffer, ShardView
 from raydfkd.replay.config import TableConfig
 from raydfkd.replay.snapshot import read_snapshot, write_snapshot
 from raydfkd.types import SyntheticBatch
@@ -214,3 +215,23 @@ def test_shards_without_pixels_are_forgotten_on_restore(filled: ReplayBuffer, ma
     other.load_state_dict(filled.state_dict(), {3: "pixels"})
     assert [view.shard_id for view in other.shards_after(-1)] == [3]
     assert other.size == 4
+
+
+def test_payloads_evicted_while_a_snapshot_is_written_are_let_go(tmp_path: Path, make_batch: Make, make_buffer: Build) -> None:
+    buffer = make_buffer(capacity=12)
+    for seed in range(3):
+        batch = make_batch(4, seed)
+        buffer.insert(batch, batch)
+    first = weakref.ref(buffer.payload(0))
+    del batch
+    alive: list[bool] = []
+
+    def get_batch(view: ShardView) -> SyntheticBatch:
+        if view.shard_id == 0:
+            buffer.insert(make_batch(4, 9), None)  # evicts shard 0
+        alive.append(first() is not None)
+        found: SyntheticBatch = view.payload
+        return found
+
+    write_snapshot(tmp_path, buffer, get_batch)
+    assert alive == [True, False, False]
