@@ -52,15 +52,16 @@ def run_ray(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_fr
         RaydfkdError: the first that was raised anywhere in the run.
         RunFailedError: it failed, or died more often than ``runtime.max_restarts`` allows.
     """
-    context = RunContext(config, run.path, resume_from)
+    # Absolute, because Ray Train's workers have a working directory of their own.
+    context = RunContext(config, run.path.absolute(), None if resume_from is None else resume_from.absolute())
     recorder.stage("starting Ray")
-    with session(config):
+    with session(config) as ends_all:
         preflight(config)
         _clean(run)
         run.update_manifest(actors=context.prefix)
         with _actors(context) as actors:
             recorder.stage("starting", f"{len(config.generators)} generators, {config.student.num_workers} student workers")
-            _drive(context, recorder, actors)
+            _drive(context, recorder, actors, patient=not ends_all)
     run.update_manifest(actors=None)
     _clean(run)
 
@@ -126,8 +127,12 @@ class _StudentGroup:
         return not self._thread.is_alive()
 
 
-def _drive(context: RunContext, recorder: Recorder, actors: dict[str, Any]) -> None:
-    """Starts generators and student side by side, and follows the run until the student's group has ended."""
+def _drive(context: RunContext, recorder: Recorder, actors: dict[str, Any], patient: bool) -> None:
+    """Starts generators and student side by side, and follows the run until the student's group has ended.
+
+    Args:
+        patient: after a failure, wait for the group to end too, because nothing else would end it.
+    """
     follower = LogFollower(recorder, actors)
     students = _StudentGroup(context)
     actors["pool"].start.remote()
@@ -145,7 +150,7 @@ def _drive(context: RunContext, recorder: Recorder, actors: dict[str, Any]) -> N
         if not students.ended_within(0):
             # Whatever the reason, nobody shall wait for this run any more.
             actors["replay"].abort.remote("the run was stopped")
-            if not students.ended_within(STUDENT_END_S):
+            if patient and not students.ended_within(STUDENT_END_S):
                 logger.warning("the student workers do not end within %.0f s and are left behind", STUDENT_END_S)
 
 

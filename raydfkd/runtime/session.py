@@ -32,8 +32,10 @@ QUIET = {
 
 
 @contextmanager
-def session(config: ExperimentConfig) -> Iterator[None]:
+def session(config: ExperimentConfig) -> Iterator[bool]:
     """Ray for the length of a run: the one this process has joined already, the cluster of ``runtime.address``, or a local one.
+
+    Yields whether all that is left running in it ends with this context.
 
     Raises:
         ResourceError: there is no cluster at that address.
@@ -43,7 +45,7 @@ def session(config: ExperimentConfig) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     _keep_raylet_off_the_terminal()
     if ray.is_initialized():
-        yield
+        yield False
         return
     address = config.runtime.address
     if address is None:
@@ -63,7 +65,7 @@ def session(config: ExperimentConfig) -> Iterator[None]:
             f"no Ray cluster answers at {address!r}: check runtime.address, or leave it out for a local Ray"
         ) from error
     try:
-        yield
+        yield True
     finally:
         ray.shutdown()
 

@@ -9,9 +9,7 @@ from tiny_experiment import BATCH_SIZE, distil, distil_locally, events, experime
 from raydfkd.run_dir import RunDir
 
 
-def test_the_ray_runner_gives_the_local_runners_student_to_the_bit(
-    teacher: Path, tmp_path: Path, no_actor_left: None
-) -> None:
+def test_the_ray_runner_gives_the_local_runners_student_to_the_bit(teacher: Path, tmp_path: Path, no_actor_left: None) -> None:
     tree = experiment(teacher)
     local, through_ray = distil_locally(tree, tmp_path / "local"), distil(tree, tmp_path / "ray")
     assert same(student_of(tmp_path / "local"), student_of(tmp_path / "ray"))

@@ -30,7 +30,7 @@ def save_teacher(path: Path) -> Path:
     return path
 
 
-def experiment(teacher: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+def experiment(checkpoint: Path, /, **sections: dict[str, Any]) -> dict[str, Any]:
     """8 x 8 grey images, lockstep, six rounds of four steps; ``sections`` replaces settings of its parts.
 
     ``source`` and ``student`` stand for the one source and the one student.
@@ -39,7 +39,7 @@ def experiment(teacher: Path, **sections: dict[str, Any]) -> dict[str, Any]:
         "task": {"num_classes": 10, "image_shape": [1, 8, 8]},
         "teacher": {
             "model": "small_cnn_8",
-            "checkpoint": str(teacher),
+            "checkpoint": str(checkpoint),
             "normalization": {"mean": [0.3], "std": [0.3]},
         },
         "sources": {"inversion": {**_SOURCE, **sections.pop("source", {})}},

@@ -1,0 +1,42 @@
+"""Networks that work until a run is on its way. Named in experiments as ``raydfkd.testing.faulty_networks:NAME``."""
+
+from __future__ import annotations
+
+import torch
+
+from raydfkd.errors import DataError
+from raydfkd.models.classifiers.small import SmallCNN
+
+NUM_GOOD_CALLS = 6
+
+
+class _TeacherWithABug(SmallCNN):
+    """Fails in synthesis alone, where its images carry a gradient."""
+
+    num_calls = 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.num_calls += images.requires_grad
+        if self.num_calls > NUM_GOOD_CALLS:
+            raise ZeroDivisionError("this teacher has a bug")
+        return super().forward(images)
+
+
+class _StudentThatRefuses(SmallCNN):
+    """Finds fault with its images in training."""
+
+    num_calls = 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.num_calls += self.training
+        if self.num_calls > NUM_GOOD_CALLS:
+            raise DataError("these images are not what this student takes: give it others")
+        return super().forward(images)
+
+
+def teacher_with_a_bug(num_classes: int, image_shape: tuple[int, int, int]) -> SmallCNN:
+    return _TeacherWithABug(8, num_classes, image_shape[0])
+
+
+def student_that_refuses(num_classes: int, image_shape: tuple[int, int, int]) -> SmallCNN:
+    return _StudentThatRefuses(4, num_classes, image_shape[0])

@@ -1,0 +1,67 @@
+"""Kill -9 of the driver. What it started dies with it, and the run goes on from its checkpoint as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tiny_experiment import distil, distil_locally, events, experiment, same, student_of, wait_until
+
+DRIVER = """
+import json, sys
+import torch
+torch.set_num_threads(1)
+import raydfkd
+raydfkd.distill(json.loads(sys.argv[1]), out=sys.argv[2])
+"""
+
+
+def test_a_killed_drivers_run_resumes_to_the_same_student(teacher: Path, tmp_path: Path, no_actor_left: None) -> None:
+    tree = experiment(teacher, schedule={"rounds": 60}, runtime={"num_cpus": 4})
+    out = tmp_path / "run"
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, json.dumps(tree), str(out)], start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    try:
+        wait_until((out / "checkpoints" / "latest.json").exists, 120, "no checkpoint was written")
+        descendants = processes_under(driver.pid)
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+    assert not (out / "result.json").exists(), "the run ended before it could be killed: give it more rounds"
+    assert len(descendants) > 5
+    wait_until(lambda: not any(map(alive, descendants)), 30, "processes of the killed driver live on")
+
+    result = distil(tree, out, resume=True)
+    distil_locally(tree, tmp_path / "unbroken")
+    assert same(student_of(out), student_of(tmp_path / "unbroken"))
+    assert len(events(out)) == 1
+    assert events(out)[0].startswith("resumed from step-")
+    assert result["student_steps"] == 60 * 4
+
+
+def processes_under(pid: int) -> list[int]:
+    """Process ids of all descendants."""
+    found, open_ = [], [pid]
+    while open_:
+        parent = open_.pop()
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                children = [int(child) for child in task.read_text().split()]
+            except OSError:
+                continue
+            found += children
+            open_ += children
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state != "Z"
