@@ -204,3 +204,23 @@ def check_counts(rig: Rig) -> None:
     assert exchange.num_pending == early + sum(map(len, rig.tickets.values()))
     assert limiter["samples"] <= rig.schedule.total_steps * rig.config.student.batch_size
     assert limiter["samples"] >= rig.step * rig.config.student.batch_size
+
+
+def cause(answer: object) -> str:
+    assert isinstance(answer, NotYet), answer
+    assert answer.reason
+    return answer.cause
+
+
+def request(
+    step: int, rank: int = 0, *, num: int = 1, version: int = 0, found: Any = (), session: str = "session 1", **more: Any
+) -> SampleRequest:
+    keys = np.array([key for key, _ in found], np.int64)
+    priorities = np.array([priority for _, priority in found], np.float32)
+    return SampleRequest("s", rank, num, more.pop("cursor", -1), step, version, keys, priorities, session, **more)
+
+
+def sampled(rig: Rig, asked: SampleRequest) -> SampleReply:
+    answer = rig.exchange.try_sample(asked)
+    assert isinstance(answer, SampleReply), answer
+    return answer
