@@ -1,0 +1,179 @@
+"""Every YAML file under experiments/: it is read, what it names can be built, and each kind of run takes its first steps."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from raydfkd.models.catalog import build_classifier
+from raydfkd.pipeline import builder
+from raydfkd.pipeline.config import ExperimentConfig, load_experiment
+from raydfkd.pipeline.exchange_state import build_exchange
+from raydfkd.pipeline.run import execute
+from raydfkd.pipeline.teacher_config import TeacherTrainingConfig
+from raydfkd.pipeline.yaml_config import read_yaml, validate
+from raydfkd.run_dir import RunDir
+from raydfkd.testing.command import run_command
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = ROOT / "experiments"
+SHARED = ROOT.parent / "shared"
+
+COUNTS = {"smoke": 2, "ssdkd": 3, "ssdkd/table1": 10, "ssdkd/table2": 10, "ssdkd/table4": 24, "teachers": 8}
+"""How many files each folder ships; change it with them."""
+
+FILES = [path for path in sorted(EXPERIMENTS.rglob("*.yaml")) if path.relative_to(EXPERIMENTS).parts[0] != "results"]
+RECIPES = [path for path in FILES if path.parent.name == "teachers"]
+RUNS = [path for path in FILES if path.parent.name != "teachers"]
+
+TINY = [
+    "runtime.runner=local",
+    "runtime.bf16=false",
+    "schedule={mode: lockstep, warmup_batches: 1, rounds: 1, student_steps_per_round: 2}",
+    "students.small.batch_size=4",
+    "students.small.optimizer.warmup_steps=1",
+    "sources.inversion.batch_size=4",
+    "sources.inversion.base_channels=4",
+    "sources.inversion.num_generators=1",
+    "sources.inversion.steps_per_batch=1",
+    "replay.synthetic.capacity=8",
+    "evaluation=null",
+]
+
+STARTED = [
+    "smoke/digits_ssdkd",
+    "smoke/digits_fast_local",
+    "ssdkd/cifar10_wrn16_2_wrn16_1",
+    "ssdkd/cifar10_wrn16_2_wrn16_1_ps",
+    "ssdkd/cifar10_wrn16_2_wrn16_1_none",
+    *(f"ssdkd/table4/cifar100_wrn40_2_wrn16_1_{row}" for row in ("difficulty", "diversity", "difficulty_diversity")),
+]
+"""Files whose first steps are tried: every method, and every row of Table 4."""
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(EXPERIMENTS).with_suffix("").as_posix()
+
+
+def without_checkpoint(config: ExperimentConfig) -> list[str]:
+    """Overrides by which a teacher of random weights stands in."""
+    channels = config.task.image_shape[0]
+    return ["teacher.checkpoint=null", f"teacher.normalization={{mean: {[0.5] * channels}, std: {[0.25] * channels}}}"]
+
+
+@cache
+def build_on_meta(model: str, classes: int, shape: tuple[int, int, int]) -> None:
+    """Builds the network without memory for its weights."""
+    with torch.device("meta"):
+        build_classifier(model, classes, shape)
+
+
+def test_as_many_files_as_we_say() -> None:
+    assert dict(Counter(path.parent.relative_to(EXPERIMENTS).as_posix() for path in FILES)) == COUNTS
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name_of)
+def test_a_run_is_read_and_built(path: Path) -> None:
+    config = load_experiment(path)
+    assert config.evaluation is not None
+    for model in (config.teacher.model, config.student.model):
+        build_on_meta(model, config.task.num_classes, config.task.image_shape)
+    for source, index in config.generators:
+        images = builder.build_generator_network(config, source, index)(torch.zeros(2, config.sources[source].latent_dim))
+        assert tuple(images.shape[1:]) == config.task.image_shape
+    exchange = build_exchange(config)
+    assert exchange.buffer.total_slots == config.replay.synthetic.capacity
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name_of)
+def test_a_run_s_teacher_is_there_or_made_by_the_recipe_that_its_comment_names(path: Path) -> None:
+    config = load_experiment(path)
+    checkpoint = config.teacher.checkpoint
+    assert checkpoint is not None
+    if SHARED in checkpoint.parents:
+        return
+    recipe = checkpoint.with_suffix(".yaml")
+    trained = validate(TeacherTrainingConfig, read_yaml(recipe), recipe)
+    task = config.task
+    assert (trained.model, trained.num_classes, trained.image_shape) == (
+        config.teacher.model,
+        task.num_classes,
+        task.image_shape,
+    )
+    command = commands(path)[0]
+    assert command[:2] == ["raydfkd", "train-teacher"]
+    assert [ROOT / command[2], ROOT / command[4]] == [recipe, checkpoint]
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the project's shared data folder is not there")
+@pytest.mark.parametrize("path", RUNS, ids=name_of)
+def test_the_shared_files_that_a_run_names_are_there(path: Path) -> None:
+    config = load_experiment(path)
+    assert config.evaluation is not None
+    named = [config.teacher.checkpoint, getattr(config.evaluation.dataset, "path", None)]
+    shared = [Path(one) for one in named if one is not None and SHARED in Path(one).parents]
+    assert shared or config.task.num_classes == 100 or "smoke" in path.parts
+    assert [one for one in shared if not one.is_file()] == []
+    if config.teacher.checkpoint in shared:
+        builder.audit(config, builder.build_frozen_teacher(config))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_a_teacher_s_recipe_is_read_and_its_network_built(path: Path) -> None:
+    recipe = validate(TeacherTrainingConfig, read_yaml(path), path)
+    build_on_meta(recipe.model, recipe.num_classes, recipe.image_shape)
+
+
+@pytest.mark.parametrize("name", STARTED)
+def test_the_first_steps_of_a_run(name: str, tmp_path: Path) -> None:
+    path = EXPERIMENTS / f"{name}.yaml"
+    small = [] if "smoke" in name else ["teacher.model=small_cnn_8", "students.small.model=small_cnn_8"]  # others take minutes
+    config = load_experiment(path, [*without_checkpoint(load_experiment(path)), *TINY, *small])
+    result = execute(config, RunDir.create(tmp_path / "run"), resume=False, watcher=None, run_ray=no_ray)
+    assert result["method"] == config.sources["inversion"].method
+    assert result["student_steps"] == 2
+    assert result["images_synthesized"] == 8
+
+
+def no_ray(*arguments: object) -> None:
+    raise AssertionError("the local runner was asked for")
+
+
+def test_the_started_runs_cover_every_method_and_every_kind_of_modulation_and_replay() -> None:
+    def kinds(paths: list[Path]) -> set[tuple[object, ...]]:
+        found = set()
+        for config in map(load_experiment, paths):
+            for source in config.sources.values():
+                switches = [getattr(source, switch, None) for switch in ("diversity", "difficulty")]
+                found.add((source.method, *switches, config.replay.synthetic.sampler.kind))
+        return found
+
+    assert kinds(RUNS) == kinds([EXPERIMENTS / f"{name}.yaml" for name in STARTED])
+
+
+def commands(path: Path) -> list[list[str]]:
+    """The commands in a file's head comment."""
+    text = path.read_text().split("\n\n")[0].replace("\\\n#", "")
+    return [shlex.split(line) for line in re.findall(r"^#.*?(raydfkd (?:train-teacher|run) \S+\.yaml.*)$", text, re.MULTILINE)]
+
+
+@pytest.mark.e2e
+def test_the_smoke_run_as_its_comment_says(tmp_path: Path) -> None:
+    train, run = commands(EXPERIMENTS / "smoke" / "digits_fast_local.yaml")
+    teacher = str(tmp_path / "digits.safetensors")
+    train = [teacher if word == "experiments/teachers/digits.safetensors" else word for word in train]
+    assert teacher in train
+    short = ["schedule.rounds=5", f"teacher.checkpoint={teacher}", "--out", str(tmp_path / "run")]
+    for words in ([*train, "epochs=3"], [*run, *short]):
+        done = run_command(words[1:], ROOT)
+        assert (done.code, done.err) == (0, ""), done.out
+    student = re.search(r"student accuracy, last +([\d.]+)%", done.out)
+    assert student is not None
+    assert float(student[1]) > 25
