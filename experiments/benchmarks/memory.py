@@ -114,6 +114,15 @@ def observe(bench: Rig, replay_pid: int, consumer_pid: int, num_images: int, ins
     return seen
 
 
+def at_rest() -> int:
+    """The least that the object store holds in the seconds after all has stopped: nothing in flight, no snapshot under way."""
+    found = []
+    for _ in range(10):
+        time.sleep(SAMPLE_PERIOD_S)
+        found.append(object_store()["bytes_used"])
+    return min(found)
+
+
 def figures_of(seen: list[dict[str, float]], num_images: int) -> dict[str, float]:
     """Means over the second and the last quarter of the inserted images, by which time the buffer is full, in MiB."""
 
@@ -160,13 +169,11 @@ def main() -> None:
         drawing = consumer.draw.remote()
         seen = observe(bench, replay_pid, consumer_pid, num_images, given.inserts_per_s)
         figures |= figures_of(seen, num_images)
-        # At rest: nothing in flight, so what the store holds are the live shards.
         ray.get(consumer.stop.remote())
         bench.set_rate(FULL_SPEED)
         figures["batches_drawn"] = ray.get(drawing)
         ray.get(bench.generator.drain.remote())
-        time.sleep(2)
-        figures["store_at_rest_mb"] = object_store()["bytes_used"] / 1e6
+        figures["store_at_rest_mb"] = at_rest() / 1e6
         figures["live_shards_at_rest_mb"] = bench.stats()["bytes"] / 1e6
     for name, value in figures.items():
         print(f"memory: {name} = {value:,.4g}")
