@@ -27,7 +27,7 @@ class Finished:
 
 
 def run_command(
-    arguments: list[str], cwd: Path, environment: Mapping[str, str] | None = None, timeout_s: float = 120
+    arguments: list[str], cwd: Path, environment: Mapping[str, str] | None = None, timeout_s: float = 300
 ) -> Finished:
     """Runs ``raydfkd ARGUMENTS`` in ``cwd``, with ``environment`` added to this process's; kills it after ``timeout_s``."""
     with tempfile.TemporaryDirectory() as folder:
