@@ -34,7 +34,8 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException, where: str) -> Failure:
         cause = original(error)
-        trace = error.traceback_str if isinstance(error, RayTaskError) else "".join(traceback.format_exception(error))
+        # Ray's wrapper prints as the traceback of the other process.
+        trace = str(error) if isinstance(error, RayTaskError) else "".join(traceback.format_exception(error))
         return cls(where, type(cause).__name__, str(cause), trace)
 
     @property
