@@ -57,11 +57,9 @@ def test_doctor(checkout: Path) -> None:
 
 
 def test_run_is_killed_and_resumed(checkout: Path) -> None:
-    command = "raydfkd run experiments/smoke/digits_ssdkd.yaml --out runs/digits".split()
+    command = [str(RAYDFKD), "run", "experiments/smoke/digits_ssdkd.yaml", "--out", "runs/digits"]
     with (checkout / "killed.log").open("w") as log:
-        run = subprocess.Popen(
-            [str(RAYDFKD), *command[1:]], cwd=checkout, env=_environment(), stdout=log, stderr=log, start_new_session=True
-        )
+        run = subprocess.Popen(command, cwd=checkout, env=_environment(), stdout=log, stderr=log, start_new_session=True)
         pointer = checkout / "runs/digits/checkpoints/latest.json"
         deadline = time.monotonic() + 180
         while not pointer.exists():
