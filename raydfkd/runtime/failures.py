@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import traceback
 from dataclasses import dataclass
 from typing import NoReturn
@@ -13,6 +14,8 @@ from raydfkd import errors
 from raydfkd.errors import RaydfkdError, RunFailedError
 
 logger = logging.getLogger(__name__)
+
+_COLOURS = re.compile(r"\x1b\[\d+m")
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Failure:
     def of(cls, error: BaseException, where: str) -> Failure:
         cause = original(error)
         # Ray's wrapper prints as the traceback of the other process.
-        trace = str(error) if isinstance(error, RayTaskError) else "".join(traceback.format_exception(error))
+        trace = _COLOURS.sub("", str(error) if isinstance(error, RayTaskError) else "".join(traceback.format_exception(error)))
         return cls(where, type(cause).__name__, str(cause), trace)
 
     @property

@@ -92,16 +92,20 @@ class ReplayService:
             self._changed.notify_all()
 
     def sample(self, request: SampleRequest, timeout_s: float) -> tuple[SampleReply | NotYet, np.ndarray | None, float]:
-        """The answer, the images themselves where delivery is ``gather``, and the seconds waited."""
-        began = time.monotonic()
+        """The answer, the images themselves where no mirror is kept, and the seconds for which the limiter held it up."""
+        limited_since: float | None = None
 
         def ask() -> SampleReply | NotYet:
+            nonlocal limited_since
             if self._failure is not None:
                 raise RunFailedError(self._failure)
-            return self._exchange.try_sample(request)
+            answer = self._exchange.try_sample(request)
+            if isinstance(answer, NotYet) and answer.cause == "limiter" and limited_since is None:
+                limited_since = time.monotonic()
+            return answer
 
         reply = self._wait_for(ask, timeout_s)
-        waited_s = time.monotonic() - began
+        waited_s = 0.0 if limited_since is None else time.monotonic() - limited_since
         if isinstance(reply, NotYet):
             return reply, None, waited_s
         if self._drawing_since is None:

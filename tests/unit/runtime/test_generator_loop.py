@@ -1,0 +1,119 @@
+"""A generator's life: leave, weights, batch, and its ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from replay_rig import batch
+
+from raydfkd.errors import WaitTimeoutError
+from raydfkd.pipeline.exchange import NotYet, Ticket
+from raydfkd.runtime.generator_loop import GeneratorLoop
+from raydfkd.types import BufferSummary, SyntheticBatch
+
+SUMMARY = BufferSummary(0, np.zeros(10, np.int64), 0)
+OVER = NotYet("over", "no more")
+
+
+class Synthesizer:
+    """Makes numbered batches."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.versions: list[int] = []
+
+    def step(self, summary: BufferSummary) -> SyntheticBatch:
+        self.made += 1
+        return batch(self.made)
+
+    def load_student(self, weights: np.ndarray, version: int) -> None:
+        self.versions.append(version)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"made": self.made}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise AssertionError("not here")
+
+
+def loop(
+    answers: list[Ticket | NotYet],
+    newest: Callable[[int], tuple[int, np.ndarray | None]] = lambda known: (0, None if known == 0 else np.zeros(1)),
+    tell: Callable[[str], None] = lambda line: None,
+    wait_timeout_s: float = 5.0,
+) -> tuple[GeneratorLoop, Synthesizer]:
+    synthesizer, waiting = Synthesizer(), iter(answers)
+    return (
+        GeneratorLoop("inversion-0", synthesizer, lambda stream: (next(waiting), 0.25), newest, tell, wait_timeout_s),
+        synthesizer,
+    )
+
+
+def ticket(number: int, min_version: int = 0) -> Ticket:
+    return Ticket(number, SUMMARY, min_version)
+
+
+def test_a_batch_for_each_ticket_with_its_waits() -> None:
+    generator, synthesizer = loop([ticket(0), NotYet("limiter", "wait"), NotYet("limiter", "wait"), ticket(1), OVER])
+    batches = list(generator.batches("stream"))
+    assert len(batches) == synthesizer.made == 2
+    assert [made.metrics["generator_wait_limiter_s"] for made in batches] == [0.25, 0.75]
+    assert all(made.metrics["seconds"] >= 0 and made.metrics["generator_wait_weights_s"] >= 0 for made in batches)
+    assert generator.state_dict() == {"made": 2}
+
+
+def test_it_takes_weights_once_and_waits_for_those_that_its_ticket_asks_for() -> None:
+    published = iter([0, 0, 0, 1, 1, 2])
+
+    def newest(known: int) -> tuple[int, np.ndarray | None]:
+        version = next(published)
+        return version, None if version == known else np.zeros(1)
+
+    generator, synthesizer = loop([ticket(0), ticket(1, 1), ticket(2, 1), OVER], newest)
+    assert len(list(generator.batches("stream"))) == 3
+    assert synthesizer.versions == [0, 1]
+
+
+def test_weights_that_never_come_are_named() -> None:
+    generator, _ = loop([ticket(0, 3)], wait_timeout_s=0.05)
+    with pytest.raises(WaitTimeoutError, match=r"generator inversion-0 waited 0 s for student weights 3 and has 0: "):
+        list(generator.batches("stream"))
+
+
+def test_a_newer_stream_ends_an_older() -> None:
+    generator, synthesizer = loop([ticket(0), ticket(1), OVER])
+    older = generator.batches("older")
+    next(older)
+    newer = generator.batches("newer")
+    next(newer)
+    assert list(older) == []
+    assert list(newer) == []
+    assert synthesizer.made == 2
+
+
+def test_a_drained_one_stops_after_the_batch_in_hand() -> None:
+    generator, synthesizer = loop([ticket(number) for number in range(9)])
+    batches = generator.batches("stream")
+    next(batches)
+    generator.drain()
+    assert list(batches) == []
+    assert synthesizer.made == 1
+
+
+def test_a_long_wait_for_leave_is_told_and_goes_on() -> None:
+    lines: list[str] = []
+    many = threading.Event()
+
+    def tell(line: str) -> None:
+        lines.append(line)
+        many.set()
+
+    generator, synthesizer = loop(
+        [NotYet("limiter", "the students must draw")] * 5 + [ticket(0), OVER], tell=tell, wait_timeout_s=0
+    )
+    assert len(list(generator.batches("stream"))) == synthesizer.made == 1
+    assert lines[0] == "generator inversion-0 has waited 0 s for leave: the students must draw"

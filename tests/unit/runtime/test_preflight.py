@@ -1,0 +1,63 @@
+"""What a cluster cannot place is refused with need, have and a remedy."""
+
+from __future__ import annotations
+
+import pytest
+
+from raydfkd.runtime.preflight import refusal_of
+
+LAPTOP = {"CPU": 2.0, "memory": 1e9}
+GPU_NODE = {"CPU": 8.0, "GPU": 1.0}
+
+
+def actors(count: int, **need: float) -> list[tuple[str, dict[str, float]]]:
+    return [(f"generator inversion-{index}", dict(need)) for index in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "nodes"),
+    [
+        (actors(2, CPU=1.0), [LAPTOP]),
+        (actors(4, CPU=0.5), [LAPTOP]),
+        ([*actors(10, CPU=0.1), ("student worker 0", {"CPU": 1.0})], [LAPTOP]),
+        ([*actors(2, CPU=1.0, GPU=0.5), ("student worker 0", {"CPU": 1.0, "GPU": 1.0})], [GPU_NODE, GPU_NODE]),
+        ([*actors(2, CPU=4.0), ("student worker 0", {"CPU": 8.0, "GPU": 1.0})], [GPU_NODE, {"CPU": 8.0}]),
+        (actors(1, CPU=2.0), [{"CPU": 1.0}, LAPTOP]),
+        (actors(1, CPU=1.0, gen_node=1.0), [LAPTOP, {"CPU": 1.0, "gen_node": 1.0}]),
+    ],
+)
+def test_what_fits_is_not_refused(wanted: list[tuple[str, dict[str, float]]], nodes: list[dict[str, float]]) -> None:
+    assert refusal_of(wanted, nodes) is None
+
+
+def test_too_few_cpus() -> None:
+    assert refusal_of(actors(3, CPU=1.0), [LAPTOP]) == (
+        "generator inversion-2 cannot be placed: the run needs 3 CPU and the cluster has 2 CPU; lower "
+        "sources.*.num_generators, students.*.num_workers or their resources.num_cpus, or add nodes "
+        "(a local Ray offers runtime.num_cpus, or all there are)"
+    )
+
+
+def test_gpus_that_do_not_exist() -> None:
+    refusal = refusal_of([("student worker 0", {"CPU": 1.0, "GPU": 2.0})], [GPU_NODE, LAPTOP])
+    assert refusal is not None
+    assert refusal.startswith("student worker 0 cannot be placed: the run needs 2 GPU and the cluster has 1 GPU; lower ")
+    assert "resources.num_gpus, or add nodes" in refusal
+
+
+def test_an_actor_that_no_single_node_can_hold() -> None:
+    refusal = refusal_of(actors(1, CPU=3.0), [LAPTOP, LAPTOP])
+    assert refusal is not None
+    assert "no node has 3 CPU left for it, although the cluster's total would do" in refusal
+
+
+def test_a_custom_resource_is_named_as_it_is_set() -> None:
+    refusal = refusal_of(actors(1, CPU=1.0, gen_node=1.0), [LAPTOP])
+    assert refusal is not None
+    assert "the run needs 1 gen_node and the cluster has 0 gen_node" in refusal
+    assert "resources.custom.gen_node" in refusal
+
+
+def test_above_one_gpu_must_be_whole() -> None:
+    refusal = refusal_of(actors(1, CPU=1.0, GPU=1.5), [GPU_NODE, {"CPU": 8.0, "GPU": 4.0}])
+    assert refusal == "generator inversion-0 asks for 1.5 GPUs: above one, an actor's num_gpus must be whole"
