@@ -23,7 +23,7 @@ from raydfkd.testing.command import run_command
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
-SHARED = ROOT.parent / "shared"
+SHARED = (ROOT.parent / "shared").resolve()  # may be a link
 
 COUNTS = {"smoke": 2, "ssdkd": 3, "ssdkd/table1": 10, "ssdkd/table2": 10, "ssdkd/table4": 24, "teachers": 8}
 """How many files each folder ships; change it with them."""

@@ -145,7 +145,7 @@ def test_another_number_of_classes_than_the_tasks(write_parquet: WriteParquet) -
         load_dataset(ParquetConfig(path=str(path)), SHAPE, 100)
 
 
-SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "cifar10" / "test.parquet"
+SHARED = Path(__file__).parents[3].parent.joinpath("shared").resolve() / "data" / "cifar10" / "test.parquet"
 
 
 @pytest.mark.shared

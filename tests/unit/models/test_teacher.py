@@ -19,7 +19,7 @@ from raydfkd.models.teacher import (
 )
 from raydfkd.models.weights import read_metadata, save_weights
 
-SHARED = Path(__file__).parents[3].parent / "shared"
+SHARED = Path(__file__).parents[3].parent.joinpath("shared").resolve()
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
