@@ -59,6 +59,8 @@ def test_a_failed_run_is_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ctrl_c_says_how_to_go_on() -> None:
     waits = (
+        # Under nohup, or in a script's background, a process starts with Ctrl-C ignored.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import time, raydfkd.cli.config_reference as m\n"
         "def wait():\n    sys.stdout.write('waiting\\n'); sys.stdout.flush(); time.sleep(50)\n"
         "m.reference_text = wait"
