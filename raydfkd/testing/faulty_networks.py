@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+
 import torch
 
 from raydfkd.errors import DataError
 from raydfkd.models.classifiers.small import SmallCNN
 
 NUM_GOOD_CALLS = 6
+GATE = "RAYDFKD_TEST_GATE"
 
 
 class _TeacherWithABug(SmallCNN):
@@ -40,3 +45,20 @@ def teacher_with_a_bug(num_classes: int, image_shape: tuple[int, int, int]) -> S
 
 def student_that_refuses(num_classes: int, image_shape: tuple[int, int, int]) -> SmallCNN:
     return _StudentThatRefuses(4, num_classes, image_shape[0])
+
+
+class _GatedStudent(SmallCNN):
+    """Stops before its n-th training step, n being the number in the file that the environment variable names."""
+
+    num_calls = 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            while self.num_calls >= float(Path(os.environ[GATE]).read_text() or "0"):
+                time.sleep(0.01)
+            self.num_calls += 1
+        return super().forward(images)
+
+
+def gated_student(num_classes: int, image_shape: tuple[int, int, int]) -> SmallCNN:
+    return _GatedStudent(4, num_classes, image_shape[0])

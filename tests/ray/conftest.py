@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,34 @@ import ray
 import torch
 from tiny_experiment import save_teacher, wait_until
 
+from raydfkd.run_dir import write_atomically
 from raydfkd.runtime.session import NAMESPACE, QUIET
+from raydfkd.testing.faulty_networks import GATE
 
 
 @pytest.fixture(scope="session")
-def ray_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def gate_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where gated students look how far they may go. Every process of the session inherits its name."""
+    with pytest.MonkeyPatch.context() as patch:
+        path = tmp_path_factory.mktemp("gate") / "stop-at"
+        patch.setenv(GATE, str(path))
+        yield path
+
+
+@pytest.fixture
+def gate(gate_file: Path) -> Iterator[Callable[[float], None]]:
+    """Says before which of their steps gated students stop."""
+
+    def stop_at(step: float) -> None:
+        write_atomically(gate_file, str(step))
+
+    stop_at(float("inf"))
+    yield stop_at
+    stop_at(float("inf"))
+
+
+@pytest.fixture(scope="session")
+def ray_instance(gate_file: Path) -> Iterator[None]:
     """Eight CPUs on paper: actors are placed by them, and use as little as their settings say."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**QUIET, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}.items():

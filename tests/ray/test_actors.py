@@ -153,27 +153,6 @@ def test_a_student_without_generators_says_what_it_waited_for(starving: dict[str
             client.next(0, 0)
 
 
-def test_an_actor_that_does_not_answer_is_named(starving: dict[str, object], tmp_path: Path) -> None:
-    with bench(starving, tmp_path) as actors:
-        pid = ray.get(actors.replay.pid.remote())
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            with pytest.raises(WaitTimeoutError, match=r"^waited 1 s for the replay actor, which did not answer$"):
-                call(actors.replay.stats.remote, 1.0, "the replay actor")
-        finally:
-            os.kill(pid, signal.SIGCONT)
-
-
-def test_an_actor_that_is_dead_for_good_is_not_waited_for(starving: dict[str, object], tmp_path: Path) -> None:
-    with bench(starving, tmp_path) as actors:
-        ray.get(actors.replay.pid.remote())
-        ray.kill(actors.replay)
-        began = time.monotonic()
-        with pytest.raises(RunFailedError, match=r"^the replay actor died, more often than runtime.max_restarts allows$"):
-            call(actors.replay.stats.remote, 120.0, "the replay actor")
-        assert time.monotonic() - began < 60
-
-
 def test_a_generator_that_finds_no_place_is_named_with_its_needs(teacher: Path, tmp_path: Path) -> None:
     tree = experiment(teacher, source={"resources": {"num_cpus": 64}}, runtime={"wait_timeout_s": 1.0})
     with bench(tree, tmp_path) as actors:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny_experiment import BATCH_SIZE, LiveRun, distil, events, experiment, wait_until
+from tiny_experiment import BATCH_SIZE, GATED, LiveRun, distil, events, experiment, wait_until
 
 from raydfkd.run_dir import RunDir
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("no_actor_left")
 RATIO, ERROR_BUFFER = 4.0, 256.0
 
 
-def decoupled(teacher: Path, rounds: int, student: dict[str, int], **runtime: float) -> dict[str, object]:
+def decoupled(teacher: Path, rounds: int, student: dict[str, Any], **runtime: float) -> dict[str, Any]:
     return experiment(
         teacher,
         source={"num_generators": 2},
@@ -59,17 +60,21 @@ def test_the_counts_of_a_decoupled_run_add_up(teacher: Path, tmp_path: Path) -> 
     assert waited_s <= 2 * (result["end_to_end_s"] - starting_s), "two generators cannot wait longer than twice the run"
 
 
-def test_two_workers_come_through_the_death_of_the_buffer_and_of_one_of_them(teacher: Path, tmp_path: Path) -> None:
-    rounds, snapshot_s = 150, 0.5
-    tree = decoupled(teacher, rounds, {"num_workers": 2}, snapshot_period_s=snapshot_s, checkpoint_period_rounds=10)
+def test_two_workers_come_through_the_death_of_the_buffer_and_of_one_of_them(
+    teacher: Path, tmp_path: Path, gate: Callable[[float], None]
+) -> None:
+    rounds = 40
+    tree = decoupled(teacher, rounds, {"num_workers": 2, **GATED}, snapshot_period_s=0.3, checkpoint_period_rounds=10)
+    gate(60)
     live = LiveRun(tree, tmp_path / "run")
-    live.wait_for_step(80)
+    live.wait_for_step(58)
     saved = live.ask("replay", "stats")[1]["inserts"]
-    time.sleep(snapshot_s + 2)
+    live.wait_for_snapshot()
+    gate(110)
     os.kill(live.ask("replay", "pid"), signal.SIGKILL)
     wait_until(lambda: len(events(live.run.path)) == 1, 60, "the replay actor was not restarted")
-    step = live.step()
-    live.wait_for_step(step + 20)
+    live.wait_for_step(108)
+    gate(float("inf"))
     os.kill(live.ask("log", "student_pids")[1], signal.SIGKILL)
     result = live.result(180)
     lines = events(live.run.path)

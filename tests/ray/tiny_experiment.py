@@ -19,9 +19,12 @@ from raydfkd.pipeline.config import build_experiment
 from raydfkd.pipeline.run import execute
 from raydfkd.run_dir import RunDir
 from raydfkd.runtime.ray_runner import run_ray
+from raydfkd.runtime.replay_actor import SNAPSHOT
 
 OURS = ("GeneratorActor", "GeneratorPoolActor", "ReplayActor", "WeightStoreActor", "LogActor", "RayTrainWorker")
 BATCH_SIZE = 32
+GATED = {"model": "raydfkd.testing.faulty_networks:gated_student"}
+"""Settings of a student that the ``gate`` fixture stops."""
 
 
 def save_teacher(path: Path) -> Path:
@@ -121,6 +124,12 @@ def events(run_dir: Path) -> list[str]:
     return [record["message"] for record in RunDir(run_dir).metrics("event")]
 
 
+def _noted(path: Path, seen: set[int]) -> set[int]:
+    """The times of writing of ``path`` that were seen so far."""
+    seen.add(path.stat().st_mtime_ns if path.exists() else 0)
+    return seen
+
+
 class LiveRun:
     """A run in a thread of its own, so that a test can look into it and hurt it.
 
@@ -171,6 +180,14 @@ class LiveRun:
         stats = self.ask("replay", "stats")
         return -1 if stats is None else stats[0]
 
+    def wait_for_snapshot(self) -> None:
+        """Until one is written that was begun after this call."""
+        seen: set[int] = set()
+        path = self.run.path / SNAPSHOT / "exchange.json"
+        wait_until(lambda: len(_noted(path, seen)) > 2, 60, "no snapshot was written")
+
     def wait_for_step(self, step: int, timeout_s: float = 60) -> None:
         wait_until(lambda: self.ended or self.step() >= step, timeout_s, f"the student has not come to step {step}")
-        assert not self.ended, "the run ended before it could be hurt: give it more rounds"
+        if self.ended:
+            self.result(0)
+            raise AssertionError("the run ended before it could be hurt: give it more rounds")
