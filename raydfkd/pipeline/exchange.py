@@ -167,6 +167,9 @@ class Exchange:
         number = self._next_number(turn, num_turns)
         if number is None:
             return NotYet("turn", f"batch {self.num_tickets} is another generator's")
+        if number >= self.config.schedule.warmup_batches and not self._sessions:
+            # Its start takes seconds, in which free generators would take its processors and fill the buffer to no purpose.
+            return NotYet("limiter", "the student has not started yet")
         size = self.config.synthesis_batch_size
         if not self.limiter.can_insert((self.num_pending + 1) * size):
             return NotYet("limiter", f"{self.buffer.num_inserts} images inserted, the students must draw more first")

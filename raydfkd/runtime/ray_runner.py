@@ -23,7 +23,7 @@ from raydfkd.errors import RunFailedError
 from raydfkd.pipeline.config import ExperimentConfig
 from raydfkd.pipeline.recorder import Recorder
 from raydfkd.run_dir import RunDir
-from raydfkd.runtime.failures import Failure
+from raydfkd.runtime.failures import Failure, original
 from raydfkd.runtime.generator_pool_actor import GeneratorPoolActor
 from raydfkd.runtime.log_actor import LogActor
 from raydfkd.runtime.log_follower import LogFollower
@@ -156,14 +156,15 @@ def _drive(context: RunContext, recorder: Recorder, actors: dict[str, Any], pati
 
 def _of_the_group(error: BaseException, context: RunContext) -> Failure:
     """Ray Train's own refusal: workers that died too often, or that found no place."""
-    restarts = context.config.runtime.max_restarts
     if isinstance(error, WorkerGroupError):
-        sentence = f"the student workers died more often than runtime.max_restarts {restarts} allows: {_first_line(error)}"
+        restarts = context.config.runtime.max_restarts
+        causes = "; ".join(f"worker {rank}: {_first_line(original(cause))}" for rank, cause in error.worker_failures.items())
+        sentence = f"the student workers died, more often than runtime.max_restarts {restarts} allows ({causes})"
     else:
-        sentence = f"the student workers could not be started: {_first_line(error)}"
+        sentence = f"the student workers could not be started ({_first_line(error)})"
     return Failure.of(RunFailedError(sentence), "the student workers")
 
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -80,12 +80,23 @@ def test_an_abort_wakes_students_with_its_reason_and_generators_with_a_refusal()
 
 def test_generators_are_told_at_once_that_there_is_no_more_leave() -> None:
     replay, _ = service(config())
-    stream = fill(replay, 3)
+    stream = fill(replay, 2)
     generator, refused = in_a_thread(lambda: replay.admit(stream, 0, 1, 30.0))
     time.sleep(0.1)
     replay.stop_admitting()
     generator.join(10)
     assert refused[0][0].cause == "over"
+
+
+def test_beyond_the_warm_up_generators_wait_for_the_students_start() -> None:
+    replay, _ = service(config(FREE))
+    stream = fill(replay, 2)
+    generator, outcome = in_a_thread(lambda: replay.admit(stream, 0, 1, 30.0))
+    generator.join(0.1)
+    assert generator.is_alive()
+    replay.register("small", "first", 0, 1, 0, 0)
+    generator.join(10)
+    assert isinstance(outcome[0][0], Ticket)
 
 
 def test_a_closed_streams_tickets_go_to_the_next() -> None:
@@ -172,6 +183,7 @@ def test_pixels_that_were_lost_are_forgotten_and_drawn_no_more() -> None:
 def test_a_snapshot_leaves_out_what_was_lost(tmp_path: Path) -> None:
     settings = config(FREE)
     replay, _ = service(settings, get=lambda payload: None if payload.images[0, 0, 0, 0] == 1 else payload)
+    replay.register("small", "first", 0, 1, 0, 0)
     fill(replay, 3)
     replay.save(tmp_path)
     restored, _ = service(settings)
@@ -182,6 +194,7 @@ def test_a_snapshot_leaves_out_what_was_lost(tmp_path: Path) -> None:
 def test_a_restored_service_goes_on_where_the_snapshot_was_taken(tmp_path: Path) -> None:
     settings = config(FREE)
     replay, _ = service(settings)
+    replay.register("small", "first", 0, 1, 0, 0)
     stream = fill(replay, 3)
     replay.keep_snapshots(tmp_path, 0.05)
     deadline = time.monotonic() + 10
