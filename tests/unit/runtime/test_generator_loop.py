@@ -84,6 +84,19 @@ def test_weights_that_never_come_are_named() -> None:
         list(generator.batches("stream"))
 
 
+def test_its_state_can_be_had_while_it_waits_for_weights_and_draining_ends_the_wait() -> None:
+    generator, synthesizer = loop([ticket(0, 3)], wait_timeout_s=30.0)
+    made: list[SyntheticBatch] = []
+    thread = threading.Thread(target=lambda: made.extend(generator.batches("stream")), daemon=True)
+    thread.start()
+    assert generator.state_dict() == {"made": 0}
+    generator.drain()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert made == []
+    assert synthesizer.made == 0
+
+
 def test_a_newer_stream_ends_an_older() -> None:
     generator, synthesizer = loop([ticket(0), ticket(1), OVER])
     older = generator.batches("older")

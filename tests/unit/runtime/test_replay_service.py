@@ -253,3 +253,23 @@ def test_nothing_is_made_up_or_lost_between_many_threads() -> None:
     assert (stats["inserts"], stats["samples"]) == (sum(made) * BATCH_SIZE, 100 * BATCH_SIZE)
     assert abs(2.0 * (stats["inserts"] - 2 * BATCH_SIZE) - stats["samples"]) <= 64 + 2 * BATCH_SIZE
     assert max(number for number, _ in seen.values()) < 256 > 2 * max(made)
+
+
+def test_after_a_loss_a_worker_that_fell_behind_catches_up_alone_and_then_shares_again() -> None:
+    """One had its part of step 4 from the service that died, and waits for the other in a collective."""
+    replay, _ = service(config(FREE))
+    replay.register("small", "first", 1, 2, 4, 2)
+    fill(replay, 3)
+    answer, _, _ = replay.sample(request(4, rank=1), 0.0)
+    assert isinstance(answer, NotYet)
+    assert answer.cause == "peers"
+    part, _, _ = replay.sample(request(4, rank=1, alone=True), 0.0)
+    assert isinstance(part, SampleReply)
+    assert part.sample.keys.shape == (1, BATCH_SIZE // 2)
+    replay.register("small", "first", 0, 2, 5, 2)
+    first, outcome = in_a_thread(lambda: replay.sample(request(5, rank=0), 30.0))
+    second, _, _ = replay.sample(request(5, rank=1), 30.0)
+    first.join(10)
+    assert isinstance(second, SampleReply)
+    assert isinstance(outcome[0][0], SampleReply)
+    assert replay.stats()[1]["samples"] == 2 * BATCH_SIZE, "one draw for the one that was behind, one for both"
