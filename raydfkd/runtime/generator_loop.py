@@ -57,12 +57,13 @@ class GeneratorLoop:
             ticket, limiter_s = self._ask(stream)
             if ticket is None:
                 return
+            began = time.monotonic()
+            if not self._take_weights(ticket.min_version):
+                return
+            ready = time.monotonic()
             with self._busy:
-                began = time.monotonic()
-                self._take_weights(ticket.min_version)
-                weights_s = time.monotonic() - began
                 batch = self._synthesizer.step(ticket.summary)
-                seconds = time.monotonic() - began - weights_s
+            weights_s, seconds = ready - began, time.monotonic() - ready
             waits = {"seconds": seconds, "generator_wait_limiter_s": limiter_s, "generator_wait_weights_s": weights_s}
             yield replace(batch, metrics={**batch.metrics, **waits})
 
@@ -90,16 +91,22 @@ class GeneratorLoop:
                 self._tell(f"generator {self._generator_id} has waited {self._wait_timeout_s:.0f} s for leave: {answer.reason}")
         return None, waited_s
 
-    def _take_weights(self, min_version: WeightsVersion) -> None:
-        """Takes the newest student weights; waits for ``min_version``."""
+    def _take_weights(self, min_version: WeightsVersion) -> bool:
+        """Takes the newest student weights; waits for ``min_version``. False if the generator was drained meanwhile.
+
+        It waits without the lock: a student that asks for this generator's state must get it, or it would never publish.
+        """
         deadline = time.monotonic() + self._wait_timeout_s
         while True:
             version, weights = self._newest(self._version)
             if weights is not None:
-                self._synthesizer.load_student(weights, version)
+                with self._busy:
+                    self._synthesizer.load_student(weights, version)
                 self._version = version
-            if self._version >= min_version or min_version == 0 or self._drained:
-                return
+            if self._version >= min_version or min_version == 0:
+                return True
+            if self._drained:
+                return False
             if time.monotonic() > deadline:
                 raise WaitTimeoutError(
                     f"generator {self._generator_id} waited {self._wait_timeout_s:.0f} s for student weights {min_version} "

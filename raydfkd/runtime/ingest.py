@@ -14,6 +14,8 @@ from raydfkd.types import SyntheticBatch
 
 BACKPRESSURE = 2
 """Batches that a generator may have finished before they are taken; admission bounds them further."""
+FETCH_TIMEOUT_S = 60.0
+"""For pixels of a batch that is finished, from another node's store."""
 
 
 def open_stream(generator: Any, stream: str) -> Any:
@@ -78,7 +80,7 @@ class Ingest:
     def _take(self, name: str, stream: Any) -> None:
         try:
             ref = next(stream)
-            self._insert(name, ray.get(ref), ref)
+            self._insert(name, ray.get(ref, timeout=FETCH_TIMEOUT_S), ref)
         except StopIteration:
             self._detach(name)
         except RayTaskError as error:

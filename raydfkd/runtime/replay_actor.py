@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 
 from raydfkd.pipeline.exchange import NotYet, SampleReply, SampleRequest, Ticket
 from raydfkd.runtime.failures import Failure
-from raydfkd.runtime.ingest import Ingest
+from raydfkd.runtime.ingest import FETCH_TIMEOUT_S, Ingest
 from raydfkd.runtime.replay_service import ReplayService
 from raydfkd.runtime.run_context import RunContext
 from raydfkd.types import SyntheticBatch, WeightsVersion
@@ -45,7 +45,7 @@ class ReplayActor:
         try:
             self._service.restore(source)
         except Exception as error:  # One raised in a constructor reaches nobody as itself.
-            ray.get(self._log.fail.remote(Failure.of(error, "the replay actor")))
+            ray.get(self._log.fail.remote(Failure.of(error, "the replay actor")), timeout=FETCH_TIMEOUT_S)
             raise
 
     def _tell(self, kind: str, step: int, **values: Any) -> None:
@@ -117,7 +117,7 @@ class ReplayActor:
 
 def _fetch(ref: Any) -> SyntheticBatch | None:
     try:
-        batch: SyntheticBatch = ray.get(ref)
-    except RayError:
+        batch: SyntheticBatch = ray.get(ref, timeout=FETCH_TIMEOUT_S)
+    except RayError:  # Also a timeout: pixels that do not come are as good as lost.
         return None
     return batch

@@ -35,8 +35,8 @@ def test_a_bug_in_a_generator_fails_the_run_with_its_traceback(
     assert events(tmp_path / "run") == [], "a bug is not a death: nothing is restarted for it"
 
 
-def test_a_users_mistake_found_by_a_student_worker_is_told_as_it_is(teacher: Path, tmp_path: Path) -> None:
-    tree = experiment(teacher, student={"model": f"{FAULTY}:student_that_refuses"})
+def test_a_users_mistake_found_by_the_student_workers_is_told_as_it_is(teacher: Path, tmp_path: Path) -> None:
+    tree = experiment(teacher, student={"model": f"{FAULTY}:student_that_refuses", "num_workers": 2})
     with pytest.raises(DataError, match=r"^these images are not what this student takes: give it others$"):
         distil(tree, tmp_path / "run")
     assert events(tmp_path / "run") == [], "what would only happen again is not tried again"
