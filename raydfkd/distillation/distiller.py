@@ -17,6 +17,10 @@ from raydfkd.losses.distillation import agreement, ema_update, importance_weight
 from raydfkd.models.precision import autocast
 from raydfkd.models.teacher import FrozenTeacher
 
+CPU_TEACHER_CHUNK = 64
+"""On a CPU the teacher sees this many images at a time: their activations stay in the caches (WRN-16-2, 2 cores: 136 ms for
+256 images against 177 ms at once)."""
+
 
 @dataclass(frozen=True)
 class StepOutput:
@@ -127,7 +131,8 @@ class Distiller:
         view = self.teacher.normalize(view.float().div_(255).contiguous(memory_format=torch.channels_last))
         with autocast(self.device, self.bf16):
             with torch.no_grad():
-                teacher_logits = self._forward_teacher(view)
+                chunk = CPU_TEACHER_CHUNK if self.device.type == "cpu" else len(view)
+                teacher_logits = torch.cat([self._forward_teacher(images) for images in view.split(chunk)])
             student_logits = self._forward_student(view)
         losses = kd_loss_per_sample(student_logits, teacher_logits, self.config.objective.temperature)
         loss, priorities = importance_weighted_mean(losses, weights)
