@@ -71,6 +71,7 @@ class ReplayBuffer:
         self.total_slots = config.synthetic.capacity + (0 if config.pinned is None else config.pinned.capacity)
         self.identity = uuid.uuid4().hex
         """Of this object: shard ids of two buffers, or of one before and after a restore, may not be confused."""
+        self.num_shards = 0
         self.num_batches = 0
         self.num_inserts = 0
         self.num_samples = 0
@@ -95,6 +96,8 @@ class ReplayBuffer:
     def insert(self, batch: SyntheticBatch, payload: Any) -> InsertReport:
         """Files a batch under the next shard id; the buffer keeps ``payload`` (never looked into) until the last row leaves.
 
+        ``num_batches`` and ``num_inserts`` count what generators made, ``num_shards`` pinned batches too.
+
         Raises:
             ReplayFullError: the batch is larger than its table, or the pinned table has no room left.
             ValueError: a teacher class outside 0 .. K-1, or a pinned source without a pinned table.
@@ -104,10 +107,12 @@ class ReplayBuffer:
         name = "pinned" if batch.source in PINNED_SOURCES else "synthetic"
         if name not in self.tables:
             raise ValueError(f"source {batch.source!r} fills the pinned table, but replay.pinned is not configured")
-        shard_id = self.num_batches
+        shard_id = self.num_shards
         num_evicted, retired = self.tables[name].insert(shard_id, batch, payload)
-        self.num_batches += 1
-        self.num_inserts += len(batch)
+        self.num_shards += 1
+        if name == "synthetic":
+            self.num_batches += 1
+            self.num_inserts += len(batch)
         return InsertReport(shard_id, num_evicted, retired)
 
     def sample(self, consumer: str, num_batches: int, batch_size: int, student_step: int) -> Sample:
@@ -254,14 +259,20 @@ class ReplayBuffer:
             return np.zeros(num_batches, dtype=np.int64)
         if self.tables["synthetic"].storage.size == 0:
             return np.full(num_batches, batch_size, dtype=np.int64)
-        fraction = self.config.pinned_fraction
-        if fraction is None:
-            fraction = self.tables["pinned"].storage.size / self.size
+        fraction = self._pinned_fraction()
         # The small addend keeps 0.1 * 10 from falling short of a whole item by a rounding error.
         wanted = self._carries[who] + fraction * batch_size * np.arange(1, num_batches + 1)
         whole = np.floor(wanted + 1e-9).astype(np.int64)
         self._carries[who] = max(0.0, wanted[-1] - whole[-1])
         return np.diff(whole, prepend=0)
+
+    def _pinned_fraction(self) -> float:
+        """As configured, or N |pinned| / (N |pinned| + |synthetic|) with the inflation N (see ``ReplayConfig``)."""
+        if self.config.pinned_fraction is not None:
+            return self.config.pinned_fraction
+        pinned, synthetic = (self.tables[name].storage.size for name in ("pinned", "synthetic"))
+        inflated = self.config.inflation_of(pinned) * pinned
+        return inflated / (inflated + synthetic)
 
     def _draw(self, name: str, who: int, places: np.ndarray, student_step: int) -> Sample:
         """Draws from one table an item for every place of bool [S,B]; the rest of the arrays is zero."""
@@ -280,7 +291,7 @@ class ReplayBuffer:
             slots=_spread((local + storage.first_slot).astype(np.int32), places),
             importance_weights=weights.astype(np.float32),
             probabilities=_spread(probabilities.astype(np.float32), places),
-            ages=_spread((self.num_batches - 1 - storage.shard_ids[local]).astype(np.int32), places),
+            ages=_spread((self.num_shards - 1 - storage.shard_ids[local]).astype(np.int32), places),
         )
 
 

@@ -87,17 +87,27 @@ class ReplayConfig(BaseModel):
     pinned: TableConfig | None = None
     """Table of collected, condensed and surrogate images; null where no source makes any."""
     pinned_fraction: float | None = Field(default=None, ge=0, le=1)
-    """Share of each training batch drawn from ``pinned``; null: in proportion to the tables' sizes."""
+    """Share of each training batch drawn from ``pinned``; null: as ``inflation`` says."""
+    inflation: float | None = Field(default=None, ge=0)
+    """How many times a pinned image counts in the mix against a synthetic one (N in HiDFD; 0: synthetic images only); null:
+    as many whole times as the pinned images go into the synthetic table's capacity, but at least once."""
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> ReplayConfig:
         if self.pinned is None:
-            if self.pinned_fraction is not None:
-                raise ValueError("pinned_fraction is set but there is no pinned table: add replay.pinned or leave it out")
+            for name in ("pinned_fraction", "inflation"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} is set but there is no pinned table: add replay.pinned or leave it out")
             return self
+        if self.pinned_fraction is not None and self.inflation is not None:
+            raise ValueError("pinned_fraction and inflation both say how a batch is split: leave one out")
         # Not by model_fields_set: a saved experiment holds every field, and must run again.
         eviction = ("remover", "max_item_age_batches")
         unused = [name for name in eviction if getattr(self.pinned, name) != TableConfig.model_fields[name].default]
         if unused:
             raise ValueError(f"the pinned table never evicts, so {', '.join(unused)} would do nothing: leave it out")
         return self
+
+    def inflation_of(self, num_pinned: int) -> float:
+        """N for so many pinned images (at least one)."""
+        return max(1, self.synthetic.capacity // num_pinned) if self.inflation is None else self.inflation

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from raydfkd.replay.buffer import ReplayBuffer
     from raydfkd.replay.table import Table
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _STORAGE_ARRAYS = ("keys", "live", "classes", "confidences", "shard_ids", "rows", "class_counts")
-_COUNTERS = ("num_batches", "num_inserts", "num_samples", "num_dropped_updates", "num_invalid_updates")
+_COUNTERS = ("num_shards", "num_batches", "num_inserts", "num_samples", "num_dropped_updates", "num_invalid_updates")
 
 
 def dump(buffer: ReplayBuffer, rngs: list[np.random.Generator], carries: np.ndarray) -> dict[str, np.ndarray]:

@@ -34,7 +34,7 @@ def buffer_statistics(buffer: ReplayBuffer, student_version: WeightsVersion | No
     """
     counts = sum((table.storage.class_counts for table in buffer.tables.values()), np.zeros(buffer.num_classes, np.int64))
     priorities = np.concatenate([table.priorities[:, table.storage.live].ravel() for table in buffer.tables.values()])
-    arrays = {name: _table_arrays(table, buffer.num_batches, 0) for name, table in buffer.tables.items()}
+    arrays = {name: _table_arrays(table, buffer.num_shards, 0) for name, table in buffer.tables.items()}
     ages = np.concatenate([a["ages"] for a in arrays.values()])
     versions = np.concatenate([a["student_version"] for a in arrays.values()])
     return {
@@ -61,11 +61,11 @@ def buffer_statistics(buffer: ReplayBuffer, student_version: WeightsVersion | No
 
 def buffer_arrays(buffer: ReplayBuffer, consumer: int) -> dict[str, np.ndarray]:
     """``priorities``, ``teacher_class``, ``teacher_confidence``, ``ages``, ``source``, ``student_version``, each [size]."""
-    parts = [_table_arrays(table, buffer.num_batches, consumer) for table in buffer.tables.values()]
+    parts = [_table_arrays(table, buffer.num_shards, consumer) for table in buffer.tables.values()]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _table_arrays(table: Table, num_batches: int, consumer: int) -> dict[str, np.ndarray]:
+def _table_arrays(table: Table, num_shards: int, consumer: int) -> dict[str, np.ndarray]:
     storage = table.storage
     live = np.flatnonzero(storage.live)
     shards = list(storage.shards.values())
@@ -74,7 +74,7 @@ def _table_arrays(table: Table, num_batches: int, consumer: int) -> dict[str, np
         "priorities": table.priorities[consumer, live],
         "teacher_class": storage.classes[live],
         "teacher_confidence": storage.confidences[live],
-        "ages": num_batches - 1 - storage.shard_ids[live],
+        "ages": num_shards - 1 - storage.shard_ids[live],
         "source": np.array([s.source for s in shards], dtype=np.str_)[which],
         "student_version": np.array([s.student_version for s in shards], dtype=np.int64)[which],
     }

@@ -33,13 +33,14 @@ def _buffer(
     consumers: tuple[str, ...] = ("small",),
     pinned: TableConfig | None = None,
     pinned_fraction: float | None = None,
+    inflation: float | None = None,
     total_steps: int = 101,
     seed: int = 0,
     **table: object,
 ) -> ReplayBuffer:
     sampler = table.pop("sampler", SelectorConfig(kind=kind))
     synthetic = TableConfig(capacity=capacity, sampler=sampler, **table)
-    config = ReplayConfig(synthetic=synthetic, pinned=pinned, pinned_fraction=pinned_fraction)
+    config = ReplayConfig(synthetic=synthetic, pinned=pinned, pinned_fraction=pinned_fraction, inflation=inflation)
     return ReplayBuffer(config, NUM_CLASSES, total_steps, consumers, np.random.default_rng(seed))
 
 

@@ -188,7 +188,7 @@ def test_stats_and_analysis_describe_the_live_items(make_batch: Make, make_buffe
     assert stats["class_entropy"] == pytest.approx(-(shares * np.log(shares)).sum() / np.log(5))
     assert stats["staleness_rounds"] == pytest.approx(5 - (3 + 3 + 0 + 0) / 4)  # unknown versions do not count
     assert buffer.stats()["staleness_rounds"] == pytest.approx(3 - 1.5)
-    assert (stats["size"], stats["capacity"], stats["inserts"], stats["item_age_mean"]) == (6, 8, 8, 1.0)
+    assert (stats["size"], stats["capacity"], stats["inserts"], stats["item_age_mean"]) == (6, 8, 6, 1.0)  # two are pinned
     assert sum(stats["priority_histogram"]["counts"]) == 6
 
 

@@ -108,15 +108,30 @@ def test_pinned_items_stand_anywhere_in_a_batch(make_batch: Make, make_buffer: B
     assert np.abs(share_by_place - 0.5).max() < 4 * np.sqrt(0.25 / 2000)
 
 
-def test_without_a_fraction_tables_share_by_size_and_an_empty_one_gets_nothing(make_batch: Make, make_buffer: Build) -> None:
+@pytest.mark.parametrize(("inflation", "share"), [(0.0, 0.0), (1.0, 1 / 4), (3.0, 1 / 2), (None, 4 / 7)])
+def test_inflation_counts_each_pinned_item_that_many_times(
+    make_batch: Make, make_buffer: Build, inflation: float | None, share: float
+) -> None:
+    """N |pinned| / (N |pinned| + |synthetic|); without N it is the whole times that 5 go into the capacity of 20."""
+    buffer = make_buffer(capacity=20, pinned=TableConfig(capacity=5), inflation=inflation)
+    buffer.insert(make_batch(5, source="collected"), None)
+    assert (buffer.sample("small", 2, 8, 0).slots >= 20).all()  # an empty table's share goes to the other
+    buffer.insert(make_batch(15), None)
+    assert (buffer.sample("small", 70, 8, 0).slots >= 20).sum() == int(70 * 8 * share + 1e-9)
+
+
+def test_an_empty_pinned_table_gets_nothing(make_batch: Make, make_buffer: Build) -> None:
+    buffer = make_buffer(capacity=20, pinned=TableConfig(capacity=5), pinned_fraction=0.5)
+    buffer.insert(make_batch(15), None)
+    assert (buffer.sample("small", 2, 8, 0).slots < 20).all()
+
+
+def test_pinned_batches_are_no_generators_batches(make_batch: Make, make_buffer: Build) -> None:
     buffer = make_buffer(capacity=20, pinned=TableConfig(capacity=5))
     buffer.insert(make_batch(5, source="collected"), None)
-    assert (buffer.sample("small", 2, 8, 0).slots >= 20).all()
-    buffer.insert(make_batch(15), None)
-    assert (buffer.sample("small", 50, 8, 0).slots >= 20).sum() == 50 * 8 // 4
-    fixed = make_buffer(capacity=20, pinned=TableConfig(capacity=5), pinned_fraction=0.5)
-    fixed.insert(make_batch(15), None)
-    assert (fixed.sample("small", 2, 8, 0).slots < 20).all()
+    report = buffer.insert(make_batch(4), None)
+    assert (report.shard_id, buffer.num_shards, buffer.num_batches, buffer.num_inserts) == (1, 2, 1, 4)
+    assert buffer.summary().num_batches == 1
 
 
 def test_a_consumers_draws_do_not_depend_on_the_others(make_batch: Make, make_buffer: Build) -> None:
