@@ -1,4 +1,4 @@
-"""Which labelled images to read. No torch here: the experiment's config tree includes these classes.
+"""Which images to read. No torch here: the experiment's config tree includes these classes.
 
 A data set is only a description until :func:`raydfkd.data.load_dataset` reads it. ``split`` is always named, because the
 run's manifest records every split that was read and what for.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Dataset(BaseModel):
@@ -107,3 +107,28 @@ DatasetConfig = Annotated[
     Field(discriminator="kind"),
 ]
 """Any data set, told apart by ``kind``."""
+
+
+class CollectedConfig(BaseModel):
+    """A few real images from anywhere, to train on. Their labels, if any, are not read: the teacher says what they show."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: DatasetConfig
+    """Where they are."""
+    num_images: int | None = Field(default=None, ge=2)
+    """How many to choose at random; null: all."""
+    imbalance: float | None = Field(default=None, ge=1)
+    """Choose a long tail: the first class's images over the last one's, shrinking exponentially between; null: as they come."""
+    original_size: int | None = Field(default=None, ge=1)
+    """Images that the teacher was trained on, of which rho = collected / original is reported; null: not known."""
+
+    @model_validator(mode="after")
+    def _number_for_a_tail(self) -> Self:
+        if self.imbalance is not None and self.num_images is None:
+            raise ValueError("imbalance needs num_images: how many images the long tail shall have")
+        return self
+
+    def resolve(self, base: Path) -> Self:
+        """The same with absolute paths, see :meth:`_Dataset.resolve`."""
+        return self.model_copy(update={"dataset": self.dataset.resolve(base)})

@@ -1,4 +1,4 @@
-"""Labelled images in memory: what evaluation and teacher training read."""
+"""Images in memory: labelled ones for evaluation and teacher training, others to collect."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Labelled images, decoded, of one shape.
+    """Images, decoded, of one shape.
 
     Attributes:
         images: uint8 [N,C,H,W], contiguous; pixel value 255 is 1.0.
-        labels: int64 [N] in [0, K).
-        classes: the K class names.
+        labels: int64 [N] in [0, K); -1 where they were not read.
+        classes: the K class names; empty where labels were not read.
         name: short name of the data set.
         split: which part of it, as the manifest records it.
         source: where it was read from.
@@ -60,18 +60,35 @@ def load_dataset(
     Raises:
         DataError: missing, empty or damaged data; other channels or classes than the task's.
     """
-    if image_shape[0] not in (1, 3):
-        raise DataError(f"image_shape {list(image_shape)} has {image_shape[0]} channels: image files have 1 or 3")
+    _require_channels(image_shape)
     source = open_source(config)
+    classes = _classes(source, num_classes)
+    return _decode(config, source, image_shape, classes)
+
+
+def load_unlabelled(
+    config: DigitsConfig | ParquetConfig | ImageFolderConfig | TorchvisionConfig, image_shape: tuple[int, int, int]
+) -> ImageDataset:
+    """As :func:`load_dataset`, reading no labels: they are all -1, and there are no class names."""
+    _require_channels(image_shape)
+    return _decode(config, open_source(config, labelled=False), image_shape, None)
+
+
+def _decode(
+    config: DigitsConfig | ParquetConfig | ImageFolderConfig | TorchvisionConfig,
+    source: Source,
+    image_shape: tuple[int, int, int],
+    classes: tuple[str, ...] | None,
+) -> ImageDataset:
     if source.total == 0:
         raise DataError(f"data set {source.description} is empty: it holds no image")
-    classes = _classes(source, num_classes)
     images = np.empty((source.total, *image_shape), dtype=np.uint8)
     labels = np.empty(source.total, dtype=np.int64)
     filled = 0
     with Decoder(image_shape, config.convert) as decoder:
         for chunk in source.chunks:
-            _check_labels(chunk, source, num_classes)
+            if classes is not None:
+                _check_labels(chunk, source, len(classes))
             decoded, kept = decoder.decode(chunk.items, source.opener, chunk.name)
             images[filled : filled + len(kept)] = decoded
             labels[filled : filled + len(kept)] = chunk.labels[kept]
@@ -80,12 +97,17 @@ def load_dataset(
     return ImageDataset(
         np.ascontiguousarray(images[:filled]),
         labels[:filled],
-        classes,
+        () if classes is None else classes,
         source.name,
         config.split,
         source.description,
         decoder.num_skipped,
     )
+
+
+def _require_channels(image_shape: tuple[int, int, int]) -> None:
+    if image_shape[0] not in (1, 3):
+        raise DataError(f"image_shape {list(image_shape)} has {image_shape[0]} channels: image files have 1 or 3")
 
 
 def _classes(source: Source, num_classes: int) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Where labelled images come from: each kind of data set as a stream of chunks of undecoded items."""
+"""Where images come from: each kind of data set as a stream of chunks of undecoded items."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some undecoded images: ``items`` for the source's opener, ``labels`` int64 [n], ``name(i)`` for messages."""
+    """Undecoded images: ``items`` for the source's opener, ``labels`` int64 [n] (-1: not read), ``name(i)`` for messages."""
 
     items: Sequence[Any]
     labels: np.ndarray
@@ -53,8 +53,11 @@ class Source:
     chunks: Iterator[Chunk]
 
 
-def open_source(config: DigitsConfig | ParquetConfig | ImageFolderConfig | TorchvisionConfig) -> Source:
+def open_source(config: DigitsConfig | ParquetConfig | ImageFolderConfig | TorchvisionConfig, labelled: bool = True) -> Source:
     """The source that a config describes.
+
+    Args:
+        labelled: False reads no labels, and needs none: a folder may hold images alone, a Parquet file an image column.
 
     Raises:
         DataError: it is not there or not readable as what it should be.
@@ -62,10 +65,10 @@ def open_source(config: DigitsConfig | ParquetConfig | ImageFolderConfig | Torch
     if isinstance(config, DigitsConfig):
         return _digits(config)
     if isinstance(config, ParquetConfig):
-        return _parquet(config)
+        return _parquet(config, labelled)
     if isinstance(config, ImageFolderConfig):
-        return _image_folder(config)
-    return _torchvision(config)
+        return _image_folder(config, labelled)
+    return _torchvision(config, labelled)
 
 
 def _chosen(total: int, max_images: int | None) -> np.ndarray:
@@ -125,7 +128,7 @@ def _parquet_files(path: str | list[str]) -> list[Path]:
     return files
 
 
-def _parquet(config: ParquetConfig) -> Source:
+def _parquet(config: ParquetConfig, labelled: bool) -> Source:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -136,12 +139,12 @@ def _parquet(config: ParquetConfig) -> Source:
             readers.append(pq.ParquetFile(path))
         except (pa.ArrowException, OSError) as error:
             raise _damaged(path, error) from error
-        _check_columns(path, readers[-1].schema_arrow, config)
+        _check_columns(path, readers[-1].schema_arrow, config, labelled)
     description = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     total = sum(reader.metadata.num_rows for reader in readers)
     chosen = _chosen(total, config.max_images)
     classes = _parquet_classes(readers[0].schema_arrow.metadata or {}, config.label_column)
-    chunks = _parquet_chunks(files, readers, chosen, config)
+    chunks = _parquet_chunks(files, readers, chosen, config, labelled)
     return Source(files[0].stem, description, len(chosen), classes, open_encoded, chunks)
 
 
@@ -150,15 +153,15 @@ def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"{path} cannot be read as Parquet ({reason}): it is damaged, incomplete or another format")
 
 
-def _check_columns(path: Path, schema: Any, config: ParquetConfig) -> None:
+def _check_columns(path: Path, schema: Any, config: ParquetConfig, labelled: bool) -> None:
     import pyarrow as pa
 
-    for setting in ("image_column", "label_column"):
+    for setting in ("image_column", "label_column") if labelled else ("image_column",):
         column = getattr(config, setting)
         if column not in schema.names:
             raise DataError(f"{path} has no column {column!r} (it has {', '.join(schema.names)}): correct {setting}")
-    label, image = schema.field(config.label_column).type, schema.field(config.image_column).type
-    if not pa.types.is_integer(label):
+    image = schema.field(config.image_column).type
+    if labelled and not pa.types.is_integer(label := schema.field(config.label_column).type):
         raise DataError(f"{path} column {config.label_column!r} holds {label}, not integer classes: correct label_column")
     if pa.types.is_struct(image):
         image = image.field("bytes").type if image.get_field_index("bytes") >= 0 else image
@@ -180,11 +183,13 @@ def _parquet_classes(metadata: dict[bytes, bytes], label_column: str) -> tuple[s
     return None
 
 
-def _parquet_chunks(files: list[Path], readers: list[Any], chosen: np.ndarray, config: ParquetConfig) -> Iterator[Chunk]:
+def _parquet_chunks(
+    files: list[Path], readers: list[Any], chosen: np.ndarray, config: ParquetConfig, labelled: bool
+) -> Iterator[Chunk]:
     import pyarrow as pa
 
     first_row = 0
-    columns = [config.image_column, config.label_column]
+    columns = [config.image_column, config.label_column] if labelled else [config.image_column]
     for path, reader in zip(files, readers, strict=True):
         file_row = 0
         try:
@@ -204,28 +209,33 @@ def _parquet_chunks(files: list[Path], readers: list[Any], chosen: np.ndarray, c
 def _parquet_chunk(path: Path, batch: Any, rows: np.ndarray, file_row: int, config: ParquetConfig) -> Chunk:
     import pyarrow as pa
 
-    labels = batch.column(config.label_column).take(pa.array(rows))
-    if labels.null_count:
-        raise DataError(f"{path} has rows without a label in column {config.label_column!r}: remove or label them")
+    labels = np.full(len(rows), -1, dtype=np.int64)
+    if config.label_column in batch.schema.names:
+        column = batch.column(config.label_column).take(pa.array(rows))
+        if column.null_count:
+            raise DataError(f"{path} has rows without a label in column {config.label_column!r}: remove or label them")
+        labels = column.to_numpy(zero_copy_only=False).astype(np.int64)
     images = batch.column(config.image_column).take(pa.array(rows))
     if pa.types.is_struct(images.type):
         images = images.field("bytes")
     return Chunk(
         images.to_pylist(),
-        labels.to_numpy(zero_copy_only=False).astype(np.int64),
+        labels,
         lambda i: f"image {file_row + int(rows[i])} of {path}",
     )
 
 
-def _image_folder(config: ImageFolderConfig) -> Source:
+def _image_folder(config: ImageFolderConfig, labelled: bool) -> Source:
     root = Path(config.path).expanduser()
     if not root.is_dir():
         raise DataError(f"data set {root} {'is not a folder' if root.exists() else 'does not exist'}: correct its path")
     folders = sorted(place for place in root.iterdir() if place.is_dir() and not place.name.startswith("."))
-    if not folders:
+    if not labelled:
+        folders = [root]
+    elif not folders:
         raise DataError(f"data set {root} has no folders: it needs one folder of images per class")
     found = [
-        (path, label)
+        (path, label if labelled else -1)
         for label, folder in enumerate(folders)
         for path in sorted(folder.rglob("*"))
         if path.suffix.lower() in _SUFFIXES
@@ -238,17 +248,20 @@ def _image_folder(config: ImageFolderConfig) -> Source:
             labels = np.array([found[i][1] for i in part], dtype=np.int64)
             yield Chunk(paths, labels, _numbered("{}", paths))
 
-    return Source(root.name, str(root), len(chosen), tuple(f.name for f in folders), open_file, chunks())
+    classes = tuple(folder.name for folder in folders) if labelled else None
+    return Source(root.name, str(root), len(chosen), classes, open_file, chunks())
 
 
-def _torchvision(config: TorchvisionConfig) -> Source:
+def _torchvision(config: TorchvisionConfig, labelled: bool) -> Source:
     dataset = _torchvision_dataset(config)
     labels_of = getattr(dataset, "targets", getattr(dataset, "labels", None))
     chosen = _chosen(len(dataset), config.max_images)
 
     def chunks() -> Iterator[Chunk]:
         for part in _slices(chosen):
-            labels = [int(labels_of[i]) if labels_of is not None else int(dataset[int(i)][1]) for i in part]
+            labels = [-1] * len(part)
+            if labelled:
+                labels = [int(labels_of[i]) if labels_of is not None else int(dataset[int(i)][1]) for i in part]
             name = _numbered(f"image {{}} of {config.name}", part.tolist())
             yield Chunk(part.tolist(), np.array(labels, dtype=np.int64), name)
 

@@ -1,0 +1,156 @@
+"""Collected images: a few real ones from anywhere, labelled by the teacher (HiDFD's D_c)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from raydfkd.data.config import CollectedConfig
+from raydfkd.data.datasets import load_unlabelled
+from raydfkd.errors import DataError
+from raydfkd.models.precision import autocast
+from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.types import SyntheticBatch
+
+CHUNK = 500
+"""Images per forward pass of the teacher."""
+
+
+@dataclass(frozen=True)
+class CollectedImages:
+    """Collected images and what is to be told of them.
+
+    Attributes:
+        batch: the images; their classes are the teacher's, their source is ``collected``.
+        num_classes: K.
+        num_skipped: images that were there and could not be decoded.
+        original_size: images that the teacher was trained on, or None if not known.
+    """
+
+    batch: SyntheticBatch
+    num_classes: int
+    num_skipped: int
+    original_size: int | None
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """int64 [K]."""
+        return np.bincount(self.batch.teacher_class, minlength=self.num_classes)
+
+    @property
+    def rho(self) -> float | None:
+        """|collected| / |original|, None if the latter is not known."""
+        return None if self.original_size is None else len(self) / self.original_size
+
+    def describe(self) -> str:
+        """One line: how many, rho, how many of each class, and how unequal that is."""
+        counts = self.class_counts
+        rho = "" if self.rho is None else f", rho {self.rho:.3g}"
+        skipped = f", {self.num_skipped} could not be read" if self.num_skipped else ""
+        present = counts[counts > 0]
+        spread = f"imbalance {present.max() / present.min():.3g}"
+        return f"{len(self)} collected images{rho}{skipped}; by class {_shortened(counts)}, {spread}"
+
+    @property
+    def missing_classes(self) -> list[int]:
+        """Classes of which the teacher sees no image."""
+        return np.flatnonzero(self.class_counts == 0).tolist()
+
+
+def collect(config: CollectedConfig, teacher: FrozenTeacher, seed: int, device: torch.device, bf16: bool) -> CollectedImages:
+    """Reads, labels and chooses the collected images; the same for the same seed.
+
+    Raises:
+        DataError: there is nothing to read, the images have other channels than the teacher's, or fewer than two are left.
+    """
+    found = load_unlabelled(config.dataset, teacher.image_shape)
+    classes, confidences = _judge(teacher, found.images, device, bf16)
+    rng = np.random.default_rng(seed)
+    chosen = np.arange(len(found))
+    if config.num_images is not None:
+        if config.imbalance is None:
+            chosen = np.sort(rng.permutation(len(found))[: config.num_images])
+        else:
+            chosen = _long_tail(classes, teacher.num_classes, config.num_images, config.imbalance, rng)
+    if len(chosen) < 2:
+        raise DataError(
+            f"{found.source} gives {len(chosen)} image to train on: collect at least two, and some of every class at best"
+        )
+    batch = SyntheticBatch(
+        images=found.images[chosen],
+        targets=classes[chosen].astype(np.int64),
+        teacher_class=classes[chosen],
+        teacher_confidence=confidences[chosen],
+        source="collected",
+        generator_id="collected",
+        student_version=-1,
+    )
+    return CollectedImages(batch, teacher.num_classes, found.num_skipped, config.original_size)
+
+
+def long_tailed_counts(available: Sequence[int] | np.ndarray, num_images: int, imbalance: float) -> np.ndarray:
+    """How many images of each class to take so that class sizes shrink exponentially.
+
+    n_c is in proportion to imbalance^(-c / (K-1)), the usual long tail (Cui et al. 2019), at least one where there is one.
+    What a class lacks is shared out among the others in the same proportions.
+
+    Args:
+        available: int [K], how many there are.
+        num_images: how many to take in all; fewer if there are fewer.
+
+    Returns:
+        int64 [K].
+    """
+    room = np.asarray(available, dtype=np.int64)
+    shares = imbalance ** (-np.arange(len(room)) / max(1, len(room) - 1))
+    target = min(num_images, int(room.sum()))
+    counts = np.minimum(room, 1)
+    if counts.sum() >= target:
+        return np.where(np.cumsum(counts) <= target, counts, 0)
+    while (left := target - int(counts.sum())) > 0:
+        open_shares = np.where(counts < room, shares, 0.0)
+        wanted = open_shares * (counts[counts < room].sum() + left) / open_shares.sum()
+        counts = np.minimum(room, counts + _apportioned(np.maximum(0.0, wanted - counts), left))
+    return counts
+
+
+def _apportioned(quotas: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers in proportion to ``quotas`` that add up to ``total`` (largest remainders)."""
+    exact = quotas * (total / quotas.sum())
+    whole = np.floor(exact).astype(np.int64)
+    most = np.argsort(whole - exact, kind="stable")[: total - int(whole.sum())]
+    whole[most] += 1
+    return whole
+
+
+def _long_tail(
+    classes: np.ndarray, num_classes: int, num_images: int, imbalance: float, rng: np.random.Generator
+) -> np.ndarray:
+    counts = long_tailed_counts(np.bincount(classes, minlength=num_classes), num_images, imbalance)
+    members = [rng.permutation(np.flatnonzero(classes == k))[: counts[k]] for k in range(num_classes)]
+    return np.sort(np.concatenate(members))
+
+
+def _judge(teacher: FrozenTeacher, images: np.ndarray, device: torch.device, bf16: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The teacher's class int32 [N] and its confidence float32 [N]."""
+    classes, confidences = [], []
+    teacher = teacher.to(device)
+    with torch.no_grad(), autocast(device, bf16):
+        for chunk in torch.from_numpy(images).split(CHUNK):
+            logits = teacher(chunk.to(device).float().div(255).contiguous(memory_format=torch.channels_last)).float()
+            confidence, predicted = logits.softmax(1).max(1)
+            classes.append(predicted.int().cpu().numpy())
+            confidences.append(confidence.cpu().numpy())
+    return np.concatenate(classes), np.concatenate(confidences)
+
+
+def _shortened(counts: np.ndarray) -> str:
+    if len(counts) <= 20:
+        return "/".join(map(str, counts))
+    return f"{counts.min()} to {counts.max()} (median {int(np.median(counts))})"

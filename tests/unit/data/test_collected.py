@@ -1,0 +1,124 @@
+"""Collected images: chosen long-tailed, labelled by the teacher, whatever their own labels."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+
+from raydfkd.data.collected import CollectedImages, collect, long_tailed_counts
+from raydfkd.data.config import CollectedConfig, DigitsConfig, ImageFolderConfig, ParquetConfig
+from raydfkd.errors import DataError
+from raydfkd.models.teacher import FrozenTeacher
+
+CPU = torch.device("cpu")
+
+
+class Brightness(nn.Module):
+    """Class 0..3 by the image's mean, in quarters of the range."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        centres = torch.tensor([0.125, 0.375, 0.625, 0.875])
+        return -50 * (x.mean(dim=(1, 2, 3))[:, None] - centres).square()
+
+
+def teacher(channels: int = 1) -> FrozenTeacher:
+    return FrozenTeacher(Brightness(), 4, (channels, 8, 8), [0.0] * channels, [1.0] * channels)
+
+
+def write_images(folder, greys) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, grey in enumerate(greys):
+        Image.fromarray(np.full((8, 8), grey, np.uint8)).save(folder / f"{number:04d}.png")
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 60), min_size=2, max_size=12), st.integers(1, 400), st.floats(1, 100))
+def test_a_long_tail_takes_what_there_is_and_no_more(available: list[int], wanted: int, imbalance: float) -> None:
+    counts = long_tailed_counts(available, wanted, imbalance)
+    assert (counts <= np.array(available)).all()
+    assert counts.sum() == min(wanted, sum(available))
+
+
+def test_a_long_tail_shrinks_exponentially() -> None:
+    counts = long_tailed_counts([10**6] * 10, 5000, 10)
+    assert counts.sum() == 5000
+    assert counts[0] / counts[-1] == pytest.approx(10, rel=0.02)
+    ratios = counts[1:] / counts[:-1]
+    assert np.abs(ratios - 10 ** (-1 / 9)).max() < 0.01
+
+
+def test_what_a_class_lacks_is_shared_out_among_the_others() -> None:
+    counts = long_tailed_counts([1000, 3, 1000, 1000], 400, 1)
+    assert counts.tolist() == [133, 3, 132, 132] or (counts[1] == 3 and counts.sum() == 400 and np.ptp(counts[[0, 2, 3]]) <= 1)
+
+
+def test_every_class_that_exists_keeps_an_image() -> None:
+    assert long_tailed_counts([100, 100, 100, 0], 10, 1000).tolist()[1:] == [1, 1, 0]
+
+
+def test_the_teacher_labels_images_of_a_folder_without_classes(tmp_path) -> None:
+    write_images(tmp_path / "anything", [10, 90, 95, 250, 250, 250])
+    found = collect(CollectedConfig(dataset=ImageFolderConfig(path=str(tmp_path))), teacher(), 0, CPU, bf16=False)
+    assert found.class_counts.tolist() == [1, 2, 0, 3]
+    assert found.missing_classes == [2]
+    assert found.batch.source == "collected"
+    assert found.rho is None
+    assert found.describe() == "6 collected images; by class 1/2/0/3, imbalance 3"
+
+
+def test_unreadable_images_are_counted_and_left_out(tmp_path) -> None:
+    write_images(tmp_path, [10, 90, 95])
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    config = CollectedConfig(dataset=ImageFolderConfig(path=str(tmp_path)), original_size=30)
+    found = collect(config, teacher(), 0, CPU, bf16=False)
+    assert (len(found), found.num_skipped) == (3, 1)
+    assert found.describe() == "3 collected images, rho 0.1, 1 could not be read; by class 1/2/0/0, imbalance 2"
+
+
+def test_a_parquet_file_needs_no_labels(tmp_path) -> None:
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    encoded = []
+    for grey in (10, 200, 250):
+        packed = io.BytesIO()
+        Image.fromarray(np.full((8, 8), grey, np.uint8)).save(packed, "PNG")
+        encoded.append(packed.getvalue())
+    pq.write_table(pa.table({"image": encoded}), tmp_path / "some.parquet")
+    config = CollectedConfig(dataset=ParquetConfig(path=str(tmp_path / "some.parquet")))
+    assert collect(config, teacher(), 0, CPU, bf16=False).class_counts.tolist() == [1, 0, 0, 2]
+
+
+def test_the_choice_is_long_tailed_and_fixed_by_the_seed(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    write_images(tmp_path, rng.integers(0, 256, 200))
+    config = CollectedConfig(dataset=ImageFolderConfig(path=str(tmp_path)), num_images=40, imbalance=8)
+
+    def chosen(seed: int) -> CollectedImages:
+        return collect(config, teacher(), seed, CPU, bf16=False)
+
+    first = chosen(0)
+    counts = first.class_counts
+    assert counts.sum() == 40
+    assert counts[0] / counts[-1] == pytest.approx(8, rel=0.35)
+    np.testing.assert_array_equal(first.batch.images, chosen(0).batch.images)
+    assert (first.batch.images != chosen(1).batch.images).any()
+
+
+@pytest.mark.parametrize(
+    ("greys", "channels", "message"), [([10], 1, "gives 1 image to train on"), ([10, 20], 3, "has 1 channel but")]
+)
+def test_what_cannot_be_used_is_refused(tmp_path, greys: list[int], channels: int, message: str) -> None:
+    write_images(tmp_path, greys)
+    with pytest.raises(DataError, match=message):
+        collect(CollectedConfig(dataset=ImageFolderConfig(path=str(tmp_path))), teacher(channels), 0, CPU, bf16=False)
+
+
+def test_a_tail_needs_a_number() -> None:
+    with pytest.raises(ValueError, match="imbalance needs num_images"):
+        CollectedConfig(dataset=DigitsConfig(), imbalance=10)
