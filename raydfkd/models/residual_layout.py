@@ -72,16 +72,15 @@ def latent_chunk(layout: ResidualLayout, latent_dim: int, conditioning: Conditio
     """Width of each equal part of a hierarchical latent vector (one for the start map, one a block); otherwise all of it.
 
     Raises:
-        ConfigError: the parts cannot be equal (BigGAN's code silently takes a smaller latent vector instead), an unknown
-            conditioning, or no latent dimension.
+        ConfigError: an unknown conditioning, or the parts cannot be equal (BigGAN's code silently makes the vector smaller).
     """
     if conditioning not in get_args(Conditioning):
         raise ConfigError(f"unknown conditioning {conditioning!r}: known are {', '.join(get_args(Conditioning))}")
     parts = layout.num_blocks + 1 if conditioning == "hierarchical" else 1
-    if latent_dim < 1 or latent_dim % parts != 0:
+    if latent_dim % parts != 0:
         below = max(1, latent_dim // parts) * parts
         raise ConfigError(
-            f"latent_dim {latent_dim} cannot be split into {parts} equal part{'s' if parts > 1 else ''} for {conditioning} "
-            f"conditioning at this image size: take {below} or {below + parts}"
+            f"latent_dim {latent_dim} does not split into the {parts} equal parts that hierarchical conditioning needs at this "
+            f"image size: take {below} or {below + parts}"
         )
     return latent_dim // parts

@@ -34,7 +34,7 @@ def build_discriminator(
 
 
 @DISCRIMINATORS.register("residual")
-def residual(image_shape: tuple[int, int, int], num_classes: int, base_channels: int) -> ResidualDiscriminator:
+def _residual(image_shape: tuple[int, int, int], num_classes: int, base_channels: int) -> ResidualDiscriminator:
     residual_layout(image_shape)  # refuses a size before torch is loaded
     from raydfkd.models.discriminators.residual import ResidualDiscriminator
 

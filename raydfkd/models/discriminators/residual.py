@@ -8,6 +8,7 @@ that the losses never read are left out; no self-attention, which the recipes sw
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ class ResidualDiscriminator(nn.Module):
         self.blocks = nn.Sequential(
             *(
                 DownBlock(in_width, out_width, first=i == 0, halve=i < layout.num_halvings)
-                for i, (in_width, out_width) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+                for i, (in_width, out_width) in enumerate(pairwise(widths))
             )
         )
         self.adversarial_head = SpectralLinear(self.feature_dim, 1)

@@ -63,16 +63,16 @@ def build_conditional_generator(
             is below 1.
     """
     build = CONDITIONAL_GENERATORS.get(name)
-    if num_classes < 1 or base_channels < 1:
+    if min(num_classes, latent_dim, base_channels) < 1:
         raise ConfigError(
-            f"conditional generator {name!r} needs num_classes and base_channels of at least 1, got "
-            f"{num_classes}, {base_channels}"
+            f"conditional generator {name!r} needs num_classes, latent_dim and base_channels of at least 1, got "
+            f"{num_classes}, {latent_dim}, {base_channels}"
         )
     return build(image_shape, num_classes, latent_dim, base_channels, conditioning)
 
 
 @CONDITIONAL_GENERATORS.register("residual")
-def residual(
+def _residual(
     image_shape: tuple[int, int, int], num_classes: int, latent_dim: int, base_channels: int, conditioning: Conditioning
 ) -> ResidualGenerator:
     latent_chunk(residual_layout(image_shape), latent_dim, conditioning)  # refuses settings before torch is loaded

@@ -7,6 +7,8 @@ self-attention, which the HiDFD and ADC-GAN recipes switch off.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,8 +57,7 @@ class ResidualGenerator(nn.Module):
         condition_dim = {"per_layer": None, "shared": SHARED_DIM, "hierarchical": SHARED_DIM + self.chunk}[conditioning]
         self.first_linear = SpectralLinear(self.chunk, widths[0] * layout.start_side**2)
         self.blocks = nn.ModuleList(
-            UpBlock(in_width, out_width, num_classes, condition_dim)
-            for in_width, out_width in zip(widths[:-1], widths[1:], strict=True)
+            UpBlock(in_width, out_width, num_classes, condition_dim) for in_width, out_width in pairwise(widths)
         )
         self.last_norm = nn.BatchNorm2d(widths[-1])
         self.to_image = SpectralConv2d(widths[-1], image_shape[0], 3)
