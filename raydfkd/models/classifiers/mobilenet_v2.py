@@ -8,11 +8,15 @@ import torch
 from torch import nn
 
 from raydfkd.models.classifiers.initialization import initialize_fan_out
+from raydfkd.models.classifiers.stages import maps_at
 
 PENULTIMATE_WIDTH = 1280
 
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion, output channels, blocks and first stride of each stage, as published."""
+
+MAP_LAYERS = (0, 3, 6, 13, 18)
+"""Positions in ``features`` of the layers whose outputs are the maps of ``forward_maps``."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,15 @@ class MobileNetV2(nn.Module):
         initialize_fan_out(self, linear_std=0.01)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.features(images).mean((2, 3)))
+        return self.pool_and_classify(self.features(images))
+
+    def forward_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Outputs of the stem, of the stages of 24, 32 and 96 channels (linear, as they leave them), and of the last 1x1."""
+        return maps_at(MAP_LAYERS, self.features, images)
+
+    def pool_and_classify(self, last_map: torch.Tensor) -> torch.Tensor:
+        """Logits [B,K] of the last 1x1 convolution's activated output."""
+        return self.classifier(last_map.mean((2, 3)))
 
 
 def _conv_norm_activation(

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from raydfkd.models.classifiers.stages import chained_maps
+
 BASIC_DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 BOTTLENECK_DEPTHS = {"resnet50": (3, 4, 6, 3)}
 
@@ -89,9 +91,18 @@ class ResNet(nn.Module):
         self.linear = nn.Linear(512 * expansion, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.linear(x.mean((2, 3)))
+        return self.pool_and_classify(self.layer4(self.layer3(self.layer2(self.layer1(self._stem(images))))))
+
+    def forward_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Outputs of the stem and of the four stages, all activated."""
+        return chained_maps(self._stem(images), (self.layer1, self.layer2, self.layer3, self.layer4))
+
+    def pool_and_classify(self, last_map: torch.Tensor) -> torch.Tensor:
+        """Logits [B,K] of the last stage's output."""
+        return self.linear(last_map.mean((2, 3)))
+
+    def _stem(self, images: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.bn1(self.conv1(images)), inplace=True)
 
 
 def _stage(

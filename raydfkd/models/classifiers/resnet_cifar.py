@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from raydfkd.models.classifiers.initialization import initialize_fan_out
+from raydfkd.models.classifiers.stages import chained_maps
 
 Widths = tuple[int, int, int, int]
 """Channels of the stem and of the three stages."""
@@ -68,8 +69,18 @@ class ThinResNet(nn.Module):
         initialize_fan_out(self)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
-        return self.fc(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+        return self.pool_and_classify(self.layer3(self.layer2(self.layer1(self._stem(images)))))
+
+    def forward_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Outputs of the stem and of the three stages, all activated."""
+        return chained_maps(self._stem(images), (self.layer1, self.layer2, self.layer3))
+
+    def pool_and_classify(self, last_map: torch.Tensor) -> torch.Tensor:
+        """Logits [B,K] of the last stage's output."""
+        return self.fc(last_map.mean((2, 3)))
+
+    def _stem(self, images: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.bn1(self.conv1(images)), inplace=True)
 
 
 def _stage(num_blocks: int, in_width: int, width: int, stride: int) -> nn.Sequential:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from raydfkd.models.classifiers.stages import chained_maps
+
 STEM_WIDTH = 24
 V1_GROUPS = 3
 V1_STAGES = ((240, 4), (480, 8), (960, 4))
@@ -69,8 +71,18 @@ class ShuffleNetV1(nn.Module):
         self.linear = nn.Linear(widths[-1], num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
-        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+        return self.pool_and_classify(self.layer3(self.layer2(self.layer1(self._stem(images)))))
+
+    def forward_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Outputs of the stem and of the three stages, all activated."""
+        return chained_maps(self._stem(images), (self.layer1, self.layer2, self.layer3))
+
+    def pool_and_classify(self, last_map: torch.Tensor) -> torch.Tensor:
+        """Logits [B,K] of the last stage's output."""
+        return self.linear(last_map.mean((2, 3)))
+
+    def _stem(self, images: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.bn1(self.conv1(images)), inplace=True)
 
 
 class SplitUnit(nn.Module):
@@ -136,7 +148,18 @@ class ShuffleNetV2(nn.Module):
         self.linear = nn.Linear(V2_PENULTIMATE_WIDTH, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
-        x = self.layer3(self.layer2(self.layer1(x)))
-        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
-        return self.linear(x.mean((2, 3)))
+        return self.pool_and_classify(self._last_stage(self.layer2(self.layer1(self._stem(images)))))
+
+    def forward_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Outputs of the stem and of the three stages, the last one after the 1x1 convolution that widens it; all activated."""
+        return chained_maps(self._stem(images), (self.layer1, self.layer2, self._last_stage))
+
+    def pool_and_classify(self, last_map: torch.Tensor) -> torch.Tensor:
+        """Logits [B,K] of the last map."""
+        return self.linear(last_map.mean((2, 3)))
+
+    def _stem(self, images: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.bn1(self.conv1(images)), inplace=True)
+
+    def _last_stage(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.bn2(self.conv2(self.layer3(x))), inplace=True)

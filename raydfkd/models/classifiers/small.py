@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from raydfkd.models.classifiers.stages import maps_at
+
 
 class SmallCNN(nn.Module):
     """Three conv3x3-BN-ReLU of widths W, 2W, 2W, global average pool, linear. Ours; no paper.
@@ -30,4 +32,12 @@ class SmallCNN(nn.Module):
         self.fc = nn.Linear(in_channels, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.features(images).mean((2, 3)))
+        return self.pool_and_classify(self.features(images))
+
+    def forward_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Outputs of the three convolutions after their ReLU; the first is the stem."""
+        return maps_at((2, 5, 8), self.features, images)
+
+    def pool_and_classify(self, last_map: torch.Tensor) -> torch.Tensor:
+        """Logits [B,K] of the last convolution's output."""
+        return self.fc(last_map.mean((2, 3)))

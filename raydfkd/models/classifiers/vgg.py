@@ -42,12 +42,24 @@ class VGG(nn.Module):
         initialize_fan_out(self, linear_std=0.01)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = images
-        for index, block in enumerate((self.block0, self.block1, self.block2, self.block3, self.block4)):
-            x = block(x)
-            if index < self.num_pools:
-                x = F.max_pool2d(x, 2)
-        return self.classifier(x.mean((2, 3)))
+        x = self.block0(images)
+        for index, block in enumerate((self.block1, self.block2, self.block3, self.block4)):
+            x = block(self._pooled(x, index))
+        return self.pool_and_classify(x)
+
+    def forward_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Outputs of the five blocks before the max-pools that follow them; the first block stands for a stem."""
+        maps = [self.block0(images)]
+        for index, block in enumerate((self.block1, self.block2, self.block3, self.block4)):
+            maps.append(block(self._pooled(maps[-1], index)))
+        return maps
+
+    def pool_and_classify(self, last_map: torch.Tensor) -> torch.Tensor:
+        """Logits [B,K] of the last block's output."""
+        return self.classifier(last_map.mean((2, 3)))
+
+    def _pooled(self, x: torch.Tensor, block_index: int) -> torch.Tensor:
+        return F.max_pool2d(x, 2) if block_index < self.num_pools else x
 
 
 def _block(depth: int, in_channels: int, width: int) -> nn.Sequential:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from raydfkd.models.classifiers.initialization import initialize_fan_out
+from raydfkd.models.classifiers.stages import chained_maps
 
 
 class PreActivationBlock(nn.Module):
@@ -68,6 +69,15 @@ class WideResNet(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = self.block3(self.block2(self.block1(self.conv1(images))))
-        x = F.relu(self.bn1(x), inplace=True)
-        return self.fc(x.mean((2, 3)))
+        return self.pool_and_classify(self._last_stage(self.block2(self.block1(self.conv1(images)))))
+
+    def forward_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Outputs of the stem (a bare convolution), of two stages as they leave them, and of the third after BN and ReLU."""
+        return chained_maps(self.conv1(images), (self.block1, self.block2, self._last_stage))
+
+    def pool_and_classify(self, last_map: torch.Tensor) -> torch.Tensor:
+        """Logits [B,K] of the third stage's activated output."""
+        return self.fc(last_map.mean((2, 3)))
+
+    def _last_stage(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.bn1(self.block3(x)), inplace=True)
