@@ -6,6 +6,8 @@ RUN/
   manifest.json          versions, hardware, seeds, teacher hash, every data split read and what for, state
   metrics.jsonl          one record a line, see below
   checkpoints/latest.json names the newest complete checkpoint folder: checkpoints/step-00001200/
+  collected.parquet      the collected images with the teacher's classes, where the experiment has any (replay/arrow.py)
+  preparation/           states of generators that work before their first batch, until the first checkpoint
   samples/               synthetic images: round-00012.png (grid), by_class.npz (images uint8 [n,C,H,W],
                          teacher_class int32 [n])
   analysis/buffer.npz    final buffer: priorities, teacher_class, teacher_confidence, ages, source (all [n])
@@ -22,6 +24,7 @@ updates so far) and values by kind:
 * ``synthesis``: ``generator_id``, ``student_version``, ``seconds``, ``num_images``, the generator's waits before it
   (``generator_wait_limiter_s``, ``generator_wait_weights_s``) and the synthesizer's losses (``bn_loss``, ``one_hot_loss``,
   ``adversarial_loss``, ``loss``).
+* ``preparation``: ``generator_id``, ``done`` and ``total`` steps of a generator's work before its first batch, its losses.
 * ``distillation``: means since the last record: ``kd_loss``, ``lr``, ``agreement``, ``importance_weight_mean``, ``item_age``,
   ``grad_norm``, ``step_s`` (seconds of computing a step).
 * ``replay``: ``size``, ``capacity``, ``class_counts`` (list), ``class_entropy``, ``dropped_updates``, ``bytes``, ``inserts``,
@@ -63,6 +66,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"{type(value).__name__} cannot stand in JSON")
+
+
+def generator_path(folder: Path, generator_id: str) -> Path:
+    """Where a generator's state lies in a checkpoint folder, or in ``RunDir.preparation``."""
+    return folder / "generators" / f"{generator_id}.pt"
 
 
 class RunDir:
@@ -124,6 +132,14 @@ class RunDir:
     @property
     def report_path(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def collected_path(self) -> Path:
+        return self.path / "collected.parquet"
+
+    @property
+    def preparation(self) -> Path:
+        return self.path / "preparation"
 
     @property
     def checkpoints(self) -> Path:

@@ -88,8 +88,21 @@ class Sample:
     ages: np.ndarray
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """A slice of what a synthesizer does before its first batch: ``done`` of ``total`` steps, and its mean losses."""
+
+    done: int
+    total: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
 class Synthesizer(Protocol):
     """Makes images. Owns its networks, optimisers and random generator; never sees Ray, replay or files."""
+
+    def prepare(self) -> Preparation | None:
+        """Some seconds of the work that comes before the first batch; None when none is left."""
+        ...
 
     def step(self, summary: BufferSummary) -> SyntheticBatch:
         """Makes one batch, given what the buffer holds."""

@@ -7,18 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from raydfkd.distillation.objectives.config import KLObjectiveConfig
 from raydfkd.synthesis.config import ResourcesConfig
-
-
-class KLObjectiveConfig(BaseModel):
-    """KL(teacher || student) at a temperature, times its square."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["kl"] = "kl"
-    """Name of the objective."""
-    temperature: float = Field(20.0, gt=0)
-    """Softening T; the loss is multiplied by T squared."""
 
 
 class OptimizerConfig(BaseModel):

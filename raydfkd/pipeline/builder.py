@@ -13,15 +13,14 @@ from raydfkd.distillation.distiller import Distiller
 from raydfkd.errors import CheckpointError, ConfigError, TeacherError
 from raydfkd.evaluation.classification import Evaluator
 from raydfkd.models.catalog import build_classifier
-from raydfkd.models.generators import build_generator
 from raydfkd.models.precision import supports_bfloat16
 from raydfkd.models.teacher import FrozenTeacher, build_teacher
 from raydfkd.models.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient
 from raydfkd.models.weights import load_weights, read_metadata
 from raydfkd.pipeline.config import ExperimentConfig, derive_seed, generator_id
-from raydfkd.synthesis.fast import SynthesisContext
+from raydfkd.synthesis.context import SynthesisContext, SynthesisParts
 from raydfkd.synthesis.methods import METHODS
-from raydfkd.types import Synthesizer
+from raydfkd.types import Synthesizer, SyntheticBatch
 
 
 def choose_device(config: ExperimentConfig, assigned: str | None = None) -> torch.device:
@@ -111,27 +110,20 @@ def build_student(config: ExperimentConfig) -> nn.Module:
     return network
 
 
-def build_generator_network(config: ExperimentConfig, source: str, index: int) -> nn.Module:
-    """The network of one generator at its start, drawn from the run's seed."""
+def build_synthesizer(
+    config: ExperimentConfig, source: str, index: int, device: torch.device, collected: SyntheticBatch | None = None
+) -> Synthesizer:
+    """One generator of a source, with its own teacher and student copies; ``collected`` where the run has such images."""
     settings = config.sources[source]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.runtime.seed, "generator", source, index))
-        return build_generator(settings.generator, config.task.image_shape, settings.latent_dim, settings.base_channels)
-
-
-def build_synthesizer(config: ExperimentConfig, source: str, index: int, device: torch.device) -> Synthesizer:
-    """One generator of a source, with its own teacher and student copies."""
-    settings, seed = config.sources[source], derive_seed(config.runtime.seed, "generator", source, index)
-    generator = build_generator_network(config, source, index)
     context = SynthesisContext(
         generator_id=generator_id(source, index),
-        seed=seed,
+        seed=derive_seed(config.runtime.seed, "generator", source, index),
         warmup_batches=config.schedule.warmup_batches,
         priority_temperature=config.student.objective.temperature,
         bf16=config.runtime.bf16,
     )
-    synthesizer = METHODS.get(settings.method).load()
-    return synthesizer(settings, build_frozen_teacher(config), build_student(config), generator, context, device)
+    parts = SynthesisParts(build_frozen_teacher(config), build_student(config), collected)
+    return METHODS.get(settings.method).load().build(settings, parts, context, device)
 
 
 def build_distiller(config: ExperimentConfig, device: torch.device) -> Distiller:

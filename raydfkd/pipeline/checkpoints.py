@@ -13,20 +13,21 @@ code.
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from raydfkd.distillation.distiller import Distiller
 from raydfkd.errors import CheckpointError
-from raydfkd.run_dir import RunDir
+from raydfkd.run_dir import RunDir, generator_path
 from raydfkd.types import Synthesizer
 
 
@@ -53,31 +54,41 @@ def load_student(folder: Path, distiller: Distiller) -> None:
 
 
 def save_generator(folder: Path, generator_id: str, state: dict[str, Any]) -> None:
-    torch.save(state, folder / "generators" / f"{generator_id}.pt")
+    path = generator_path(folder, generator_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")  # a kill shall not leave half a file where a whole one was
+    torch.save(state, temporary)
+    os.replace(temporary, path)
 
 
 def load_generator(folder: Path, generator_id: str, synthesizer: Synthesizer) -> bool:
-    """Restores a generator; False if the checkpoint knows none of that name (it is a new one)."""
-    path = folder / "generators" / f"{generator_id}.pt"
-    if not path.exists():
-        return False
-    synthesizer.load_state_dict(_load(path))
-    return True
-
-
-def require_generator(folder: Path, generator_id: str, network: nn.Module) -> None:
-    """Loads into ``network`` what the checkpoint holds for the generator, if it knows it.
+    """Restores a generator; False if the checkpoint knows none of that name (it is a new one).
 
     Raises:
         CheckpointError: the file is damaged, or of another network.
     """
-    path = folder / "generators" / f"{generator_id}.pt"
-    if path.exists():
-        state = _load(path)
-        try:
-            network.load_state_dict(state["generator"])
-        except (RuntimeError, KeyError, TypeError) as error:
-            raise _other(f"generator {generator_id!r}", folder) from error
+    path = generator_path(folder, generator_id)
+    if not path.exists():
+        return False
+    state = _load(path)
+    try:
+        synthesizer.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise _other(f"generator {generator_id!r}", folder) from error
+    return True
+
+
+def every(period_s: float, work: Callable[[], None]) -> Callable[[], None]:
+    """``work``, done at most once in ``period_s`` however often it is called."""
+    last = time.monotonic()
+
+    def maybe() -> None:
+        nonlocal last
+        if time.monotonic() - last >= period_s:
+            work()
+            last = time.monotonic()
+
+    return maybe
 
 
 def _other(what: str, folder: Path) -> CheckpointError:

@@ -14,13 +14,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from raydfkd.data.config import DatasetConfig
+from raydfkd.data.config import CollectedConfig, DatasetConfig
 from raydfkd.distillation.config import StudentConfig
 from raydfkd.pipeline.yaml_config import apply_overrides, merge, read_layers, validate
 from raydfkd.replay.config import ReplayConfig
-from raydfkd.synthesis.config import FastConfig, SSDKDConfig
+from raydfkd.synthesis.config import FastConfig, HiDFDConfig, SSDKDConfig
 
-SourceConfig = Annotated[FastConfig | SSDKDConfig, Field(discriminator="method")]
+SourceConfig = Annotated[FastConfig | SSDKDConfig | HiDFDConfig, Field(discriminator="method")]
 
 
 class _Config(BaseModel):
@@ -72,12 +72,13 @@ class ScheduleConfig(_Config):
 
     mode: Literal["lockstep", "decoupled"] = "lockstep"
     """lockstep alternates strictly as the papers do; decoupled lets generators and students run at their own speeds."""
-    warmup_batches: int = Field(20, ge=1)
-    """Batches that only fill the buffer before the student's first step."""
+    warmup_batches: int = Field(20, ge=0)
+    """Batches that only fill the buffer before the student's first step (0 only without sources)."""
     rounds: int = Field(200, ge=1)
     """Rounds of synthesis and distillation; the student publishes its weights after each."""
-    batches_per_round: int = Field(1, ge=1)
-    """Batches synthesized in each round (lockstep), and per round on average (decoupled with a ratio)."""
+    batches_per_round: int = Field(1, ge=0)
+    """Batches synthesized in each round (lockstep; 0: the warm-up makes the whole pool), and per round on average
+    (decoupled with a ratio)."""
     student_steps_per_round: int = Field(20, ge=1)
     """Student optimizer steps in each round (T_kd in SSD-KD)."""
     samples_per_insert: float | None = Field(None, gt=0)
@@ -98,6 +99,8 @@ class ScheduleConfig(_Config):
             wrong = [name for name in free if getattr(self, name) != ScheduleConfig.model_fields[name].default]
             if wrong:
                 raise ValueError(f"lockstep does not use {', '.join(wrong)}: leave them out or choose mode decoupled")
+        elif self.batches_per_round == 0:
+            raise ValueError("mode decoupled has no pool that is made once: batches_per_round 0 is for lockstep")
         if self.samples_per_insert is not None and self.error_buffer is None:
             raise ValueError("samples_per_insert needs error_buffer: by how many draws the two sides may stray from it")
         if self.samples_per_insert is None and self.error_buffer is not None:
@@ -158,8 +161,10 @@ class ExperimentConfig(_Config):
     """What is decided."""
     teacher: TeacherConfig
     """Who knows it."""
-    sources: dict[str, SourceConfig] = Field(min_length=1)
-    """Who fills the buffer, by name."""
+    sources: dict[str, SourceConfig] = Field(default_factory=dict)
+    """Who fills the buffer, by name; none: the student learns from the collected images alone."""
+    collected: CollectedConfig | None = None
+    """Real images at hand, from anywhere: they train HiDFD's GAN, and fill ``replay.pinned`` where that is given."""
     replay: ReplayConfig
     """The buffer between them."""
     students: dict[str, StudentConfig] = Field(min_length=1)
@@ -181,6 +186,7 @@ class ExperimentConfig(_Config):
             )
         if self.runtime.runner == "local" and self.student.num_workers > 1:
             raise ValueError("runtime.runner local has one student worker: set students.*.num_workers=1 or runner=ray")
+        self._refuse_missing_images()
         sizes = {source.batch_size for source in self.sources.values()}
         if len(sizes) > 1:
             raise ValueError(f"sources have batch sizes {sorted(sizes)}: the schedule counts batches, give all the same")
@@ -191,6 +197,21 @@ class ExperimentConfig(_Config):
             )
         self._refuse_standstill()
         return self
+
+    def _refuse_missing_images(self) -> None:
+        if self.replay.pinned is not None and self.collected is None:
+            raise ValueError("replay.pinned has nothing to hold: give collected images or leave it out")
+        if not self.sources:
+            if self.collected is None or self.replay.pinned is None:
+                raise ValueError("nothing fills the buffer: give sources, or collected images and replay.pinned for them")
+            if (self.schedule.warmup_batches, self.schedule.batches_per_round) != (0, 0):
+                raise ValueError("without sources nothing is made: set schedule.warmup_batches=0 and batches_per_round=0")
+            return
+        if self.schedule.warmup_batches == 0:
+            raise ValueError("schedule.warmup_batches 0 leaves the student nothing to begin with: use 1 or more")
+        needy = [name for name, source in self.sources.items() if isinstance(source, HiDFDConfig)]
+        if needy and self.collected is None:
+            raise ValueError(f"source {needy[0]!r} trains a GAN on real images: say in collected where they are")
 
     def _refuse_standstill(self) -> None:
         """The bounds on ratio and staleness together: neither side may come to wait for the other for ever.
@@ -224,7 +245,7 @@ class ExperimentConfig(_Config):
 
     @property
     def synthesis_batch_size(self) -> int:
-        return next(iter(self.sources.values())).batch_size
+        return next((source.batch_size for source in self.sources.values()), 1)
 
     @property
     def generators(self) -> list[tuple[str, int]]:
@@ -277,6 +298,7 @@ def build_experiment(
 
 INPUT_PATHS = (
     "teacher.checkpoint", "teacher.model", "students.*.checkpoint", "evaluation.dataset.path", "evaluation.dataset.root",
+    "collected.dataset.path", "collected.dataset.root",
 )  # fmt: skip
 """Settings that name input files, the ones that :func:`resolve_paths` makes absolute (a model only where it is a .pt2 file)."""
 
@@ -315,7 +337,9 @@ def resolve_paths(config: ExperimentConfig, base: Path) -> ExperimentConfig:
     evaluation = config.evaluation
     if evaluation is not None:
         evaluation = evaluation.model_copy(update={"dataset": evaluation.dataset.resolve(base)})
-    return config.model_copy(update={"teacher": teacher, "students": students, "evaluation": evaluation})
+    collected = None if config.collected is None else config.collected.resolve(base)
+    updates = {"teacher": teacher, "students": students, "evaluation": evaluation, "collected": collected}
+    return config.model_copy(update=updates)
 
 
 def _absolute(path: Path | None, base: Path) -> Path | None:

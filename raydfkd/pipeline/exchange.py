@@ -22,7 +22,8 @@ from raydfkd.types import BufferSummary, Sample, SyntheticBatch, WeightsVersion
 
 @dataclass(frozen=True)
 class NotYet:
-    """Why something must wait. ``cause`` is one of: limiter, turn, weights, data, peers, over (waiting is of no use)."""
+    """Why something must wait. ``cause`` is one of: limiter, turn, weights, data, peers, complete (no more is wanted in this
+    run), over (waiting is of no use)."""
 
     cause: str
     reason: str
@@ -140,6 +141,7 @@ class Exchange:
         self._pending: dict[str, deque[int]] = {}
         self._returned: list[int] = []
         self._early: dict[int, tuple[SyntheticBatch, Any]] = {}
+        self._preparing: dict[str, str] = {}
         self._group_summary: tuple[int, BufferSummary] | None = None
         self._sessions: dict[str, _Session] = {}
 
@@ -155,7 +157,7 @@ class Exchange:
     def round_of(self, number: int) -> int:
         """The round for which batch ``number`` is made; warm-up batches belong to round 0."""
         schedule = self.config.schedule
-        return max(0, number - schedule.warmup_batches) // schedule.batches_per_round
+        return max(0, number - schedule.warmup_batches) // max(1, schedule.batches_per_round)
 
     def try_admit(self, holder: str, turn: int, num_turns: int) -> Ticket | NotYet:
         """May this generator begin a batch? In lockstep generators take turns, so that a seed fixes who makes what.
@@ -170,6 +172,8 @@ class Exchange:
         if number >= self.config.schedule.warmup_batches and not self._sessions:
             # Its start takes seconds, in which free generators would take its processors and fill the buffer to no purpose.
             return NotYet("limiter", "the student has not started yet")
+        if self.config.schedule.batches_per_round == 0 and number >= self.config.schedule.warmup_batches:
+            return NotYet("complete", "the pool is complete")
         size = self.config.synthesis_batch_size
         if not self.limiter.can_insert((self.num_pending + 1) * size):
             return NotYet("limiter", f"{self.buffer.num_inserts} images inserted, the students must draw more first")
@@ -201,7 +205,7 @@ class Exchange:
 
     def _lockstep_summary(self, number: int, summary: BufferSummary) -> BufferSummary | NotYet:
         """All batches of a group see the buffer as it was before the group, however many generators make them at once."""
-        per_round = self.config.schedule.batches_per_round
+        per_round = max(1, self.config.schedule.batches_per_round)
         first = number - (number - self.config.schedule.warmup_batches) % per_round
         if self._group_summary is None or self._group_summary[0] != first:
             if summary.num_batches < max(0, first):
@@ -244,6 +248,17 @@ class Exchange:
         self._early[number] = (batch, payload)
         while self.buffer.num_batches in self._early:
             self._file(*self._early.pop(self.buffer.num_batches))
+
+    def preload(self, batch: SyntheticBatch, payload: Any) -> None:
+        """Files pinned images, which are nobody's to make and count for no limit; before anything else is inserted."""
+        self.buffer.insert(batch, payload)
+
+    def note_preparation(self, holder: str, how_far: str | None) -> None:
+        """A generator says how far it is with what comes before its first batch; None: it is done."""
+        if how_far is None:
+            self._preparing.pop(holder, None)
+        else:
+            self._preparing[holder] = how_far
 
     def _file(self, batch: SyntheticBatch, payload: Any) -> None:
         self.buffer.insert(batch, payload)
@@ -310,9 +325,11 @@ class Exchange:
         until = step + request.num_batches
         num_draws = max(0, until - session.drawn_until) * batch_size
         if not self.limiter.can_sample(num_draws):
-            size = self.buffer.size
+            so_far = "; ".join(f"{holder}: {how_far}" for holder, how_far in self._preparing.items())
             return NotYet(
-                "limiter", f"{size} images are in the buffer and the generators must insert more before the next draw"
+                "limiter",
+                f"{self.buffer.size} images are in the buffer and the generators must insert more before the next draw"
+                + (f" ({so_far})" if so_far else ""),
             )
         self.limiter.record_sample(num_draws)
         session.drawn_until = max(session.drawn_until, until)

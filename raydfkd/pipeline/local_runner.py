@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 from raydfkd.distillation.device_mirror import DeviceMirror
-from raydfkd.pipeline import builder, checkpoints
+from raydfkd.pipeline import builder, checkpoints, collecting
 from raydfkd.pipeline.config import ExperimentConfig, generator_id
 from raydfkd.pipeline.exchange import Exchange, NotYet, SampleRequest, Ticket
 from raydfkd.pipeline.exchange_state import build_exchange, load_exchange, save_exchange
@@ -18,6 +20,9 @@ from raydfkd.pipeline.recorder import Recorder
 from raydfkd.pipeline.student_loop import Batch, Emit, LoopHooks, StudentLoop
 from raydfkd.run_dir import RunDir
 from raydfkd.types import Synthesizer, WeightsVersion
+
+PREPARATION_PERIOD_S = 60.0
+"""How often generators at work before their first batch are saved."""
 
 
 class LocalSource:
@@ -56,6 +61,13 @@ class LocalSource:
         images, keys = self._mirror.gather(reply.sample.slots[0])
         weights = torch.from_numpy(reply.sample.importance_weights[0]).to(self.device)
         return Batch(images, weights, keys, reply.sample.ages[0])
+
+    def prepare(self, save: Callable[[], None]) -> None:
+        """Lets every synthesizer do what comes before its first batch; ``save`` is called after each slice of it."""
+        for name, synthesizer in self.synthesizers.items():
+            while (prepared := synthesizer.prepare()) is not None:
+                self.emit("preparation", 0, generator_id=name, done=prepared.done, total=prepared.total, **prepared.metrics)
+                save()
 
     def _synthesize(self, step: int) -> None:
         began = time.monotonic()
@@ -101,16 +113,19 @@ def run_local(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_
     if config.student.resources.num_threads is not None:
         torch.set_num_threads(config.student.resources.num_threads)
     exchange = build_exchange(config)
+    collected = collecting.read(run)
     synthesizers = {
-        generator_id(source, index): builder.build_synthesizer(config, source, index, device)
+        generator_id(source, index): builder.build_synthesizer(config, source, index, device, collected)
         for source, index in config.generators
     }
     distiller = builder.build_distiller(config, device)
+    for name, synthesizer in synthesizers.items():
+        checkpoints.load_generator(run.preparation if resume_from is None else resume_from, name, synthesizer)
     if resume_from is not None:
         load_exchange(resume_from, exchange)
         checkpoints.load_student(resume_from, distiller)
-        for name, synthesizer in synthesizers.items():
-            checkpoints.load_generator(resume_from, name, synthesizer)
+    elif collected is not None and config.replay.pinned is not None:
+        exchange.preload(collected, collected)
     exchange.register(config.student_name, 1, distiller.num_steps, exchange.student_version)
 
     def save(step: int) -> None:
@@ -119,11 +134,19 @@ def run_local(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_
             save_exchange(folder, exchange)
             for name, synthesizer in synthesizers.items():
                 checkpoints.save_generator(folder, name, synthesizer.state_dict())
+        shutil.rmtree(run.preparation, ignore_errors=True)
         newest = exchange.buffer.shards_after(-1)[-1].payload
         recorder.save_grid(newest.images, step)
+
+    def save_prepared() -> None:
+        for name, synthesizer in synthesizers.items():
+            checkpoints.save_generator(run.preparation, name, synthesizer.state_dict())
 
     source = LocalSource(config, exchange, synthesizers, device, recorder.emit)
     evaluator = builder.build_evaluator(config, distiller.teacher, device)
     hooks = LoopHooks(recorder.emit, save)
+    if resume_from is None:
+        recorder.stage("preparing")
+        source.prepare(checkpoints.every(PREPARATION_PERIOD_S, save_prepared))
     recorder.stage("distilling" if distiller.num_steps else "filling the buffer")
     StudentLoop(config, distiller, source, hooks, evaluator).run()

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from raydfkd.data.collected import CollectedImages
+from raydfkd.data.config import DatasetConfig
 from raydfkd.errors import RaydfkdError
-from raydfkd.pipeline import builder, checkpoints
+from raydfkd.pipeline import builder, checkpoints, collecting
 from raydfkd.pipeline.config import ExperimentConfig, generator_id
 from raydfkd.pipeline.exchange_state import build_exchange, load_exchange
 from raydfkd.pipeline.local_runner import run_local
@@ -37,7 +39,7 @@ def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Wat
     try:
         # With Ray the GPUs are the actors'; the driver only checks and finishes.
         device = builder.choose_device(config) if config.runtime.runner == "local" else torch.device("cpu")
-        teacher_sha256 = _check(config, checkpoint, device)
+        teacher_sha256, collected = _check(config, run, checkpoint, device)
         elapsed_s = _rewind(run, checkpoint) if resume else 0.0
     except BaseException:
         if not resume:  # a run that goes on stays as it was
@@ -47,6 +49,8 @@ def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Wat
         _write_manifest(config, run, teacher_sha256)
         recorder = Recorder(config, run, watcher, elapsed_s)
         try:
+            if collected is not None:
+                _announce(config, run, recorder, collected)
             if resume:
                 recorder.event(f"resumed from {checkpoint.name if checkpoint is not None else 'the beginning'}")
             runner = run_local if config.runtime.runner == "local" else run_ray
@@ -67,24 +71,41 @@ def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Wat
     return result
 
 
-def _check(config: ExperimentConfig, checkpoint: Path | None, device: torch.device) -> str:
-    """Builds what a user can have got wrong, before anything starts; returns the teacher's hash.
+def _check(
+    config: ExperimentConfig, run: RunDir, checkpoint: Path | None, device: torch.device
+) -> tuple[str, CollectedImages | None]:
+    """Builds what a user can have got wrong, before anything starts.
+
+    Returns:
+        The teacher's hash, and the collected images if the run has not kept them yet.
 
     Raises:
-        RaydfkdError: schedule, teacher, student, generators, evaluation data or checkpoint cannot be used.
+        RaydfkdError: schedule, teacher, student, generators, collected or evaluation data or checkpoint cannot be used.
     """
     exchange = build_exchange(config)
     teacher = builder.build_frozen_teacher(config)
     builder.audit(config, teacher)
     builder.build_student(config)
-    generators = {generator_id(*which): builder.build_generator_network(config, *which) for which in config.generators}
+    kept = collecting.read(run)
+    collected = collecting.collect(config, teacher, device) if kept is None else None
+    images = kept if collected is None else collected.batch
+    generators = {
+        generator_id(*which): builder.build_synthesizer(config, *which, device, images) for which in config.generators
+    }
     builder.build_evaluator(config, teacher, device)
     if checkpoint is not None:
         load_exchange(checkpoint, exchange)
         checkpoints.load_student(checkpoint, builder.build_distiller(config, device))
-        for name, network in generators.items():
-            checkpoints.require_generator(checkpoint, name, network)
-    return teacher.state_sha256()
+        for name, synthesizer in generators.items():
+            checkpoints.load_generator(checkpoint, name, synthesizer)
+    return teacher.state_sha256(), collected
+
+
+def _announce(config: ExperimentConfig, run: RunDir, recorder: Recorder, collected: CollectedImages) -> None:
+    collecting.write(run, collected)
+    recorder.stage("collected images", collected.describe())
+    for warning in collecting.warnings_of(config, collected):
+        recorder.event(f"warning: {warning}")
 
 
 def _is_refusal(error: BaseException) -> bool:
@@ -94,9 +115,9 @@ def _is_refusal(error: BaseException) -> bool:
 def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) -> None:
     splits = []
     if config.evaluation is not None:
-        dataset = config.evaluation.dataset
-        where = getattr(dataset, "path", getattr(dataset, "name", dataset.kind))
-        splits.append({"dataset": str(where), "split": dataset.split, "purpose": "evaluation only"})
+        splits.append(_split_read(config.evaluation.dataset, "evaluation only"))
+    if config.collected is not None:
+        splits.append(_split_read(config.collected.dataset, "training, as collected images; labels not read"))
     run.update_manifest(
         state="running",
         error=None,
@@ -105,6 +126,11 @@ def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) 
         data_splits_read=splits,
         **describe_environment(),
     )
+
+
+def _split_read(dataset: DatasetConfig, purpose: str) -> dict[str, str]:
+    where = getattr(dataset, "path", getattr(dataset, "name", dataset.kind))
+    return {"dataset": str(where), "split": dataset.split, "purpose": purpose}
 
 
 def _rewind(run: RunDir, checkpoint: Path | None) -> float:
@@ -128,7 +154,7 @@ def _remove_unstarted(run: RunDir) -> None:
     for folder in (run.checkpoints, run.samples, run.analysis):
         if folder.exists() and not any(folder.iterdir()):
             folder.rmdir()
-    for path in (run.config_path, run.metrics_path, run.manifest_path):
+    for path in (run.config_path, run.metrics_path, run.manifest_path, run.collected_path):
         path.unlink(missing_ok=True)
     if not any(run.path.iterdir()):
         run.path.rmdir()

@@ -64,6 +64,32 @@ def from_table(table: pa.Table) -> SyntheticBatch:
         raise DataError(f"an Arrow table of a synthetic batch is damaged ({error}): write it anew") from error
 
 
+def to_parquet(batch: SyntheticBatch) -> bytes:
+    """The table as an uncompressed Parquet file: pixels of noise do not shrink."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(to_table(batch), sink, compression="NONE", use_dictionary=False)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def from_parquet(content: bytes) -> SyntheticBatch:
+    """The batch of :func:`to_parquet`.
+
+    Raises:
+        DataError: it is no such file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return from_table(pq.read_table(pa.BufferReader(content)))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"a stored batch is no readable Parquet ({error})") from error
+
+
 def _tensor_column(values: np.ndarray) -> pa.Array:
     import pyarrow as pa
 

@@ -64,6 +64,8 @@ class _Lockstep:
         return self.items_before + (samples // self.samples_per_round + 1) * self.items_per_round
 
     def most_samples(self, inserts: int) -> float:
+        if self.items_per_round == 0:  # a pool made once, drawn from ever after
+            return math.inf if inserts >= self.items_before else 0
         return max(0, (inserts - self.items_before) // self.items_per_round) * self.samples_per_round
 
 
@@ -115,15 +117,15 @@ class RateLimiter:
 
         Args:
             batches_before: batches of ``batch_size`` items that only fill the buffer, before round 0.
-            batches_per_round: batches inserted in each round.
+            batches_per_round: batches inserted in each round; 0: none but those before, which are then drawn from freely.
             steps_per_round: training batches of ``sample_size`` items drawn in each round.
 
         Raises:
-            RateLimiterError: a round would insert or draw nothing.
+            RateLimiterError: a number is negative, or nothing would ever be drawn.
         """
-        if batches_before < 0:
-            raise RateLimiterError(f"lockstep got batches_before={batches_before}: use 0 or more")
-        _require_positive("batches_per_round", batches_per_round)
+        for name, value in (("batches_before", batches_before), ("batches_per_round", batches_per_round)):
+            if value < 0:
+                raise RateLimiterError(f"lockstep got {name}={value}: use 0 or more")
         _require_positive("batch_size", batch_size)
         _require_positive("steps_per_round", steps_per_round)
         _require_positive("sample_size", sample_size)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from raydfkd.errors import DataError
-from raydfkd.replay.arrow import from_table, to_table
+from raydfkd.replay.arrow import from_parquet, to_parquet
 from raydfkd.replay.buffer import ReplayBuffer, ShardView
 from raydfkd.run_dir import write_atomically
 from raydfkd.types import SyntheticBatch
@@ -59,7 +59,7 @@ def write_snapshot(
         view = views.popleft()
         known = written.get(str(view.shard_id))
         if known is None:
-            known = _write_part(folder, f"shards/{buffer.identity}-{view.shard_id:08d}.parquet", _parquet(get_batch(view)))
+            known = _write_part(folder, f"shards/{buffer.identity}-{view.shard_id:08d}.parquet", to_parquet(get_batch(view)))
             num_bytes += int(known["bytes"])
         shards[str(view.shard_id)] = known
     packed = io.BytesIO()
@@ -91,24 +91,10 @@ def read_snapshot(folder: Path) -> tuple[dict[str, np.ndarray], list[tuple[int, 
     return state, [(shard_id, _read_batch(folder, shard_id, content)) for shard_id, content in sorted(parts)]
 
 
-def _parquet(batch: SyntheticBatch) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    sink = pa.BufferOutputStream()
-    # Pixels of synthetic images look like noise to a compressor, and dictionaries gain nothing either.
-    pq.write_table(to_table(batch), sink, compression="NONE", use_dictionary=False)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
-
-
 def _read_batch(folder: Path, shard_id: int, content: bytes) -> SyntheticBatch:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        return from_table(pq.read_table(pa.BufferReader(content)))
-    except (pa.ArrowException, OSError) as error:
+        return from_parquet(content)
+    except DataError as error:
         raise DataError(f"shard {shard_id} of snapshot {folder} cannot be read ({error}): use an older snapshot") from error
 
 

@@ -16,7 +16,7 @@ from raydfkd.pipeline.exchange import NotYet, Ticket
 from raydfkd.runtime.calls import call
 from raydfkd.runtime.generator_loop import GeneratorLoop
 from raydfkd.runtime.run_context import RunContext
-from raydfkd.types import SyntheticBatch, WeightsVersion
+from raydfkd.types import Preparation, SyntheticBatch, WeightsVersion
 
 ADMISSION_WAIT_S = 2.0
 
@@ -42,14 +42,15 @@ class GeneratorActor:
         """Builds the networks, from an earlier synthesizer's state if there is one; the process id."""
         import torch
 
-        from raydfkd.pipeline import builder
+        from raydfkd.pipeline import builder, collecting
         from raydfkd.runtime.session import assigned_device
 
         config = self._context.config
         resources = config.sources[self._source].resources
         torch.set_num_threads(builder.threads_of(resources.num_cpus, resources.num_threads))
         device = builder.choose_device(config, assigned_device())
-        synthesizer = builder.build_synthesizer(config, self._source, self._index, device)
+        collected = collecting.read(self._context.run)
+        synthesizer = builder.build_synthesizer(config, self._source, self._index, device, collected)
         if state is not None:
             synthesizer.load_state_dict(torch.load(io.BytesIO(state), map_location="cpu", weights_only=True))
         log = self._context.actor("log")
@@ -58,6 +59,7 @@ class GeneratorActor:
             synthesizer,
             self._admit,
             self._newest,
+            self._note,
             lambda message: log.push.remote("event", 0, {"message": message}),
             self._timeout_s,
         )
@@ -94,6 +96,13 @@ class GeneratorActor:
             "the replay actor",
         )
         return answer
+
+    def _note(self, stream: str, prepared: Preparation | None) -> None:
+        how_far = None if prepared is None else f"preparation step {prepared.done} of {prepared.total}"
+        self._replay.note_preparation.remote(stream, how_far)
+        if prepared is not None:
+            values = {"generator_id": self._generator_id, "done": prepared.done, "total": prepared.total, **prepared.metrics}
+            self._context.actor("log").push.remote("preparation", 0, values)
 
     def _newest(self, known: WeightsVersion) -> tuple[WeightsVersion, np.ndarray | None]:
         version, refs = call(lambda: self._weights.newest.remote(known), self._timeout_s, "the weight store")

@@ -11,7 +11,7 @@ import numpy as np
 
 from raydfkd.errors import WaitTimeoutError
 from raydfkd.pipeline.exchange import NotYet, Ticket
-from raydfkd.types import Synthesizer, SyntheticBatch, WeightsVersion
+from raydfkd.types import Preparation, Synthesizer, SyntheticBatch, WeightsVersion
 
 WEIGHTS_POLL_S = 0.02
 
@@ -28,6 +28,7 @@ class GeneratorLoop:
         generator_id: for messages.
         synthesizer: makes the batches.
         admit, newest: see their types; both may block.
+        note: is told in whose stream's name how far the preparation is; None once it is over.
         tell: takes one line on something that people should know.
         wait_timeout_s: how long to wait for student weights at most.
     """
@@ -38,12 +39,13 @@ class GeneratorLoop:
         synthesizer: Synthesizer,
         admit: Admit,
         newest: Newest,
+        note: Callable[[str, Preparation | None], None],
         tell: Callable[[str], None],
         wait_timeout_s: float,
     ) -> None:
         self._generator_id = generator_id
         self._synthesizer = synthesizer
-        self._admit, self._newest, self._tell = admit, newest, tell
+        self._admit, self._newest, self._note, self._tell = admit, newest, note, tell
         self._wait_timeout_s = wait_timeout_s
         self._version: WeightsVersion = -1
         self._busy = threading.Lock()
@@ -53,6 +55,7 @@ class GeneratorLoop:
     def batches(self, stream: str) -> Iterator[SyntheticBatch]:
         """Batches, one for each ticket, until leave is refused for good. A newer stream ends an older one."""
         self._stream = stream
+        self._prepare(stream)
         while not self._drained and self._stream == stream:
             ticket, limiter_s = self._ask(stream)
             if ticket is None:
@@ -76,6 +79,14 @@ class GeneratorLoop:
         with self._busy:
             return self._synthesizer.state_dict()
 
+    def _prepare(self, stream: str) -> None:
+        while not self._drained and self._stream == stream:
+            with self._busy:
+                prepared = self._synthesizer.prepare()
+            self._note(stream, prepared)
+            if prepared is None:
+                return
+
     def _ask(self, stream: str) -> tuple[Ticket | None, float]:
         """Waits for leave without end, because a student may take any time over its part; but not in silence."""
         told, waited_s = time.monotonic(), 0.0
@@ -86,7 +97,7 @@ class GeneratorLoop:
                 return answer, waited_s
             if answer.cause == "over":
                 break
-            if time.monotonic() - told > self._wait_timeout_s:
+            if answer.cause != "complete" and time.monotonic() - told > self._wait_timeout_s:
                 told = time.monotonic()
                 self._tell(f"generator {self._generator_id} has waited {self._wait_timeout_s:.0f} s for leave: {answer.reason}")
         return None, waited_s

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from raydfkd.errors import RunFailedError, WaitTimeoutError
 from raydfkd.pipeline.config import generator_id
+from raydfkd.run_dir import generator_path
 from raydfkd.runtime.calls import call
 from raydfkd.runtime.failures import Failure
 from raydfkd.runtime.generator_actor import GeneratorActor
@@ -61,8 +64,8 @@ class GeneratorPool:
         self._closed = threading.Event()
         self._watcher = threading.Thread(target=self._guarded, args=(self._watch,), name="watcher", daemon=True)
         for member in self._members:
-            path = None if restore_from is None else restore_from / "generators" / f"{member.name}.pt"
-            member.state = path.read_bytes() if path is not None and path.exists() else None
+            path = generator_path(context.run.preparation if restore_from is None else restore_from, member.name)
+            member.state = path.read_bytes() if path.exists() else None
 
     def start(self) -> None:
         """Starts all generators, and the watch over them. What goes wrong is left with the run's log as its failure."""
@@ -76,9 +79,7 @@ class GeneratorPool:
     def save(self, folder: Path) -> None:
         """Writes every generator's state into a checkpoint folder."""
         self._take_states()
-        for member in self._members:
-            if member.state is not None:
-                (folder / "generators" / f"{member.name}.pt").write_bytes(member.state)
+        self._write(folder)
 
     def close(self, timeout_s: float) -> None:
         """Lets the generators finish the batch in hand, then ends them."""
@@ -151,6 +152,7 @@ class GeneratorPool:
             self._reattach()
             if time.monotonic() - taken > self._config.runtime.snapshot_period_s:
                 self._take_states()
+                self._keep_preparation()
                 taken = time.monotonic()
 
     def _check(self, member: _Member) -> None:
@@ -195,6 +197,23 @@ class GeneratorPool:
                 member.state_taken_at = time.monotonic()
             except (RayActorError, GetTimeoutError):
                 continue  # The watcher replaces the dead; the last known state stays.
+
+    def _keep_preparation(self) -> None:
+        """Until the first checkpoint, what generators learnt before their first batch would be lost with the driver."""
+        run = self._context.run
+        if run.latest_checkpoint() is None:
+            self._write(run.preparation)
+        else:
+            shutil.rmtree(run.preparation, ignore_errors=True)
+
+    def _write(self, folder: Path) -> None:
+        for member in self._members:
+            if member.state is not None:
+                path = generator_path(folder, member.name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporary = path.with_suffix(".tmp")
+                temporary.write_bytes(member.state)
+                os.replace(temporary, path)
 
     def _reattach(self) -> None:
         """A replay actor that came back knows no streams."""

@@ -13,6 +13,7 @@ import numpy as np
 import ray
 from ray.exceptions import RayError
 
+from raydfkd.pipeline import collecting
 from raydfkd.pipeline.exchange import NotYet, SampleReply, SampleRequest, Ticket
 from raydfkd.runtime.failures import Failure
 from raydfkd.runtime.ingest import FETCH_TIMEOUT_S, Ingest
@@ -36,6 +37,8 @@ class ReplayActor:
         source = snapshot if restarted and (snapshot / "exchange.json").exists() else context.resume_from
         if source is not None:
             self._restore(source)
+        else:
+            service.preload(collecting.read(context.run))
         if restarted:
             service.event(f"replay actor restarted from its snapshot with {service.size} images", restart=True)
         self._ingest = Ingest(service.insert, service.end_stream, self._fail)
@@ -62,6 +65,10 @@ class ReplayActor:
     @ray.method(concurrency_group="admit")
     def admit(self, stream: str, turn: int, num_turns: int, timeout_s: float) -> tuple[Ticket | NotYet, float]:
         return self._service.admit(stream, turn, num_turns, timeout_s)
+
+    @ray.method(concurrency_group="control")
+    def note_preparation(self, stream: str, how_far: str | None) -> None:
+        self._service.note_preparation(stream, how_far)
 
     @ray.method(concurrency_group="control")
     def register(self, consumer: str, session: str, rank: int, world_size: int, step: int, version: WeightsVersion) -> None:

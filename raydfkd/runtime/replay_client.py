@@ -124,6 +124,7 @@ class ReplayClient:
 
     def _receive(self, step: int, version: WeightsVersion) -> None:
         began, limiter_s = time.monotonic(), 0.0
+        moved, reason = began, ""  # when the answer last changed: a long warm-up, whose figures move, is no standstill
         while True:
             self._fill(version, 1)
             try:
@@ -135,10 +136,12 @@ class ReplayClient:
                     break
                 if answer.cause == "over":
                     raise _StaleError(answer.reason)
-                self._check_time(began, f"training images: {answer.reason}")
+                if answer.reason != reason:
+                    moved, reason = time.monotonic(), answer.reason
+                self._check_time(moved, f"training images: {answer.reason}")
                 self._ask_again(answer)
             except _StaleError as stale:
-                self._check_time(began, f"the replay actor: {stale}")
+                self._check_time(moved, f"the replay actor: {stale}")
                 time.sleep(RETRY_PERIOD_S)
                 self._register(step)
                 self._recovering = True

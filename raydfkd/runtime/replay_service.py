@@ -75,6 +75,12 @@ class ReplayService:
         """Goes on from a snapshot or checkpoint."""
         load_exchange(folder, self._exchange, put=self._put)
 
+    def preload(self, collected: SyntheticBatch | None) -> None:
+        """Files the collected images, where there are any and a table for them."""
+        if collected is not None and self.config.replay.pinned is not None:
+            with self._changed:
+                self._exchange.preload(collected, self._put(collected))
+
     # -- students
 
     def register(self, consumer: str, session: str, rank: int, world_size: int, step: int, version: WeightsVersion) -> None:
@@ -135,7 +141,9 @@ class ReplayService:
     def end_stream(self, stream: str) -> None:
         """Nothing more will come from it; its open tickets go to others."""
         with self._changed:
-            self._streams.pop(stream, None)
+            generator_id = self._streams.pop(stream, None)
+            if generator_id is not None:
+                self._exchange.note_preparation(generator_id, None)
             self._exchange.cancel(stream)
             self._changed.notify_all()
 
@@ -151,6 +159,11 @@ class ReplayService:
         answer = self._wait_for(ask, timeout_s)
         since = self._drawing_since
         return answer, 0.0 if since is None else time.monotonic() - max(began, since)
+
+    def note_preparation(self, stream: str, how_far: str | None) -> None:
+        with self._changed:
+            if stream in self._streams:
+                self._exchange.note_preparation(self._streams[stream], how_far)
 
     def insert(self, stream: str, batch: SyntheticBatch, payload: Any) -> None:
         with self._changed:

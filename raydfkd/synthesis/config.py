@@ -106,3 +106,78 @@ class SSDKDConfig(FastConfig):
         if not self.difficulty and self.difficulty_gamma != SSDKDConfig.model_fields["difficulty_gamma"].default:
             raise ValueError("difficulty false does not use difficulty_gamma: leave it out")
         return self
+
+
+class HiDFDConfig(BaseModel):
+    """HiDFD (arXiv 2412.13525): a class-conditional GAN on few collected images, its discriminator guided by the teacher."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Literal["hidfd"] = "hidfd"
+    """Name of the synthesis method."""
+    num_generators: int = Field(1, ge=1)
+    """Generator actors that fill the buffer from this source; each trains a GAN of its own."""
+    resources: ResourcesConfig = ResourcesConfig()
+    """What each generator actor asks of the cluster."""
+    batch_size: int = Field(256, ge=1)
+    """Images per batch that the buffer gets."""
+    pretrain_steps: int = Field(50_000, ge=0)
+    """GAN steps before the first batch is delivered."""
+    steps_per_batch: int = Field(0, ge=0)
+    """GAN steps between two delivered batches; 0: the GAN stands still once it delivers, as in the paper."""
+    gan_batch_size: int = Field(100, ge=2)
+    """Real images, and as many synthetic ones, in a GAN step (the paper gives none, its code has 100)."""
+    discriminator_steps: int = Field(1, ge=1)
+    """Discriminator updates for each generator update."""
+    adversarial_loss: Literal["hinge", "log"] = "hinge"
+    """hinge as in ADC-GAN and the official code, log as the paper prints it."""
+    class_weight: float = Field(1.0, ge=0)
+    """Weight of the discriminative classifier's terms in both losses."""
+    feature_blending: bool = True
+    """Real and synthetic features of a class change places between teacher and discriminator (Eq. 8)."""
+    blending_probability: float = Field(0.7, ge=0, le=1)
+    """q: share of discriminator updates in which they do."""
+    feature_transfer: bool = True
+    """The discriminator's features follow the teacher's (Eq. 9)."""
+    guidance_weight: float = Field(0.1, ge=0)
+    """lambda_d: weight of blending and transfer in the discriminator's loss."""
+    class_smoothing: bool = True
+    """The generator is drawn to the classes it makes rarely (Eqs 10-12)."""
+    smoothing_weight: float = Field(0.1, ge=0)
+    """lambda_g: weight of class smoothing in the generator's loss."""
+    class_count_momentum: float = Field(0.5, gt=0, le=1)
+    """gamma: share of the newest batch in the running class counts (Eq. 10)."""
+    generator_lr: float = Field(1e-4, gt=0)
+    """Adam rate of the generator."""
+    discriminator_lr: float = Field(4e-4, gt=0)
+    """Adam rate of the discriminator and its projector."""
+    ema_decay: float = Field(0.9999, ge=0, lt=1)
+    """Decay per GAN step of the averaged generator, which makes the images; it grows as (1+n)/(10+n) up to this."""
+    latent_dim: int = Field(128, ge=1)
+    """Width of the latent vector."""
+    generator_channels: int = Field(64, ge=1)
+    """Channel unit of the generator: 64 has the published widths."""
+    discriminator_channels: int = Field(64, ge=1)
+    """Channel unit of the discriminator: 64 has the published widths."""
+    conditioning: Literal["per_layer", "shared", "hierarchical"] = "per_layer"
+    """How the class reaches the generator's layers: a table in each, one shared embedding, or that with parts of the latent."""
+    image_size: int | None = Field(None, ge=8)
+    """Side at which the GAN works; its images are resized to the task's. null: the task's own."""
+    flip: bool = True
+    """Mirror real images at random before the discriminator sees them."""
+
+    @model_validator(mode="after")
+    def _refuse_ignored(self) -> Self:
+        ignored = {
+            "blending_probability": not self.feature_blending,
+            "guidance_weight": not (self.feature_blending or self.feature_transfer),
+            "smoothing_weight": not self.class_smoothing,
+            "class_count_momentum": not self.class_smoothing,
+        }
+        # Not by model_fields_set: a saved experiment holds every field, and must run again.
+        for name, unused in ignored.items():
+            if unused and getattr(self, name) != HiDFDConfig.model_fields[name].default:
+                raise ValueError(f"{name} is set but the term it belongs to is switched off: leave it out")
+        if self.pretrain_steps == 0 and self.steps_per_batch == 0:
+            raise ValueError("pretrain_steps and steps_per_batch are both 0, so the GAN would never be trained: raise one")
+        return self

@@ -6,8 +6,7 @@ Fang et al., "Up to 100x Faster Data-Free Knowledge Distillation", AAAI 2022. SS
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,34 +17,17 @@ from raydfkd.losses.distillation import kd_loss_per_sample
 from raydfkd.losses.inversion import adversarial_loss, bn_loss, one_hot_loss, smoothed_statistics
 from raydfkd.models import load_flat_weights
 from raydfkd.models.bn_statistics import BatchNormStatistics
+from raydfkd.models.generators import build_generator
 from raydfkd.models.generators.upsampling import UpsamplingGenerator
 from raydfkd.models.precision import autocast
 from raydfkd.models.teacher import FrozenTeacher
 from raydfkd.synthesis.config import FastConfig
-from raydfkd.types import BufferSummary, SyntheticBatch, WeightsVersion
+from raydfkd.synthesis.context import SynthesisContext, SynthesisParts
+from raydfkd.types import BufferSummary, Preparation, SyntheticBatch, WeightsVersion
 
 ADAM_BETAS = (0.5, 0.999)
 REPTILE_SCALE = 67.0
 """FastDFKD multiplies the Reptile difference by this before it is used as the meta-gradient."""
-
-
-@dataclass(frozen=True)
-class SynthesisContext:
-    """What a synthesizer knows of the run around it.
-
-    Attributes:
-        generator_id: stamped on its batches.
-        seed: of its own random generator.
-        warmup_batches: batches inserted before the student's first step, in the whole run.
-        priority_temperature: temperature of the KD loss that gives a new image its priority (SSD-KD Eq. 4).
-        bf16: run networks in bfloat16 autocast where the device has it.
-    """
-
-    generator_id: str
-    seed: int
-    warmup_batches: int
-    priority_temperature: float
-    bf16: bool = True
 
 
 class FastSynthesizer:
@@ -85,6 +67,22 @@ class FastSynthesizer:
         # FOMAML sums k gradients and takes one step k times as long (FastDFKD).
         meta_lr = generator_lr * config.steps_per_batch if config.meta == "fomaml" else generator_lr
         self._meta_optimizer = torch.optim.Adam(self.generator.parameters(), lr=meta_lr, betas=ADAM_BETAS)
+
+    @classmethod
+    def build(cls, config: FastConfig, parts: SynthesisParts, context: SynthesisContext, device: torch.device) -> Self:
+        """With a generator network drawn from the context's seed.
+
+        Raises:
+            UnknownNameError, ConfigError: no such generator, or it cannot make such images.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(context.seed)
+            generator = build_generator(config.generator, parts.teacher.image_shape, config.latent_dim, config.base_channels)
+        return cls(config, parts.teacher, parts.student, generator, context, device)
+
+    def prepare(self) -> Preparation | None:
+        """Nothing: it learns while it makes batches."""
+        return None
 
     def load_student(self, weights: np.ndarray, version: WeightsVersion) -> None:
         load_flat_weights(self.student, weights)

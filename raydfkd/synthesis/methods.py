@@ -4,21 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from raydfkd.registry import Registry
 from raydfkd.types import Synthesizer
 
+if TYPE_CHECKING:
+    import torch
 
-def _fast() -> Callable[..., Synthesizer]:
+    from raydfkd.synthesis.context import SynthesisContext, SynthesisParts
+
+
+class SynthesizerClass(Protocol):
+    """How the builder makes a synthesizer of a method."""
+
+    def build(self, config: Any, parts: SynthesisParts, context: SynthesisContext, device: torch.device) -> Synthesizer: ...
+
+
+def _fast() -> SynthesizerClass:
     from raydfkd.synthesis.fast import FastSynthesizer
 
     return FastSynthesizer
 
 
-def _ssdkd() -> Callable[..., Synthesizer]:
+def _ssdkd() -> SynthesizerClass:
     from raydfkd.synthesis.ssdkd import SSDKDSynthesizer
 
     return SSDKDSynthesizer
+
+
+def _hidfd() -> SynthesizerClass:
+    from raydfkd.synthesis.hidfd import HiDFDSynthesizer
+
+    return HiDFDSynthesizer
 
 
 @dataclass(frozen=True)
@@ -32,7 +50,7 @@ class Method:
         needs_gradient: it differentiates the teacher with respect to its input.
     """
 
-    load: Callable[[], Callable[..., Synthesizer]]
+    load: Callable[[], SynthesizerClass]
     title: str
     paper: str
     needs_batch_norm: bool
@@ -49,4 +67,9 @@ METHODS.add(
     "ssdkd",
     Method(_ssdkd, "SSD-KD: FastDFKD with diversity and difficulty modulation, for prioritized replay",
            "Liu et al., CVPR 2024", needs_batch_norm=True, needs_gradient=True),
+)  # fmt: skip
+METHODS.add(
+    "hidfd",
+    Method(_hidfd, "HiDFD: a teacher-guided conditional GAN on few collected images",
+           "arXiv 2412.13525", needs_batch_norm=False, needs_gradient=True),
 )  # fmt: skip

@@ -1,0 +1,51 @@
+"""CAT-KD: the student's class-activation maps become the teacher's (Guo et al., CVPR 2023)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from raydfkd.distillation.objectives.base import FeatureShapes, NetworkOutput, Objective, ObjectiveContext
+from raydfkd.distillation.objectives.config import CATKDObjectiveConfig
+from raydfkd.errors import ConfigError
+from raydfkd.losses.feature_distillation import class_activation_maps, class_attention_loss_per_sample
+from raydfkd.losses.logit_distillation import hard_label_loss_per_sample
+
+
+class CATKDObjective(Objective):
+    """w_CE CE + w MSE(class-activation maps), pooled and, by default, each of length 1.
+
+    A map is the linear head applied at each pixel of the last stage. Ours leaves out the head's bias, which adds the same
+    number to every pixel of a class; the published code exchanges the head for a 1x1 convolution.
+
+    Raises:
+        ConfigError: a network has more between its last map and its head than global average pooling.
+    """
+
+    needs = frozenset({"maps", "head"})
+    teacher_needs = frozenset({"maps", "head"})
+    config: CATKDObjectiveConfig
+
+    def __init__(self, config: CATKDObjectiveConfig, context: ObjectiveContext) -> None:
+        super().__init__(config, context)
+        _require_pooled_head(context.student_shapes, "student")
+        _require_pooled_head(context.teacher_shapes, "teacher")
+
+    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+        config = self.config
+        hard = hard_label_loss_per_sample(student.logits, teacher.logits)
+        maps = class_attention_loss_per_sample(_maps(student), _maps(teacher), config.resolution, config.normalize)
+        return config.ce_weight * hard + config.map_weight * maps
+
+
+def _maps(output: NetworkOutput) -> Tensor:
+    assert output.head_weight is not None
+    return class_activation_maps(output.maps[-1], output.head_weight)
+
+
+def _require_pooled_head(shapes: FeatureShapes, network: str) -> None:
+    if shapes.maps[-1][0] != shapes.embedding:
+        raise ConfigError(
+            f"objective 'cat_kd' applies the head at each pixel of the last map, but the {network}'s head takes "
+            f"{shapes.embedding} features and its last map has {shapes.maps[-1][0]} channels: name the layer that is pooled "
+            "last in its feature_layers, or take another objective"
+        )

@@ -1,0 +1,66 @@
+"""OFA-KD: exits at the student's stages learn the teacher's logits, so that the two may be of any kind (Hao et al., 2023)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from raydfkd.distillation.objectives.base import NetworkOutput, Objective, ObjectiveContext, stage_shapes
+from raydfkd.distillation.objectives.config import OFAObjectiveConfig
+from raydfkd.losses.logit_distillation import hard_label_loss_per_sample, ofa_loss_per_sample
+
+
+class OFAObjective(Objective):
+    """w_CE CE + w_L OFA(student's logits) + w_S sum over stages of OFA(exit's logits).
+
+    An exit halves the resolution once for each stage that follows its own (separable convolutions, width doubled, and at last
+    the wider of both networks' pooled features), pools, and classifies; the last stage's has a 1x1 convolution instead. Stages
+    are the maps but the stem's: 4 of ResNet-18 as published, 3 of a WRN. Ours starts weights as PyTorch does, the official code
+    in its own way. The exits are no part of the student.
+    """
+
+    needs = frozenset({"maps"})
+    config: OFAObjectiveConfig
+
+    def __init__(self, config: OFAObjectiveConfig, context: ObjectiveContext) -> None:
+        super().__init__(config, context)
+        stages = stage_shapes(context.student_shapes, "student", config.kind)
+        widths = (stages[-1][0], context.student_shapes.embedding, context.teacher_shapes.embedding)
+        width = max(width for width in widths if width is not None)
+        self.exits = nn.ModuleList(
+            _exit(shape[0], width, len(stages) - 1 - index, context.num_classes) for index, shape in enumerate(stages)
+        )
+
+    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+        config = self.config
+        losses = config.ce_weight * hard_label_loss_per_sample(student.logits, teacher.logits)
+        losses = losses + config.logit_weight * self._ofa(student.logits, teacher.logits)
+        for leave, stage_map in zip(self.exits, student.maps[1:], strict=True):
+            losses = losses + config.stage_weight * self._ofa(leave(stage_map.float()), teacher.logits)
+        return losses
+
+    def _ofa(self, student_logits_BK: Tensor, teacher_logits_BK: Tensor) -> Tensor:
+        return ofa_loss_per_sample(student_logits_BK, teacher_logits_BK, self.config.exponent, self.config.temperature)
+
+
+def _exit(channels: int, width: int, num_stages_after: int, num_classes: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for left in range(num_stages_after, 0, -1):
+        layers.append(_separable(channels, width if left == 1 else 2 * channels))
+        channels *= 2
+    if num_stages_after == 0:
+        layers.append(nn.Conv2d(channels, width, 1))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
+
+
+def _separable(in_width: int, out_width: int) -> nn.Sequential:
+    """Two depthwise 3x3 and pointwise convolutions; the first halves the resolution."""
+    return nn.Sequential(
+        nn.Conv2d(in_width, in_width, 3, 2, 1, groups=in_width, bias=False),
+        nn.Conv2d(in_width, in_width, 1, bias=False),
+        nn.BatchNorm2d(in_width),
+        nn.ReLU(),
+        nn.Conv2d(in_width, in_width, 3, 1, 1, groups=in_width, bias=False),
+        nn.Conv2d(in_width, out_width, 1, bias=False),
+        nn.BatchNorm2d(out_width),
+        nn.ReLU(),
+    )

@@ -1,0 +1,236 @@
+"""HiDFD's teacher-guided GAN: an ADC-GAN whose discriminator follows the teacher's features.
+
+Hybrid Data-Free Knowledge Distillation (arXiv 2412.13525), Eqs 1 and 8-12; the losses are in ``losses.gan``. Where the paper
+is silent or its code differs:
+
+* In a discriminator step synthetic images have the classes of the real ones, so that blended pairs share a class. In a
+  generator step classes are drawn uniformly from those that were collected, as the images will be: a rare class is
+  practised as often as a frequent one.
+* Real and synthetic images go to the teacher with the teacher's own normalisation.
+* The averaged generator's decay grows as (1+n)/(10+n), where the code starts averaging at step 1,000.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raydfkd.losses.gan import (
+    adversarial_discriminator_loss,
+    adversarial_generator_loss,
+    class_discriminator_loss,
+    class_generator_loss,
+    class_regularization,
+    feature_blending,
+    feature_transfer,
+    updated_class_counts,
+)
+from raydfkd.models.discriminators import build_discriminator
+from raydfkd.models.discriminators.residual import FeatureProjector
+from raydfkd.models.generators import build_conditional_generator
+from raydfkd.models.precision import autocast
+from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.synthesis.config import HiDFDConfig
+
+ADAM_BETAS = (0.0, 0.999)
+
+
+class GuidedGAN:
+    """Generator, averaged generator, discriminator and projector with their optimizers.
+
+    Args:
+        config: the method's settings.
+        teacher: frozen, on ``device``.
+        images: uint8 [N,C,H,W], the collected images.
+        classes: int [N], the teacher's classes of them.
+        seed: of the networks' start and of all that is drawn.
+        device: where all of it runs.
+        bf16: bfloat16 autocast where the device has it.
+
+    Raises:
+        ConfigError: the GAN has no layout for images of that size.
+        TeacherError: the teacher has no classifier head whose input could guide the discriminator.
+    """
+
+    def __init__(
+        self,
+        config: HiDFDConfig,
+        teacher: FrozenTeacher,
+        images: Tensor,
+        classes: Tensor,
+        seed: int,
+        device: torch.device,
+        bf16: bool,
+    ) -> None:
+        self.config, self.teacher, self.device, self.bf16 = config, teacher, device, bf16
+        self.num_steps = 0
+        self.rng = torch.Generator().manual_seed(seed)
+        self._images, self._classes = images.to(device), classes.long().to(device)
+        self._present = torch.unique(self._classes)
+        channels, height, width = teacher.image_shape
+        side = config.image_size
+        shape = (channels, height, width) if side is None else (channels, side, side)
+        self._task_size, self._gan_size = (height, width), shape[1:]
+        num_classes = teacher.num_classes
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            generator = build_conditional_generator(
+                "residual", shape, num_classes, config.latent_dim, config.generator_channels, config.conditioning
+            )
+            discriminator = build_discriminator("residual", shape, num_classes, config.discriminator_channels)
+            projector = FeatureProjector(discriminator.feature_dim, self._teacher_width())
+        self.generator = generator.to(device).to(memory_format=torch.channels_last).train()
+        self.averaged = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        self.discriminator = discriminator.to(device).to(memory_format=torch.channels_last).train()
+        self.projector = projector.to(device)
+        self.class_counts = torch.full((num_classes,), config.gan_batch_size / num_classes, device=device)
+        self._generator_optimizer = torch.optim.Adam(generator.parameters(), config.generator_lr, ADAM_BETAS)
+        critics = [*discriminator.parameters(), *projector.parameters()]
+        self._discriminator_optimizer = torch.optim.Adam(critics, config.discriminator_lr, ADAM_BETAS)
+
+    def train_step(self) -> dict[str, Tensor]:
+        """One generator update and the discriminator updates before it; their losses, detached."""
+        terms = {}
+        for _ in range(self.config.discriminator_steps):
+            terms = self._discriminator_step()
+        terms |= self._generator_step()
+        self.num_steps += 1
+        self._update_average()
+        return terms
+
+    @torch.no_grad()
+    def sample(self, count: int) -> tuple[Tensor, Tensor]:
+        """Images [count,C,H,W] in [0,1] of the averaged generator at the task's size, and the classes asked for."""
+        classes = self._draw_classes(count)
+        with autocast(self.device, self.bf16):
+            images = self.averaged(self._draw_latents(count), classes)
+        return self._for_teacher(images.float()).clamp(0, 1), classes
+
+    def _discriminator_step(self) -> dict[str, Tensor]:
+        config = self.config
+        real, classes = self._draw_real()
+        with torch.no_grad(), autocast(self.device, self.bf16):
+            synthetic = self.generator(self._draw_latents(len(real)), classes).float()
+            _, teacher_features = self.teacher.forward_features(self._for_teacher(torch.cat([real, synthetic])))
+        with autocast(self.device, self.bf16):
+            output = self.discriminator(torch.cat([real, synthetic]))
+            features = self.projector(output.features)
+        of_real, of_synthetic = output.adversarial.chunk(2)
+        taught_real, taught_synthetic = teacher_features.float().chunk(2)
+        own_real, own_synthetic = features.float().chunk(2)
+        loss = adversarial_discriminator_loss(of_real, of_synthetic, config.adversarial_loss)
+        class_of_real, class_of_synthetic = output.class_logits.chunk(2)
+        class_loss = class_discriminator_loss(class_of_real, classes, class_of_synthetic, classes)
+        total = loss + config.class_weight * class_loss
+        terms = {
+            "discriminator_loss": loss,
+            "discriminator_class_loss": class_loss,
+            "real_confidence": of_real.float().sigmoid().mean(),
+            "synthetic_confidence": of_synthetic.float().sigmoid().mean(),
+        }
+        draw = torch.rand((), generator=self.rng).to(self.device)
+        if config.feature_blending:
+            terms["blending_loss"] = feature_blending(
+                taught_real, taught_synthetic, own_real, own_synthetic, draw, config.blending_probability
+            )
+            total = total + config.guidance_weight * terms["blending_loss"]
+        if config.feature_transfer:
+            terms["transfer_loss"] = feature_transfer(taught_real, taught_synthetic, own_real, own_synthetic)
+            total = total + config.guidance_weight * terms["transfer_loss"]
+        self._discriminator_optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        self._discriminator_optimizer.step()
+        return {name: term.detach() for name, term in terms.items()}
+
+    def _generator_step(self) -> dict[str, Tensor]:
+        config = self.config
+        classes = self._draw_classes(config.gan_batch_size)
+        self.discriminator.requires_grad_(False)
+        with autocast(self.device, self.bf16):
+            synthetic = self.generator(self._draw_latents(len(classes)), classes)
+            output = self.discriminator(synthetic)
+            # Without smoothing the teacher's opinion is only reported.
+            with torch.set_grad_enabled(config.class_smoothing):
+                teacher_logits = self.teacher(self._for_teacher(synthetic.float()))
+        self.discriminator.requires_grad_(True)
+        loss = adversarial_generator_loss(output.adversarial, config.adversarial_loss)
+        class_loss = class_generator_loss(output.class_logits, classes)
+        total = loss + config.class_weight * class_loss
+        self.class_counts = updated_class_counts(self.class_counts, teacher_logits, config.class_count_momentum)
+        terms = {"generator_loss": loss, "generator_class_loss": class_loss, **self._class_figures(teacher_logits, classes)}
+        if config.class_smoothing:
+            terms["smoothing_loss"] = class_regularization(teacher_logits, self.class_counts)
+            total = total + config.smoothing_weight * terms["smoothing_loss"]
+        self._generator_optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        self._generator_optimizer.step()
+        return {name: term.detach() for name, term in terms.items()}
+
+    def _class_figures(self, teacher_logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
+        """How often the teacher sees the class that was asked for, and how evenly it sees them (1: evenly)."""
+        shares = self.class_counts / self.class_counts.sum()
+        entropy = -(shares * shares.clamp(min=1e-12).log()).sum() / torch.log(torch.tensor(float(len(shares))))
+        return {"class_hit_rate": (teacher_logits.argmax(1) == classes).float().mean(), "class_evenness": entropy}
+
+    def _draw_real(self) -> tuple[Tensor, Tensor]:
+        chosen = torch.randint(0, len(self._images), (self.config.gan_batch_size,), generator=self.rng).to(self.device)
+        images = self._images[chosen].float().div_(255)
+        if self.config.flip:
+            mirrored = (torch.rand(len(images), generator=self.rng) < 0.5).to(self.device)
+            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        if images.shape[2:] != self._gan_size:
+            images = F.interpolate(images, self._gan_size, mode="bilinear", antialias=True)
+        return images.contiguous(memory_format=torch.channels_last), self._classes[chosen]
+
+    def _draw_classes(self, count: int) -> Tensor:
+        return self._present[torch.randint(0, len(self._present), (count,), generator=self.rng).to(self.device)]
+
+    def _draw_latents(self, count: int) -> Tensor:
+        return torch.randn(count, self.config.latent_dim, generator=self.rng).to(self.device)
+
+    def _for_teacher(self, images: Tensor) -> Tensor:
+        if images.shape[2:] == self._task_size:
+            return images
+        return F.interpolate(images, self._task_size, mode="bilinear", antialias=True)
+
+    def _teacher_width(self) -> int:
+        probe = torch.zeros(1, *self.teacher.image_shape, device=next(self.teacher.parameters()).device)
+        with torch.no_grad():
+            return self.teacher.forward_features(probe)[1].shape[1]
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        decay = min(self.config.ema_decay, (1 + self.num_steps) / (10 + self.num_steps))
+        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.generator.parameters()), 1 - decay)
+        # BatchNorm's own running averages, and the singular vectors, which belong to the newest weights.
+        for mine, theirs in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
+            mine.copy_(theirs)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **{name: part.state_dict() for name, part in self._parts().items()},
+            "class_counts": self.class_counts,
+            "num_steps": self.num_steps,
+            "rng": self.rng.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.class_counts = state["class_counts"].to(self.device)
+        self.num_steps = state["num_steps"]
+        self.rng.set_state(state["rng"].cpu())
+
+    def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        return {
+            "generator": self.generator,
+            "averaged": self.averaged,
+            "discriminator": self.discriminator,
+            "projector": self.projector,
+            "generator_optimizer": self._generator_optimizer,
+            "discriminator_optimizer": self._discriminator_optimizer,
+        }
