@@ -10,6 +10,7 @@ from torch import nn
 
 from raydfkd.errors import TeacherError
 from raydfkd.models.classifiers import ImageShape
+from raydfkd.models.features import Feature, FeatureReader, find_head
 
 
 class Normalization(nn.Module):
@@ -39,6 +40,8 @@ class FrozenTeacher(nn.Module):
         mean, std: one number per channel.
         classifier_head: dotted name of the layer whose input is the penultimate feature; if None, the last Linear layer with
             ``num_classes`` outputs.
+        feature_layers: dotted names of the layers whose outputs are the stage maps, the stem's first and the pooled one last;
+            if None, the maps that the model gives itself, or those of layers that are found by trying it out.
 
     Raises:
         TeacherError: the numbers do not fit together, or the head does not exist.
@@ -52,6 +55,7 @@ class FrozenTeacher(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         classifier_head: str | None = None,
+        feature_layers: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         channels = image_shape[0]
@@ -66,7 +70,8 @@ class FrozenTeacher(nn.Module):
         self.image_shape = image_shape
         self.model = model
         self.normalization = Normalization(mean, std)
-        self._head_name = _find_head(model, classifier_head, num_classes)
+        self._feature_layers = feature_layers
+        self._head_name = find_head(model, classifier_head, num_classes)
         self.requires_grad_(False)
         nn.Module.train(self, False)
         self._layers = tuple(model.modules())
@@ -100,6 +105,23 @@ class FrozenTeacher(nn.Module):
             )
         return logits, captured[-1]
 
+    def feature_reader(self, needs: frozenset[Feature]) -> FeatureReader:
+        """A module that takes *normalised* images and gives the logits and what else is asked for; as frozen as the teacher.
+
+        Raises:
+            TeacherError: the teacher cannot give that; the message says what to name.
+        """
+        return FeatureReader(
+            self.model,
+            needs,
+            self.num_classes,
+            self.image_shape,
+            layers=self._feature_layers,
+            head=self._head_name,
+            role="teacher",
+            frozen=True,
+        )
+
     @property
     def classifier_head(self) -> nn.Module:
         """The layer that turns penultimate features into logits. Raises TeacherError if there is none."""
@@ -113,6 +135,11 @@ class FrozenTeacher(nn.Module):
     def has_classifier_head(self) -> bool:
         return self._head_name is not None
 
+    @property
+    def head_name(self) -> str | None:
+        """Dotted name of the classifier head, if there is one."""
+        return self._head_name
+
     def state_sha256(self) -> str:
         """SHA-256 over names, types, shapes and bytes of all weights, buffers and the normalisation."""
         digest = hashlib.sha256()
@@ -120,16 +147,3 @@ class FrozenTeacher(nn.Module):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
-
-
-def _find_head(model: nn.Module, name: str | None, num_classes: int) -> str | None:
-    if name is None:
-        linears = [
-            n for n, layer in model.named_modules() if isinstance(layer, nn.Linear) and layer.out_features == num_classes
-        ]
-        return linears[-1] if linears else None
-    known = dict(model.named_modules())
-    if not name or name not in known:
-        linears = [n for n, layer in known.items() if isinstance(layer, nn.Linear)]
-        raise TeacherError(f"the teacher has no layer {name!r} for its classifier_head; its Linear layers are {linears}")
-    return name

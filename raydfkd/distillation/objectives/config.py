@@ -163,7 +163,7 @@ class ClassifierSharingObjectiveConfig(BaseModel):
     kind: Literal["classifier_sharing"] = "classifier_sharing"
     """Name of the objective."""
     alignment: Literal["maps", "pooled"] = "maps"
-    """maps: mean squared difference of the last maps (SimKD, HiDFD's code); pooled: L2 distance after pooling (HiDFD Eq. 14)."""
+    """maps: mean squared difference of the last maps (SimKD, HiDFD's code); pooled: L2 distance of the pooled ones (Eq. 14)."""
 
 
 ObjectiveConfig = Annotated[
