@@ -16,9 +16,8 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,19 +75,6 @@ def load_generator(folder: Path, generator_id: str, synthesizer: Synthesizer) ->
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise _other(f"generator {generator_id!r}", folder) from error
     return True
-
-
-def every(period_s: float, work: Callable[[], None]) -> Callable[[], None]:
-    """``work``, done at most once in ``period_s`` however often it is called."""
-    last = time.monotonic()
-
-    def maybe() -> None:
-        nonlocal last
-        if time.monotonic() - last >= period_s:
-            work()
-            last = time.monotonic()
-
-    return maybe
 
 
 def _other(what: str, folder: Path) -> CheckpointError:

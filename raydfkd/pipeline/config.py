@@ -141,7 +141,8 @@ class RuntimeConfig(_Config):
     checkpoint_period_rounds: int = Field(25, ge=1)
     """Rounds between checkpoints of everything (student, generators, buffer)."""
     snapshot_period_s: float = Field(30.0, gt=0)
-    """ray: seconds between snapshots of the buffer, which bound what a killed replay actor loses."""
+    """Seconds between snapshots of the buffer (ray; they bound what a killed replay actor loses), and of generators that are
+    still at work before their first batch."""
     log_period_steps: int = Field(20, ge=1)
     """Student steps between metrics records."""
     wait_timeout_s: float = Field(300.0, gt=0)

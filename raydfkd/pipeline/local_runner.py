@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,6 @@ from raydfkd.pipeline.recorder import Recorder
 from raydfkd.pipeline.student_loop import Batch, Emit, LoopHooks, StudentLoop
 from raydfkd.run_dir import RunDir
 from raydfkd.types import Synthesizer, WeightsVersion
-
-PREPARATION_PERIOD_S = 60.0
-"""How often generators at work before their first batch are saved."""
-
 
 class LocalSource:
     """A batch source that synthesizes in place whenever the rate limiter says that the student must wait."""
@@ -61,13 +56,6 @@ class LocalSource:
         images, keys = self._mirror.gather(reply.sample.slots[0])
         weights = torch.from_numpy(reply.sample.importance_weights[0]).to(self.device)
         return Batch(images, weights, keys, reply.sample.ages[0])
-
-    def prepare(self, save: Callable[[], None]) -> None:
-        """Lets every synthesizer do what comes before its first batch; ``save`` is called after each slice of it."""
-        for name, synthesizer in self.synthesizers.items():
-            while (prepared := synthesizer.prepare()) is not None:
-                self.emit("preparation", 0, generator_id=name, done=prepared.done, total=prepared.total, **prepared.metrics)
-                save()
 
     def _synthesize(self, step: int) -> None:
         began = time.monotonic()
@@ -138,15 +126,24 @@ def run_local(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_
         newest = exchange.buffer.shards_after(-1)[-1].payload
         recorder.save_grid(newest.images, step)
 
-    def save_prepared() -> None:
-        for name, synthesizer in synthesizers.items():
-            checkpoints.save_generator(run.preparation, name, synthesizer.state_dict())
-
     source = LocalSource(config, exchange, synthesizers, device, recorder.emit)
     evaluator = builder.build_evaluator(config, distiller.teacher, device)
     hooks = LoopHooks(recorder.emit, save)
     if resume_from is None:
-        recorder.stage("preparing")
-        source.prepare(checkpoints.every(PREPARATION_PERIOD_S, save_prepared))
+        _prepare(run, recorder, synthesizers)
     recorder.stage("distilling" if distiller.num_steps else "filling the buffer")
     StudentLoop(config, distiller, source, hooks, evaluator).run()
+
+
+def _prepare(run: RunDir, recorder: Recorder, synthesizers: dict[str, Synthesizer]) -> None:
+    """Lets every synthesizer do what comes before its first batch."""
+    saved_at = time.monotonic()
+    for name, synthesizer in synthesizers.items():
+        while (prepared := synthesizer.prepare()) is not None:
+            recorder.stage("preparing", name)
+            recorder.emit("preparation", 0, generator_id=name, done=prepared.done, total=prepared.total, **prepared.metrics)
+            if time.monotonic() - saved_at > recorder.config.runtime.snapshot_period_s:
+                checkpoints.save_generator(run.preparation, name, synthesizer.state_dict())
+                saved_at = time.monotonic()
+        if run.preparation.exists():
+            checkpoints.save_generator(run.preparation, name, synthesizer.state_dict())

@@ -33,7 +33,7 @@ class LogFollower:
         self._log, self._replay, self._pool = actors["log"], actors["replay"], actors["pool"]
         self._next_stats = time.monotonic() + STATS_PERIOD_S
         self._pictured = -1
-        self._stages = {"synthesis": "filling the buffer", "distillation": "distilling"}
+        self._stages = {"preparation": "preparing", "synthesis": "filling the buffer", "distillation": "distilling"}
 
     def follow(self, last: bool = False) -> Failure | None:
         """Takes what is new; returns the run's failure, if it has failed."""
@@ -59,7 +59,8 @@ class LogFollower:
         """The first record of its kind tells that a stage has begun, and that no earlier one is left."""
         if kind in self._stages:
             self._recorder.stage(self._stages[kind])
-            self._stages = {} if kind == "distillation" else {"distillation": self._stages["distillation"]}
+            later = list(self._stages)[list(self._stages).index(kind) + 1 :]
+            self._stages = {name: self._stages[name] for name in later}
 
     def _take_stats(self, last: bool) -> None:
         try:

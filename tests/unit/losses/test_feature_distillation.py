@@ -95,7 +95,9 @@ def test_correlation_is_the_mean_over_neighbours() -> None:
     pairs = [(delta[i] * delta[i + 1]).sum() for i in range(4)]
     found = correlation_loss_per_sample(student, teacher)
     assert found.mean().item() == pytest.approx(np.mean(pairs), rel=1e-5)
-    expected = [5 / 4 * part / 2 for part in (pairs[0], pairs[0] + pairs[1], pairs[1] + pairs[2], pairs[2] + pairs[3], pairs[3])]
+    expected = [
+        5 / 4 * part / 2 for part in (pairs[0], pairs[0] + pairs[1], pairs[1] + pairs[2], pairs[2] + pairs[3], pairs[3])
+    ]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 

@@ -51,7 +51,7 @@ RATIO = (DECOUPLED, "schedule.samples_per_insert=3", "schedule.error_buffer=200"
         (["task.image_shape=[1, 9, 8]"], "task: image_shape [1, 9, 8] must be [channels, height, width], sizes multiples of 4"),
         (["task.image_shape=[0, 8, 8]"], "task: image_shape [0, 8, 8] must be"),
         (["task.num_classes=1"], "task.num_classes is 1: it must be greater than or equal to 2"),
-        (["sources={}"], "sources is {}: "),
+        (["sources={}"], "nothing fills the buffer: give sources"),
         (["students={}"], "students is {}: "),
         (["students.other={model: small_cnn_8}"], "students names 2: one student a run is supported"),
         (["sources.more={method: fast, batch_size: 8}"], "sources have batch sizes [8, 16]: the schedule counts batches"),

@@ -33,6 +33,7 @@ TREE: dict[str, Any] = {
         "pinned": {"capacity": 8, "sampler": {"kind": "uniform"}, "remover": {"kind": "fifo"}},
     },
     "students": {"s": {"model": "small_cnn_4", "batch_size": 8}},
+    "collected": {"dataset": {"kind": "digits"}, "num_images": 8},
     "evaluation": {"dataset": {"kind": "digits"}},
     "runtime": {"runner": "ray"},
 }

@@ -61,7 +61,7 @@ CASES: dict[str, tuple[Callable[[], RateLimiter], str]] = {
     "vanishing ratio": (lambda: RateLimiter(1e-9, 10, 5, insert_chunk=1, sample_chunk=1), "0.000001 or more"),
     "zero minimum": (lambda: RateLimiter(1, 0, 5, insert_chunk=1, sample_chunk=1), "min_size_to_sample is 0"),
     "empty inserts": (lambda: RateLimiter(1, 1, 5, insert_chunk=0, sample_chunk=1), "insert_chunk is 0"),
-    "rounds that insert nothing": (lambda: RateLimiter.lockstep(1, 0, 4, 1, 4), "batches_per_round is 0"),
+    "fewer batches than none": (lambda: RateLimiter.lockstep(1, -1, 4, 1, 4), "batches_per_round=-1"),
     "rounds that draw nothing": (lambda: RateLimiter.lockstep(1, 1, 4, 0, 4), "steps_per_round is 0"),
     "negative warm-up": (lambda: RateLimiter.lockstep(-1, 1, 4, 1, 4), "batches_before=-1"),
 }

@@ -13,7 +13,7 @@ from replay_rig import batch
 from raydfkd.errors import WaitTimeoutError
 from raydfkd.pipeline.exchange import NotYet, Ticket
 from raydfkd.runtime.generator_loop import GeneratorLoop
-from raydfkd.types import BufferSummary, SyntheticBatch
+from raydfkd.types import BufferSummary, Preparation, SyntheticBatch
 
 SUMMARY = BufferSummary(0, np.zeros(10, np.int64), 0)
 OVER = NotYet("over", "no more")
@@ -22,9 +22,17 @@ OVER = NotYet("over", "no more")
 class Synthesizer:
     """Makes numbered batches."""
 
-    def __init__(self) -> None:
+    def __init__(self, slices: int = 0) -> None:
         self.made = 0
         self.versions: list[int] = []
+        self.slices = slices
+        self.prepared = 0
+
+    def prepare(self) -> Preparation | None:
+        if self.prepared == self.slices:
+            return None
+        self.prepared += 1
+        return Preparation(self.prepared, self.slices)
 
     def step(self, summary: BufferSummary) -> SyntheticBatch:
         self.made += 1
@@ -45,10 +53,12 @@ def loop(
     newest: Callable[[int], tuple[int, np.ndarray | None]] = lambda known: (0, None if known == 0 else np.zeros(1)),
     tell: Callable[[str], None] = lambda line: None,
     wait_timeout_s: float = 5.0,
+    note: Callable[[str, Preparation | None], None] = lambda stream, prepared: None,
+    slices: int = 0,
 ) -> tuple[GeneratorLoop, Synthesizer]:
-    synthesizer, waiting = Synthesizer(), iter(answers)
+    synthesizer, waiting = Synthesizer(slices), iter(answers)
     return (
-        GeneratorLoop("inversion-0", synthesizer, lambda stream: (next(waiting), 0.25), newest, tell, wait_timeout_s),
+        GeneratorLoop("inversion-0", synthesizer, lambda stream: (next(waiting), 0.25), newest, note, tell, wait_timeout_s),
         synthesizer,
     )
 
@@ -95,6 +105,27 @@ def test_its_state_can_be_had_while_it_waits_for_weights_and_draining_ends_the_w
     assert not thread.is_alive()
     assert made == []
     assert synthesizer.made == 0
+
+
+def test_it_prepares_before_it_asks_for_leave_and_tells_how_far_it_is() -> None:
+    noted: list[tuple[str, int | None]] = []
+    generator, synthesizer = loop(
+        [ticket(0), OVER], note=lambda stream, prepared: noted.append((stream, prepared and prepared.done)), slices=3
+    )
+    assert len(list(generator.batches("stream"))) == 1
+    assert noted == [("stream", 1), ("stream", 2), ("stream", 3), ("stream", None)]
+    again, _ = loop([OVER])
+    assert list(again.batches("stream")) == []
+
+
+def test_draining_ends_the_preparation() -> None:
+    def drain_after_two(stream: str, prepared: Preparation | None) -> None:
+        if prepared is not None and prepared.done == 2:
+            generator.drain()
+
+    generator, synthesizer = loop([], note=drain_after_two, slices=9)
+    assert list(generator.batches("stream")) == []
+    assert synthesizer.prepared == 2
 
 
 def test_a_newer_stream_ends_an_older() -> None:
