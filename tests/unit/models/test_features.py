@@ -14,7 +14,6 @@ from raydfkd.models.catalog import CLASSIFIERS, build_classifier
 from raydfkd.models.features import (
     FeatureReader,
     MapClassifier,
-    NetworkOutput,
     capture,
     find_head,
     join_outputs,
@@ -220,9 +219,9 @@ class Tokens(nn.Module):
 
 
 def test_networks_without_maps_or_head_are_refused_with_a_way_out() -> None:
-    with pytest.raises(ConfigError, match="student's stage maps cannot be found.*feature_layers.*only logits"):
+    with pytest.raises(ConfigError, match=r"student's stage maps cannot be found.*feature_layers.*only logits"):
         reader_of(Tokens())
-    with pytest.raises(ConfigError, match="no Linear layer.*classifier_head"):
+    with pytest.raises(ConfigError, match=r"no Linear layer.*classifier_head"):
         reader_of(Tokens(head=False), frozenset({"embedding"}))
     with pytest.raises(ConfigError, match="'fc' is a Conv1d"):
         reader_of(Tokens(head=False), frozenset({"head"}), head="fc")
