@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from raydfkd.distillation.objectives.config import KLObjectiveConfig
+from raydfkd.distillation.objectives.config import KLObjectiveConfig, ObjectiveConfig
 from raydfkd.synthesis.config import ResourcesConfig
 
 
@@ -24,8 +24,11 @@ class OptimizerConfig(BaseModel):
     """Nesterov's form of momentum (needs momentum > 0)."""
     weight_decay: float = Field(1e-4, ge=0)
     """L2 penalty."""
-    schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
-    """cosine: from the peak down to final_lr; one_cycle: linear warm-up, then cosine; constant: the peak throughout."""
+    schedule: Literal["cosine", "one_cycle", "multi_step", "constant"] = "cosine"
+    """cosine: from the peak down to final_lr; one_cycle: linear warm-up, then cosine; multi_step: a tenth at each milestone;
+    constant: the peak throughout."""
+    milestones: tuple[float, ...] = (0.625, 0.75, 0.875)
+    """multi_step: shares of all steps after which the rate falls to a tenth (HiDFD's 150, 180 and 210 of 240 epochs)."""
     warmup_steps: int = Field(0, ge=0)
     """Steps of linear warm-up from lr / 25 (all schedules); one_cycle needs it above 0."""
     final_lr: float = Field(2e-4, ge=0)
@@ -40,8 +43,13 @@ class OptimizerConfig(BaseModel):
         if self.schedule == "one_cycle" and self.warmup_steps == 0:
             raise ValueError("one_cycle needs warmup_steps above 0; schedule cosine starts at the peak")
         # Not by model_fields_set: a saved experiment holds every field, and must run again.
-        if self.schedule == "constant" and self.final_lr != OptimizerConfig.model_fields["final_lr"].default:
-            raise ValueError("schedule constant has no final_lr: leave it out or choose cosine")
+        fields = OptimizerConfig.model_fields
+        if self.schedule in ("constant", "multi_step") and self.final_lr != fields["final_lr"].default:
+            raise ValueError(f"schedule {self.schedule} has no final_lr: leave it out or choose cosine")
+        if self.schedule != "multi_step" and self.milestones != fields["milestones"].default:
+            raise ValueError(f"schedule {self.schedule} has no milestones: leave them out or choose multi_step")
+        if list(self.milestones) != sorted(self.milestones) or any(not 0 < share < 1 for share in self.milestones):
+            raise ValueError(f"milestones {list(self.milestones)} must be shares of all steps, rising, between 0 and 1")
         return self
 
 
@@ -54,8 +62,13 @@ class StudentConfig(BaseModel):
     """Network: a catalog name, torchvision:NAME, timm:NAME or package.module:callable."""
     checkpoint: Path | None = None
     """Weights to start from (pre-trained or your own); None: random."""
-    objective: KLObjectiveConfig = KLObjectiveConfig()
-    """What is minimised."""
+    objective: ObjectiveConfig = KLObjectiveConfig()
+    """What is minimised; without a kind, kl."""
+    feature_layers: tuple[str, ...] | None = None
+    """Dotted names of the layers whose outputs are the stage maps, the stem's first and the pooled one last, for objectives
+    that read maps; null: they are found."""
+    classifier_head: str | None = None
+    """Dotted name of the layer that turns features into logits; null: the last linear layer."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """How it is minimised."""
     batch_size: int = Field(256, ge=1)
@@ -74,6 +87,11 @@ class StudentConfig(BaseModel):
     """Ray Train workers (DDP); the global batch stays batch_size."""
     resources: ResourcesConfig = ResourcesConfig()
     """What each worker asks of the cluster."""
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _default_kind(cls, value: Any) -> Any:
+        return {"kind": "kl", **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _divisible(self) -> StudentConfig:

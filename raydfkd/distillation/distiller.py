@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from raydfkd.augment import random_crop_flip
 from raydfkd.distillation.config import StudentConfig
+from raydfkd.distillation.learner import build_learner
 from raydfkd.distillation.schedule import learning_rate
-from raydfkd.losses.distillation import agreement, ema_update, importance_weighted_mean, kd_loss_per_sample
+from raydfkd.losses.distillation import agreement, ema_update, importance_weighted_mean
+from raydfkd.models.features import join_outputs
 from raydfkd.models.precision import autocast
 from raydfkd.models.teacher import FrozenTeacher
 
@@ -42,10 +44,10 @@ class StepOutput:
 
 
 class Distiller:
-    """Owns a student, its moving average, its optimizer and its augmentation.
+    """Owns a student, its objective, its moving average, its optimizer and its augmentation.
 
-    ``step`` is SSD-KD's Algorithm 1, lines 19-21: the importance-weighted KD loss of the drawn images is back-propagated,
-    and the same per-sample values, from the same forward pass, are the images' new priorities.
+    ``step`` is SSD-KD's Algorithm 1, lines 19-21: the importance-weighted loss of the drawn images is back-propagated, and the
+    same per-sample values, from the same forward pass, are the images' new priorities.
 
     Args:
         config: the student's settings.
@@ -74,23 +76,25 @@ class Distiller:
         self.student = student.to(device).to(memory_format=torch.channels_last).train()
         self.student_ema = copy.deepcopy(self.student).eval().requires_grad_(False)
         self.rng = torch.Generator()
+        learner, self._forward_teacher = build_learner(config, self.teacher, self.student)
+        self.objective = learner.objective.to(device)
+        self._trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
         settings = config.optimizer
         self.optimizer = torch.optim.SGD(
-            self.student.parameters(),
+            self._trained,
             lr=settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             nesterov=settings.nesterov,
         )
-        self._forward_student: nn.Module = self.student
-        self._forward_teacher: nn.Module = self.teacher.model
         if config.compile:
-            self._forward_student = torch.compile(self.student)  # type: ignore[assignment]
-            self._forward_teacher = torch.compile(self.teacher.model)  # type: ignore[assignment]
+            learner.student.compile()
+            self._forward_teacher.compile()
+        self._forward: nn.Module = learner
 
-    def wrap_student(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
-        """Lets every forward pass of training go through ``wrap(student)``, e.g. DistributedDataParallel."""
-        self._forward_student = wrap(self._forward_student)
+    def wrap_learner(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        """Lets every forward pass of training, of student and objective, go through ``wrap``, e.g. DistributedDataParallel."""
+        self._forward = wrap(self._forward)
 
     def reseed(self, seed: int) -> None:
         """Restarts the augmentation's random generator; done each round, so that no worker's need be saved."""
@@ -114,7 +118,7 @@ class Distiller:
         ]
         losses, priorities, agreed = (list(column) for column in zip(*outputs, strict=True))
         limit = self.config.optimizer.max_grad_norm
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), float("inf") if limit is None else limit)
+        grad_norm = torch.nn.utils.clip_grad_norm_(self._trained, float("inf") if limit is None else limit)
         self.optimizer.step()
         self.num_steps += 1
         self._update_ema()
@@ -132,12 +136,11 @@ class Distiller:
         with autocast(self.device, self.bf16):
             with torch.no_grad():
                 chunk = CPU_TEACHER_CHUNK if self.device.type == "cpu" else len(view)
-                teacher_logits = torch.cat([self._forward_teacher(images) for images in view.split(chunk)])
-            student_logits = self._forward_student(view)
-        losses = kd_loss_per_sample(student_logits, teacher_logits, self.config.objective.temperature)
+                teacher = join_outputs([self._forward_teacher(images) for images in view.split(chunk)])
+            losses, student_logits = self._forward(view, teacher, self.num_steps / self.total_steps)
         loss, priorities = importance_weighted_mean(losses, weights)
         (loss * part).backward()
-        return loss.detach(), priorities, agreement(student_logits, teacher_logits)
+        return loss.detach(), priorities, agreement(student_logits, teacher.logits)
 
     def _update_ema(self) -> None:
         """The average's decay grows as (1+n)/(10+n) up to the configured one, so that its start does not weigh on it."""
@@ -148,6 +151,7 @@ class Distiller:
         return {
             "student": self.student.state_dict(),
             "student_ema": self.student_ema.state_dict(),
+            "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "num_steps": self.num_steps,
         }
@@ -155,6 +159,7 @@ class Distiller:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.student.load_state_dict(state["student"])
         self.student_ema.load_state_dict(state["student_ema"])
+        self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.num_steps = state["num_steps"]
 

@@ -32,6 +32,7 @@ def build_teacher(
     std: Sequence[float],
     checkpoint: Path | None,
     classifier_head: str | None = None,
+    feature_layers: Sequence[str] | None = None,
 ) -> FrozenTeacher:
     """Builds the network ``model``, loads ``checkpoint`` into it if there is one, and freezes it.
 
@@ -46,8 +47,8 @@ def build_teacher(
     if model.endswith(EXPORTED_SUFFIX):
         if checkpoint is not None:
             raise ConfigError(f"the teacher {model} holds its own weights; leave out the checkpoint {checkpoint}")
-        return FrozenTeacher(load_exported(model), num_classes, image_shape, mean, std, classifier_head)
+        return FrozenTeacher(load_exported(model), num_classes, image_shape, mean, std, classifier_head, feature_layers)
     network = build_classifier(model, num_classes, image_shape)
     if checkpoint is not None:
         load_weights(network, checkpoint)
-    return FrozenTeacher(network, num_classes, image_shape, mean, std, classifier_head)
+    return FrozenTeacher(network, num_classes, image_shape, mean, std, classifier_head, feature_layers)

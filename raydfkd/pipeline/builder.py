@@ -14,6 +14,7 @@ from raydfkd.errors import CheckpointError, ConfigError, TeacherError
 from raydfkd.evaluation.classification import Evaluator
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.precision import supports_bfloat16
+from raydfkd.models.shared_classifier import share_classifier
 from raydfkd.models.teacher import FrozenTeacher, build_teacher
 from raydfkd.models.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient
 from raydfkd.models.weights import load_weights, read_metadata
@@ -54,7 +55,14 @@ def build_frozen_teacher(config: ExperimentConfig) -> FrozenTeacher:
     else:
         mean, std = _recorded_normalization(checkpoint, metadata)
     return build_teacher(
-        settings.model, task.num_classes, task.image_shape, mean, std, settings.checkpoint, settings.classifier_head
+        settings.model,
+        task.num_classes,
+        task.image_shape,
+        mean,
+        std,
+        settings.checkpoint,
+        settings.classifier_head,
+        settings.feature_layers,
     )
 
 
@@ -100,13 +108,23 @@ def audit(config: ExperimentConfig, teacher: FrozenTeacher) -> TeacherAudit:
 
 
 def build_student(config: ExperimentConfig) -> nn.Module:
-    """The student at its start: drawn from the run's seed, or its checkpoint. The same in every process."""
+    """The student at its start: drawn from the run's seed, or its checkpoint. The same in every process.
+
+    With the objective classifier_sharing it has its teacher's classifier, on top of a projector.
+    """
     student = config.student
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.runtime.seed, "student", config.student_name))
         network = build_classifier(student.model, config.task.num_classes, config.task.image_shape)
-    if student.checkpoint is not None:
-        load_weights(network, student.checkpoint)
+        if student.checkpoint is not None:
+            load_weights(network, student.checkpoint)
+        if student.objective.kind == "classifier_sharing":
+            return share_classifier(
+                network,
+                build_frozen_teacher(config),
+                feature_layers=student.feature_layers,
+                classifier_head=student.classifier_head,
+            )
     return network
 
 
@@ -119,7 +137,8 @@ def build_synthesizer(
         generator_id=generator_id(source, index),
         seed=derive_seed(config.runtime.seed, "generator", source, index),
         warmup_batches=config.schedule.warmup_batches,
-        priority_temperature=config.student.objective.temperature,
+        # Objectives without a temperature have losses of another kind; this is then only where priorities start.
+        priority_temperature=getattr(config.student.objective, "temperature", 1.0),
         bf16=config.runtime.bf16,
     )
     parts = SynthesisParts(build_frozen_teacher(config), build_student(config), collected)
@@ -127,15 +146,17 @@ def build_synthesizer(
 
 
 def build_distiller(config: ExperimentConfig, device: torch.device) -> Distiller:
-    """A student worker's distiller."""
-    return Distiller(
-        config.student,
-        build_frozen_teacher(config),
-        build_student(config),
-        config.schedule.total_steps,
-        device,
-        bf16=config.runtime.bf16,
-    )
+    """A student worker's distiller; what its objective trains starts the same in every process."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.runtime.seed, "objective", config.student_name))
+        return Distiller(
+            config.student,
+            build_frozen_teacher(config),
+            build_student(config),
+            config.schedule.total_steps,
+            device,
+            bf16=config.runtime.bf16,
+        )
 
 
 def build_evaluator(config: ExperimentConfig, teacher: FrozenTeacher, device: torch.device) -> Evaluator | None:

@@ -65,6 +65,9 @@ class TeacherConfig(_Config):
     """Input statistics; null: as the checkpoint's own metadata says."""
     classifier_head: str | None = None
     """Dotted name of the layer that turns features into logits; null: the last linear layer."""
+    feature_layers: tuple[str, ...] | None = None
+    """Dotted names of the layers whose outputs are the stage maps, the stem's first and the pooled one last, for objectives
+    that read maps; null: they are found."""
 
 
 class ScheduleConfig(_Config):

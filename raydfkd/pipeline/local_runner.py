@@ -20,6 +20,7 @@ from raydfkd.pipeline.student_loop import Batch, Emit, LoopHooks, StudentLoop
 from raydfkd.run_dir import RunDir
 from raydfkd.types import Synthesizer, WeightsVersion
 
+
 class LocalSource:
     """A batch source that synthesizes in place whenever the rate limiter says that the student must wait."""
 

@@ -101,7 +101,7 @@ def _train(context: RunContext) -> None:
         checkpoints.load_student(folder, distiller)
     session = _begin_session(context, rank, world_size, distiller.num_steps)
     if world_size > 1:
-        distiller.wrap_student(torch.nn.parallel.DistributedDataParallel)
+        distiller.wrap_learner(torch.nn.parallel.DistributedDataParallel)
     source = ReplayClient(
         config, context.actor("replay"), context.actor("weights"), session, rank, world_size, distiller.num_steps, device
     )

@@ -7,6 +7,8 @@ import io
 from contextlib import nullcontext
 
 import pytest
+from typing import Any
+
 import torch
 from tiny_distillation import drawn, make, parameters
 from torch import Tensor, nn
@@ -191,12 +193,12 @@ def test_a_wrapper_sees_every_forward_of_training() -> None:
             super().__init__()
             self.inner = inner
 
-        def forward(self, images: Tensor) -> Tensor:
+        def forward(self, *inputs: Any) -> tuple[Tensor, Tensor]:
             Counting.calls += 1
-            return self.inner(images)
+            return self.inner(*inputs)
 
     distiller = make(accumulation_steps=2)
-    distiller.wrap_student(Counting)
+    distiller.wrap_learner(Counting)
     before = parameters(distiller.student)
     distiller.step(*drawn())
     assert Counting.calls == 2
@@ -205,7 +207,7 @@ def test_a_wrapper_sees_every_forward_of_training() -> None:
 
 def test_compile_is_asked_for_both_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[nn.Module] = []
-    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
+    monkeypatch.setattr(torch, "compile", lambda call: compiled.append(call.__self__.network) or call)
     distiller = make(compile=True)
     assert compiled == [distiller.student, distiller.teacher.model]
     distiller.step(*drawn())

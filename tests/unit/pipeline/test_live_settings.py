@@ -49,6 +49,8 @@ NEEDS: dict[str, list[str]] = {
     "replay.synthetic.remover.kind": ["replay.synthetic.capacity_bytes=1000000"],
     "replay.pinned.remover.kind": ["replay.pinned.capacity_bytes=1000000"],
     "evaluation.dataset.kind": ["evaluation.dataset={kind: parquet, path: x.parquet}"],
+    "collected.dataset.kind": ["collected.dataset={kind: parquet, path: x.parquet}"],
+    "students.s.optimizer.milestones": ["students.s.optimizer.schedule=multi_step"],
 }
 """What else must be set for a field's other value to be allowed."""
 
@@ -56,6 +58,11 @@ VALUES: dict[str, Any] = {
     "task.image_shape": [3, 16, 8],
     "sources.a.method": "fast",
     "evaluation.dataset.kind": "parquet",
+    "collected.dataset.kind": "parquet",
+    "collected.imbalance": 4.0,
+    "teacher.feature_layers": ["stem", "last"],
+    "students.s.feature_layers": ["stem", "last"],
+    "students.s.optimizer.milestones": [0.5],
     "replay.synthetic.remover.kind": "lowest_priority",
     "replay.pinned.remover.kind": "lowest_priority",
     "schedule.error_buffer": 500,

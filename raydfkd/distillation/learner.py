@@ -1,0 +1,48 @@
+"""What is trained: a student with its objective, and how both networks are read for it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from raydfkd.distillation.config import StudentConfig
+from raydfkd.distillation.objectives import OBJECTIVES, build_objective
+from raydfkd.distillation.objectives.base import Objective
+from raydfkd.models.features import FeatureReader, NetworkOutput
+from raydfkd.models.frozen_teacher import FrozenTeacher
+from raydfkd.models.shared_classifier import SharedClassifierStudent
+
+
+class Learner(nn.Module):
+    """Student and objective in one forward pass: what data-parallel training wraps, so that both are trained alike."""
+
+    def __init__(self, student: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.student = student
+        self.objective = objective
+
+    def forward(self, view: Tensor, teacher: NetworkOutput, progress: float) -> tuple[Tensor, Tensor]:
+        """Of normalised images [B,C,H,W]: the objective's loss of each [B], and the student's logits [B,K]."""
+        output = self.student(view)
+        return self.objective(output, teacher, progress), output.logits
+
+
+def build_learner(config: StudentConfig, teacher: FrozenTeacher, student: nn.Module) -> tuple[Learner, FeatureReader]:
+    """The learner, and the teacher as it must be read for it. What the objective trains is drawn from torch's global generator.
+
+    Raises:
+        TeacherError, ConfigError: a network has not what the objective needs.
+    """
+    objective_class = OBJECTIVES.get(config.objective.kind).load()
+    shared = isinstance(student, SharedClassifierStudent)  # its layers' names are no longer those that the user knows
+    reader = FeatureReader(
+        student,
+        objective_class.needs,
+        teacher.num_classes,
+        teacher.image_shape,
+        layers=None if shared else config.feature_layers,
+        head=None if shared else config.classifier_head,
+    )
+    teacher_reader = teacher.feature_reader(objective_class.teacher_needs)
+    batch_size = config.batch_size // (config.num_workers * config.accumulation_steps)
+    objective = build_objective(config.objective, reader.shapes(), teacher_reader.shapes(), teacher.num_classes, batch_size)
+    return Learner(reader, objective), teacher_reader
