@@ -20,6 +20,8 @@ from raydfkd.losses.logit_distillation import hard_label_loss_per_sample
 
 ATTENTION_REDUCTION = 4
 """Queries and keys have a quarter of the batch's width."""
+MIN_ATTENTION_WIDTH = 2
+"""Vectors of length 1 in one dimension are all alike; it matters for batches below 8, which nobody published."""
 
 
 class SemCKDObjective(Objective):
@@ -81,7 +83,7 @@ class _SimilarityEmbedding(nn.Module):
 
     def __init__(self, batch_size: int) -> None:
         super().__init__()
-        width = max(1, batch_size // ATTENTION_REDUCTION)
+        width = max(MIN_ATTENTION_WIDTH, batch_size // ATTENTION_REDUCTION)
         self.layers = nn.Sequential(nn.Linear(batch_size, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
 
     def forward(self, rows_BB: Tensor) -> Tensor:
