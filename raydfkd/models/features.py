@@ -101,7 +101,7 @@ class FeatureReader(nn.Module):
         )
 
     def train(self, mode: bool = True) -> FeatureReader:
-        return self if self.frozen else super().train(mode)  # type: ignore[return-value]
+        return self if self.frozen else super().train(mode)
 
     def shapes(self) -> FeatureShapes:
         """What to expect of the maps and of the embedding; tries the network out."""

@@ -70,8 +70,9 @@ class SemCKDObjective(Objective):
         """[B,S,T]: mean squared difference of each projected student map from each teacher map."""
         rows = []
         for source, projectors in zip(student_maps, self.projectors, strict=True):
+            assert isinstance(projectors, nn.ModuleList)
             row = []
-            for target, project in zip(teacher_maps, projectors, strict=True):  # type: ignore[arg-type]
+            for target, project in zip(teacher_maps, projectors, strict=True):
                 pooled, target = to_smaller_map(source.float(), target.float())
                 row.append(feature_alignment_per_sample(project(pooled), target))
             rows.append(torch.stack(row, 1))

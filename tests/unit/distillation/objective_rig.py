@@ -1,0 +1,52 @@
+"""Objectives built for, and fed with, made-up network outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from raydfkd.distillation.objectives import OBJECTIVES, build_objective
+from raydfkd.distillation.objectives.base import FeatureShapes, NetworkOutput, Objective
+from raydfkd.distillation.objectives.config import ObjectiveConfig
+
+CLASSES = 5
+STUDENT = FeatureShapes(((3, 8, 8), (4, 8, 8), (6, 4, 4)), 6)
+TEACHER = FeatureShapes(((4, 8, 8), (6, 4, 4), (8, 2, 2), (8, 2, 2)), 8)
+ALIGNED = FeatureShapes(((3, 8, 8), (8, 2, 2)), 8)
+"""What a student with its teacher's classifier gives."""
+KINDS = sorted(OBJECTIVES)
+
+
+def config_of(kind: str, **settings: Any) -> ObjectiveConfig:
+    return TypeAdapter(ObjectiveConfig).validate_python({"kind": kind, **settings})
+
+
+def build(kind: str, batch_size: int = 4, **settings: Any) -> Objective:
+    torch.manual_seed(7)
+    student = ALIGNED if kind == "classifier_sharing" else STUDENT
+    return build_objective(config_of(kind, **settings), student, TEACHER, CLASSES, batch_size)
+
+
+def outputs(shapes: FeatureShapes, seed: int, batch_size: int = 4, dtype: torch.dtype = torch.float32) -> NetworkOutput:
+    """Leaves that require a gradient; the embedding is what pooling makes of the last map."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype)
+
+    maps = tuple(noise(batch_size, *shape).abs().requires_grad_() for shape in shapes.maps)
+    assert shapes.embedding is not None
+    return NetworkOutput(
+        (3 * noise(batch_size, CLASSES)).requires_grad_(),
+        maps,
+        noise(batch_size, shapes.embedding).requires_grad_(),
+        noise(CLASSES, shapes.embedding).requires_grad_(),
+    )
+
+
+def pair(kind: str, batch_size: int = 4, dtype: torch.dtype = torch.float32) -> tuple[NetworkOutput, NetworkOutput]:
+    shapes = ALIGNED if kind == "classifier_sharing" else STUDENT
+    return outputs(shapes, 0, batch_size, dtype), outputs(TEACHER, 1, batch_size, dtype)
