@@ -9,7 +9,7 @@ RUN/
   collected.parquet      the collected images with the teacher's classes, where the experiment has any (replay/arrow.py)
   preparation/           states of generators that work before their first batch, until the first checkpoint
   samples/               synthetic images: round-00012.png (grid), by_class.npz (images uint8 [n,C,H,W],
-                         teacher_class int32 [n])
+                         teacher_class int32 [n], source [n])
   analysis/buffer.npz    final buffer: priorities, teacher_class, teacher_confidence, ages, source (all [n])
   analysis/features.npz  synthetic_features, synthetic_class, and where evaluation data exists real_features, real_class
   student.safetensors    the last student; student_ema.safetensors its moving average
@@ -23,8 +23,10 @@ updates so far) and values by kind:
 
 * ``synthesis``: ``generator_id``, ``student_version``, ``seconds``, ``num_images``, the generator's waits before it
   (``generator_wait_limiter_s``, ``generator_wait_weights_s``) and the synthesizer's losses (``bn_loss``, ``one_hot_loss``,
-  ``adversarial_loss``, ``loss``).
-* ``preparation``: ``generator_id``, ``done`` and ``total`` steps of a generator's work before its first batch, its losses.
+  ``adversarial_loss``, ``loss``; a GAN's ``*_loss``, ``real_confidence``, ``synthetic_confidence``, ``class_hit_rate`` and
+  ``class_evenness``).
+* ``preparation``: ``generator_id``, ``done`` and ``total`` steps of a generator's work before its first batch, and the
+  means of its losses as in ``synthesis``.
 * ``distillation``: means since the last record: ``kd_loss``, ``lr``, ``agreement``, ``importance_weight_mean``, ``item_age``,
   ``grad_norm``, ``step_s`` (seconds of computing a step).
 * ``replay``: ``size``, ``capacity``, ``class_counts`` (list), ``class_entropy``, ``dropped_updates``, ``bytes``, ``inserts``,

@@ -67,8 +67,7 @@ def report(
 
 def methods() -> None:
     """List the synthesis methods and objectives."""
-    from raydfkd.distillation.config import StudentConfig
-    from raydfkd.pipeline.config_errors import model_choices
+    from raydfkd.distillation.objectives import OBJECTIVES
     from raydfkd.synthesis.methods import METHODS
 
     rows = []
@@ -78,11 +77,6 @@ def methods() -> None:
         rows.append((name, entry.title, entry.paper, ", ".join(needs) or "nothing"))
     typer.echo("Synthesis methods (sources.*.method)")
     typer.echo(render(("method", "what it is", "paper", "needs of the teacher"), rows))
-    objectives = model_choices(StudentConfig.model_fields["objective"].annotation)
+    objectives = [(name, OBJECTIVES.get(name).title, OBJECTIVES.get(name).paper) for name in OBJECTIVES]
     typer.echo("\nDistillation objectives (students.*.objective.kind)")
-    typer.echo(
-        render(
-            ("objective", "what it is"),
-            [(o.model_fields["kind"].default, (o.__doc__ or "").split("\n")[0]) for o in objectives],
-        )
-    )
+    typer.echo(render(("objective", "what it is", "paper"), objectives))

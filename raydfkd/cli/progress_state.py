@@ -12,7 +12,7 @@ from raydfkd.report.outcome import format_duration, format_percent, format_rate
 
 _RATE_WINDOW_S = 120.0
 _MADE_WINDOW_S = 60.0
-_KINDS = ("synthesis", "distillation", "replay", "throughput", "evaluation", "event")
+_KINDS = ("preparation", "synthesis", "distillation", "replay", "throughput", "evaluation", "event")
 _BAR_WIDTH = 24
 
 
@@ -43,6 +43,8 @@ class ProgressState:
         self._advance(int(record.get("step", 0)), float(record.get("time_s", 0.0)))
         if kind == "throughput":
             self._take_waits(record)
+        if kind == "preparation":
+            self.stage_detail = f"{record.get('generator_id')}, step {record.get('done'):,} of {record.get('total'):,}"
         if kind == "synthesis":
             self._take_made(record)
         if kind == "event":
@@ -124,7 +126,8 @@ def _waits_of(records: Iterable[dict[str, Any]]) -> dict[str, float]:
 
 def plain_line(state: ProgressState) -> str:
     """One compact line; only what is known so far stands in it."""
-    parts = [f"[{format_duration(state.time_s)}]", state.stage, _steps(state)]
+    stage = f"{state.stage} ({state.stage_detail})" if "preparation" in state.newest and state.step == 0 else state.stage
+    parts = [f"[{format_duration(state.time_s)}]", stage, _steps(state)]
     if state.time_left_s is not None:
         parts.append(f"left {format_duration(state.time_left_s)}")
     made, eaten = state.made_per_s, state.value("throughput", "distilled_per_s")

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from raydfkd.errors import RaydfkdError
-from raydfkd.pipeline import builder
+from raydfkd.pipeline import builder, collecting
 from raydfkd.pipeline.config import ExperimentConfig
 from raydfkd.pipeline.exchange_state import build_rate_limiter
 from raydfkd.pipeline.outcome import count_params, device_name
-from raydfkd.types import BufferSummary
+from raydfkd.types import BufferSummary, SyntheticBatch
 
 TIMED_STEPS = 3
 
@@ -70,8 +70,15 @@ def diagnose(config: ExperimentConfig) -> Diagnosis:
         evaluator = found.attempt(lambda: builder.build_evaluator(config, teacher, device))
         if evaluator is not None:
             found.rows.append(("evaluation data", f"{evaluator.split}, {len(evaluator.dataset):,} images, for reporting only"))
+    collected = None
+    if config.collected is not None and teacher is not None and device is not None:
+        collected = found.attempt(lambda: collecting.collect(config, teacher, device))
+        if collected is not None:
+            found.rows.append(("collected images", collected.describe()))
+            found.rows += [("warning", warning) for warning in collecting.warnings_of(config, collected)]
     if device is not None and not found.problems:
-        timed = found.attempt(lambda: _time_rows(config, device))
+        images = None if collected is None else collected.batch
+        timed = found.attempt(lambda: _time_rows(config, device, images))
         found.rows += [] if timed is None else timed
     return found
 
@@ -86,13 +93,15 @@ def _buffer_rows(config: ExperimentConfig) -> list[tuple[str, str]]:
     return rows
 
 
-def _time_rows(config: ExperimentConfig, device: torch.device) -> list[tuple[str, str]]:
+def _time_rows(config: ExperimentConfig, device: torch.device, collected: SyntheticBatch | None) -> list[tuple[str, str]]:
     """Measured here and alone: a cluster's machines, and sharing this one with others, make it another time."""
-    batch_s = {source: _time_synthesis(config, source, device) for source in config.sources}
+    timed = {source: _time_synthesis(config, source, device, collected) for source in config.sources}
+    preparation_s = {source: prepare_s for source, (prepare_s, _) in timed.items()}
+    batch_s = {source: seconds for source, (_, seconds) in timed.items()}
     step_s = _time_student(config, device)
     schedule = config.schedule
     student_s = schedule.total_steps * step_s
-    per_batch_s = sum(batch_s[source] for source, _ in config.generators) / len(config.generators)
+    per_batch_s = sum(batch_s[source] for source, _ in config.generators) / max(1, len(config.generators))
     batches = schedule.warmup_batches + schedule.rounds * schedule.batches_per_round
     if schedule.mode == "lockstep":
         whole_s, how = batches * per_batch_s + student_s, "one after the other"
@@ -105,8 +114,10 @@ def _time_rows(config: ExperimentConfig, device: torch.device) -> list[tuple[str
         else:
             whole_s = warmup_s + student_s
         how = "side by side, if each has a processor of its own"
+    whole_s += max(preparation_s.values(), default=0.0)
     return [
         ("device here", device_name(device)),
+        *((f"source {name!r}", f"{_duration(s)} before its first batch") for name, s in preparation_s.items() if s > 0),
         *(
             (f"source {name!r}", f"{seconds:.3g} s a batch of {config.synthesis_batch_size}")
             for name, seconds in batch_s.items()
@@ -122,15 +133,20 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _time_synthesis(config: ExperimentConfig, source: str, device: torch.device) -> float:
-    """Seconds of a synthesized batch with the adversarial loss on, once warm."""
-    synthesizer = builder.build_synthesizer(config, source, 0, device)
+def _time_synthesis(
+    config: ExperimentConfig, source: str, device: torch.device, collected: SyntheticBatch | None
+) -> tuple[float, float]:
+    """Seconds before the first batch, by a slice of that work, and of a batch with every loss on, once warm."""
+    synthesizer = builder.build_synthesizer(config, source, 0, device, collected)
+    began = time.perf_counter()
+    prepared = synthesizer.prepare()
+    prepare_s = 0.0 if prepared is None else (time.perf_counter() - began) * prepared.total / prepared.done
     counts = np.ones(config.task.num_classes, dtype=np.int64)
     summary = BufferSummary(int(counts.sum()), counts, config.schedule.warmup_batches + 1)
     synthesizer.step(summary)
     began = time.perf_counter()
     synthesizer.step(summary)
-    return time.perf_counter() - began
+    return prepare_s, time.perf_counter() - began
 
 
 def _time_student(config: ExperimentConfig, device: torch.device) -> float:

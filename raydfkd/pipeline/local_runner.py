@@ -140,8 +140,11 @@ def _prepare(run: RunDir, recorder: Recorder, synthesizers: dict[str, Synthesize
     """Lets every synthesizer do what comes before its first batch."""
     saved_at = time.monotonic()
     for name, synthesizer in synthesizers.items():
+        announced = False
         while (prepared := synthesizer.prepare()) is not None:
-            recorder.stage("preparing", name)
+            if not announced:
+                recorder.stage("preparing", name)
+                announced = True
             recorder.emit("preparation", 0, generator_id=name, done=prepared.done, total=prepared.total, **prepared.metrics)
             if time.monotonic() - saved_at > recorder.config.runtime.snapshot_period_s:
                 checkpoints.save_generator(run.preparation, name, synthesizer.state_dict())

@@ -74,7 +74,7 @@ def _result(
         ema = evaluator.evaluate(normalized(teacher, distiller.student_ema))
     totals = totals_of(run.metrics())
     return {
-        "method": "+".join(sorted({source.method for source in config.sources.values()})),
+        "method": "+".join(sorted({source.method for source in config.sources.values()})) or "collected",
         "seed": config.runtime.seed,
         "schedule": config.schedule.mode,
         "runner": config.runtime.runner,
@@ -145,9 +145,12 @@ def _save_analysis(
     run: RunDir, exchange: Exchange, teacher: FrozenTeacher, evaluator: Evaluator | None, device: torch.device, bf16: bool
 ) -> None:
     np.savez_compressed(run.analysis / "buffer.npz", **exchange.buffer.analysis())  # type: ignore[arg-type]
-    images, classes = _live_images(exchange)
-    chosen = np.concatenate([np.flatnonzero(classes == k)[-IMAGES_PER_CLASS:] for k in np.unique(classes)])
-    np.savez_compressed(run.samples / "by_class.npz", images=images[chosen], teacher_class=classes[chosen])
+    images, classes, sources = _live_images(exchange)
+    rows = [np.flatnonzero((classes == k) & (sources == s)) for s in np.unique(sources) for k in np.unique(classes)]
+    chosen = np.concatenate([found[-IMAGES_PER_CLASS:] for found in rows])
+    np.savez_compressed(
+        run.samples / "by_class.npz", images=images[chosen], teacher_class=classes[chosen], source=sources[chosen]
+    )
     spread = np.linspace(0, len(images) - 1, min(FEATURE_SAMPLES, len(images))).astype(int)
     arrays = {
         "synthetic_features": _features(teacher, images[spread], device, bf16),
@@ -161,12 +164,14 @@ def _save_analysis(
         np.savez_compressed(run.analysis / "features.npz", **arrays)
 
 
-def _live_images(exchange: Exchange) -> tuple[np.ndarray, np.ndarray]:
+def _live_images(exchange: Exchange) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images uint8 [n,C,H,W] of all tables, the teacher's classes of them, and where they come from."""
     views = exchange.buffer.shards_after(-1)
     live = [view.slots >= 0 for view in views]
     images = np.concatenate([view.payload.images[rows] for view, rows in zip(views, live, strict=True)])
     classes = np.concatenate([view.payload.teacher_class[rows] for view, rows in zip(views, live, strict=True)])
-    return images, classes
+    sources = np.concatenate([np.full(int(rows.sum()), view.payload.source) for view, rows in zip(views, live, strict=True)])
+    return images, classes, sources
 
 
 def _features(teacher: FrozenTeacher, images: np.ndarray, device: torch.device, bf16: bool) -> np.ndarray:

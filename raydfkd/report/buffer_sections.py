@@ -6,7 +6,7 @@ import numpy as np
 
 from raydfkd.report import figures
 from raydfkd.report.loading import RunData, latest, series
-from raydfkd.report.page_parts import LeftOut, Section, Strip
+from raydfkd.report.page_parts import LeftOut, Section, Strip, Table
 from raydfkd.report.pictures import figure_svg, png_address, strip_png
 
 _IMAGES_A_CLASS = 10
@@ -18,17 +18,21 @@ _MOST_FEATURES = 3000
 def images(run: RunData) -> Section:
     if not run.samples:
         raise LeftOut("there is no samples/by_class.npz yet")
-    images, classes = run.samples["images"], run.samples["teacher_class"]
+    images, classes, sources = (run.samples[name] for name in ("images", "teacher_class", "source"))
     found = np.unique(classes[classes >= 0])
     if not len(found):
         raise LeftOut("samples/by_class.npz names no class for its images")
     names = run.class_names(int(classes.max(initial=0)) + 1)
+    kinds = np.unique(sources)
     a_class = _IMAGES_A_CLASS if len(found) <= 20 else _IMAGES_A_CLASS // 2
     strips = []
     for number in found[:_MOST_CLASSES]:
-        chosen = images[classes == number][:a_class]
-        # A class with few images keeps their size, so that rows align.
-        strips.append(Strip(names[number], png_address(strip_png(chosen)), len(chosen) / a_class))
+        for kind in kinds:
+            chosen = images[(classes == number) & (sources == kind)][:a_class]
+            if len(chosen):
+                label = names[number] if len(kinds) == 1 else f"{names[number]}, {kind}"
+                # A class with few images keeps their size, so that rows align.
+                strips.append(Strip(label, png_address(strip_png(chosen)), len(chosen) / a_class))
     notes = [f"The first {_MOST_CLASSES} of {len(found)} classes are shown."] if len(found) > _MOST_CLASSES else []
     return Section(lead="Images of the buffer, in rows by the class that the teacher sees in them.", strips=strips, notes=notes)
 
@@ -54,9 +58,64 @@ def classes(run: RunData) -> Section:
         time, label = figures.time_axis(seconds)
         curve = {"relative entropy": (time, entropy)}
         plots.append(figure_svg(figures.lines(curve, "Relative class entropy (1: all classes alike)", label), "class-entropy"))
+    plots += _classes_over_time(run)
     if not plots:
         raise LeftOut("there are no replay records with class counts and no analysis/buffer.npz")
-    return Section(lead="How evenly the buffer covers the classes.", plots=plots, notes=notes)
+    return Section(lead="How evenly the buffer covers the classes.", plots=plots, tables=_total_variation(run), notes=notes)
+
+
+def _classes_over_time(run: RunData) -> list[str]:
+    """The share of each class; of more than eight classes the mean and the range."""
+    records = [r for r in run.of_kind("replay") if r.get("class_counts") and sum(r["class_counts"]) > 0]
+    if len(records) < 2:
+        return []
+    shares = np.array([np.array(r["class_counts"]) / sum(r["class_counts"]) for r in records])
+    time, label = figures.time_axis(np.array([r["time_s"] for r in records]))
+    names = run.class_names(shares.shape[1])
+    curves = {name: (time, shares[:, number]) for number, name in enumerate(names)}
+    return [figure_svg(figures.lines(curves, "Share of each class in the buffer", label, from_zero=True), "class-shares")]
+
+
+def _total_variation(run: RunData) -> list[Table]:
+    """How far the classes of collected and synthetic images, and of the mix drawn, are from one another and from balance.
+
+    (1/2) sum_c |p_c - q_c| between the teacher's predictions: HiDFD's Eq. 5 as far as classes show it, since the density of
+    images is not known. Of a mix a P + (1-a) Q the distance from any R is at most a d(P,R) + (1-a) d(Q,R).
+    """
+    sources, classes = run.buffer.get("source"), run.buffer.get("teacher_class")
+    if sources is None or classes is None or len(np.unique(sources)) < 2:
+        return []
+    num_classes = int(classes.max(initial=0)) + 1
+    real = sources.astype(str) == "collected"
+    shares = [np.bincount(classes[which], minlength=num_classes) / which.sum() for which in (real, ~real) if which.any()]
+    if len(shares) < 2:
+        return []
+    collected, synthetic = shares
+    fraction = _pinned_fraction(run, int(real.sum()), int((~real).sum()))
+    mix = fraction * collected + (1 - fraction) * synthetic
+    balanced = np.full(num_classes, 1 / num_classes)
+    named = {"collected": collected, "synthetic": synthetic, f"mix ({100 * fraction:.0f}% collected)": mix}
+    rows: list[tuple[str, ...]] = [
+        (name, f"{_distance(p, balanced):.3f}", f"{_distance(p, collected):.3f}", f"{_distance(p, synthetic):.3f}")
+        for name, p in named.items()
+    ]
+    columns = ("images", "from equal classes", "from collected", "from synthetic")
+    return [Table(columns, rows, "Total variation distance of the teacher's predicted classes")]
+
+
+def _distance(p: np.ndarray, q: np.ndarray) -> float:
+    return float(np.abs(p - q).sum() / 2)
+
+
+def _pinned_fraction(run: RunData, num_pinned: int, num_synthetic: int) -> float:
+    """The share of collected images in a training batch, as the settings have it (see ``ReplayConfig``)."""
+    replay = run.settings.get("replay") or {}
+    if replay.get("pinned_fraction") is not None:
+        return float(replay["pinned_fraction"])
+    capacity = (replay.get("synthetic") or {}).get("capacity") or num_synthetic
+    inflation = replay.get("inflation")
+    times = max(1, int(capacity) // num_pinned) if inflation is None else float(inflation)
+    return times * num_pinned / (times * num_pinned + num_synthetic)
 
 
 def buffer(run: RunData) -> Section:

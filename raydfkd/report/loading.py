@@ -36,7 +36,8 @@ class RunData:
         records: metrics records by kind, in order.
         buffer: arrays of analysis/buffer.npz, all of one length; empty if missing.
         features: arrays of analysis/features.npz; empty if missing.
-        samples: arrays of samples/by_class.npz (``images`` uint8 [n,C,H,W], ``teacher_class`` int32 [n]); empty if missing.
+        samples: arrays of samples/by_class.npz (``images`` uint8 [n,C,H,W], ``teacher_class`` int32 [n],
+            ``source`` str [n]); empty if missing.
         rounds: (round number, PNG bytes) of every samples/round-*.png, in order.
         problems: one line for each file that was there and could not be read.
     """
@@ -274,7 +275,8 @@ def _samples(arrays: dict[str, np.ndarray], problems: list[str]) -> dict[str, np
     if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(classes):
         problems.append(f"samples/by_class.npz has images of shape {images.shape} ({images.dtype}) for {len(classes)} classes")
         return {}
-    return {"images": images, "teacher_class": classes}
+    sources = arrays.get("source", np.full(len(classes), "synthetic"))
+    return {"images": images, "teacher_class": classes, "source": sources.astype(str)}
 
 
 def _rounds(folder: Path, problems: list[str]) -> list[tuple[int, bytes]]:

@@ -55,7 +55,7 @@ def distillation(run: RunData) -> Section:
 
 
 def synthesis(run: RunData) -> Section:
-    records = run.of_kind("synthesis")
+    records = sorted(run.of_kind("preparation") + run.of_kind("synthesis"), key=lambda r: float(r["time_s"]))
     names = {k for r in records for k, v in r.items() if (k == "loss" or k.endswith("_loss")) and isinstance(v, int | float)}
     titles = {name: name for name in sorted(names, key=lambda n: (n != "loss", n))} | {"seconds": "seconds a batch"}
     plots: list[str] = []
@@ -68,6 +68,7 @@ def synthesis(run: RunData) -> Section:
             plots.append(
                 figure_svg(figures.lines(inner, title, label, smooth=True, from_zero=name == "seconds"), f"synthesis-{name}")
             )
+    plots += _gan_figures(records)
     behind, seconds = series(run.of_kind("replay"), "staleness_rounds", "time_s")
     if plots and np.isfinite(behind).any():
         time, label = figures.time_axis(seconds)
@@ -78,6 +79,32 @@ def synthesis(run: RunData) -> Section:
     if not plots:
         raise LeftOut("there are no synthesis records yet")
     return Section(lead=f"One line a generator. {_PALE}", plots=plots)
+
+
+def _gan_figures(records: list[Record]) -> list[str]:
+    """How a GAN's discriminator tells real from synthetic images (far apart: it knows the real ones by heart), and its classes."""
+    plots = []
+    for name, title, keys in (
+        ("confidence", "Discriminator: probability of being real", ("real_confidence", "synthetic_confidence")),
+        ("classes", "Generator: classes", ("class_hit_rate", "class_evenness")),
+    ):
+        curves = {}
+        for key in keys:
+            for generator, curve in _by_generator(records, key).items():
+                curves[f"{_GAN_NAMES[key]}, {generator}"] = curve
+        if curves:
+            label = figures.time_axis(max((x for x, _ in curves.values()), key=lambda x: x[-1]))[1]
+            inner = {curve: (figures.in_unit_of(label, x), y) for curve, (x, y) in curves.items()}
+            plots.append(figure_svg(figures.lines(inner, title, label, percent=True), f"gan-{name}"))
+    return plots
+
+
+_GAN_NAMES = {
+    "real_confidence": "real images",
+    "synthetic_confidence": "synthetic images",
+    "class_hit_rate": "teacher sees the class asked for",
+    "class_evenness": "evenness of classes (100%: alike)",
+}
 
 
 def _by_generator(records: list[Record], key: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:

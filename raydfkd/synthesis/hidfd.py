@@ -55,8 +55,10 @@ class HiDFDSynthesizer:
     def prepare(self) -> Preparation | None:
         """The GAN's training before the first batch, some seconds of it."""
         began, trained = time.monotonic(), _Means()
-        while self.gan.num_steps < self.config.pretrain_steps and time.monotonic() - began < SLICE_S:
+        while self.gan.num_steps < self.config.pretrain_steps:
             trained.add(self.gan.train_step())
+            if time.monotonic() - began > SLICE_S:
+                break
         if not trained.count:
             return None
         return Preparation(self.gan.num_steps, self.config.pretrain_steps, trained.means())
