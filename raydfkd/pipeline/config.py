@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from raydfkd.data.config import CollectedConfig, DatasetConfig
 from raydfkd.distillation.config import StudentConfig
@@ -179,6 +179,12 @@ class ExperimentConfig(_Config):
     """What to report on; null: nothing labelled is read at all."""
     runtime: RuntimeConfig = RuntimeConfig()
     """Where and how."""
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _leave_out(cls, value: Any) -> Any:
+        """``NAME: null`` leaves out a source of the base."""
+        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _fits_together(self) -> ExperimentConfig:

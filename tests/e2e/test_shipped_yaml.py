@@ -8,10 +8,14 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from raydfkd.models.catalog import build_classifier
+from raydfkd.models.discriminators import build_discriminator
+from raydfkd.models.generators import build_conditional_generator, build_generator
 from raydfkd.pipeline import builder
 from raydfkd.pipeline.config import ExperimentConfig, load_experiment
 from raydfkd.pipeline.exchange_state import build_exchange
@@ -19,36 +23,63 @@ from raydfkd.pipeline.run import execute
 from raydfkd.pipeline.teacher_config import TeacherTrainingConfig
 from raydfkd.pipeline.yaml_config import read_yaml, validate
 from raydfkd.run_dir import RunDir
+from raydfkd.synthesis.config import FastConfig, HiDFDConfig
 from raydfkd.testing.command import run_command
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
 SHARED = (ROOT.parent / "shared").resolve()  # may be a link
 
-COUNTS = {"smoke": 2, "ssdkd": 3, "ssdkd/table1": 10, "ssdkd/table2": 10, "ssdkd/table4": 24, "teachers": 8}
+COUNTS = {
+    "smoke": 3,
+    "ssdkd": 3, "ssdkd/table1": 10, "ssdkd/table2": 10, "ssdkd/table4": 24,
+    "hidfd": 4, "hidfd/table1": 28, "hidfd/table2": 30, "hidfd/table3": 8,
+    "teachers": 20,
+}  # fmt: skip
 """How many files each folder ships; change it with them."""
 
 FILES = [path for path in sorted(EXPERIMENTS.rglob("*.yaml")) if path.relative_to(EXPERIMENTS).parts[0] != "results"]
 RECIPES = [path for path in FILES if path.parent.name == "teachers"]
 RUNS = [path for path in FILES if path.parent.name != "teachers"]
 
-TINY = [
+SHORT = [
     "runtime.runner=local",
     "runtime.bf16=false",
-    "schedule={mode: lockstep, warmup_batches: 1, rounds: 1, student_steps_per_round: 2}",
     "students.small.batch_size=4",
     "students.small.optimizer.warmup_steps=1",
-    "sources.inversion.batch_size=4",
-    "sources.inversion.base_channels=4",
-    "sources.inversion.num_generators=1",
-    "sources.inversion.steps_per_batch=1",
     "replay.synthetic.capacity=8",
     "evaluation=null",
 ]
+TINY = {
+    "inversion": [
+        "schedule={mode: lockstep, warmup_batches: 1, rounds: 1, student_steps_per_round: 2}",
+        "sources.inversion.batch_size=4",
+        "sources.inversion.base_channels=4",
+        "sources.inversion.num_generators=1",
+        "sources.inversion.steps_per_batch=1",
+    ],
+    "gan": [
+        "schedule={mode: lockstep, warmup_batches: 2, rounds: 1, student_steps_per_round: 2, batches_per_round: 0}",
+        "sources.gan.batch_size=4",
+        "sources.gan.gan_batch_size=2",
+        "sources.gan.pretrain_steps=1",
+        "sources.gan.generator_channels=1",
+        "sources.gan.discriminator_channels=1",
+    ],
+    None: ["schedule={mode: lockstep, warmup_batches: 0, rounds: 1, student_steps_per_round: 2, batches_per_round: 0}"],
+}
+"""Overrides that make a run a matter of seconds, besides ``SHORT``, by its source."""
+
+HIDFD = [path for path in RUNS if path.relative_to(EXPERIMENTS).parts[0] == "hidfd"]
+DISTINCT = [p for p in HIDFD if not p.stem.endswith("rho10") and ("table2" not in p.parts or "cifar10_" in p.stem)]
+    path for path in HIDFD if not path.stem.endswith("rho10") and ("table2" not in path.parts or "cifar10_" in path.stem)
+]
+"""HiDFD's recipes without those that differ from another in the number of images or classes alone."""
 
 STARTED = [
     "smoke/digits_ssdkd",
     "smoke/digits_fast_local",
+    "smoke/digits_hidfd",
     "ssdkd/cifar10_wrn16_2_wrn16_1",
     "ssdkd/cifar10_wrn16_2_wrn16_1_ps",
     "ssdkd/cifar10_wrn16_2_wrn16_1_none",
@@ -84,11 +115,26 @@ def test_a_run_is_read_and_built(path: Path) -> None:
     assert config.evaluation is not None
     for model in (config.teacher.model, config.student.model):
         build_on_meta(model, config.task.num_classes, config.task.image_shape)
-    for source, index in config.generators:
-        images = builder.build_generator_network(config, source, index)(torch.zeros(2, config.sources[source].latent_dim))
-        assert tuple(images.shape[1:]) == config.task.image_shape
+    for source in config.sources.values():
+        build_gan_on_meta(source, config) if isinstance(source, HiDFDConfig) else try_generator(source, config)
     exchange = build_exchange(config)
-    assert exchange.buffer.total_slots == config.replay.synthetic.capacity
+    pinned = 0 if config.replay.pinned is None else config.replay.pinned.capacity
+    assert exchange.buffer.total_slots == config.replay.synthetic.capacity + pinned
+
+
+def try_generator(source: FastConfig, config: ExperimentConfig) -> None:
+    network = build_generator(source.generator, config.task.image_shape, source.latent_dim, source.base_channels)
+    assert tuple(network(torch.zeros(2, source.latent_dim)).shape[1:]) == config.task.image_shape
+
+
+def build_gan_on_meta(source: HiDFDConfig, config: ExperimentConfig) -> None:
+    channels, side, _ = config.task.image_shape
+    shape = (channels, *(2 * (source.image_size or side,)))
+    with torch.device("meta"):
+        build_conditional_generator(
+            "residual", shape, config.task.num_classes, source.latent_dim, source.generator_channels, source.conditioning
+        )
+        build_discriminator("residual", shape, config.task.num_classes, source.discriminator_channels)
 
 
 @pytest.mark.parametrize("path", RUNS, ids=name_of)
@@ -117,9 +163,10 @@ def test_a_run_s_teacher_is_there_or_made_by_the_recipe_that_its_comment_names(p
 def test_the_shared_files_that_a_run_names_are_there(path: Path) -> None:
     config = load_experiment(path)
     assert config.evaluation is not None
-    named = [config.teacher.checkpoint, getattr(config.evaluation.dataset, "path", None)]
+    datasets = [config.evaluation.dataset] + ([] if config.collected is None else [config.collected.dataset])
+    named = [config.teacher.checkpoint, *(getattr(dataset, "path", None) for dataset in datasets)]
     shared = [Path(one) for one in named if one is not None and SHARED in Path(one).parents]
-    assert shared or config.task.num_classes == 100 or "smoke" in path.parts
+    assert shared or "smoke" in path.parts or not path.stem.startswith("cifar10_")
     assert [one for one in shared if not one.is_file()] == []
     if config.teacher.checkpoint in shared:
         builder.audit(config, builder.build_frozen_teacher(config))
@@ -135,11 +182,32 @@ def test_a_teacher_s_recipe_is_read_and_its_network_built(path: Path) -> None:
 def test_the_first_steps_of_a_run(name: str, tmp_path: Path) -> None:
     path = EXPERIMENTS / f"{name}.yaml"
     small = [] if "smoke" in name else ["teacher.model=small_cnn_8", "students.small.model=small_cnn_8"]  # others take minutes
-    config = load_experiment(path, [*without_checkpoint(load_experiment(path)), *TINY, *small])
+    whole = load_experiment(path)
+    source = next(iter(whole.sources), None)
+    config = load_experiment(path, [*without_checkpoint(whole), *SHORT, *TINY[source], *small])
     result = execute(config, RunDir.create(tmp_path / "run"), resume=False, watcher=None, run_ray=no_ray)
-    assert result["method"] == config.sources["inversion"].method
+    assert result["method"] == (config.sources[source].method if source else "collected")
     assert result["student_steps"] == 2
-    assert result["images_synthesized"] == 8
+    assert result["images_synthesized"] == (8 if source else 0)
+
+
+@pytest.mark.parametrize("path", DISTINCT, ids=name_of)
+def test_the_first_steps_of_hidfd_s_recipes_with_their_own_networks_on_stand_in_images(path: Path, tmp_path: Path) -> None:
+    whole = load_experiment(path)
+    _, height, width = whole.task.image_shape
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for number in range(6):
+        pixels = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    stand_in = [
+        f"collected={{dataset: {{kind: image_folder, path: {tmp_path / 'images'}, split: stand-in}}}}",
+        "replay.pinned.capacity=6",
+    ]
+    source = next(iter(whole.sources), None)
+    config = load_experiment(path, [*without_checkpoint(whole), *SHORT, *TINY[source], *stand_in])
+    result = execute(config, RunDir.create(tmp_path / "run"), resume=False, watcher=None, run_ray=no_ray)
+    assert (result["student_steps"], result["images_synthesized"]) == (2, 8 if source else 0)
 
 
 def no_ray(*arguments: object) -> None:
@@ -151,6 +219,8 @@ def test_the_started_runs_cover_every_method_and_every_kind_of_modulation_and_re
         found = set()
         for config in map(load_experiment, paths):
             for source in config.sources.values():
+                if isinstance(source, HiDFDConfig):
+                    continue  # all of these are started
                 switches = [getattr(source, switch, None) for switch in ("diversity", "difficulty")]
                 found.add((source.method, *switches, config.replay.synthetic.sampler.kind))
         return found
