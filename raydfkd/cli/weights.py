@@ -92,6 +92,7 @@ def export(
         raise ConfigError(f"--ema chooses between the two students of a run directory, but {run} is none: leave it out")
     from raydfkd.models.catalog import build_classifier
     from raydfkd.models.export import export_model
+    from raydfkd.models.shared_classifier import rebuild_shared_classifier
     from raydfkd.models.weights import load_weights, read_metadata
 
     metadata = read_metadata(weights)
@@ -101,6 +102,8 @@ def export(
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{weights} does not say which model it is of: give a file that raydfkd wrote") from error
     network = build_classifier(model, classes, tuple(shape))
+    if "shared_classifier" in metadata:
+        network = rebuild_shared_classifier(network, metadata["shared_classifier"], classes)
     load_weights(network, weights)
     difference = export_model(network, tuple(shape), out, format.value, mean, std, metadata)
     typer.echo(f"{model} exported to {out} ({format.value}); its logits differ by at most {difference:.1e}")

@@ -5,13 +5,14 @@ SimKD (Chen et al., CVPR 2022) and the student stage of HiDFD. The projector is 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raydfkd.errors import ConfigError, TeacherError
+from raydfkd.errors import CheckpointError, ConfigError, TeacherError
 from raydfkd.models.classifiers import ImageShape
 from raydfkd.models.features import (
     FeatureReader,
@@ -40,6 +41,7 @@ class ClassifierSharingProjector(nn.Module):
 
     def __init__(self, student_shape: MapShape, teacher_shape: MapShape) -> None:
         super().__init__()
+        self.student_shape, self.teacher_shape = student_shape, teacher_shape
         width = teacher_shape[0]
         middle = max(1, width // 2)
         self.size = (min(student_shape[1], teacher_shape[1]), min(student_shape[2], teacher_shape[2]))
@@ -83,6 +85,9 @@ class SharedClassifierStudent(nn.Module):
                 f"the student {type(backbone).__name__} does not give its maps: name the layers that do in its feature_layers, "
                 "the pooled one last"
             )
+        self.map_layer = map_layer
+        self.removed_head: str | None = None
+        """Dotted name of the backbone's own head, where ``share_classifier`` took it off."""
         self.backbone = backbone
         self.projector = projector
         self.head = _frozen_copy(teacher_head)
@@ -133,12 +138,51 @@ def share_classifier(
     projector = ClassifierSharingProjector(reader.shapes().maps[-1], teacher_shape)
     map_layer = reader.layers[-1] if reader.layers else None
     reader.remove_hooks()
+    student = _assemble(backbone, projector, head, map_layer, own_head)
+    if map_layer is not None:
+        _freeze_unused(student, teacher.image_shape)
+    return student
+
+
+def describe_shared_classifier(student: SharedClassifierStudent) -> str:
+    """What :func:`rebuild_shared_classifier` needs besides the backbone's name, as JSON for a weights file's header."""
+    return json.dumps(
+        {
+            "student_shape": student.projector.student_shape,
+            "teacher_shape": student.projector.teacher_shape,
+            "map_layer": student.map_layer,
+            "removed_head": student.removed_head,
+            "bias": student.head.bias is not None,
+        }
+    )
+
+
+def rebuild_shared_classifier(backbone: nn.Module, described: str, num_classes: int) -> SharedClassifierStudent:
+    """An untrained student of the described form, to load a file's weights into: no teacher is needed for that.
+
+    Raises:
+        CheckpointError: the description is damaged, or of another backbone.
+    """
+    try:
+        form = json.loads(described)
+        student_shape, teacher_shape = tuple(form["student_shape"]), tuple(form["teacher_shape"])
+        projector = ClassifierSharingProjector(student_shape, teacher_shape)
+        head = nn.Linear(teacher_shape[0], num_classes, bias=form["bias"])
+        return _assemble(backbone, projector, head, form["map_layer"], form["removed_head"])
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise CheckpointError(
+            f"the weights' description of their shared classifier does not fit ({error}): give a file that raydfkd wrote"
+        ) from error
+
+
+def _assemble(
+    backbone: nn.Module, projector: ClassifierSharingProjector, head: nn.Linear, map_layer: str | None, own_head: str | None
+) -> SharedClassifierStudent:
     if own_head is not None:
         parent, _, name = own_head.rpartition(".")
         setattr(backbone.get_submodule(parent), name, nn.Identity())
     student = SharedClassifierStudent(backbone, projector, head, map_layer)
-    if map_layer is not None:
-        _freeze_unused(student, teacher.image_shape)
+    student.removed_head = own_head
     return student
 
 

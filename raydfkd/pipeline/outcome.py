@@ -13,6 +13,7 @@ from raydfkd.distillation.distiller import Distiller
 from raydfkd.evaluation.classification import Evaluator
 from raydfkd.evaluation.metrics import class_entropy
 from raydfkd.models.precision import autocast
+from raydfkd.models.shared_classifier import SharedClassifierStudent, describe_shared_classifier
 from raydfkd.models.teacher import FrozenTeacher
 from raydfkd.models.weights import save_weights
 from raydfkd.pipeline import builder, checkpoints
@@ -54,6 +55,8 @@ def _save_students(config: ExperimentConfig, run: RunDir, distiller: Distiller) 
         "mean": str(normalization.mean.flatten().tolist()),
         "std": str(normalization.std.flatten().tolist()),
     }
+    if isinstance(distiller.student, SharedClassifierStudent):
+        metadata["shared_classifier"] = describe_shared_classifier(distiller.student)
     save_weights(distiller.student, run.path / "student.safetensors", metadata)
     save_weights(distiller.student_ema, run.path / "student_ema.safetensors", metadata)
 

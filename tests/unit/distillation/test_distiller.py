@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import io
 from contextlib import nullcontext
-
-import pytest
 from typing import Any
 
+import pytest
 import torch
 from tiny_distillation import drawn, make, parameters
 from torch import Tensor, nn

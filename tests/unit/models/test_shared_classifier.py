@@ -9,11 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raydfkd.errors import ConfigError, TeacherError
+from raydfkd.errors import CheckpointError, ConfigError, TeacherError
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.export import export_model
 from raydfkd.models.features import FeatureReader
-from raydfkd.models.shared_classifier import ClassifierSharingProjector, SharedClassifierStudent, share_classifier
+from raydfkd.models.shared_classifier import (
+    ClassifierSharingProjector,
+    SharedClassifierStudent,
+    describe_shared_classifier,
+    rebuild_shared_classifier,
+    share_classifier,
+)
 from raydfkd.models.teacher import FrozenTeacher
 from raydfkd.models.weights import load_weights, save_weights
 
@@ -173,3 +179,17 @@ def test_a_student_whose_last_map_is_not_found_is_refused_or_told_which_it_is() 
         share_classifier(Scaled(), teacher())
     network = share_classifier(Scaled(), teacher(), feature_layers=["body.2", "body"])
     assert network(images()).shape == (4, CLASSES)
+
+
+@pytest.mark.parametrize("backbone", ["small_cnn_4", "torchvision:resnet18"])
+def test_a_student_is_rebuilt_from_its_weights_and_their_description_without_the_teacher(backbone: str) -> None:
+    shape = (3, 32, 32)
+    torch.manual_seed(0)
+    teacher = FrozenTeacher(build_classifier("small_cnn_8", 5, shape), 5, shape, [0.5] * 3, [0.2] * 3)
+    student = share_classifier(build_classifier(backbone, 5, shape), teacher).eval()
+    rebuilt = rebuild_shared_classifier(build_classifier(backbone, 5, shape), describe_shared_classifier(student), 5)
+    rebuilt.load_state_dict(student.state_dict())
+    images = torch.rand(2, *shape)
+    torch.testing.assert_close(rebuilt.eval()(images), student(images), rtol=0, atol=0)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        rebuild_shared_classifier(build_classifier(backbone, 5, shape), "{}", 5)
