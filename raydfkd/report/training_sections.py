@@ -82,7 +82,7 @@ def synthesis(run: RunData) -> Section:
 
 
 def _gan_figures(records: list[Record]) -> list[str]:
-    """How a GAN's discriminator tells real from synthetic images (far apart: it knows the real ones by heart), and its classes."""
+    """How well a GAN's discriminator tells real from synthetic images (too well: it knows them by heart), and its classes."""
     plots = []
     for name, title, keys in (
         ("confidence", "Discriminator: probability of being real", ("real_confidence", "synthetic_confidence")),

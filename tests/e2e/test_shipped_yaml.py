@@ -72,8 +72,6 @@ TINY = {
 
 HIDFD = [path for path in RUNS if path.relative_to(EXPERIMENTS).parts[0] == "hidfd"]
 DISTINCT = [p for p in HIDFD if not p.stem.endswith("rho10") and ("table2" not in p.parts or "cifar10_" in p.stem)]
-    path for path in HIDFD if not path.stem.endswith("rho10") and ("table2" not in path.parts or "cifar10_" in path.stem)
-]
 """HiDFD's recipes without those that differ from another in the number of images or classes alone."""
 
 STARTED = [

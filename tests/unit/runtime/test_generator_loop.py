@@ -109,7 +109,7 @@ def test_its_state_can_be_had_while_it_waits_for_weights_and_draining_ends_the_w
 
 def test_it_prepares_before_it_asks_for_leave_and_tells_how_far_it_is() -> None:
     noted: list[tuple[str, int | None]] = []
-    generator, synthesizer = loop(
+    generator, _ = loop(
         [ticket(0), OVER], note=lambda stream, prepared: noted.append((stream, prepared and prepared.done)), slices=3
     )
     assert len(list(generator.batches("stream"))) == 1
