@@ -91,6 +91,20 @@ def test_report(checkout: Path) -> None:
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
+def test_hidfd(checkout: Path) -> None:
+    """At a budget of seconds; the student with its teacher's classifier is exported without the teacher."""
+    short = "sources.gan.pretrain_steps=40 sources.gan.steps_per_batch=1 schedule.rounds=10"
+    told = typed(f"raydfkd run experiments/smoke/digits_hidfd.yaml --out runs/digits-hidfd {short}", checkout)
+    assert "144 collected images, rho 0.1" in told
+    result = json.loads((checkout / "runs/digits-hidfd/result.json").read_text())
+    assert (result["method"], result["student_steps"]) == ("hidfd", 200)
+    assert result["student"]["metric_last"] > 0.5
+    page = (checkout / "runs/digits-hidfd/report.html").read_text(encoding="utf-8")
+    assert "Total variation distance" in page
+    assert "probability of being real" in page
+    typed("raydfkd export runs/digits-hidfd --format pt2 --out runs/digits-hidfd/student.pt2", checkout)
+
+
 def test_demo(tmp_path: Path) -> None:
     """At least 95% and within 3 points of the teacher, with at most a third of its parameters."""
     typed(f"raydfkd demo --seed 0 --out {tmp_path / 'demo'}", tmp_path)

@@ -1,0 +1,60 @@
+"""Runs that learn from collected images, through Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tiny_experiment import BATCH_SIZE, distil, distil_locally, events, experiment, same, student_of
+
+from raydfkd.run_dir import RunDir
+
+GAN = {
+    "method": "hidfd",
+    "batch_size": BATCH_SIZE,
+    "pretrain_steps": 6,
+    "gan_batch_size": 8,
+    "latent_dim": 4,
+    "generator_channels": 1,
+    "discriminator_channels": 1,
+    "resources": {"num_cpus": 1, "num_threads": 1},
+}
+
+
+def hidfd_experiment(teacher: Path, **schedule: Any) -> dict[str, Any]:
+    tree = experiment(teacher, schedule=schedule, student={"objective": {"kind": "classifier_sharing"}})
+    tree["sources"] = {"gan": dict(GAN)}
+    tree["collected"] = {"dataset": {"kind": "digits", "split": "train"}, "num_images": 40}
+    tree["replay"]["pinned"] = {"capacity": 40}
+    return tree
+
+
+def test_hidfd_through_ray_gives_the_local_runners_student(teacher: Path, tmp_path: Path, no_actor_left: None) -> None:
+    tree = hidfd_experiment(teacher, batches_per_round=0)
+    distil_locally(tree, tmp_path / "local")
+    result = distil(tree, tmp_path / "ray")
+    assert same(student_of(tmp_path / "local"), student_of(tmp_path / "ray"))
+    assert result["images_synthesized"] == 4 * BATCH_SIZE
+    assert events(tmp_path / "ray") == []
+    run = RunDir(tmp_path / "ray")
+    assert next(iter(run.metrics("preparation")))["total"] == 6
+    assert list(run.metrics("replay"))[-1]["tables"]["pinned"]["size"] == 40
+
+
+def test_two_gans_stream_into_one_buffer_while_the_student_trains(teacher: Path, tmp_path: Path, no_actor_left: None) -> None:
+    tree = hidfd_experiment(teacher, mode="decoupled", samples_per_insert=1, error_buffer=200)
+    tree["sources"]["gan"] |= {"num_generators": 2, "steps_per_batch": 1, "resources": {"num_cpus": 0.5, "num_threads": 1}}
+    result = distil(tree, tmp_path / "run")
+    assert result["student_steps"] == 24
+    made = list(RunDir(tmp_path / "run").metrics("synthesis"))
+    assert {record["generator_id"] for record in made} == {"gan-0", "gan-1"}
+    assert all("generator_loss" in record for record in made)
+
+
+def test_collected_images_alone_through_ray(teacher: Path, tmp_path: Path, no_actor_left: None) -> None:
+    tree = hidfd_experiment(teacher, batches_per_round=0, warmup_batches=0)
+    tree["sources"] = {}
+    distil_locally(tree, tmp_path / "local")
+    result = distil(tree, tmp_path / "ray")
+    assert (result["method"], result["images_synthesized"]) == ("collected", 0)
+    assert same(student_of(tmp_path / "local"), student_of(tmp_path / "ray"))
