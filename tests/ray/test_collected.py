@@ -35,7 +35,7 @@ def test_hidfd_through_ray_gives_the_local_runners_student(teacher: Path, tmp_pa
     result = distil(tree, tmp_path / "ray")
     assert same(student_of(tmp_path / "local"), student_of(tmp_path / "ray"))
     assert result["images_synthesized"] == 4 * BATCH_SIZE
-    assert events(tmp_path / "ray") == []
+    assert not any("restarted" in line for line in events(tmp_path / "ray"))
     run = RunDir(tmp_path / "ray")
     assert next(iter(run.metrics("preparation")))["total"] == 6
     assert list(run.metrics("replay"))[-1]["tables"]["pinned"]["size"] == 40
