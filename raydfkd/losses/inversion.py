@@ -63,10 +63,13 @@ def modulating_weights(
     diversity: bool,
     difficulty: bool,
     gamma: float,
+    targets_B: Tensor | None = None,
 ) -> Tensor:
     """SSD-KD Eq. 3: phi(x) = (1 - n_c(x) / N) * (1 - p_T(x))^gamma, each factor switchable.
 
-    c(x) is the teacher's argmax, p_T(x) its probability at temperature 1, n_c the number of that class in the buffer of N.
+    c(x) is the teacher's argmax, n_c the number of that class in the buffer of N, p_T(x) the probability at temperature 1 of c(x)
+    or, with ``targets_B`` [B], of the class the task loss aims at (the focal loss). The two differ where targets are drawn at
+    random: an image that the teacher is sure of, but of another class, is easy by the first and hard by the second.
     The paper labels both braces "difficulty"; the first is the diversity factor. Detached: phi is a priority, and a
     differentiated focal factor would let the generator lower its loss by mere confidence (the paper is silent).
     An empty buffer has no rare class, so its diversity factor is 1.
@@ -76,6 +79,8 @@ def modulating_weights(
     """
     probabilities_BK = teacher_logits_BK.detach().float().softmax(1)
     confidence_B, class_B = probabilities_BK.max(1)
+    if targets_B is not None:
+        confidence_B = probabilities_BK.gather(1, targets_B[:, None]).squeeze(1)
     weights_B = torch.ones_like(confidence_B)
     if diversity and buffer_size > 0:
         weights_B = weights_B * (1 - class_counts_K.to(weights_B)[class_B] / buffer_size)

@@ -98,13 +98,17 @@ class SSDKDConfig(FastConfig):
     """Weigh the task loss by the teacher's lack of confidence (Eq. 3, second factor)."""
     difficulty_gamma: float = Field(2.0, ge=0)
     """Exponent gamma of the difficulty factor; the paper does not give it, 2 is the focal loss's."""
+    difficulty_of: Literal["prediction", "target"] = "prediction"
+    """Whose probability says how hard an image is: that of the class the teacher sees (Eq. 3 read literally), or that of the
+    class the task loss aims at (the focal loss; not the same with random targets)."""
     target: Literal["random", "teacher"] = "random"
     """Class in the task loss: uniform as in FastDFKD, or the teacher's own prediction as Eq. 2's text says."""
 
     @model_validator(mode="after")
     def _refuse_unused_gamma(self) -> Self:
-        if not self.difficulty and self.difficulty_gamma != SSDKDConfig.model_fields["difficulty_gamma"].default:
-            raise ValueError("difficulty false does not use difficulty_gamma: leave it out")
+        for name in ("difficulty_gamma", "difficulty_of"):
+            if not self.difficulty and getattr(self, name) != SSDKDConfig.model_fields[name].default:
+                raise ValueError(f"difficulty false does not use {name}: leave it out")
         return self
 
 

@@ -122,7 +122,7 @@ class FastSynthesizer:
         assert best_images is not None
         return self._finish(best_images, targets, {"loss": best_loss, **metrics})
 
-    def task_weights(self, teacher_logits_BK: Tensor, summary: BufferSummary) -> Tensor | None:
+    def task_weights(self, teacher_logits_BK: Tensor, targets_B: Tensor, summary: BufferSummary) -> Tensor | None:
         """phi of SSD-KD Eq. 3; FastDFKD has none."""
         return None
 
@@ -147,7 +147,7 @@ class FastSynthesizer:
         terms = {
             "bn_loss": bn_loss(batch, self._statistics.running),
             "one_hot_loss": one_hot_loss(
-                teacher_logits, self.task_targets(teacher_logits, targets), self.task_weights(teacher_logits, summary)
+                teacher_logits, self.task_targets(teacher_logits, targets), self.task_weights(teacher_logits, targets, summary)
             ),
         }
         loss = config.bn_weight * terms["bn_loss"] + config.one_hot_weight * terms["one_hot_loss"]

@@ -25,7 +25,7 @@ class SSDKDSynthesizer(FastSynthesizer):
 
     config: SSDKDConfig
 
-    def task_weights(self, teacher_logits_BK: Tensor, summary: BufferSummary) -> Tensor | None:
+    def task_weights(self, teacher_logits_BK: Tensor, targets_B: Tensor, summary: BufferSummary) -> Tensor | None:
         if not (self.config.diversity or self.config.difficulty):
             return None
         return modulating_weights(
@@ -35,6 +35,7 @@ class SSDKDSynthesizer(FastSynthesizer):
             diversity=self.config.diversity,
             difficulty=self.config.difficulty,
             gamma=self.config.difficulty_gamma,
+            targets_B=self.task_targets(teacher_logits_BK, targets_B) if self.config.difficulty_of == "target" else None,
         )
 
     def task_targets(self, teacher_logits_BK: Tensor, targets_B: Tensor) -> Tensor:

@@ -110,6 +110,17 @@ def test_phi_is_the_closed_form_for_every_pair_of_switches(diversity: bool, diff
     torch.testing.assert_close(phi, torch.tensor(expected))
 
 
+def test_phi_may_go_by_the_probability_of_the_target() -> None:
+    """The focal weight: a prediction that is sure and wrong counts in full, where the literal one all but drops it."""
+    logits, targets = torch.tensor([[8.0, 0.0, 0.0], [8.0, 0.0, 0.0]]), torch.tensor([0, 1])
+    nothing = {"diversity": False, "difficulty": True, "gamma": 2.0}
+    of_target = modulating_weights(logits, COUNTS, 100, **nothing, targets_B=targets)
+    probabilities = logits.softmax(1).gather(1, targets[:, None]).squeeze(1)
+    torch.testing.assert_close(of_target, (1 - probabilities) ** 2)
+    assert of_target[1] > 0.99
+    assert modulating_weights(logits, COUNTS, 100, **nothing)[1] < 1e-5
+
+
 def test_phi_is_detached() -> None:
     leaf = LOGITS.clone().requires_grad_()
     phi = modulating_weights(leaf, COUNTS, 100, diversity=True, difficulty=True, gamma=2.0)

@@ -53,7 +53,13 @@ def test_phi_is_eq_3_of_the_buffers_histogram() -> None:
     expected = modulating_weights(
         logits, torch.from_numpy(SKEWED.class_counts), 100, diversity=True, difficulty=True, gamma=1.5
     )
-    torch.testing.assert_close(synthesizer.task_weights(logits, SKEWED), expected)
+    targets = torch.arange(20) % 10
+    torch.testing.assert_close(synthesizer.task_weights(logits, targets, SKEWED), expected)
+    aimed = make("ssdkd", difficulty_gamma=1.5, difficulty_of="target").task_weights(logits, targets, SKEWED)
+    assert aimed is not None
+    hardness = (1 - logits.softmax(1).gather(1, targets[:, None]).squeeze(1)) ** 1.5
+    rarity = 1 - torch.from_numpy(SKEWED.class_counts)[logits.argmax(1)] / 100
+    torch.testing.assert_close(aimed, (hardness * rarity).float())
 
 
 def test_an_empty_buffer_leaves_only_the_difficulty() -> None:
@@ -66,7 +72,7 @@ def test_an_empty_buffer_leaves_only_the_difficulty() -> None:
 def test_a_buffer_of_one_class_silences_the_task_term_of_that_class() -> None:
     synthesizer = make("ssdkd", difficulty=False)
     logits = F.one_hot(torch.tensor([4, 4, 2]), 10).float()
-    weights = synthesizer.task_weights(logits, summary(5, [0, 0, 0, 0, 60, 0, 0, 0, 0, 0]))
+    weights = synthesizer.task_weights(logits, torch.zeros(3, dtype=torch.int64), summary(5, [0, 0, 0, 0, 60, 0, 0, 0, 0, 0]))
     assert weights is not None
     assert weights.tolist() == [0.0, 0.0, 1.0]
 
