@@ -67,9 +67,9 @@ def modulating_weights(
 ) -> Tensor:
     """SSD-KD Eq. 3: phi(x) = (1 - n_c(x) / N) * (1 - p_T(x))^gamma, each factor switchable.
 
-    c(x) is the teacher's argmax, n_c the number of that class in the buffer of N, p_T(x) the probability at temperature 1 of c(x)
-    or, with ``targets_B`` [B], of the class the task loss aims at (the focal loss). The two differ where targets are drawn at
-    random: an image that the teacher is sure of, but of another class, is easy by the first and hard by the second.
+    c(x) is the teacher's argmax, n_c the number of that class in the buffer of N, p_T(x) the probability at temperature 1 of
+    c(x) or, with ``targets_B`` [B], of the class the task loss aims at (the focal loss). The two differ where targets are drawn
+    at random: an image that the teacher is sure of, but of another class, is easy by the first and hard by the second.
     The paper labels both braces "difficulty"; the first is the diversity factor. Detached: phi is a priority, and a
     differentiated focal factor would let the generator lower its loss by mere confidence (the paper is silent).
     An empty buffer has no rare class, so its diversity factor is 1.
