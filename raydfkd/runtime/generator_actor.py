@@ -75,13 +75,14 @@ class GeneratorActor:
         if self._loop is not None:
             self._loop.drain()
 
-    def state(self) -> bytes:
-        """The synthesizer's state between two batches."""
+    def state(self) -> tuple[bytes, int]:
+        """The synthesizer's state between two batches, and how many this actor had made by then."""
         import torch
 
+        state, num_batches = self._built.state_dict()
         packed = io.BytesIO()
-        torch.save(self._built.state_dict(), packed)
-        return packed.getvalue()
+        torch.save(state, packed)
+        return packed.getvalue(), num_batches
 
     @property
     def _built(self) -> GeneratorLoop:

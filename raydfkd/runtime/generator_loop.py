@@ -51,6 +51,8 @@ class GeneratorLoop:
         self._busy = threading.Lock()
         self._stream: str | None = None
         self._drained = False
+        self.num_batches = 0
+        """Batches made so far."""
 
     def batches(self, stream: str) -> Iterator[SyntheticBatch]:
         """Batches, one for each ticket, until leave is refused for good. A newer stream ends an older one."""
@@ -66,6 +68,7 @@ class GeneratorLoop:
             ready = time.monotonic()
             with self._busy:
                 batch = self._synthesizer.step(ticket.summary)
+                self.num_batches += 1
             weights_s, seconds = ready - began, time.monotonic() - ready
             waits = {"seconds": seconds, "generator_wait_limiter_s": limiter_s, "generator_wait_weights_s": weights_s}
             yield replace(batch, metrics={**batch.metrics, **waits})
@@ -74,10 +77,10 @@ class GeneratorLoop:
         """The batch in hand is the last."""
         self._drained = True
 
-    def state_dict(self) -> dict[str, object]:
-        """The synthesizer's state between two batches."""
+    def state_dict(self) -> tuple[dict[str, object], int]:
+        """The synthesizer's state between two batches, and how many it had made by then."""
         with self._busy:
-            return self._synthesizer.state_dict()
+            return self._synthesizer.state_dict(), self.num_batches
 
     def _prepare(self, stream: str) -> None:
         while not self._drained and self._stream == stream:

@@ -38,6 +38,7 @@ class _Member:
     building: Any = None
     pid: int | None = None
     state: bytes | None = None
+    has_delivered: bool = False
     state_taken_at: float = 0.0
     restarts: int = 0
     told_pending: bool = False
@@ -79,7 +80,7 @@ class GeneratorPool:
     def save(self, folder: Path) -> None:
         """Writes every generator's state into a checkpoint folder."""
         self._take_states()
-        self._write(folder)
+        self._write(folder, self._members)
 
     def close(self, timeout_s: float) -> None:
         """Lets the generators finish the batch in hand, then ends them."""
@@ -193,21 +194,25 @@ class GeneratorPool:
         asked = [(member, member.actor.state.remote()) for member in self._members if member.pid and member.building is None]
         for member, answer in asked:
             try:
-                member.state = ray.get(answer, timeout=self._timeout_s)
+                member.state, num_batches = ray.get(answer, timeout=self._timeout_s)
+                member.has_delivered |= num_batches > 0
                 member.state_taken_at = time.monotonic()
             except (RayActorError, GetTimeoutError):
                 continue  # The watcher replaces the dead; the last known state stays.
 
     def _keep_preparation(self) -> None:
-        """Until the first checkpoint, what generators learnt before their first batch would be lost with the driver."""
+        """Until the first checkpoint, what generators learnt before their first batch would be lost with the driver.
+
+        A state from after that batch is of no use then: a run without a checkpoint begins again with an empty buffer.
+        """
         run = self._context.run
         if run.latest_checkpoint() is None:
-            self._write(run.preparation)
+            self._write(run.preparation, [member for member in self._members if not member.has_delivered])
         else:
             shutil.rmtree(run.preparation, ignore_errors=True)
 
-    def _write(self, folder: Path) -> None:
-        for member in self._members:
+    def _write(self, folder: Path, members: list[_Member]) -> None:
+        for member in members:
             if member.state is not None:
                 path = generator_path(folder, member.name)
                 path.parent.mkdir(parents=True, exist_ok=True)

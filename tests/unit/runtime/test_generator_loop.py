@@ -73,7 +73,7 @@ def test_a_batch_for_each_ticket_with_its_waits() -> None:
     assert len(batches) == synthesizer.made == 2
     assert [made.metrics["generator_wait_limiter_s"] for made in batches] == [0.25, 0.75]
     assert all(made.metrics["seconds"] >= 0 and made.metrics["generator_wait_weights_s"] >= 0 for made in batches)
-    assert generator.state_dict() == {"made": 2}
+    assert generator.state_dict() == ({"made": 2}, 2)
 
 
 def test_it_takes_weights_once_and_waits_for_those_that_its_ticket_asks_for() -> None:
@@ -99,7 +99,7 @@ def test_its_state_can_be_had_while_it_waits_for_weights_and_draining_ends_the_w
     made: list[SyntheticBatch] = []
     thread = threading.Thread(target=lambda: made.extend(generator.batches("stream")), daemon=True)
     thread.start()
-    assert generator.state_dict() == {"made": 0}
+    assert generator.state_dict() == ({"made": 0}, 0)
     generator.drain()
     thread.join(10)
     assert not thread.is_alive()
