@@ -14,7 +14,7 @@ from raydfkd.augment import random_crop_flip
 from raydfkd.distillation.config import StudentConfig
 from raydfkd.distillation.learner import build_learner
 from raydfkd.distillation.schedule import learning_rate
-from raydfkd.losses.distillation import agreement, ema_update, importance_weighted_mean
+from raydfkd.losses.distillation import agreement, ema_decay, ema_update, importance_weighted_mean
 from raydfkd.models.features import join_outputs
 from raydfkd.models.precision import autocast
 from raydfkd.models.teacher import FrozenTeacher
@@ -143,8 +143,7 @@ class Distiller:
         return loss.detach(), priorities, agreement(student_logits, teacher.logits)
 
     def _update_ema(self) -> None:
-        """The average's decay grows as (1+n)/(10+n) up to the configured one, so that its start does not weigh on it."""
-        decay = min(self.config.ema_decay, (1 + self.num_steps) / (10 + self.num_steps))
+        decay = ema_decay(self.config.ema_decay, self.num_steps)
         ema_update(_float_state(self.student_ema), _float_state(self.student), decay)
 
     def state_dict(self) -> dict[str, Any]:

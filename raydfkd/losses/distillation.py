@@ -41,6 +41,11 @@ def agreement(student_logits_BK: Tensor, teacher_logits_BK: Tensor) -> Tensor:
     return (student_logits_BK.argmax(1) == teacher_logits_BK.argmax(1)).float().mean()
 
 
+def ema_decay(limit: float, num_updates: int) -> float:
+    """(1+n) / (10+n) up to ``limit``: a decay that grows with the updates, so that an average's start does not weigh on it."""
+    return min(limit, (1 + num_updates) / (10 + num_updates))
+
+
 def ema_update(average: list[Tensor], current: list[Tensor], decay: float) -> None:
     """In place: average <- decay * average + (1 - decay) * current, tensor by tensor."""
     with torch.no_grad():

@@ -187,7 +187,7 @@ def stage_layers(model: nn.Module, image_shape: ImageShape, head: str | None, ro
         take.remove()
     outputs, embedding = dict(zip(names, values, strict=False)), values[-1]
     maps = [(name, outputs[name]) for name in order if isinstance(outputs[name], Tensor) and outputs[name].ndim == 4]
-    pooled = [(name, x) for name, x in maps if isinstance(embedding, Tensor) and _is_pooled(x, embedding)]
+    pooled = [(name, x) for name, x in maps if isinstance(embedding, Tensor) and is_pooled(x, embedding)]
     if not pooled:
         raise _no_maps(role, "the mean over pixels of no layer's output is what its classifier_head takes")
     largest = max(_pixels(x) for _, x in pooled)
@@ -213,7 +213,8 @@ def _no_maps(role: Role, reason: str) -> RaydfkdError:
     )
 
 
-def _is_pooled(x: Tensor, embedding: Tensor) -> bool:
+def is_pooled(x: Tensor, embedding: Tensor) -> bool:
+    """Whether ``embedding`` [B,d] is the mean over pixels of the map ``x`` [B,C,H,W]."""
     pooled = x.mean((2, 3))
     return pooled.shape == embedding.shape and torch.allclose(pooled, embedding, rtol=1e-3, atol=1e-5)
 

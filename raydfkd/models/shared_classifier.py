@@ -19,6 +19,7 @@ from raydfkd.models.features import (
     MapClassifier,
     capture,
     find_head,
+    is_pooled,
     probe_images,
     require_linear_head,
 )
@@ -194,8 +195,7 @@ def _pooled_map_shape(teacher: FrozenTeacher) -> MapShape:
     reader.remove_hooks()
     last_map, embedding = output.maps[-1], output.embedding
     assert embedding is not None
-    pooled = last_map.mean((2, 3))
-    if pooled.shape != embedding.shape or not torch.allclose(pooled, embedding, rtol=1e-3, atol=1e-5):
+    if not is_pooled(last_map, embedding):
         raise TeacherError(
             "the teacher's classifier cannot be shared: what its head takes is not the mean over pixels of its last map "
             f"({list(last_map.shape[1:])}); name the map that is pooled last in its feature_layers, or choose another objective"

@@ -107,21 +107,28 @@ def audit(config: ExperimentConfig, teacher: FrozenTeacher) -> TeacherAudit:
     return found
 
 
-def build_student(config: ExperimentConfig) -> nn.Module:
+def build_student(config: ExperimentConfig, teacher: FrozenTeacher | None = None) -> nn.Module:
     """The student at its start: drawn from the run's seed, or its checkpoint. The same in every process.
 
     With the objective classifier_sharing it has its teacher's classifier, on top of a projector.
+
+    Args:
+        teacher: to copy that from, where the caller has it; built otherwise.
     """
     student = config.student
+    shares_classifier = student.objective.kind == "classifier_sharing"
+    if shares_classifier and teacher is None:  # before the seed is set, which its building would use up
+        teacher = build_frozen_teacher(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.runtime.seed, "student", config.student_name))
         network = build_classifier(student.model, config.task.num_classes, config.task.image_shape)
         if student.checkpoint is not None:
             load_weights(network, student.checkpoint)
-        if student.objective.kind == "classifier_sharing":
+        if shares_classifier:
+            assert teacher is not None
             return share_classifier(
                 network,
-                build_frozen_teacher(config),
+                teacher,
                 feature_layers=student.feature_layers,
                 classifier_head=student.classifier_head,
             )
@@ -141,7 +148,8 @@ def build_synthesizer(
         priority_temperature=getattr(config.student.objective, "temperature", 1.0),
         bf16=config.runtime.bf16,
     )
-    parts = SynthesisParts(build_frozen_teacher(config), build_student(config), collected)
+    teacher = build_frozen_teacher(config)
+    parts = SynthesisParts(teacher, build_student(config, teacher), collected)
     return METHODS.get(settings.method).load().build(settings, parts, context, device)
 
 
@@ -149,14 +157,9 @@ def build_distiller(config: ExperimentConfig, device: torch.device) -> Distiller
     """A student worker's distiller; what its objective trains starts the same in every process."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.runtime.seed, "objective", config.student_name))
-        return Distiller(
-            config.student,
-            build_frozen_teacher(config),
-            build_student(config),
-            config.schedule.total_steps,
-            device,
-            bf16=config.runtime.bf16,
-        )
+        teacher = build_frozen_teacher(config)
+        student = build_student(config, teacher)
+        return Distiller(config.student, teacher, student, config.schedule.total_steps, device, bf16=config.runtime.bf16)
 
 
 def build_evaluator(config: ExperimentConfig, teacher: FrozenTeacher, device: torch.device) -> Evaluator | None:

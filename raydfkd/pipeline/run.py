@@ -85,19 +85,20 @@ def _check(
     exchange = build_exchange(config)
     teacher = builder.build_frozen_teacher(config)
     builder.audit(config, teacher)
-    builder.build_student(config)
+    builder.build_student(config, teacher)
     kept = collecting.read(run)
     collected = collecting.collect(config, teacher, device) if kept is None else None
     images = kept if collected is None else collected.batch
-    generators = {
-        generator_id(*which): builder.build_synthesizer(config, *which, device, images) for which in config.generators
-    }
+    for source, index in config.generators:
+        # Those of one source differ in their seed alone, and in what a checkpoint holds for them.
+        if index == 0 or checkpoint is not None:
+            synthesizer = builder.build_synthesizer(config, source, index, device, images)
+            if checkpoint is not None:
+                checkpoints.load_generator(checkpoint, generator_id(source, index), synthesizer)
     builder.build_evaluator(config, teacher, device)
     if checkpoint is not None:
         load_exchange(checkpoint, exchange)
         checkpoints.load_student(checkpoint, builder.build_distiller(config, device))
-        for name, synthesizer in generators.items():
-            checkpoints.load_generator(checkpoint, name, synthesizer)
     return teacher.state_sha256(), collected
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from raydfkd.losses.distillation import ema_decay, ema_update
 from raydfkd.losses.gan import (
     adversarial_discriminator_loss,
     adversarial_generator_loss,
@@ -204,8 +205,8 @@ class GuidedGAN:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        decay = min(self.config.ema_decay, (1 + self.num_steps) / (10 + self.num_steps))
-        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.generator.parameters()), 1 - decay)
+        decay = ema_decay(self.config.ema_decay, self.num_steps)
+        ema_update(list(self.averaged.parameters()), list(self.generator.parameters()), decay)
         # BatchNorm's own running averages, and the singular vectors, which belong to the newest weights.
         for mine, theirs in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
             mine.copy_(theirs)
