@@ -3,7 +3,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_ARGS ?=
-TESTS ?= tests
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -29,7 +28,8 @@ check: $(STAMP)
 	$(BIN)/python -m pytest -q tests/architecture
 
 test: check
-	$(BIN)/python -m pytest -q --durations=10 --ignore=tests/architecture $(TESTS)
+	$(BIN)/python -m pytest -q -m "not ray" --numprocesses=auto --dist=worksteal --durations=10 --ignore=tests/architecture tests
+	$(BIN)/python -m pytest -q -m ray --durations=10 tests/ray tests/e2e
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

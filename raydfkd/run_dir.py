@@ -29,8 +29,8 @@ updates so far) and values by kind:
   means of its losses as in ``synthesis``.
 * ``distillation``: means since the last record: ``kd_loss``, ``lr``, ``agreement``, ``importance_weight_mean``, ``item_age``,
   ``grad_norm``, ``step_s`` (seconds of computing a step).
-* ``replay``: ``size``, ``capacity``, ``class_counts`` (list), ``class_entropy``, ``dropped_updates``, ``bytes``, ``inserts``,
-  ``samples``, ``priority_mean``, ``priority_max``, ``staleness_rounds``.
+* ``replay``: ``size``, ``capacity``, ``pinned_fraction`` (of a training batch), ``class_counts`` (list), ``class_entropy``,
+  ``dropped_updates``, ``bytes``, ``inserts``, ``samples``, ``priority_mean``, ``priority_max``, ``staleness_rounds``.
 * ``throughput``: ``images_distilled`` (total), ``distilled_per_s``, the student's waits in seconds since the last record, by
   cause (``student_wait_data_s``, ``student_wait_limiter_s``, both from its first batch on), and ``rss_bytes``.
 * ``evaluation``: ``metric_last``, ``metric_ema``, ``agreement`` in [0,1], ``split``.
@@ -43,6 +43,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,18 @@ from raydfkd.errors import RunDirError
 STATES = ("running", "failed", "stopped", "finished")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes text so that a reader, or a kill in the middle, sees the old file or the new one and nothing between."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file so that a reader, or a kill in the middle, sees the old one or the new one and nothing between."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):  # it is gone where all went well
+            temporary.unlink()
 
 
 def _plain(value: Any) -> Any:

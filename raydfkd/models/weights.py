@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from raydfkd.errors import CheckpointError
+from raydfkd.run_dir import write_atomically
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 
@@ -53,13 +52,7 @@ def save_weights(model: nn.Module, path: str | Path, metadata: dict[str, str] | 
     path = Path(path)
     # Copies, because safetensors refuses tensors that share memory or are laid out channels_last.
     state = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in model.state_dict().items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(save(state, metadata=metadata))  # save_file would make it readable by its owner alone
-        os.replace(partial, path)
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+    write_atomically(path, save(state, metadata=metadata))  # save_file would make it readable by its owner alone
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

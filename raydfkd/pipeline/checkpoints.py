@@ -13,7 +13,7 @@ code.
 
 from __future__ import annotations
 
-import os
+import io
 import pickle
 import shutil
 import warnings
@@ -26,7 +26,7 @@ import torch
 
 from raydfkd.distillation.distiller import Distiller
 from raydfkd.errors import CheckpointError
-from raydfkd.run_dir import RunDir, generator_path
+from raydfkd.run_dir import RunDir, generator_path, write_atomically
 from raydfkd.types import Synthesizer
 
 
@@ -55,9 +55,9 @@ def load_student(folder: Path, distiller: Distiller) -> None:
 def save_generator(folder: Path, generator_id: str, state: dict[str, Any]) -> None:
     path = generator_path(folder, generator_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")  # a kill shall not leave half a file where a whole one was
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_atomically(path, content.getvalue())
 
 
 def load_generator(folder: Path, generator_id: str, synthesizer: Synthesizer) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from raydfkd.errors import ConfigError
 from raydfkd.pipeline.config import ExperimentConfig, derive_seed
 from raydfkd.replay.arrow import from_parquet, to_parquet
-from raydfkd.run_dir import RunDir
+from raydfkd.run_dir import RunDir, write_atomically
 from raydfkd.types import SyntheticBatch
 
 if TYPE_CHECKING:
@@ -62,9 +61,7 @@ def warnings_of(config: ExperimentConfig, collected: CollectedImages) -> list[st
 
 
 def write(run: RunDir, collected: CollectedImages) -> None:
-    temporary = run.collected_path.with_suffix(".tmp")
-    temporary.write_bytes(to_parquet(collected.batch))
-    os.replace(temporary, run.collected_path)
+    write_atomically(run.collected_path, to_parquet(collected.batch))
 
 
 def read(run: RunDir) -> SyntheticBatch | None:

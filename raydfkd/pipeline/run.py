@@ -11,7 +11,7 @@ import torch
 
 from raydfkd.data.collected import CollectedImages
 from raydfkd.data.config import DatasetConfig
-from raydfkd.errors import RaydfkdError
+from raydfkd.errors import CheckpointError, RaydfkdError
 from raydfkd.pipeline import builder, checkpoints, collecting
 from raydfkd.pipeline.config import ExperimentConfig, generator_id
 from raydfkd.pipeline.exchange_state import build_exchange, load_exchange
@@ -98,7 +98,13 @@ def _check(
     builder.build_evaluator(config, teacher, device)
     if checkpoint is not None:
         load_exchange(checkpoint, exchange)
-        checkpoints.load_student(checkpoint, builder.build_distiller(config, device))
+        distiller = builder.build_distiller(config, device)
+        checkpoints.load_student(checkpoint, distiller)
+        if distiller.num_steps > config.schedule.total_steps:
+            raise CheckpointError(
+                f"the run in {run.path} has done {distiller.num_steps} student steps and schedule.rounds "
+                f"{config.schedule.rounds} asks for {config.schedule.total_steps}: resume with as many rounds, or more"
+            )
     return teacher.state_sha256(), collected
 
 

@@ -251,26 +251,26 @@ class ReplayBuffer:
         return Table(name, config, storage, len(self.consumers), evicts=name == "synthetic")
 
     def _split(self, who: int, num_batches: int, batch_size: int) -> np.ndarray:
-        """Pinned items int64 [S] of each batch: the fraction on average, rounded down with the rest carried on.
-
-        An empty table's share goes to the other.
-        """
-        if "pinned" not in self.tables or self.tables["pinned"].storage.size == 0:
-            return np.zeros(num_batches, dtype=np.int64)
-        if self.tables["synthetic"].storage.size == 0:
-            return np.full(num_batches, batch_size, dtype=np.int64)
-        fraction = self._pinned_fraction()
+        """Pinned items int64 [S] of each batch: the fraction on average, rounded down with the rest carried on."""
+        if (fraction := self.pinned_fraction) in (0, 1):
+            return np.full(num_batches, fraction * batch_size, dtype=np.int64)
         # The small addend keeps 0.1 * 10 from falling short of a whole item by a rounding error.
         wanted = self._carries[who] + fraction * batch_size * np.arange(1, num_batches + 1)
         whole = np.floor(wanted + 1e-9).astype(np.int64)
         self._carries[who] = max(0.0, wanted[-1] - whole[-1])
         return np.diff(whole, prepend=0)
 
-    def _pinned_fraction(self) -> float:
-        """As configured, or N |pinned| / (N |pinned| + |synthetic|) with the inflation N (see ``ReplayConfig``)."""
+    @property
+    def pinned_fraction(self) -> float:
+        """Share of pinned items in a batch drawn now, in [0,1]; an empty table's share is the other's.
+
+        As configured, or N |pinned| / (N |pinned| + |synthetic|) with the inflation N (see ``ReplayConfig``).
+        """
+        pinned, synthetic = (self.tables[n].storage.size if n in self.tables else 0 for n in ("pinned", "synthetic"))
+        if pinned == 0 or synthetic == 0:
+            return float(pinned > 0)
         if self.config.pinned_fraction is not None:
             return self.config.pinned_fraction
-        pinned, synthetic = (self.tables[name].storage.size for name in ("pinned", "synthetic"))
         inflated = self.config.inflation_of(pinned) * pinned
         return inflated / (inflated + synthetic)
 

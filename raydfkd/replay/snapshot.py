@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 import zlib
 from collections import deque
@@ -99,13 +98,7 @@ def _read_batch(folder: Path, shard_id: int, content: bytes) -> SyntheticBatch:
 
 
 def _write_part(folder: Path, name: str, content: bytes) -> dict[str, Any]:
-    path = folder / name
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_atomically(folder / name, content)
     return {"file": name, "bytes": len(content), "crc32": zlib.crc32(content)}
 
 

@@ -40,6 +40,7 @@ def buffer_statistics(buffer: ReplayBuffer, student_version: WeightsVersion | No
     return {
         "size": buffer.size,
         "capacity": buffer.total_slots,
+        "pinned_fraction": buffer.pinned_fraction,
         "class_counts": counts,
         "class_entropy": relative_entropy(counts),
         "bytes": buffer.num_bytes,

@@ -88,10 +88,10 @@ def _total_variation(run: RunData) -> list[Table]:
     num_classes = int(classes.max(initial=0)) + 1
     real = sources.astype(str) == "collected"
     shares = [np.bincount(classes[which], minlength=num_classes) / which.sum() for which in (real, ~real) if which.any()]
-    if len(shares) < 2:
+    fraction = latest(run.of_kind("replay"), "pinned_fraction")
+    if len(shares) < 2 or fraction is None:
         return []
     collected, synthetic = shares
-    fraction = _pinned_fraction(run, int(real.sum()), int((~real).sum()))
     mix = fraction * collected + (1 - fraction) * synthetic
     balanced = np.full(num_classes, 1 / num_classes)
     named = {"collected": collected, "synthetic": synthetic, f"mix ({100 * fraction:.0f}% collected)": mix}
@@ -105,17 +105,6 @@ def _total_variation(run: RunData) -> list[Table]:
 
 def _distance(p: np.ndarray, q: np.ndarray) -> float:
     return float(np.abs(p - q).sum() / 2)
-
-
-def _pinned_fraction(run: RunData, num_pinned: int, num_synthetic: int) -> float:
-    """The share of collected images in a training batch, as the settings have it (see ``ReplayConfig``)."""
-    replay = run.settings.get("replay") or {}
-    if replay.get("pinned_fraction") is not None:
-        return float(replay["pinned_fraction"])
-    capacity = (replay.get("synthetic") or {}).get("capacity") or num_synthetic
-    inflation = replay.get("inflation")
-    times = max(1, int(capacity) // num_pinned) if inflation is None else float(inflation)
-    return times * num_pinned / (times * num_pinned + num_synthetic)
 
 
 def buffer(run: RunData) -> Section:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
@@ -16,7 +15,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from raydfkd.errors import RunFailedError, WaitTimeoutError
 from raydfkd.pipeline.config import generator_id
-from raydfkd.run_dir import generator_path
+from raydfkd.run_dir import generator_path, write_atomically
 from raydfkd.runtime.calls import call
 from raydfkd.runtime.failures import Failure
 from raydfkd.runtime.generator_actor import GeneratorActor
@@ -216,9 +215,7 @@ class GeneratorPool:
             if member.state is not None:
                 path = generator_path(folder, member.name)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                temporary = path.with_suffix(".tmp")
-                temporary.write_bytes(member.state)
-                os.replace(temporary, path)
+                write_atomically(path, member.state)
 
     def _reattach(self) -> None:
         """A replay actor that came back knows no streams."""

@@ -25,19 +25,26 @@ class ResourcesConfig(BaseModel):
     """Custom Ray resources per actor, e.g. {gen_node: 1}."""
 
 
-class FastConfig(BaseModel):
-    """FastDFKD (Fang et al., AAAI 2022): a meta-learned generator adapted for a few steps to each batch."""
+class SynthesisConfig(BaseModel):
+    """What every synthesis method has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["fast"] = "fast"
+    method: str
     """Name of the synthesis method."""
     num_generators: int = Field(1, ge=1)
-    """Generator actors that fill the buffer from this source."""
+    """Generator actors that fill the buffer from this source, each with a network of its own."""
     resources: ResourcesConfig = ResourcesConfig()
     """What each generator actor asks of the cluster."""
     batch_size: int = Field(256, ge=1)
-    """Images per synthesized batch."""
+    """Images per batch that the buffer gets."""
+
+
+class FastConfig(SynthesisConfig):
+    """FastDFKD (Fang et al., AAAI 2022): a meta-learned generator adapted for a few steps to each batch."""
+
+    method: Literal["fast"] = "fast"
+    """Name of the synthesis method."""
     steps_per_batch: int = Field(2, ge=1)
     """Adaptation steps k of the generator for each batch (T_g in SSD-KD)."""
     meta: Literal["fomaml", "reptile", "sequential"] = "fomaml"
@@ -112,19 +119,11 @@ class SSDKDConfig(FastConfig):
         return self
 
 
-class HiDFDConfig(BaseModel):
+class HiDFDConfig(SynthesisConfig):
     """HiDFD (arXiv 2412.13525): a class-conditional GAN on few collected images, its discriminator guided by the teacher."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Literal["hidfd"] = "hidfd"
     """Name of the synthesis method."""
-    num_generators: int = Field(1, ge=1)
-    """Generator actors that fill the buffer from this source; each trains a GAN of its own."""
-    resources: ResourcesConfig = ResourcesConfig()
-    """What each generator actor asks of the cluster."""
-    batch_size: int = Field(256, ge=1)
-    """Images per batch that the buffer gets."""
     pretrain_steps: int = Field(50_000, ge=0)
     """GAN steps before the first batch is delivered."""
     steps_per_batch: int = Field(0, ge=0)

@@ -320,6 +320,7 @@ def test_the_checkpoint_before_a_damaged_one_is_taken_once_that_is_removed(stopp
         ("sources.inversion.base_channels=8", "the generator 'inversion-0' in"),
         ("replay.synthetic.capacity=32", "use the experiment that it was saved with"),
         ("task.num_classes=7", "num_classes"),
+        ("schedule.rounds=1", "asks for 2: resume with as many rounds, or more"),
     ],
 )
 def test_resuming_as_another_run(stopped: Path, override: str, expected: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 RAYDFKD = Path(sys.executable).with_name("raydfkd")
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from raydfkd.distillation.objectives.config import ObjectiveConfig
@@ -16,49 +17,11 @@ if TYPE_CHECKING:
     from raydfkd.distillation.objectives.base import FeatureShapes, Objective
 
 
-def _logits(name: str) -> Callable[[], type[Objective]]:
+def _class(module: str, name: str) -> Callable[[], type[Objective]]:
     def load() -> type[Objective]:
-        from raydfkd.distillation.objectives import logits
-
-        return getattr(logits, name)
+        return getattr(import_module(f"raydfkd.distillation.objectives.{module}"), name)
 
     return load
-
-
-def _semckd() -> type[Objective]:
-    from raydfkd.distillation.objectives.semckd import SemCKDObjective
-
-    return SemCKDObjective
-
-
-def _correlation() -> type[Objective]:
-    from raydfkd.distillation.objectives.relational import CorrelationObjective
-
-    return CorrelationObjective
-
-
-def _rkd() -> type[Objective]:
-    from raydfkd.distillation.objectives.relational import RKDObjective
-
-    return RKDObjective
-
-
-def _cat_kd() -> type[Objective]:
-    from raydfkd.distillation.objectives.class_attention import CATKDObjective
-
-    return CATKDObjective
-
-
-def _ofa() -> type[Objective]:
-    from raydfkd.distillation.objectives.one_for_all import OFAObjective
-
-    return OFAObjective
-
-
-def _classifier_sharing() -> type[Objective]:
-    from raydfkd.distillation.objectives.alignment import ClassifierSharingObjective
-
-    return ClassifierSharingObjective
 
 
 @dataclass(frozen=True)
@@ -78,17 +41,27 @@ class ObjectiveEntry:
 
 OBJECTIVES: Registry[ObjectiveEntry] = Registry("objective")
 for _kind, _entry in {
-    "kl": ObjectiveEntry(_logits("KLObjective"), "KL to the teacher at a temperature", "Hinton et al., 2015"),
-    "vanilla_kd": ObjectiveEntry(_logits("VanillaKDObjective"), "cross-entropy and KL", "Hinton et al., 2015"),
-    "semckd": ObjectiveEntry(_semckd, "SemCKD: attention over the teacher's stages", "Chen et al., AAAI 2021"),
-    "correlation": ObjectiveEntry(_correlation, "CC: correlation congruence", "Peng et al., ICCV 2019"),
-    "dkd": ObjectiveEntry(_logits("DKDObjective"), "DKD: decoupled KL", "Zhao et al., CVPR 2022"),
-    "rkd": ObjectiveEntry(_rkd, "RKD: distances and angles in a batch", "Park et al., CVPR 2019"),
-    "cat_kd": ObjectiveEntry(_cat_kd, "CAT-KD: class-activation maps", "Guo et al., CVPR 2023"),
-    "nkd": ObjectiveEntry(_logits("NKDObjective"), "NKD: normalised KD", "Yang et al., ICCV 2023"),
-    "ofa": ObjectiveEntry(_ofa, "OFA-KD: exits at every stage", "Hao et al., NeurIPS 2023"),
+    "kl": ObjectiveEntry(_class("logits", "KLObjective"), "KL to the teacher at a temperature", "Hinton et al., 2015"),
+    "vanilla_kd": ObjectiveEntry(_class("logits", "VanillaKDObjective"), "cross-entropy and KL", "Hinton et al., 2015"),
+    "semckd": ObjectiveEntry(
+        _class("semckd", "SemCKDObjective"), "SemCKD: attention over the teacher's stages", "Chen et al., AAAI 2021"
+    ),
+    "correlation": ObjectiveEntry(
+        _class("relational", "CorrelationObjective"), "CC: correlation congruence", "Peng et al., ICCV 2019"
+    ),
+    "dkd": ObjectiveEntry(_class("logits", "DKDObjective"), "DKD: decoupled KL", "Zhao et al., CVPR 2022"),
+    "rkd": ObjectiveEntry(
+        _class("relational", "RKDObjective"), "RKD: distances and angles in a batch", "Park et al., CVPR 2019"
+    ),
+    "cat_kd": ObjectiveEntry(
+        _class("class_attention", "CATKDObjective"), "CAT-KD: class-activation maps", "Guo et al., CVPR 2023"
+    ),
+    "nkd": ObjectiveEntry(_class("logits", "NKDObjective"), "NKD: normalised KD", "Yang et al., ICCV 2023"),
+    "ofa": ObjectiveEntry(_class("one_for_all", "OFAObjective"), "OFA-KD: exits at every stage", "Hao et al., NeurIPS 2023"),
     "classifier_sharing": ObjectiveEntry(
-        _classifier_sharing, "HiDFD's student stage: the teacher's classifier on aligned features", "Chen et al., CVPR 2022"
+        _class("alignment", "ClassifierSharingObjective"),
+        "HiDFD's student stage: the teacher's classifier on aligned features",
+        "Chen et al., CVPR 2022",
     ),
 }.items():
     OBJECTIVES.add(_kind, _entry)

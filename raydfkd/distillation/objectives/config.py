@@ -10,10 +10,17 @@ DKD_WARMUP_FRACTION = 20 / 240
 """DKD's 20 of 240 epochs."""
 
 
-class KLObjectiveConfig(BaseModel):
-    """KL(teacher || student) at a temperature, times its square."""
+class ObjectiveSettings(BaseModel):
+    """What every objective has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    """Name of the objective."""
+
+
+class KLObjectiveConfig(ObjectiveSettings):
+    """KL(teacher || student) at a temperature, times its square."""
 
     kind: Literal["kl"] = "kl"
     """Name of the objective."""
@@ -21,10 +28,8 @@ class KLObjectiveConfig(BaseModel):
     """Softening T; the loss is multiplied by T squared."""
 
 
-class VanillaKDObjectiveConfig(BaseModel):
+class VanillaKDObjectiveConfig(ObjectiveSettings):
     """Hinton et al. 2015: cross-entropy to the teacher's choice plus KL at a temperature."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["vanilla_kd"] = "vanilla_kd"
     """Name of the objective."""
@@ -36,10 +41,8 @@ class VanillaKDObjectiveConfig(BaseModel):
     """Weight of the KL term."""
 
 
-class SemCKDObjectiveConfig(BaseModel):
+class SemCKDObjectiveConfig(ObjectiveSettings):
     """SemCKD (Chen et al., AAAI 2021): each stage of the student learns from the stages of the teacher that suit it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["semckd"] = "semckd"
     """Name of the objective."""
@@ -55,10 +58,8 @@ class SemCKDObjectiveConfig(BaseModel):
     """Softening of the attention over the teacher's stages."""
 
 
-class CorrelationObjectiveConfig(BaseModel):
+class CorrelationObjectiveConfig(ObjectiveSettings):
     """CC (Peng et al., ICCV 2019) in RepDistiller's form: the errors of neighbours in a batch should not correlate."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["correlation"] = "correlation"
     """Name of the objective."""
@@ -70,10 +71,8 @@ class CorrelationObjectiveConfig(BaseModel):
     """Width to which both networks' pooled features are projected."""
 
 
-class DKDObjectiveConfig(BaseModel):
+class DKDObjectiveConfig(ObjectiveSettings):
     """DKD (Zhao et al., CVPR 2022): KL split into the teacher's class and the other classes, weighted independently."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["dkd"] = "dkd"
     """Name of the objective."""
@@ -89,10 +88,8 @@ class DKDObjectiveConfig(BaseModel):
     """Share of the training over which both parts grow linearly to their weights."""
 
 
-class RKDObjectiveConfig(BaseModel):
+class RKDObjectiveConfig(ObjectiveSettings):
     """RKD (Park et al., CVPR 2019): distances and angles between the pooled features of a batch."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["rkd"] = "rkd"
     """Name of the objective."""
@@ -104,10 +101,8 @@ class RKDObjectiveConfig(BaseModel):
     """Weight of the angles' term."""
 
 
-class CATKDObjectiveConfig(BaseModel):
+class CATKDObjectiveConfig(ObjectiveSettings):
     """CAT-KD (Guo et al., CVPR 2023): the class-activation maps of the last stage."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["cat_kd"] = "cat_kd"
     """Name of the objective."""
@@ -121,10 +116,8 @@ class CATKDObjectiveConfig(BaseModel):
     """Pixels a side to which maps are pooled first (4 on ImageNet)."""
 
 
-class NKDObjectiveConfig(BaseModel):
+class NKDObjectiveConfig(ObjectiveSettings):
     """NKD (Yang et al., ICCV 2023): the teacher's class weighted by its probability, the others renormalised."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["nkd"] = "nkd"
     """Name of the objective."""
@@ -136,10 +129,8 @@ class NKDObjectiveConfig(BaseModel):
     """Weight of the other classes' part (gamma)."""
 
 
-class OFAObjectiveConfig(BaseModel):
+class OFAObjectiveConfig(ObjectiveSettings):
     """OFA-KD (Hao et al., NeurIPS 2023): exits at every stage of the student learn the teacher's logits."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["ofa"] = "ofa"
     """Name of the objective."""
@@ -155,10 +146,8 @@ class OFAObjectiveConfig(BaseModel):
     """Weight of each stage exit's term."""
 
 
-class ClassifierSharingObjectiveConfig(BaseModel):
+class ClassifierSharingObjectiveConfig(ObjectiveSettings):
     """HiDFD's student stage (SimKD): the student's projected features meet the teacher's, and use the teacher's classifier."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["classifier_sharing"] = "classifier_sharing"
     """Name of the objective."""

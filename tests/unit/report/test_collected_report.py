@@ -19,25 +19,26 @@ GAN = {
     "class_evenness": 0.9,
 }
 
+PINNED_FRACTION = 0.3
+
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     run = write_fake_run(tmp_path_factory.mktemp("report") / "run", method="hidfd")
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    records = [{**record, **GAN} if record["kind"] == "synthesis" else record for record in records]
+    more = {"synthesis": GAN, "replay": {"pinned_fraction": PINNED_FRACTION}}
+    records = [{**record, **more.get(record["kind"], {})} for record in records]
     prepared = [
         {"kind": "preparation", "time_s": 0.1 * n, "step": 0, "generator_id": "gan-0", "done": n, "total": 9, **GAN}
         for n in range(9)
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in prepared + records))
     buffer = dict(np.load(run / "analysis" / "buffer.npz"))
-    # 100 collected images of class 0 alone, the rest equally of classes 0 and 1; counted 3 times: a mix of 300 and the rest.
+    # 100 collected images of class 0 alone, the rest equally of classes 0 and 1.
     total = len(buffer["teacher_class"])
     buffer["source"] = np.where(np.arange(total) < 100, "collected", "hidfd")
     buffer["teacher_class"] = np.where(np.arange(total) < 100, 0, np.arange(total) % 2).astype(np.int32)
     np.savez(run / "analysis" / "buffer.npz", **buffer)
-    settings = (run / "config.yaml").read_text().replace("replay:\n", "replay:\n  pinned: {capacity: 100}\n  inflation: 3\n")
-    (run / "config.yaml").write_text(settings)
     samples = dict(np.load(run / "samples" / "by_class.npz"))
     count = len(samples["teacher_class"])
     np.savez(run / "samples" / "by_class.npz", **samples, source=np.where(np.arange(count) % 2 == 0, "collected", "hidfd"))
@@ -48,8 +49,7 @@ def test_the_distances_of_the_mix_are_the_closed_form(page: str) -> None:
     table = page[page.index("Total variation distance") :]
     rows = re.findall(r"<tr>(.*?)</tr>", table, flags=re.DOTALL)
     cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, flags=re.DOTALL) for row in rows[:4]]
-    synthetic = 5000 - 100
-    share = 300 / (300 + synthetic)
+    share = PINNED_FRACTION
     assert cells[1] == ["collected", "0.500", "0.000", "0.500"]
     assert cells[2] == ["synthetic", "0.000", "0.500", "0.000"]
     assert cells[3] == [f"mix ({100 * share:.0f}% collected)", f"{share / 2:.3f}", f"{(1 - share) / 2:.3f}", f"{share / 2:.3f}"]
