@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 from tiny_experiment import BATCH_SIZE, distil, distil_locally, events, experiment, same, student_of
 
+from raydfkd.pipeline.builder import build_distiller
+from raydfkd.pipeline.config import build_experiment
 from raydfkd.run_dir import RunDir
 
 GAN = {
@@ -58,3 +62,29 @@ def test_collected_images_alone_through_ray(teacher: Path, tmp_path: Path, no_ac
     result = distil(tree, tmp_path / "ray")
     assert (result["method"], result["images_synthesized"]) == ("collected", 0)
     assert same(student_of(tmp_path / "local"), student_of(tmp_path / "ray"))
+
+
+@pytest.mark.parametrize("kind", ["classifier_sharing", "semckd", "ofa", "correlation"])
+def test_two_workers_train_an_objective_that_has_parameters(
+    kind: str, teacher: Path, tmp_path: Path, no_actor_left: None
+) -> None:
+    tree = hidfd_experiment(teacher, batches_per_round=0, warmup_batches=0, rounds=2)
+    tree["sources"] = {}
+    tree["students"]["small"] |= {"objective": {"kind": kind}, "num_workers": 2}
+    result = distil(tree, tmp_path / "run")
+    assert result["student_steps"] == 8
+    fresh = _trained_beside_the_student(build_distiller(build_experiment(tree), torch.device("cpu")).state_dict())
+    again = _trained_beside_the_student(build_distiller(build_experiment(tree), torch.device("cpu")).state_dict())
+    checkpoint = RunDir(tmp_path / "run").latest_checkpoint()
+    assert checkpoint is not None
+    trained = _trained_beside_the_student(torch.load(checkpoint / "student.pt", weights_only=True))
+    assert fresh.keys() == trained.keys()
+    assert all(torch.equal(fresh[name], again[name]) for name in fresh)
+    assert not all(torch.equal(fresh[name], trained[name]) for name in fresh)
+
+
+def _trained_beside_the_student(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    projector = {name: value for name, value in state["student"].items() if "projector" in name}
+    weights = {**state["objective"], **projector}
+    assert weights
+    return weights
