@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_experiment import BATCH_SIZE, distil, distil_locally, events, experiment, same, student_of
+from tiny_experiment import BATCH_SIZE, LiveRun, distil, distil_locally, events, experiment, same, student_of, wait_until
 
 from raydfkd.pipeline.builder import build_distiller
 from raydfkd.pipeline.config import build_experiment
@@ -88,3 +90,22 @@ def _trained_beside_the_student(state: dict[str, Any]) -> dict[str, torch.Tensor
     weights = {**state["objective"], **projector}
     assert weights
     return weights
+
+
+def test_a_gan_killed_in_its_preparation_goes_on_from_its_state(teacher: Path, tmp_path: Path, no_actor_left: None) -> None:
+    tree = hidfd_experiment(teacher, batches_per_round=0, rounds=1)
+    tree["sources"]["gan"] |= {"pretrain_steps": 1500}  # several slices of hidfd.SLICE_S, between which its state is to be had
+    tree["runtime"]["snapshot_period_s"] = 0.5
+    live = LiveRun(tree, tmp_path / "run")
+    kept = live.run.preparation / "generators" / "gan-0.pt"
+    wait_until(lambda: live.ended or kept.exists(), 60, "no state of the preparation was kept")
+    prepared = max(record["done"] for record in live.run.metrics("preparation"))
+    os.kill(live.ask("pool", "pids")["gan-0"], signal.SIGKILL)
+    result = live.result(180)
+    (line,) = [line for line in events(live.run.path) if "restarted" in line]
+    assert line.startswith("generator gan-0 died and was restarted from its state of ")
+    steps = [record["done"] for record in live.run.metrics("preparation")]
+    assert all(done > prepared for done in steps[steps.index(prepared) + 1 :]), "what it had learnt was lost"
+    assert steps[-1] == 1500
+    assert (result["restarts"], result["images_synthesized"]) == (1, 4 * BATCH_SIZE)
+    assert not live.run.preparation.exists()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import At, experiment, train_teacher
+from tiny_run import At, experiment
 
 from raydfkd.api import Result, distill
 from raydfkd.errors import ConfigError
@@ -21,17 +21,8 @@ from raydfkd.synthesis import hidfd
 Run = Callable[..., Result]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    teacher = train_teacher(tmp_path_factory.mktemp("teacher") / "teacher.safetensors")
+def tree(teacher: Path) -> dict[str, Any]:
     settings = experiment(teacher)
     settings["collected"] = {
         "dataset": {"kind": "digits", "split": "train"}, "num_images": 20, "imbalance": 3, "original_size": 200,

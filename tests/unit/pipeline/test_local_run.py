@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import At, experiment, train_teacher
+from tiny_run import At, experiment
 
 from raydfkd.api import Result, distill
 from raydfkd.errors import ConfigError, DataError, RaydfkdError, RunDirError
@@ -24,19 +24,6 @@ from raydfkd.run_dir import RunDir
 
 TIMES = {"time_s", "seconds", "step_s", "rss_bytes", "distilled_per_s", "student_wait_limiter_s", "synthesized_per_s"}
 """What no seed repeats."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_teacher(tmp_path_factory.mktemp("teacher") / "teacher.safetensors")
 
 
 @pytest.fixture(scope="module")

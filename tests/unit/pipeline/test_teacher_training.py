@@ -43,11 +43,6 @@ def digits(**changes: Any) -> TeacherTrainingConfig:
     return TeacherTrainingConfig(**{**settings, **changes})
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def test_the_file_alone_says_how_to_use_it(tmp_path: Path) -> None:
     path = tmp_path / "deeper" / "teacher.safetensors"
     result = train_teacher(digits(), path)
