@@ -39,6 +39,11 @@ EXPECTED = {
         "num_turns",
         "steps_per_turn",
     },
+    "procedural.py": {
+        f"px{side}.{source}"
+        for side in (32, 224)
+        for source in ("noise", "spectral", "leaves", "photograph", "shaders_torch", "filters")
+    },
     "memory.py": {
         "num_items",
         "inserted",

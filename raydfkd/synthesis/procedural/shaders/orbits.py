@@ -20,12 +20,12 @@ class Orbit(NamedTuple):
 
     Attributes:
         last: where the point stopped, or escaped to.
-        count: iterations before it escaped, as a share of all, smoothed between the whole numbers; 1: it never did.
+        share: iterations before it escaped, as a share of all, smoothed between the whole numbers; 1: it never did.
         trapped: least value of the trap along the way.
     """
 
     last: Point
-    count: Expr
+    share: Expr
     trapped: Expr
 
 

@@ -60,7 +60,7 @@ def edge_of_the_set(s: Sketch) -> Point:
 def julia_set(s: Sketch) -> Colour:
     number = edge_of_the_set(s)
     orbit = iterate(view(s, 0.6, 1.3, 0.2), lambda z: moved(squared(z), number.x, number.y), ITERATIONS)
-    return c.cosine_palette(s, orbit.count * s.uniform(1.0, 3.0))
+    return c.cosine_palette(s, orbit.share * s.uniform(1.0, 3.0))
 
 
 @family
@@ -68,7 +68,7 @@ def julia_with_lit_inside(s: Sketch) -> Colour:
     number = edge_of_the_set(s)
     orbit = iterate(view(s, 0.5, 1.2, 0.2), lambda z: moved(squared(z), number.x, number.y), ITERATIONS)
     inside = c.ramp(s, (dot(orbit.last, orbit.last)) ** 0.4, 3)
-    return c.blended(c.dark_to_light(s, orbit.count), inside, less(0.99, orbit.count))
+    return c.blended(c.dark_to_light(s, orbit.share), inside, less(0.99, orbit.share))
 
 
 @family
@@ -77,28 +77,28 @@ def mandelbrot_set(s: Sketch) -> Colour:
     close = s.log_uniform(0.15, 1.5)
     place = moved(scaled(rotated(s.point, s.angle()), close), rim.x, rim.y)
     orbit = iterate(place, lambda z: moved(squared(z), place.x, place.y), 22)
-    return c.blended(c.cosine_palette(s, orbit.count * 2.0), c.dark_colour(s), less(0.99, orbit.count))
+    return c.blended(c.cosine_palette(s, orbit.share * 2.0), c.dark_colour(s), less(0.99, orbit.share))
 
 
 @family
 def burning_ship(s: Sketch) -> Colour:
     place = moved(scaled(s.point, s.log_uniform(0.1, 1.2)), s.uniform(-1.8, -1.4), s.uniform(-0.2, 0.1))
     orbit = iterate(place, lambda z: moved(squared(mirrored(z)), place.x, place.y), 20)
-    return c.fire(s, 1.0 - orbit.count)
+    return c.fire(s, 1.0 - orbit.share)
 
 
 @family
 def tricorn(s: Sketch) -> Colour:
     place = view(s, 0.5, 1.6, 0.8)
     orbit = iterate(place, lambda z: moved(squared(Point(z.x, -z.y)), place.x, place.y), ITERATIONS)
-    return c.rainbow(s, orbit.count * 2.0 + orbit.trapped)
+    return c.rainbow(s, orbit.share * 2.0 + orbit.trapped)
 
 
 @family
 def cubic_julia(s: Sketch) -> Colour:
     a, b = s.uniform(0.35, 0.55), s.uniform(0.2, 0.6)
     orbit = iterate(view(s, 0.6, 1.3, 0.2), lambda z: moved(complex_product(squared(z), z), a, b), ITERATIONS)
-    return c.bands(s, fract(orbit.count * 2.5), 6)
+    return c.bands(s, fract(orbit.share * 2.5), 6)
 
 
 @family
@@ -207,7 +207,7 @@ def box_folds(s: Sketch) -> Colour:
         return moved(scaled(q, pull * factor), start.x, start.y)
 
     orbit = iterate(start, step, 12)
-    return c.ramp(s, orbit.count + 0.4 * wave(angle_of(orbit.last) / TAU * 2.0), 4)
+    return c.ramp(s, orbit.share + 0.4 * wave(angle_of(orbit.last) / TAU * 2.0), 4)
 
 
 @family
@@ -239,7 +239,7 @@ def phoenix_set(s: Sketch) -> Colour:
 def sine_julia(s: Sketch) -> Colour:
     factor = Point(s.uniform(0.8, 1.2), s.uniform(-0.5, 0.5))
     orbit = iterate(view(s, 1.5, 4.0, 0.5), lambda z: complex_product(factor, complex_sine(bounded(z, 6.0))), 10)
-    return c.cosine_palette(s, orbit.count * 1.5)
+    return c.cosine_palette(s, orbit.share * 1.5)
 
 
 @family

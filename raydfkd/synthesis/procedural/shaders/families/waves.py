@@ -6,7 +6,7 @@ from raydfkd.synthesis.procedural.shaders import colours as c
 from raydfkd.synthesis.procedural.shaders import shapes
 from raydfkd.synthesis.procedural.shaders.catalog import family
 from raydfkd.synthesis.procedural.shaders.coordinates import moved, noise_warped, rotated, scaled, stretched, view, wobbled
-from raydfkd.synthesis.procedural.shaders.expression import Colour, Point
+from raydfkd.synthesis.procedural.shaders.expression import Colour, Expr, Point
 from raydfkd.synthesis.procedural.shaders.fields import (
     away_from,
     fbm,
@@ -111,7 +111,7 @@ def pond_ripples(s: Sketch) -> Colour:
     centres, frequency = points(s, 3, 0.9), s.uniform(8.0, 20.0)
     phases = [s.angle() for _ in centres]
 
-    def height(p: Point):
+    def height(p: Point) -> Expr:
         return total([ripple(p, centre, frequency, phase, 2.0) for centre, phase in zip(centres, phases, strict=True)])
 
     _, along_x, along_y = slope(height, s.point, 0.02)
