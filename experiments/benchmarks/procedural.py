@@ -9,6 +9,7 @@ moderngl and EGL are, and is OpenGL on whatever that finds (Mesa's llvmpipe on a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -87,10 +88,8 @@ def main() -> None:
     figures: dict[str, object] = {"threads": torch.get_num_threads()}
     for side, batch_size in zip(SIDES, batch_sizes, strict=True):
         figures[f"px{side}"] = measure(side, batch_size, seconds, device, quick)
-    try:
+    with contextlib.suppress(ConfigError):
         print(f"OpenGL: {GlslRenderer().describe()}")
-    except ConfigError:
-        pass
     print(json.dumps(figures))
 
 

@@ -1,4 +1,4 @@
-"""OpenGL draws what torch draws, and a user's shaders of every convention. Without moderngl and EGL the pictures are skipped."""
+"""OpenGL draws what torch draws, and a user's shaders of every convention. Pictures are skipped without moderngl and EGL."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ RED_RIGHT = {
     "geek.frag": "void main() { gl_FragColor = vec4(gl_FragCoord.x / r.x, 0.0 * t, 0.0, 1.0); }",
     "geeker.frag": "void main() { vec2 p = rotate2D(PI2) * FC.xy; gl_FragColor = vec4(hsv(0.0, 1.0, p.x / r.x), 1.0); }",
     "geekest.frag": "gl_FragColor = vec4(FC.x / r.x, 0.0, 0.0, 1.0);",
-    "geekest_es3.frag": "#version 300 es\nfloat i, e; for (float k; k++ < 9.0;) i += 1.0; o = vec4(FC.x / r.x + e, i - 9.0, 0, 1);",
+    "geekest_es3.frag": "#version 300 es\nfloat i, e; for (float k; k++ < 9.0;) i += 1.0;"
+    "o = vec4(FC.x / r.x + e, i - 9.0, 0, 1);",
     "noisy.frag": "o = vec4(FC.x / r.x, 0.0 * (snoise2D(FC.xy) + snoise3D(vec3(FC.xy, t)) + fsnoise(FC.xy)), 0.0, 1.0);",
     "two_targets.frag": "o0 = vec4(FC.x / r.x, 0.0, 0.0, 1.0); o1 = vec4(1.0);",
 }
