@@ -57,7 +57,8 @@ class ShaderImagesConfig(_Images):
     families: tuple[str, ...] | None = Field(None, min_length=1)
     """Program families to draw from; null: the whole library."""
     renderer: Literal["torch", "glsl"] = "torch"
-    """torch: batched, on whatever device; glsl: OpenGL through moderngl (extra ``shaders``)."""
+    """torch: batched, on whatever device; glsl: OpenGL through moderngl (extra ``shaders``), where the
+    driver compiles each family at its first use."""
     images_per_family: int = Field(8, ge=1)
     """Images rendered together from one family, each with parameters of its own: more are faster, fewer mix better."""
     supersampling: int = Field(2, ge=1, le=8)

@@ -24,17 +24,18 @@ class ShaderError(Exception):
     """A fragment shader that the driver refuses; its text is the driver's."""
 
 
-class GlslRenderer:
-    """Draws fragment shaders into uint8 pictures.
+_LOCAL = threading.local()
+"""Each thread's context, programs and frames: a context is current in one thread only, and a thread has one that is current."""
 
-    A context belongs to the thread that made it, so each thread that draws gets one of its own, at its first picture.
+
+class GlslRenderer:
+    """Draws fragment shaders into uint8 pictures. All renderers of a thread share its one context.
 
     Raises:
         ConfigError: moderngl is not installed, or there is no EGL context to be had here.
     """
 
     def __init__(self) -> None:
-        self._local = threading.local()
         self._context()
 
     def check(self, source: str) -> None:
@@ -67,13 +68,13 @@ class GlslRenderer:
         return str(self._context().info["GL_RENDERER"])
 
     def _context(self) -> Any:
-        if not hasattr(self._local, "context"):
-            self._local.context = _create_context()
-            self._local.programs, self._local.frames = {}, {}
-        return self._local.context
+        if not hasattr(_LOCAL, "context"):
+            _LOCAL.context = _create_context()
+            _LOCAL.programs, _LOCAL.frames = {}, {}
+        return _LOCAL.context
 
     def _program(self, source: str) -> tuple[Any, Any]:
-        context, programs = self._context(), self._local.programs
+        context, programs = self._context(), _LOCAL.programs
         if source not in programs:
             try:
                 program = context.program(vertex_shader=VERTEX_SHADER, fragment_shader=source)
@@ -84,7 +85,7 @@ class GlslRenderer:
         return found
 
     def _frame(self, height: int, width: int) -> Any:
-        context, frames = self._context(), self._local.frames
+        context, frames = self._context(), _LOCAL.frames
         if (height, width) not in frames:
             frames[height, width] = context.simple_framebuffer((width, height), components=4)
         return frames[height, width]

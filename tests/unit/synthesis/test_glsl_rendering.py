@@ -7,6 +7,7 @@ import functools
 import logging
 import re
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from raydfkd.synthesis.procedural.user_shaders import complete_shader, zero_init
 
 CPU = torch.device("cpu")
 COMPARED = family_names()[::6]
-"""A sixth of the families: each takes the driver some time to compile."""
+"""A sixth of the families: each takes the driver about 0.15 s to compile."""
 
 
 @functools.cache
@@ -39,13 +40,16 @@ def renderer() -> GlslRenderer:
 
 @pytest.mark.parametrize("name", COMPARED)
 def test_both_renderers_draw_the_same_picture(name: str) -> None:
-    """At most 4% of the pixels differ by more than 4/255 in a channel: those where a hard edge falls on another side."""
+    """At most 1% of the pixels differ by more than 4/255: those where a driver's rounding puts a hard edge on another side.
+
+    With Mesa's llvmpipe no pixel of any family differed by more than 3/255.
+    """
     compiled = program(name)
     parameters = compiled.draw(2, torch.Generator().manual_seed(5))
     ours = render(compiled, parameters, 24, 20, CPU)
     theirs = render_glsl(renderer(), compiled, parameters, 24, 20)
     different = (ours - theirs).abs().amax(1) > 4 / 255
-    assert different.float().mean() < 0.04
+    assert different.float().mean() < 0.01
 
 
 def test_every_family_s_shader_is_well_formed() -> None:
@@ -102,6 +106,16 @@ def test_a_user_s_shader_of_every_convention(name: str) -> None:
 def test_the_top_row_comes_first() -> None:
     drawn = renderer().draw(complete_shader("o = vec4(FC.y / r.y);"), uniforms(0.0, 6, 2), 6, 2)
     assert drawn[0, 0, 0] > drawn[5, 0, 0]
+
+
+def test_each_thread_draws_in_a_context_of_its_own() -> None:
+    shader = complete_shader(RED_RIGHT["geekest.frag"])
+    drawn: list[np.ndarray] = []
+    here = renderer()
+    thread = threading.Thread(target=lambda: drawn.append(here.draw(shader, uniforms(1.0, 4, 8), 4, 8)))
+    thread.start()
+    thread.join(timeout=60)
+    assert np.array_equal(drawn[0], here.draw(shader, uniforms(1.0, 4, 8), 4, 8))
 
 
 def test_time_reaches_the_shader() -> None:
@@ -168,6 +182,7 @@ def test_without_moderngl_one_sentence_says_what_to_do(monkeypatch: pytest.Monke
             raise ImportError(name)
         return real(name, *args)
 
+    monkeypatch.setattr(glsl, "_LOCAL", threading.local())
     monkeypatch.delitem(sys.modules, "moderngl", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ConfigError, match=r"pip install 'raydfkd\[shaders\]', or use renderer torch"):
@@ -180,6 +195,7 @@ def test_without_egl_one_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatc
         def create_context(**settings: Any) -> None:
             raise Exception("libEGL.so.1 not loaded.\nmore")
 
+    monkeypatch.setattr(glsl, "_LOCAL", threading.local())
     monkeypatch.setattr(glsl, "_moderngl", lambda: NoDriver)
     with pytest.raises(
         ConfigError, match=r"no headless OpenGL 3\.3 context can be made here \(libEGL\.so\.1 not loaded\): install"
