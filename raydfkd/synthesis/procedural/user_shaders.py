@@ -160,7 +160,7 @@ def zero_initialised(body: str) -> str:
         listed = [name.strip() for name in names.split(",")]
         # The last name before "=" has a value; what comes after it is left alone.
         listed = [name if follows_value and k == len(listed) - 1 else f"{name} = {zero}" for k, name in enumerate(listed)]
-        return f"{before}{kind} {', '.join(listed)}"
+        return f"{before}{kind} {', '.join(listed)}{' ' if follows_value else ''}"
 
     return _DECLARATION.sub(with_values, body)
 
