@@ -178,12 +178,12 @@ def test_a_smaller_threshold_brings_the_pair_closer_to_the_boundary() -> None:
 
 
 def test_deeper_copies_are_surer_of_their_class() -> None:
-    teacher, _, _, pairs = network_attack(deeper_steps=2.0)
+    teacher, _, _, pairs = network_attack(deeper_steps=0.2)  # a long step may well end in a third class
     with torch.no_grad():
         for side, deeper in ((pairs.before, pairs.deeper_before), (pairs.after, pairs.deeper_after)):
             own = teacher(side).argmax(1, keepdim=True)
             rise = teacher(deeper).softmax(1).gather(1, own) - teacher(side).softmax(1).gather(1, own)
-            assert float((rise > 0).float().mean()) > 0.8
+            assert float((rise > 0).float().mean()) > 0.9
 
 
 def test_a_batch_is_its_images_one_at_a_time() -> None:
