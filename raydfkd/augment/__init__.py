@@ -1,5 +1,25 @@
-"""Batch augmentation on device tensors: one draw a sample, from an explicit random generator."""
+"""Batch augmentation on device tensors: one draw a sample, from an explicit random generator.
 
-from raydfkd.augment.crop_flip import random_crop_flip
+The settings import no torch, so that the configuration tree can have them; what acts is loaded on first use.
+"""
 
-__all__ = ["random_crop_flip"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from raydfkd.augment.config import AugmentationConfig
+
+if TYPE_CHECKING:
+    from raydfkd.augment.crop_flip import random_crop_flip
+    from raydfkd.augment.levels import BatchAugmentation
+
+__all__ = ["AugmentationConfig", "BatchAugmentation", "random_crop_flip"]
+
+_LAZY = {"random_crop_flip": "raydfkd.augment.crop_flip", "BatchAugmentation": "raydfkd.augment.levels"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'raydfkd.augment' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from raydfkd.augment.config import AugmentationConfig, Augmentations
 from raydfkd.distillation.objectives.config import KLObjectiveConfig, ObjectiveConfig
 from raydfkd.synthesis.config import ResourcesConfig
 
@@ -77,10 +78,12 @@ class StudentConfig(BaseModel):
     """Parts that each batch is split into to save memory; gradients add up to those of the whole batch."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
     """Decay per step of the averaged student that is reported beside the last one; 0: it equals the last."""
-    crop_padding: int = Field(4, ge=0)
-    """Random-crop padding in pixels."""
-    flip: bool = True
-    """Mirror images at random."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """How strongly images are changed before teacher and student see them."""
+    crop_padding: int | None = Field(None, ge=0)
+    """Random-crop padding in pixels; null: 4, and 0 where augmentation.level is none."""
+    flip: bool | None = None
+    """Mirror images at random; null: yes, and no where augmentation.level is none."""
     compile: bool = False
     """torch.compile the student's and the teacher's forward pass (slow start, faster steps)."""
     num_workers: int = Field(1, ge=1)
@@ -102,3 +105,8 @@ class StudentConfig(BaseModel):
                 f"choose a multiple of {parts}"
             )
         return self
+
+    @property
+    def augmentations(self) -> Augmentations:
+        """Every part of the augmentation in force."""
+        return self.augmentation.resolve(self.crop_padding, self.flip)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raydfkd.augment import random_crop_flip
+from raydfkd.augment import BatchAugmentation
 from raydfkd.distillation.config import StudentConfig
 from raydfkd.distillation.learner import build_learner
 from raydfkd.distillation.schedule import learning_rate
@@ -76,6 +76,7 @@ class Distiller:
         self.student = student.to(device).to(memory_format=torch.channels_last).train()
         self.student_ema = copy.deepcopy(self.student).eval().requires_grad_(False)
         self.rng = torch.Generator()
+        self._augment = BatchAugmentation(config.augmentations)
         learner, self._forward_teacher = build_learner(config, self.teacher, self.student)
         self.objective = learner.objective.to(device)
         self._trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
@@ -131,8 +132,7 @@ class Distiller:
         )
 
     def _backward(self, images: Tensor, weights: Tensor, part: float) -> tuple[Tensor, Tensor, Tensor]:
-        view = random_crop_flip(images, self.config.crop_padding, self.config.flip, self.rng)
-        view = self.teacher.normalize(view.float().div_(255).contiguous(memory_format=torch.channels_last))
+        view = self.teacher.normalize(self._augment(images, self.rng))
         with autocast(self.device, self.bf16):
             with torch.no_grad():
                 chunk = CPU_TEACHER_CHUNK if self.device.type == "cpu" else len(view)

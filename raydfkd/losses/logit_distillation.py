@@ -5,6 +5,8 @@ There are no labels in data-free distillation: y is the teacher's argmax everywh
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,6 +17,28 @@ from raydfkd.losses.distillation import kd_loss_per_sample
 def hard_label_loss_per_sample(student_logits_BK: Tensor, teacher_logits_BK: Tensor) -> Tensor:
     """Cross-entropy of the student to y: -log p_S[y] (the CE term of all the methods here). Returns float32 [B]."""
     return F.cross_entropy(student_logits_BK.float(), teacher_logits_BK.argmax(1), reduction="none")
+
+
+def smoothed_label_kl_per_sample(student_logits_BK: Tensor, teacher_logits_BK: Tensor, smoothing: float) -> Tensor:
+    """KL(q || p_S) with q = (1 - s) one-hot(y) + s / K: the label ablation of the surrogate-dataset study (its Table 4).
+
+    The cross-entropy to q less q's own entropy, a constant, so that 0 is the least value as with soft labels. With s = 0 it
+    is the cross-entropy to y.
+
+    Args:
+        student_logits_BK, teacher_logits_BK: [B,K].
+        smoothing: s in [0,1).
+
+    Returns:
+        float32 [B].
+    """
+    num_classes = student_logits_BK.shape[1]
+    labels_B = teacher_logits_BK.argmax(1)
+    cross_B = F.cross_entropy(student_logits_BK.float(), labels_B, reduction="none", label_smoothing=smoothing)
+    rest = smoothing / num_classes
+    label = 1 - smoothing + rest
+    entropy = 0.0 if smoothing == 0 else -label * math.log(label) - (num_classes - 1) * rest * math.log(rest)
+    return cross_B - entropy
 
 
 def decoupled_kd_per_sample(student_logits_BK: Tensor, teacher_logits_BK: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -19,8 +19,9 @@ from raydfkd.distillation.config import StudentConfig
 from raydfkd.pipeline.yaml_config import apply_overrides, merge, read_layers, validate
 from raydfkd.replay.config import ReplayConfig
 from raydfkd.synthesis.config import FastConfig, HiDFDConfig, SSDKDConfig
+from raydfkd.synthesis.procedural.config import ProceduralConfig
 
-SourceConfig = Annotated[FastConfig | SSDKDConfig | HiDFDConfig, Field(discriminator="method")]
+SourceConfig = Annotated[FastConfig | SSDKDConfig | HiDFDConfig | ProceduralConfig, Field(discriminator="method")]
 
 
 class _Config(BaseModel):
@@ -308,7 +309,7 @@ def build_experiment(
 
 INPUT_PATHS = (
     "teacher.checkpoint", "teacher.model", "students.*.checkpoint", "evaluation.dataset.path", "evaluation.dataset.root",
-    "collected.dataset.path", "collected.dataset.root",
+    "collected.dataset.path", "collected.dataset.root", "sources.*.images.path",
 )  # fmt: skip
 """Settings that name input files, the ones that :func:`resolve_paths` makes absolute (a model only where it is a .pt2 file)."""
 
@@ -348,8 +349,17 @@ def resolve_paths(config: ExperimentConfig, base: Path) -> ExperimentConfig:
     if evaluation is not None:
         evaluation = evaluation.model_copy(update={"dataset": evaluation.dataset.resolve(base)})
     collected = None if config.collected is None else config.collected.resolve(base)
-    updates = {"teacher": teacher, "students": students, "evaluation": evaluation, "collected": collected}
+    sources = {name: _resolved_source(source, base) for name, source in config.sources.items()}
+    updates = {"teacher": teacher, "students": students, "evaluation": evaluation, "collected": collected, "sources": sources}
     return config.model_copy(update=updates)
+
+
+def _resolved_source(source: SourceConfig, base: Path) -> SourceConfig:
+    path = getattr(source.images, "path", None) if isinstance(source, ProceduralConfig) else None
+    if path is None:
+        return source
+    assert isinstance(source, ProceduralConfig)
+    return source.model_copy(update={"images": source.images.model_copy(update={"path": _absolute(path, base)})})
 
 
 def _absolute(path: Path | None, base: Path) -> Path | None:

@@ -39,6 +39,12 @@ def _hidfd() -> SynthesizerClass:
     return HiDFDSynthesizer
 
 
+def _procedural() -> SynthesizerClass:
+    from raydfkd.synthesis.procedural.synthesizer import ProceduralSynthesizer
+
+    return ProceduralSynthesizer
+
+
 @dataclass(frozen=True)
 class Method:
     """A synthesis method.
@@ -72,4 +78,9 @@ METHODS.add(
     "hidfd",
     Method(_hidfd, "HiDFD: a teacher-guided conditional GAN on few collected images",
            "arXiv 2412.13525", needs_batch_norm=False, needs_gradient=True),
+)  # fmt: skip
+METHODS.add(
+    "procedural",
+    Method(_procedural, "Surrogate images: rendered noise, dead leaves, shaders or crops, chosen by the teacher's classes",
+           "What Makes a Good Dataset for Knowledge Distillation?", needs_batch_norm=False, needs_gradient=False),
 )  # fmt: skip

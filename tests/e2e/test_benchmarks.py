@@ -15,6 +15,16 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "experiments" / "benchmarks"
 
 EXPECTED = {
+    "boundary_attack.py": {
+        "num_images",
+        "num_turns",
+        "images_per_s",
+        "loop_images_per_s",
+        "ratio_median_of_turns",
+        "pairs_fraction",
+        "loop_pairs_fraction",
+        "steps_per_image",
+    },
     "replay.py": {
         "in_process.num_items",
         "in_process.draws_per_s_1_batches",
@@ -38,6 +48,11 @@ EXPECTED = {
         "wait_fraction",
         "num_turns",
         "steps_per_turn",
+    },
+    "procedural.py": {
+        f"px{side}.{source}"
+        for side in (32, 224)
+        for source in ("noise", "spectral", "leaves", "photograph", "shaders_torch", "filters")
     },
     "memory.py": {
         "num_items",

@@ -24,6 +24,8 @@ from raydfkd.pipeline.teacher_config import TeacherTrainingConfig
 from raydfkd.pipeline.yaml_config import read_yaml, validate
 from raydfkd.run_dir import RunDir
 from raydfkd.synthesis.config import FastConfig, HiDFDConfig
+from raydfkd.synthesis.procedural.config import ProceduralConfig
+from raydfkd.synthesis.procedural.shaders.catalog import family_names
 from raydfkd.testing.command import run_command
 
 ROOT = Path(__file__).parents[2]
@@ -31,10 +33,11 @@ EXPERIMENTS = ROOT / "experiments"
 SHARED = (ROOT.parent / "shared").resolve()  # may be a link
 
 COUNTS = {
-    "smoke": 3,
+    "smoke": 4,
     "ssdkd": 3, "ssdkd/table1": 10, "ssdkd/table2": 10, "ssdkd/table4": 24,
     "hidfd": 4, "hidfd/table1": 28, "hidfd/table2": 30, "hidfd/table3": 8,
-    "teachers": 20,
+    "surrogate/table1": 1, "surrogate/table4": 6, "surrogate/table5": 7,
+    "teachers": 21,
 }  # fmt: skip
 """How many files each folder ships; change it with them."""
 
@@ -66,11 +69,17 @@ TINY = {
         "sources.gan.generator_channels=1",
         "sources.gan.discriminator_channels=1",
     ],
+    "render": [
+        "schedule={mode: lockstep, warmup_batches: 1, rounds: 1, student_steps_per_round: 2}",
+        "sources.render.batch_size=4",
+        "sources.render.images.images_per_family=4",
+    ],
     None: ["schedule={mode: lockstep, warmup_batches: 0, rounds: 1, student_steps_per_round: 2, batches_per_round: 0}"],
 }
 """Overrides that make a run a matter of seconds, besides ``SHORT``, by its source."""
 
 HIDFD = [path for path in RUNS if path.relative_to(EXPERIMENTS).parts[0] == "hidfd"]
+SURROGATE = [path for path in RUNS if path.relative_to(EXPERIMENTS).parts[0] == "surrogate"]
 DISTINCT = [p for p in HIDFD if not p.stem.endswith("rho10") and ("table2" not in p.parts or "cifar10_" in p.stem)]
 """HiDFD's recipes without those that differ from another in the number of images or classes alone."""
 
@@ -78,6 +87,7 @@ STARTED = [
     "smoke/digits_ssdkd",
     "smoke/digits_fast_local",
     "smoke/digits_hidfd",
+    "smoke/digits_procedural",
     "ssdkd/cifar10_wrn16_2_wrn16_1",
     "ssdkd/cifar10_wrn16_2_wrn16_1_ps",
     "ssdkd/cifar10_wrn16_2_wrn16_1_none",
@@ -114,7 +124,13 @@ def test_a_run_is_read_and_built(path: Path) -> None:
     for model in (config.teacher.model, config.student.model):
         build_on_meta(model, config.task.num_classes, config.task.image_shape)
     for source in config.sources.values():
-        build_gan_on_meta(source, config) if isinstance(source, HiDFDConfig) else try_generator(source, config)
+        match source:
+            case HiDFDConfig():
+                build_gan_on_meta(source, config)
+            case ProceduralConfig():
+                assert set(source.images.families or ()) <= set(family_names())
+            case _:
+                try_generator(source, config)
     exchange = build_exchange(config)
     pinned = 0 if config.replay.pinned is None else config.replay.pinned.capacity
     assert exchange.buffer.total_slots == config.replay.synthetic.capacity + pinned
@@ -206,6 +222,24 @@ def test_the_first_steps_of_hidfd_s_recipes_with_their_own_networks_on_stand_in_
     config = load_experiment(path, [*without_checkpoint(whole), *SHORT, *TINY[source], *stand_in])
     result = execute(config, RunDir.create(tmp_path / "run"), resume=False, watcher=None, run_ray=no_ray)
     assert (result["student_steps"], result["images_synthesized"]) == (2, 8 if source else 0)
+
+
+@pytest.mark.parametrize("path", SURROGATE, ids=name_of)
+def test_the_first_steps_of_the_surrogate_studys_recipes_on_stand_in_images(path: Path, tmp_path: Path) -> None:
+    """With small networks: the study's own are HiDFD's, which are started above, or take minutes (ResNet-50)."""
+    whole = load_experiment(path)
+    capacity = 8
+    stand_in = [
+        "collected.dataset={kind: digits, split: train, max_images: 40, convert: true}",
+        "teacher.model=small_cnn_8",
+        "students.small.model=small_cnn_8",
+        f"replay.pinned.capacity={capacity}",
+        f"collected.num_images={capacity}",
+    ]
+    config = load_experiment(path, [*without_checkpoint(whole), *SHORT, *TINY[None], *stand_in])
+    result = execute(config, RunDir.create(tmp_path / "run"), resume=False, watcher=None, run_ray=no_ray)
+    assert (result["student_steps"], result["images_synthesized"]) == (2, 0)
+    assert config.student.augmentation == whole.student.augmentation
 
 
 def no_ray(*arguments: object) -> None:

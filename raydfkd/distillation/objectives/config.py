@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 DKD_WARMUP_FRACTION = 20 / 240
 """DKD's 20 of 240 epochs."""
@@ -26,6 +26,26 @@ class KLObjectiveConfig(ObjectiveSettings):
     """Name of the objective."""
     temperature: float = Field(20.0, gt=0)
     """Softening T; the loss is multiplied by T squared."""
+    teacher_output: Literal["soft", "one_hot", "smoothed"] = "soft"
+    """What the student learns of the teacher's answer: all its probabilities, its choice alone, or its choice with a share
+    label_smoothing spread evenly over all classes (the last two with temperature 1)."""
+    label_smoothing: float = Field(0.1, gt=0, lt=1)
+    """teacher_output smoothed: that share."""
+
+    @model_validator(mode="after")
+    def _refuse_ignored(self) -> KLObjectiveConfig:
+        if self.teacher_output != "soft" and self.temperature != 1:
+            raise ValueError(f"teacher_output {self.teacher_output} is not softened: set temperature to 1")
+        # Not by model_fields_set: a saved experiment holds every field, and must run again.
+        default = KLObjectiveConfig.model_fields["label_smoothing"].default
+        if self.teacher_output != "smoothed" and self.label_smoothing != default:
+            raise ValueError(f"teacher_output {self.teacher_output} does not use label_smoothing: leave it out")
+        return self
+
+    @property
+    def hard_label_smoothing(self) -> float | None:
+        """Share of the hard label that is spread over all classes; None: the teacher's probabilities are learnt."""
+        return {"soft": None, "one_hot": 0.0, "smoothed": self.label_smoothing}[self.teacher_output]
 
 
 class VanillaKDObjectiveConfig(ObjectiveSettings):

@@ -16,16 +16,20 @@ from raydfkd.losses.logit_distillation import (
     decoupled_kd_per_sample,
     hard_label_loss_per_sample,
     normalized_kd_per_sample,
+    smoothed_label_kl_per_sample,
 )
 
 
 class KLObjective(Objective):
-    """KL alone."""
+    """KL alone: from the teacher's probabilities, or from its choice, smoothed or not."""
 
     config: KLObjectiveConfig
 
     def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
-        return kd_loss_per_sample(student.logits, teacher.logits, self.config.temperature)
+        smoothing = self.config.hard_label_smoothing
+        if smoothing is None:
+            return kd_loss_per_sample(student.logits, teacher.logits, self.config.temperature)
+        return smoothed_label_kl_per_sample(student.logits, teacher.logits, smoothing)
 
 
 class VanillaKDObjective(Objective):

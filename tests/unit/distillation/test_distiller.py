@@ -12,6 +12,7 @@ import torch
 from tiny_distillation import drawn, make, parameters
 from torch import Tensor, nn
 
+from raydfkd.augment import BatchAugmentation
 from raydfkd.distillation.distiller import Distiller
 from raydfkd.losses.distillation import kd_loss_per_sample
 
@@ -161,7 +162,22 @@ def test_a_reseed_repeats_the_augmentation() -> None:
     assert losses[0] == losses[1] != losses[2]
 
 
-@pytest.mark.parametrize("setting", [{"crop_padding": 2}, {"flip": True}])
+def test_both_networks_see_the_augmented_and_mixed_image() -> None:
+    distiller, images = make(augmentation={"level": "extreme", "mixup": "sample"}), drawn()[0]
+    view = BatchAugmentation(distiller.config.augmentations)(images, torch.Generator().manual_seed(3))
+    seen: dict[str, Tensor] = {}
+    for name in ("teacher", "student"):
+        network = distiller.teacher.model if name == "teacher" else distiller.student
+        network.register_forward_pre_hook(lambda module, args, name=name: seen.setdefault(name, args[0].detach().clone()))
+    distiller.reseed(3)
+    distiller.step(images, torch.ones(16))
+    for name in ("teacher", "student"):
+        torch.testing.assert_close(seen[name], distiller.teacher.normalize(view), msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize(
+    "setting", [{"crop_padding": 2}, {"flip": True}, {"augmentation": {"level": "none", "mixup": "batch"}}]
+)
 def test_both_augmentations_reach_the_student(setting: dict) -> None:
     plain, changed = make(), make(**setting)
     changed.reseed(0)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from objective_rig import CLASSES, STUDENT, build, config_of, outputs, pair
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,6 +35,30 @@ def cross_entropy(student: NetworkOutput, teacher: NetworkOutput) -> Tensor:
 def test_kl_is_todays_loss_bit_for_bit() -> None:
     student, teacher = pair("kl")
     assert torch.equal(build("kl")(student, teacher, 0.0), kd_loss_per_sample(student.logits, teacher.logits, 20.0))
+
+
+def test_kl_can_learn_the_teachers_choice_alone_smoothed_or_not() -> None:
+    student, teacher = pair("kl")
+    hard = build("kl", temperature=1.0, teacher_output="one_hot")(student, teacher, 0.0)
+    torch.testing.assert_close(hard.mean(), cross_entropy(student, teacher))
+    label = F.one_hot(teacher.logits.argmax(1), CLASSES) * 0.7 + 0.3 / CLASSES
+    smoothed = build("kl", temperature=1.0, teacher_output="smoothed", label_smoothing=0.3)(student, teacher, 0.0)
+    expected = F.kl_div(student.logits.log_softmax(1), label, reduction="batchmean")
+    torch.testing.assert_close(smoothed.mean(), expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"teacher_output": "one_hot"}, "is not softened: set temperature to 1"),
+        ({"teacher_output": "smoothed", "temperature": 2.0}, "is not softened: set temperature to 1"),
+        ({"label_smoothing": 0.2}, "does not use label_smoothing"),
+        ({"teacher_output": "one_hot", "temperature": 1.0, "label_smoothing": 0.2}, "does not use label_smoothing"),
+    ],
+)
+def test_kl_refuses_what_its_teacher_output_would_ignore(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        config_of("kl", **settings)
 
 
 def test_vanilla_kd_is_a_tenth_of_cross_entropy_and_nine_tenths_of_kl() -> None:

@@ -142,6 +142,7 @@ def test_the_loss_is_linear_in_each_weight(kind: str, weight: str) -> None:
     ("kind", "settings"),
     [
         ("kl", {"temperature": 2.0}),
+        ("kl", {"temperature": 1.0, "teacher_output": "one_hot"}),
         ("vanilla_kd", {"temperature": 2.0}),
         ("semckd", {"temperature": 2.0}),
         ("semckd", {"attention_temperature": 0.1}),

@@ -15,6 +15,7 @@ from raydfkd.losses.logit_distillation import (
     hard_label_loss_per_sample,
     normalized_kd_per_sample,
     ofa_loss_per_sample,
+    smoothed_label_kl_per_sample,
 )
 
 TEMPERATURES = [0.5, 1.0, 4.0]
@@ -43,6 +44,26 @@ def test_the_hard_label_is_the_teachers_choice() -> None:
     student, teacher = logits(0), logits(1)
     expected = [-np.log(softmax(s)[y]) for s, _, y in rows(student, teacher)]
     np.testing.assert_allclose(hard_label_loss_per_sample(student, teacher), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
+def test_the_divergence_from_a_smoothed_label_is_its_formula(smoothing: float) -> None:
+    student, teacher = logits(0), logits(1)
+    expected = []
+    for s, _, y in rows(student, teacher):
+        q = np.full(5, smoothing / 5)
+        q[y] += 1 - smoothing
+        expected.append(sum(a * np.log(a / b) for a, b in zip(q, softmax(s), strict=True) if a > 0))
+    np.testing.assert_allclose(smoothed_label_kl_per_sample(student, teacher, smoothing), expected, rtol=1e-5)
+
+
+def test_a_student_with_the_smoothed_label_as_its_answer_has_nothing_to_learn() -> None:
+    teacher = logits(1)
+    label = torch.nn.functional.one_hot(teacher.argmax(1), 5) * 0.8 + 0.2 / 5
+    least = smoothed_label_kl_per_sample(label.log() + 3.0, teacher, 0.2)
+    torch.testing.assert_close(least, torch.zeros(6), rtol=0, atol=1e-6)
+    hard = hard_label_loss_per_sample(logits(0), teacher)
+    assert torch.equal(smoothed_label_kl_per_sample(logits(0), teacher, 0.0), hard)
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)

@@ -66,7 +66,10 @@ RATIO = (DECOUPLED, "schedule.samples_per_insert=3", "schedule.error_buffer=200"
         ),
         ([DECOUPLED, "schedule.samples_per_insert=2"], "schedule: samples_per_insert needs error_buffer"),
         ([DECOUPLED, "schedule.error_buffer=2"], "schedule: error_buffer does nothing without samples_per_insert"),
-        (["sources.inversion.method=dream"], "unknown sources.inversion.method 'dream': known are fast, hidfd, ssdkd"),
+        (
+            ["sources.inversion.method=dream"],
+            "unknown sources.inversion.method 'dream': known are fast, hidfd, procedural, ssdkd",
+        ),
         (["sources.inversion.method=fast", "sources.inversion.diversity=true"], "unknown key sources.inversion.diversity"),
         (["students.small.optimizer.schedule=one_cycle"], "students.small.optimizer: one_cycle needs warmup_steps above 0"),
         (["replay.synthetic.sampler={kind: fifo}"], "replay.synthetic: sampler kind 'fifo' draws the same items every time"),

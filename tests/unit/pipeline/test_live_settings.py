@@ -51,6 +51,11 @@ NEEDS: dict[str, list[str]] = {
     "evaluation.dataset.kind": ["evaluation.dataset={kind: parquet, path: x.parquet}"],
     "collected.dataset.kind": ["collected.dataset={kind: parquet, path: x.parquet}"],
     "students.s.optimizer.milestones": ["students.s.optimizer.schedule=multi_step"],
+    "students.s.augmentation.randaugment_magnitude": ["students.s.augmentation.level=standard"],
+    "students.s.augmentation.elastic_alpha": ["students.s.augmentation.level=high"],
+    "students.s.augmentation.elastic_sigma": ["students.s.augmentation.level=high"],
+    "students.s.objective.teacher_output": ["students.s.objective.temperature=1"],
+    "students.s.objective.label_smoothing": ["students.s.objective={temperature: 1, teacher_output: smoothed}"],
 }
 """What else must be set for a field's other value to be allowed."""
 
@@ -67,6 +72,8 @@ VALUES: dict[str, Any] = {
     "replay.pinned.remover.kind": "lowest_priority",
     "schedule.error_buffer": 500,
     "students.s.batch_size": 16,
+    "students.s.flip": False,
+    "sources.a.boundary_attack.step_growth": 1.5,
     "sources.a.resources.custom": {"gen_node": 1.0},
     "teacher.normalization.mean": [0.25],
     "teacher.normalization.std": [0.25],

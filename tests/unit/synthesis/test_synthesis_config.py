@@ -40,10 +40,10 @@ def test_what_would_do_nothing_is_refused(config: type, settings: dict, message:
 
 
 def test_methods_are_known_by_name_and_give_their_class() -> None:
-    assert METHODS.names() == ["fast", "hidfd", "ssdkd"]
+    assert METHODS.names() == ["fast", "hidfd", "procedural", "ssdkd"]
     classes = [METHODS.get(name).load().__name__ for name in METHODS]
-    assert classes == ["FastSynthesizer", "HiDFDSynthesizer", "SSDKDSynthesizer"]
-    assert [METHODS.get(name).needs_batch_norm for name in METHODS] == [True, False, True]
-    assert all(METHODS.get(name).needs_gradient for name in METHODS)
+    assert classes == ["FastSynthesizer", "HiDFDSynthesizer", "ProceduralSynthesizer", "SSDKDSynthesizer"]
+    assert [METHODS.get(name).needs_batch_norm for name in METHODS] == [True, False, False, True]
+    assert [METHODS.get(name).needs_gradient for name in METHODS] == [True, True, False, True]
     with pytest.raises(UnknownNameError, match="did you mean 'ssdkd'"):
         METHODS.get("ssdk")

@@ -1,0 +1,94 @@
+"""How strongly images are changed before both networks see them. No torch here: the configuration tree imports this file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_MAGNITUDE = 30
+"""RandAugment's strongest magnitude: that of each operation grows evenly from nothing at 0 to its own most at 30."""
+
+
+@dataclass(frozen=True)
+class Augmentations:
+    """Every part of an augmentation, resolved.
+
+    Attributes:
+        crop_padding: zeros in pixels on each side before a random crop.
+        flip: mirror each image with probability 1/2.
+        randaugment_ops, randaugment_magnitude: n and m of RandAugment.
+        elastic_probability, invert_probability, erasing_probability: share of images that each is done to.
+        elastic_alpha, elastic_sigma: strength and smoothness of the deformation; None: by the image's size.
+        mixup: nothing, or one share lambda a batch or an image.
+    """
+
+    crop_padding: int
+    flip: bool
+    randaugment_ops: int
+    randaugment_magnitude: int
+    elastic_probability: float
+    elastic_alpha: float | None
+    elastic_sigma: float | None
+    invert_probability: float
+    erasing_probability: float
+    mixup: Literal["none", "batch", "sample"]
+
+
+_NOTHING: dict[str, Any] = {
+    "crop_padding": 0, "flip": False, "randaugment_ops": 0, "randaugment_magnitude": 14,
+    "elastic_probability": 0.0, "invert_probability": 0.0, "erasing_probability": 0.0,
+}  # fmt: skip
+_CROP_FLIP = _NOTHING | {"crop_padding": 4, "flip": True}
+_STANDARD = _CROP_FLIP | {"randaugment_ops": 2}
+_HIGH = _STANDARD | {"randaugment_ops": 4, "elastic_probability": 0.5, "invert_probability": 0.5}
+_EXTREME = _HIGH | {"randaugment_ops": 8, "randaugment_magnitude": 30, "erasing_probability": 0.25}
+LEVELS: dict[str, dict[str, Any]] = {
+    "none": _NOTHING, "crop_flip": _CROP_FLIP, "standard": _STANDARD, "high": _HIGH, "extreme": _EXTREME,
+}  # fmt: skip
+"""The levels of the surrogate-dataset study's Table 5 (methods.md 3.15), and what the other papers do: crop and flip alone."""
+
+
+class AugmentationConfig(BaseModel):
+    """A level of augmentation, single parts of which may be changed. The teacher sees the changed image, too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    level: Literal["none", "crop_flip", "standard", "high", "extreme"] = "crop_flip"
+    """none; crop_flip; standard: and RandAugment(2, 14); high: RandAugment(4, 14), elastic deformation and inversion as well;
+    extreme: high with RandAugment(8, 30) and random erasing."""
+    randaugment_ops: int | None = Field(None, ge=0)
+    """Operations that RandAugment does to each image in turn (n); null: as the level has it."""
+    randaugment_magnitude: int | None = Field(None, ge=0, le=MAX_MAGNITUDE)
+    """Strength of each of them (m, of 30); null: as the level has it."""
+    elastic_probability: float | None = Field(None, ge=0, le=1)
+    """Share of images that are deformed elastically; null: as the level has it."""
+    elastic_alpha: float | None = Field(None, gt=0)
+    """Strength of the deformation, in half pixels before smoothing; null: 12 for 32 pixels, 50 for 224, between them in
+    proportion."""
+    elastic_sigma: float | None = Field(None, gt=0)
+    """Smoothness of the deformation, in pixels; null: 3 for 32 pixels, 5 for 224, between them in proportion."""
+    invert_probability: float | None = Field(None, ge=0, le=1)
+    """Share of images whose values are inverted; null: as the level has it."""
+    erasing_probability: float | None = Field(None, ge=0, le=1)
+    """Share of images of which a rectangle is blackened; null: as the level has it."""
+    mixup: Literal["none", "batch", "sample"] = "none"
+    """Mix each image with another one of its batch, in shares lambda ~ U(0, 1): one lambda for the batch, or one an image."""
+
+    @model_validator(mode="after")
+    def _refuse_ignored(self) -> AugmentationConfig:
+        parts = self.resolve()
+        if parts.randaugment_ops == 0 and self.randaugment_magnitude is not None:
+            raise ValueError("randaugment_magnitude does nothing without operations: set randaugment_ops, or leave it out")
+        if parts.elastic_probability == 0 and (self.elastic_alpha is not None or self.elastic_sigma is not None):
+            raise ValueError("elastic_alpha and elastic_sigma do nothing where elastic_probability is 0: raise that one")
+        return self
+
+    def resolve(self, crop_padding: int | None = None, flip: bool | None = None) -> Augmentations:
+        """Every part: as given, otherwise as the level has it."""
+        given = {name: getattr(self, name) for name in Augmentations.__dataclass_fields__ if name in type(self).model_fields}
+        given |= {"crop_padding": crop_padding, "flip": flip}
+        level = LEVELS[self.level]
+        parts: dict[str, Any] = {name: level.get(name) if value is None else value for name, value in given.items()}
+        return Augmentations(**parts)

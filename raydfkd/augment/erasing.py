@@ -1,0 +1,46 @@
+"""Random erasing (Zhong et al. 2020, arXiv 1708.04896) of a whole batch: every image draws its own rectangle."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+AREAS = (0.02, 0.33)
+"""Least and greatest share of the image."""
+RATIOS = (0.3, 3.3)
+"""Least and greatest height / width."""
+TRIES = 10
+"""Rectangles drawn for an image; the first that fits into it is taken, and if none does the image stays."""
+
+
+def random_erasing(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Blackens a rectangle of about a share ``probability`` of the images.
+
+    Args:
+        images: float [B,C,H,W], any device.
+        generator: a CPU generator, so that the draws are the same on every device.
+    """
+    num, _, height, width = images.shape
+    chosen_B = torch.rand(num, generator=generator) < probability
+    boxes_B4, fits_B = draw_boxes(num, height, width, generator)
+    boxes = torch.where((chosen_B & fits_B)[:, None], boxes_B4, 0).to(images.device)
+    top, left, rows, columns = (boxes[:, i, None] for i in range(4))
+    y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+    inside_BH = (y >= top) & (y < top + rows)
+    inside_BW = (x >= left) & (x < left + columns)
+    return images.masked_fill((inside_BH[:, :, None] & inside_BW[:, None, :])[:, None], 0.0)
+
+
+def draw_boxes(num: int, height: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rectangles int64 [num,4] (top, left, height, width), and bool [num] whether one of the tries fits into the image."""
+    area_BT = height * width * torch.empty(num, TRIES).uniform_(*AREAS, generator=generator)
+    ratio_BT = torch.empty(num, TRIES).uniform_(math.log(RATIOS[0]), math.log(RATIOS[1]), generator=generator).exp_()
+    rows_BT, columns_BT = (area_BT * ratio_BT).sqrt_().round_(), (area_BT / ratio_BT).sqrt_().round_()
+    fits_BT = (rows_BT < height) & (columns_BT < width)
+    first_B1 = fits_BT.to(torch.uint8).argmax(1, keepdim=True)
+    rows_B, columns_B = rows_BT.gather(1, first_B1).squeeze(1), columns_BT.gather(1, first_B1).squeeze(1)
+    top_B = (torch.rand(num, generator=generator) * (height - rows_B + 1)).floor_()
+    left_B = (torch.rand(num, generator=generator) * (width - columns_B + 1)).floor_()
+    return torch.stack([top_B, left_B, rows_B, columns_B], 1).long(), fits_BT.any(1)

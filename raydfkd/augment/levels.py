@@ -1,0 +1,58 @@
+"""All of an augmentation in its order: crop, flip, RandAugment, elastic deformation, inversion, erasing, mixup."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from raydfkd.augment import color, geometry
+from raydfkd.augment.config import Augmentations
+from raydfkd.augment.crop_flip import random_crop_flip
+from raydfkd.augment.erasing import random_erasing
+from raydfkd.augment.mixup import mixup
+from raydfkd.augment.randaugment import rand_augment
+
+
+class BatchAugmentation:
+    """Changes batches as ``parts`` says. It has no state: every draw is the generator's."""
+
+    def __init__(self, parts: Augmentations) -> None:
+        self.parts = parts
+
+    def __call__(self, images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
+        """What the networks see.
+
+        Args:
+            images_BCHW: uint8 on any device.
+            generator: a CPU generator, so that the draws are the same on every device.
+
+        Returns:
+            float32 [B,C,H,W] in [0,1], on the same device, channels last.
+        """
+        parts = self.parts
+        view = random_crop_flip(images_BCHW, parts.crop_padding, parts.flip, generator).float().div_(255)
+        if parts.randaugment_ops:
+            view = rand_augment(view, parts.randaugment_ops, parts.randaugment_magnitude, generator)
+        if parts.elastic_probability > 0:
+            view = _to_some(view, parts.elastic_probability, lambda some: self._deformed(some, generator), generator)
+        if parts.invert_probability > 0:
+            view = _to_some(view, parts.invert_probability, color.invert, generator)
+        if parts.erasing_probability > 0:
+            view = random_erasing(view, parts.erasing_probability, generator)
+        if parts.mixup != "none":
+            view = mixup(view, parts.mixup == "sample", generator)
+        return view.contiguous(memory_format=torch.channels_last)
+
+    def _deformed(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        size = (images.shape[2], images.shape[3])
+        alpha, sigma = self.parts.elastic_alpha, self.parts.elastic_sigma
+        fields = geometry.elastic_displacements(len(images), size, alpha, sigma, generator, images.device)
+        return geometry.elastic(images, fields)
+
+
+def _to_some(images: Tensor, probability: float, change: Callable[[Tensor], Tensor], generator: torch.Generator) -> Tensor:
+    """``change`` applied to about a share ``probability`` of the images."""
+    rows = (torch.rand(len(images), generator=generator) < probability).nonzero().flatten().to(images.device)
+    return images.index_copy(0, rows, change(images[rows])) if len(rows) else images

@@ -1,0 +1,37 @@
+"""How many images of each class to add, so that what is held becomes as even as can be. Pure numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def even_shares(held_K: np.ndarray, available_K: np.ndarray, total: int) -> np.ndarray:
+    """Images to add of each class, int64 [K]: the poorest classes are raised first, all to one level, as far as they go.
+
+    Among all choices of ``min(total, sum available)`` images it makes the sorted counts of ``held + added`` largest from the
+    poorest class on. Where some are left for a level that cannot be reached by all, the first classes get them.
+
+    Args:
+        held_K: images of each class that are there already.
+        available_K: how many could be added.
+    """
+    held, available = held_K.astype(np.int64), available_K.astype(np.int64)
+    total = min(total, int(available.sum()))
+    low, high = 0, int((held + available).max(initial=0)) + 1
+    while high - low > 1:  # the highest level that all classes can be raised to, as far as they go
+        level = (low + high) // 2
+        if int(np.clip(level - held, 0, available).sum()) <= total:
+            low = level
+        else:
+            high = level
+    added = np.clip(low - held, 0, available)
+    more = np.flatnonzero((held + added == low) & (added < available))[: total - int(added.sum())]
+    added[more] += 1
+    return added
+
+
+def evenness(counts_K: np.ndarray) -> float:
+    """Relative entropy H / log K of class counts: 1 for equal counts, 0 for one class alone."""
+    shares = counts_K / max(1, counts_K.sum())
+    present = shares[shares > 0]
+    return float(-(present * np.log(present)).sum() / np.log(len(counts_K)))

@@ -1,0 +1,82 @@
+"""Which pictures are worth nothing: constant ones, those of two colours, and those there already. Pure, whole batches at once.
+
+"What Makes a Good Dataset for Knowledge Distillation?" drops constant rendered images and those with only two colours or few
+coloured pixels; the paper gives no numbers, these are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LEAST_STD = 4.0
+"""Of the pixel values (0 to 255) in the channel where they vary most; below it, a picture is constant."""
+LEAST_SHARE = 0.05
+"""Share of the pixels that must differ from the most frequent colour."""
+COLOUR_BITS = 5
+"""Colours are compared in so many bits a channel."""
+THUMBNAIL, THUMBNAIL_BITS = 8, 4
+"""Two pictures are the same if their means over 8 x 8 squares are, in so many bits."""
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What a batch's filtering found, each bool [B]; a picture counts for the first of the reasons that holds.
+
+    Attributes:
+        constant: hardly any contrast.
+        two_colours: two colours or fewer, or nearly all pixels of one colour.
+        duplicate: the same as an earlier picture of the batch.
+    """
+
+    constant: Tensor
+    two_colours: Tensor
+    duplicate: Tensor
+
+    @property
+    def kept(self) -> Tensor:
+        return ~(self.constant | self.two_colours | self.duplicate)
+
+    def counts(self) -> dict[str, int]:
+        return {name: int(getattr(self, name).sum()) for name in ("constant", "two_colours", "duplicate")}
+
+
+def filter_images(images_BCHW: Tensor) -> Filtered:
+    """Judges uint8 pictures [B,C,H,W]."""
+    constant = is_constant(images_BCHW)
+    two_colours = has_two_colours(images_BCHW) & ~constant
+    duplicate = is_duplicate(images_BCHW) & ~constant & ~two_colours
+    return Filtered(constant, two_colours, duplicate)
+
+
+def is_constant(images_BCHW: Tensor) -> Tensor:
+    """bool [B]: every channel's standard deviation over the pixels is below ``LEAST_STD``."""
+    return images_BCHW.float().flatten(2).std(2, correction=0).amax(1) < LEAST_STD
+
+
+def has_two_colours(images_BCHW: Tensor) -> Tensor:
+    """bool [B]: at most two colours, or fewer than ``LEAST_SHARE`` of the pixels differ from the most frequent one."""
+    coarse = (images_BCHW >> (8 - COLOUR_BITS)).int().flatten(2)
+    code = coarse[:, 0]
+    for channel in range(1, coarse.shape[1]):
+        code = (code << COLOUR_BITS) | coarse[:, channel]
+    code = code.sort(1).values
+    position = torch.arange(code.shape[1], device=code.device)
+    begins = torch.ones_like(code, dtype=torch.bool)
+    begins[:, 1:] = code[:, 1:] != code[:, :-1]
+    start = torch.where(begins, position, 0).cummax(1).values
+    longest = (position - start + 1).amax(1)
+    return (begins.sum(1) <= 2) | (longest > (1 - LEAST_SHARE) * code.shape[1])
+
+
+def is_duplicate(images_BCHW: Tensor) -> Tensor:
+    """bool [B]: an earlier picture of the batch has the same thumbnail."""
+    thumbnails = F.adaptive_avg_pool2d(images_BCHW.float(), THUMBNAIL)
+    codes = (thumbnails / (256 / 2**THUMBNAIL_BITS)).floor().to(torch.uint8).flatten(1)
+    _, group = codes.unique(dim=0, return_inverse=True)
+    number = torch.arange(len(codes), device=codes.device)
+    first = torch.full_like(number, len(codes)).scatter_reduce_(0, group, number, "amin")
+    return first[group] < number

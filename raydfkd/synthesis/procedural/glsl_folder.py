@@ -1,0 +1,110 @@
+"""A user's own folder of fragment shaders as a source of images."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydfkd.errors import DataError
+from raydfkd.synthesis.procedural.glsl import GlslRenderer, ShaderError, UniformValue
+from raydfkd.synthesis.procedural.images import in_channels, reduced
+from raydfkd.synthesis.procedural.user_shaders import complete_shader
+
+SUFFIXES = (".glsl", ".frag", ".fs", ".fragment")
+FRAMES_PER_S = 60.0
+
+logger = logging.getLogger(__name__)
+
+
+class GlslFolder:
+    """Pictures of random shaders of a folder (and the folders in it), each at a random time.
+
+    A shader that does not compile is left out, with a warning that names it.
+
+    Args:
+        supersampling: rendered so many times as large, and the mean taken.
+        times_s: earliest and latest time in seconds.
+
+    Raises:
+        DataError: there is no such folder, no shader in it, or none that compiles.
+        ConfigError: moderngl or EGL is missing.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        image_shape: tuple[int, int, int],
+        device: torch.device,
+        supersampling: int = 2,
+        times_s: tuple[float, float] = (0.1, 10.0),
+    ) -> None:
+        self._channels, height, width = image_shape
+        self._height, self._width = height * supersampling, width * supersampling
+        self._supersampling = supersampling
+        self._times_s = times_s
+        self._device = device
+        self._renderer = GlslRenderer()
+        self.files, self._sources = _compiled(path, self._renderer)
+
+    def render(self, count: int, generator: torch.Generator) -> Tensor:
+        chosen = torch.randint(len(self._sources), (count,), generator=generator).tolist()
+        low, high = self._times_s
+        times = (low + (high - low) * torch.rand(count, generator=generator)).tolist()
+        drawn = [
+            self._renderer.draw(self._sources[which], uniforms(time_s, self._height, self._width), self._height, self._width)
+            for which, time_s in zip(chosen, times, strict=True)
+        ]
+        large = torch.from_numpy(np.stack(drawn)).to(self._device).permute(0, 3, 1, 2).float().div_(255)
+        return reduced(in_channels(large, self._channels), self._supersampling)
+
+
+def uniforms(time_s: float, height: int, width: int) -> dict[str, UniformValue]:
+    """What TwiGL and Shadertoy tell a shader at a time; there is no mouse, no sound, and no earlier frame."""
+    size, frame = (float(width), float(height)), float(int(time_s * FRAMES_PER_S))
+    mouse = (0.0, 0.0)
+    return {
+        "resolution": size,
+        "mouse": mouse,
+        "time": time_s,
+        "frame": frame,
+        "sound": 0.0,
+        "r": size,
+        "m": mouse,
+        "t": time_s,
+        "f": frame,
+        "s": 0.0,
+        "iResolution": (*size, 1.0),
+        "iTime": time_s,
+        "iTimeDelta": 1 / FRAMES_PER_S,
+        "iFrameRate": FRAMES_PER_S,
+        "iFrame": int(frame),
+        "iMouse": (0.0, 0.0, 0.0, 0.0),
+        "iDate": (2000.0, 0.0, 1.0, time_s),
+        "iSampleRate": 44100.0,
+    }
+
+
+def _compiled(path: Path, renderer: GlslRenderer) -> tuple[list[Path], list[str]]:
+    if not path.is_dir():
+        raise DataError(f"shader folder {path} {'is not a folder' if path.exists() else 'does not exist'}: correct images.path")
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not found:
+        raise DataError(f"shader folder {path} holds no {', '.join(SUFFIXES)} file: correct images.path")
+    good: list[tuple[Path, str]] = []
+    reason = ""
+    for file in found:
+        source = complete_shader(file.read_text(encoding="utf-8", errors="replace"))
+        try:
+            renderer.check(source)
+            good.append((file, source))
+        except ShaderError as error:
+            lines = [line.strip() for line in str(error).splitlines() if "error" in line.lower() and "0:" in line]
+            reason = (lines or str(error).splitlines())[0]
+            logger.warning("shader %s does not compile and is left out: %s", file, reason)
+    if not good:
+        raise DataError(f"none of the {len(found)} shaders in {path} compiles (the last one: {reason}): correct them")
+    return [file for file, _ in good], [source for _, source in good]
