@@ -196,6 +196,11 @@ class ExperimentConfig(_Config):
             )
         if self.runtime.runner == "local" and self.student.num_workers > 1:
             raise ValueError("runtime.runner local has one student worker: set students.*.num_workers=1 or runner=ray")
+        scaled = [name for name, source in self.sources.items() if source.autoscale is not None]
+        if scaled and self.schedule.mode == "lockstep":
+            raise ValueError(
+                f"sources.{scaled[0]}.autoscale needs schedule.mode decoupled: in lockstep a seed fixes who makes what"
+            )
         self._refuse_missing_images()
         sizes = {source.batch_size for source in self.sources.values()}
         if len(sizes) > 1:

@@ -11,7 +11,7 @@ import torch
 
 from raydfkd.data.collected import CollectedImages
 from raydfkd.data.config import DatasetConfig
-from raydfkd.errors import CheckpointError, RaydfkdError
+from raydfkd.errors import CheckpointError, RaydfkdError, RunStoppedError
 from raydfkd.pipeline import builder, checkpoints, collecting
 from raydfkd.pipeline.config import ExperimentConfig, generator_id
 from raydfkd.pipeline.exchange_state import build_exchange, load_exchange
@@ -60,7 +60,9 @@ def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Wat
         finally:
             recorder.close()
     except BaseException as error:
-        if not resume and _is_refusal(error) and not any(run.metrics()):
+        if isinstance(error, RunStoppedError):
+            run.update_manifest(state="stopped")
+        elif not resume and _is_refusal(error) and not any(run.metrics()):
             _remove_unstarted(run)
         else:
             state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
