@@ -154,6 +154,8 @@ class RuntimeConfig(_Config):
     """ray: how often each of a generator, the replay actor and the student group may be restarted."""
     delivery: Literal["mirror", "gather"] = "mirror"
     """ray: students keep a mirror of the buffer, or have each batch's images sent (for a node that cannot hold the buffer)."""
+    mlflow_uri: str | None = None
+    """MLflow tracking server (or local store) that gets the metrics too; null: none. Needs pip install 'raydfkd[mlflow]'."""
     num_cpus: float | None = Field(None, gt=0)
     """ray, local start only: CPUs that Ray may use; null: all."""
 

@@ -22,6 +22,8 @@ from raydfkd.run_dir import RunDir, write_atomically
 
 Runner = Callable[[ExperimentConfig, RunDir, Recorder, Path | None], None]
 
+TIMELESS_RECORDS = ("event", "generators")
+"""Kinds that tell what happened to the run's processes, which a resume does not undo."""
 STUDENT_RECORDS = ("distillation", "throughput", "evaluation")
 
 
@@ -57,6 +59,7 @@ def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Wat
             runner(config, run, recorder, checkpoint)
             recorder.stage("finishing")
             result = finish(config, run, recorder.elapsed_s, device)
+            recorder.finished = True
         finally:
             recorder.close()
     except BaseException as error:
@@ -143,7 +146,7 @@ def _split_read(dataset: DatasetConfig, purpose: str) -> dict[str, str]:
 
 
 def _rewind(run: RunDir, checkpoint: Path | None) -> float:
-    """Drops the records made after the checkpoint, except events; returns the seconds already spent.
+    """Drops the records made after the checkpoint, except of processes; returns the seconds already spent.
 
     A checkpoint stands at a round's beginning: of the records of its own step the student's were made before it, and those of
     the synthesis for that round after it, so that they will be made again.
@@ -151,7 +154,9 @@ def _rewind(run: RunDir, checkpoint: Path | None) -> float:
     step = 0 if checkpoint is None else int(checkpoint.name.removeprefix("step-"))
     records = list(run.metrics())
     kept = [
-        r for r in records if r["kind"] == "event" or r["step"] < step or (r["step"] == step and r["kind"] in STUDENT_RECORDS)
+        r
+        for r in records
+        if r["kind"] in TIMELESS_RECORDS or r["step"] < step or (r["step"] == step and r["kind"] in STUDENT_RECORDS)
     ]
     if len(kept) < len(records):
         write_atomically(run.metrics_path, "".join(json.dumps(r) + "\n" for r in kept))
