@@ -33,8 +33,9 @@ updates so far) and values by kind:
   ``grad_norm``, ``step_s`` (seconds of computing a step).
 * ``replay``: ``size``, ``capacity``, ``pinned_fraction`` (of a training batch), ``class_counts`` (list), ``class_entropy``,
   ``dropped_updates``, ``bytes``, ``inserts``, ``samples``, ``priority_mean``, ``priority_max``, ``staleness_rounds``.
-* ``throughput``: ``images_distilled`` (total), ``images_distilled_since`` (the last record), ``distilled_per_s``, the student's waits in seconds since the last record, by
-  cause (``student_wait_data_s``, ``student_wait_limiter_s``, both from its first batch on), and ``rss_bytes``.
+* ``throughput``: ``images_distilled`` (total), ``images_distilled_since`` (the last record), ``distilled_per_s``, the
+  student's waits in seconds since the last record, by cause (``student_wait_data_s``, ``student_wait_limiter_s``, both from
+  its first batch on), and ``rss_bytes``.
 * ``evaluation``: ``metric_last``, ``metric_ema``, ``agreement`` in [0,1], ``split``.
 * ``generators``: ``source``, ``target`` (generators wanted) and how many are ``running``, ``starting``, ``pending`` (without a
   place) and ``draining`` (at their last batch); one whenever a number changes, on Ray.

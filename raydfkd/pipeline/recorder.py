@@ -42,11 +42,10 @@ class Recorder:
         self.config = config
         self.run = run
         self.watcher = watcher
+        uri = config.runtime.mlflow_uri
+        self._mlflow = None if uri is None else MlflowLog(uri, run, config.model_dump(mode="json"))
         self._writer = MetricsWriter(run, elapsed_s)
         self._tensorboard: Any = None
-        self._mlflow: MlflowLog | None = None
-        if config.runtime.mlflow_uri is not None:
-            self._mlflow = MlflowLog(config.runtime.mlflow_uri, run, config.model_dump(mode="json"))
         self.finished = False
         """Set once the run has come to its end."""
         self._restarts = sum(bool(record.get("restart")) for record in run.metrics("event"))
