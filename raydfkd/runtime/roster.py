@@ -129,7 +129,8 @@ class Roster:
         return {"target": self.targets()[source], **{phase: phases.count(phase) for phase in PHASES}}
 
     def _want(self, source: str, more: int, added: bool = False) -> list[Member]:
-        members, joining = self._members[source], []
+        members = self._members[source]
+        joining: list[Member] = []
         for index in itertools.count():
             if len(joining) == more:
                 return joining
