@@ -90,23 +90,17 @@ def stop(
     directory = RunDir.open(run)
     with reach(directory, address) as live:
         live.request_stop()
-        deadline = time.monotonic() + timeout
-        while directory.manifest().get("state") == "running":
-            if time.monotonic() > deadline:
-                raise WaitTimeoutError(
-                    f"waited {timeout:.0f} s for the run in {run} to stop: it was asked to and will at the end of its round"
-                )
-            time.sleep(STOP_POLL_S)
-            _repeat(live)
+    # Not within the block: a local Ray ends with its run, and nobody should be in it then.
+    deadline = time.monotonic() + timeout
+    while directory.manifest().get("state") == "running":
+        if time.monotonic() > deadline:
+            raise WaitTimeoutError(
+                f"waited {timeout:.0f} s for the run in {run} to stop: it was asked to, and will after its round"
+            )
+        time.sleep(STOP_POLL_S)
     state = directory.manifest().get("state")
     advice = "read its report" if state == "finished" else f"go on with: raydfkd run {run} --resume"
     typer.echo(f"the run in {run} is {state}; {advice}")
-
-
-def _repeat(live: LiveRun) -> None:
-    """A log actor that was restarted has forgotten the request; one that is gone has served it."""
-    with contextlib.suppress(RaydfkdError):
-        live.request_stop()
 
 
 @contextlib.contextmanager

@@ -113,15 +113,16 @@ class AutoscalePolicy:
         """The number of generators has changed, by this policy or by a person."""
         self._changed_at = now
 
-    def is_due(self, target: int, num_running: int, now: float) -> bool:
-        """Whether a decision may be made: a cool-down and a whole window after the last change, and all that are wanted run."""
-        return now - self._changed_at >= max(self._config.cooldown_s, self._config.window_s) and num_running == target
+    def is_due(self, now: float) -> bool:
+        """Whether a decision may be made: a cool-down and a whole window after the last change."""
+        return now - self._changed_at >= max(self._config.cooldown_s, self._config.window_s)
 
-    def decide(self, target: int, waits: Waits) -> Change | None:
+    def decide(self, target: int, num_running: int, waits: Waits) -> Change | None:
         """The change to make, if any.
 
         Args:
-            target: generators wanted, and running, at present.
+            target: generators wanted at present.
+            num_running: how many of them run. While one has not come no other is added, and it is the first to be dropped.
             waits: measured over the window, after ``changed_at``.
         """
         config = self._config
@@ -129,9 +130,9 @@ class AutoscalePolicy:
             return None
         generator = 0.0 if waits.generator is None else waits.generator
         told = f"over {config.window_s:g} s students waited {waits.student:.0%} of their time, its generators {generator:.0%}"
-        if waits.student > config.add_above and generator < config.spare and target < config.max:
+        if waits.student > config.add_above and generator < config.spare and num_running == target < config.max:
             return Change(target + 1, told)
-        spared = target * (1 - generator) <= (target - 1) * (1 - config.spare)
+        spared = num_running < target or target * (1 - generator) <= (target - 1) * (1 - config.spare)
         if waits.student < config.add_above / 2 and spared and target > config.min:
             return Change(target - 1, f"{told}: one fewer is enough")
         return None

@@ -51,8 +51,7 @@ class Autoscaler:
             return
         self._next_look = now + LOOK_PERIOD_S
         for source, policy in self._policies.items():
-            counts = roster.counts(source)
-            if not policy.is_due(counts["target"], counts["running"], now):
+            if not policy.is_due(now):
                 continue
             ages = policy.window_s, now - policy.changed_at
             try:
@@ -60,6 +59,7 @@ class Autoscaler:
             except (RayError, GetTimeoutError) as error:
                 logger.info("the log actor does not answer just now: %s", type(error).__name__)
                 return
-            change = policy.decide(counts["target"], waits)
+            counts = roster.counts(source)
+            change = policy.decide(counts["target"], counts["running"], waits)
             if change is not None:
                 self._scale(source, change.target, f"autoscale: {change.reason}")

@@ -13,8 +13,8 @@ from raydfkd.synthesis.config import AutoscaleConfig
 CONFIG = AutoscaleConfig(min=1, max=4, add_above=0.1, spare=0.2, window_s=10, cooldown_s=30)
 
 
-def target_of(target: int, student: float | None, generator: float | None) -> int:
-    change = AutoscalePolicy(CONFIG, 0.0).decide(target, Waits(student, generator))
+def target_of(target: int, student: float | None, generator: float | None, missing: int = 0) -> int:
+    change = AutoscalePolicy(CONFIG, 0.0).decide(target, target - missing, Waits(student, generator))
     return target if change is None else change.target
 
 
@@ -41,21 +41,27 @@ def test_a_decision(target: int, student: float | None, generator: float | None,
 
 
 def test_the_reason_is_told_with_its_figures() -> None:
-    change = AutoscalePolicy(CONFIG, 0.0).decide(1, Waits(0.25, 0.05))
+    change = AutoscalePolicy(CONFIG, 0.0).decide(1, 1, Waits(0.25, 0.05))
     assert change is not None
     assert change.reason == "over 10 s students waited 25% of their time, its generators 5%"
 
 
-def test_nothing_is_decided_within_the_cool_down_or_while_some_are_on_their_way() -> None:
+def test_while_one_has_no_place_no_other_is_added_and_it_is_dropped_once_students_do_not_wait() -> None:
+    assert target_of(3, 0.5, 0.0, missing=1) == 3
+    assert target_of(3, 0.07, 0.0, missing=1) == 3
+    assert target_of(3, 0.02, 0.0, missing=1) == 2
+    assert target_of(3, 0.02, 0.0) == 3
+
+
+def test_nothing_is_decided_within_the_cool_down_nor_before_a_whole_window() -> None:
     policy = AutoscalePolicy(CONFIG, 100.0)
-    assert not policy.is_due(2, 2, 129.0)
-    assert policy.is_due(2, 2, 130.0)
-    assert not policy.is_due(3, 2, 130.0), "one that was added has not come yet"
+    assert not policy.is_due(129.0)
+    assert policy.is_due(130.0)
     policy.note_change(130.0)
-    assert not policy.is_due(2, 2, 159.0)
+    assert not policy.is_due(159.0)
     window = AutoscalePolicy(CONFIG.model_copy(update={"cooldown_s": 0.0}), 0.0)
-    assert not window.is_due(2, 2, 9.0), "a whole window is looked at, whatever the cool-down"
-    assert window.is_due(2, 2, 10.0)
+    assert not window.is_due(9.0), "a whole window is looked at, whatever the cool-down"
+    assert window.is_due(10.0)
 
 
 @pytest.mark.parametrize("demand", [0.3, 0.9, 1.0, 1.5, 2.2, 3.1, 7.0])

@@ -37,7 +37,7 @@ def test_a_port_where_somebody_listens_passes_and_another_is_refused(server: soc
 
 @pytest.mark.parametrize("address", ["127.0.0.1:99999", "no.such.host.invalid:10001", "ray://[::1]:1"])
 def test_addresses_that_cannot_be_are_refused_with_a_reason(address: str) -> None:
-    with pytest.raises(ResourceError, match="no Ray cluster answers at .* check --address"):
+    with pytest.raises(ResourceError, match=r"no Ray cluster answers at .* check --address"):
         probe(address, "--address")
 
 
