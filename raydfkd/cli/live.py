@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raydfkd.cli.live_state import GENERATOR_COLUMNS, RunStatus
 from raydfkd.cli.table import render
 from raydfkd.errors import RaydfkdError, WaitTimeoutError
-from raydfkd.run_dir import RunDir
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from raydfkd.cli.live_state import RunStatus
     from raydfkd.runtime.live import LiveRun
+
+GENERATOR_COLUMNS = ("generator", "state", "pid", "images made", "restarts")
 
 REDRAW_S = 1.0
 STOP_POLL_S = 0.5
@@ -42,6 +43,7 @@ def scale(
     Those that are too many finish their batch first and keep what they learnt: scaling up again goes on from it. Those that
     find no place wait for one.
     """
+    from raydfkd.run_dir import RunDir
     from raydfkd.runtime.live import reach
 
     with reach(RunDir.open(run), address) as live:
@@ -66,6 +68,9 @@ def status(
     """
     from rich.console import Console
 
+    from raydfkd.cli.live_state import RunStatus
+    from raydfkd.run_dir import RunDir
+
     known, console = RunStatus(RunDir.open(run)), Console()
     with _pool_of(known, address) as look:
         look()
@@ -85,6 +90,7 @@ def stop(
     address: Address = None,
 ) -> None:
     """End a run in order: the student finishes its round, everything is saved, and --resume goes on from there."""
+    from raydfkd.run_dir import RunDir
     from raydfkd.runtime.live import reach
 
     directory = RunDir.open(run)

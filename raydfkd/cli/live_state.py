@@ -11,8 +11,6 @@ from raydfkd.cli.progress_state import ProgressState, table_rows
 from raydfkd.report.outcome import format_percent
 from raydfkd.run_dir import RunDir
 
-GENERATOR_COLUMNS = ("generator", "state", "pid", "images made", "restarts")
-
 
 class RunStatus:
     """Follows a run directory: :meth:`refresh` reads what was written since.
@@ -122,7 +120,7 @@ class RunStatus:
         return rows
 
     def generator_rows(self) -> list[tuple[str, ...]]:
-        """Rows under ``GENERATOR_COLUMNS``."""
+        """Name, state, process id, images made and restarts of each, as text."""
         return [
             (g["name"], g["state"], "–" if g["pid"] is None else str(g["pid"]), f"{g['images_made']:,}", str(g["restarts"]))
             for g in self.generators()

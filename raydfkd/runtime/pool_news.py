@@ -25,6 +25,7 @@ class PoolNews:
     def __init__(self, config: ExperimentConfig, roster: Roster, log: Any) -> None:
         self._config, self._roster, self._log = config, roster, log
         self._told: dict[str, dict[str, int]] = {}
+        self._pending: set[str] = set()
 
     def event(self, message: str, restart: bool = False) -> None:
         self._log.push.remote("event", None, {"message": message, "restart": restart})
@@ -38,9 +39,10 @@ class PoolNews:
                 self._log.push.remote("generators", None, {"source": source, **counts})
 
     def tell_pending(self) -> None:
-        """One line on those that find no place. Others go on meanwhile, so it is no failure."""
+        """One line on those that find no place, which are pending at two looks or more. It is no failure: others go on."""
+        before, self._pending = self._pending, {m.name for m in self._roster.members() if m.phase == "pending"}
         for source, settings in self._config.sources.items():
-            pending = [m for m in self._roster.members(source) if m.phase == "pending" and m.actor is not None]
+            pending = [m for m in self._roster.members(source) if m.name in before & self._pending and m.actor is not None]
             news = [member for member in pending if not member.told_pending]
             since = max((member.started_at for member in news), default=0.0)
             need = requested(settings.resources)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +90,7 @@ class Roster:
             known = [index for index in (_index_in(source, name) for name in states) if index is not None]
             for index in range(max([target - 1, *known]) + 1):
                 name = generator_id(source, index)
-                self._members[source].append(Member(source, index, state=states.get(name)))
+                self._members[source].append(Member(source, index, state=states.get(name), state_taken_at=time.monotonic()))
             self._want(source, target)
 
     def members(self, source: str | None = None) -> list[Member]:

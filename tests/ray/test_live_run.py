@@ -14,6 +14,8 @@ import pytest
 from tiny_experiment import GATED, LiveRun, distil, events, experiment, wait_until
 
 from raydfkd.errors import ResourceError, RunDirError, RunStoppedError
+from raydfkd.pipeline.config import build_experiment
+from raydfkd.pipeline.yaml_config import dump_yaml
 from raydfkd.run_dir import RunDir
 from raydfkd.runtime.live import reach
 
@@ -45,6 +47,8 @@ def test_a_run_is_scaled_seen_and_stopped_from_another_shell_and_resumed(
         runtime={"wait_timeout_s": 300},
     )
     gate(22)
+    out.mkdir()
+    (out / "config.yaml").write_text(dump_yaml(build_experiment(tree)))
     live = LiveRun(tree, out)
     live.wait_for_step(21, 300)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raydfkd.runtime.roster import Member, Roster
@@ -74,6 +74,7 @@ def test_counts_are_by_source_and_phase() -> None:
     assert roster.counts("b") == {"target": 1, "running": 0, "starting": 0, "pending": 1, "draining": 0}
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 6), max_size=12), st.randoms(use_true_random=False))
 def test_the_target_is_always_met_and_no_name_is_given_twice(targets: list[int], chance: object) -> None:
     roster = Roster({"a": 2}, {})
