@@ -38,7 +38,8 @@ updates so far) and values by kind:
   its first batch on), and ``rss_bytes``.
 * ``evaluation``: ``metric_last``, ``metric_ema``, ``agreement`` in [0,1], ``split``.
 * ``generators``: ``source``, ``target`` (generators wanted) and how many are ``running``, ``starting``, ``pending`` (without a
-  place) and ``draining`` (at their last batch); one whenever a number changes, on Ray.
+  place) and ``draining`` (at their last batch), and ``generators``, a list of their ``name``, ``state`` (one of those words),
+  ``pid`` and ``restarts``; on Ray, a record whenever something of it changes.
 * ``event``: ``message``, one line (restarts, kills, resumes, warnings); ``restart``: true where an actor was restarted.
 """
 

@@ -94,7 +94,7 @@ def wait_until(done: Any, timeout_s: float, what: str, process: subprocess.Popen
 def scale(live: LiveRun, number: int) -> float:
     """Seconds until that many run and no other is left."""
     began = time.monotonic()
-    status = live.scale(None, number, START_TIMEOUT_S)["sources"]["inversion"]
+    status = live.scale(None, number, START_TIMEOUT_S)["inversion"]
     if status["running"] != number or status["draining"]:
         raise TimeoutError(f"asked for {number} generators and there are {status}")
     return time.monotonic() - began

@@ -1,24 +1,22 @@
-"""``raydfkd scale``, ``status`` and ``stop``: verbs that reach a live run from any shell that reaches its Ray."""
+"""``raydfkd status``, which reads a run directory, and ``scale`` and ``stop``, which reach the run's actors from any shell."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from raydfkd.cli.table import render
-from raydfkd.errors import RaydfkdError, WaitTimeoutError
+from raydfkd.errors import WaitTimeoutError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from raydfkd.cli.live_state import RunStatus
-    from raydfkd.runtime.live import LiveRun
 
 GENERATOR_COLUMNS = ("generator", "state", "pid", "images made", "restarts")
 
@@ -48,8 +46,8 @@ def scale(
 
     with reach(RunDir.open(run), address) as live:
         status = live.scale(source, generators, wait)
-    name = source if source is not None else next(iter(status["sources"]))
-    counts = status["sources"][name]
+    name = source if source is not None else next(iter(status))
+    counts = status[name]
     rest = [f"{counts[phase]} {text}" for phase, text in _PHASES.items() if counts[phase]]
     typer.echo(", ".join([f"{name}: {counts['running']} of {counts['target']} generators run", *rest]))
 
@@ -60,11 +58,11 @@ _PHASES = {"starting": "start", "pending": "wait for a place in the cluster", "d
 def status(
     run: Run,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, once.")] = False,
-    address: Address = None,
 ) -> None:
     """How a run stands: progress, buffer, waits, and every generator.
 
-    On a terminal the table follows the run to its end, or to Ctrl-C. Of a run that is over only the run directory is read.
+    On a terminal the table follows the run to its end, or to Ctrl-C. Everything is read from the run directory, so any shell
+    that sees it will do.
     """
     from rich.console import Console
 
@@ -72,16 +70,15 @@ def status(
     from raydfkd.run_dir import RunDir
 
     known, console = RunStatus(RunDir.open(run)), Console()
-    with _pool_of(known, address) as look:
-        look()
-        if as_json:
-            typer.echo(json.dumps(known.as_json()))
-        elif console.is_terminal and known.state == "running":
-            _follow(known, look, console)
-        else:
-            width = max(len(label) for label, _ in known.rows())
-            typer.echo("\n".join(f"{label:<{width}}  {value}" for label, value in known.rows()))
-            typer.echo("\n" + render(GENERATOR_COLUMNS, known.generator_rows()))
+    known.refresh()
+    if as_json:
+        typer.echo(json.dumps(known.as_json()))
+    elif console.is_terminal and known.state == "running":
+        _follow(known, console)
+    else:
+        width = max(len(label) for label, _ in known.rows())
+        typer.echo("\n".join(f"{label:<{width}}  {value}" for label, value in known.rows()))
+        typer.echo("\n" + render(GENERATOR_COLUMNS, known.generator_rows()))
 
 
 def stop(
@@ -109,39 +106,13 @@ def stop(
     typer.echo(f"the run in {run} is {state}; {advice}")
 
 
-@contextlib.contextmanager
-def _pool_of(known: RunStatus, address: str | None) -> Iterator[Any]:
-    """A call that brings ``known`` up to date. A run that is live but not to be reached is shown from its directory."""
-    known.refresh()
-    with contextlib.ExitStack() as stack:
-        live: LiveRun | None = None
-        if known.state == "running":
-            from raydfkd.runtime.live import reach
-
-            try:
-                live = stack.enter_context(reach(known.run, address))
-            except RaydfkdError as error:
-                known.note = str(error)
-
-        def look() -> None:
-            known.refresh()
-            known.pool = None
-            if live is not None and known.state == "running":
-                try:
-                    known.pool, known.note = live.status(), ""
-                except RaydfkdError as error:
-                    known.note = str(error)
-
-        yield look
-
-
-def _follow(known: RunStatus, look: Any, console: Any) -> None:
+def _follow(known: RunStatus, console: Any) -> None:
     from rich.live import Live
 
     with contextlib.suppress(KeyboardInterrupt), Live(_picture(known), console=console, refresh_per_second=4) as picture:
         while known.state == "running":
             time.sleep(REDRAW_S)
-            look()
+            known.refresh()
             picture.update(_picture(known))
 
 

@@ -1,9 +1,11 @@
-"""How a run stands, put together from its directory and, while it is live, from its generator pool. No terminal in here."""
+"""How a run stands, read from its directory, which a live run keeps up to date. No terminal and no Ray in here."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +13,40 @@ from raydfkd.cli.progress_state import ProgressState, table_rows
 from raydfkd.report.outcome import format_percent
 from raydfkd.run_dir import RunDir
 
+PHASES = ("running", "starting", "pending", "draining")
+STALE_S = 60.0
+"""A live run on Ray writes a record every few seconds."""
+
 
 class RunStatus:
     """Follows a run directory: :meth:`refresh` reads what was written since.
 
     Args:
         run: the run directory.
+        clock: Unix time in seconds.
     """
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDir, clock: Callable[[], float] = time.time) -> None:
         self.run = run
         self.manifest: dict[str, Any] = {}
-        self.pool: dict[str, Any] | None = None
-        """What the generator pool answers; None of a run that is not live, or cannot be reached."""
-        self.note = ""
-        """One line on why the pool is not known."""
+        self._clock = clock
         self._settings = _settings(run.config_path)
         self._forget()
 
     @property
     def state(self) -> str:
         return str(self.manifest.get("state", "unknown"))
+
+    @property
+    def note(self) -> str | None:
+        """What is odd about it, in one line."""
+        if self.state != "running" or not self.run.metrics_path.exists():
+            return None
+        silent_s = self._clock() - self.run.metrics_path.stat().st_mtime
+        if silent_s < STALE_S:
+            return None
+        advice = f"if its process is gone, go on with raydfkd run {self.run.path} --resume"
+        return f"nothing was recorded for {silent_s:.0f} s: {advice}"
 
     def refresh(self) -> None:
         """Reads the manifest, and the records that were added."""
@@ -51,27 +66,40 @@ class RunStatus:
     def _forget(self) -> None:
         self._progress = ProgressState(total_steps=_total_steps(self._settings))
         self._delivered: Counter[str] = Counter()
+        self._sources: dict[str, dict[str, Any]] = {}
         self._offset = 0
 
     def _take(self, record: dict[str, Any]) -> None:
         self._progress.take(record)
         if record["kind"] == "synthesis":
             self._delivered[record["generator_id"]] += record["num_images"]
+        elif record["kind"] == "generators":
+            self._sources[record["source"]] = record
+        elif record["kind"] == "event" and str(record["message"]).startswith("resumed "):
+            self._sources.clear()  # Its generators are other processes now, of which nothing was heard yet.
 
     def generators(self) -> list[dict[str, Any]]:
         """One entry a generator: ``name``, ``source``, ``state``, ``pid``, ``restarts`` and ``images_made`` in all.
 
-        Generators that are not live now are there with state ``ended``; of a run that cannot be reached all are ``unknown``.
+        ``state`` is running, starting, pending or draining, and ended of one that is not live now. A local run's generators,
+        which have no process of their own, run as long as it does.
         """
-        live = {g["name"]: g for g in (self.pool or {}).get("generators", [])}
-        absent = "unknown" if self.pool is None and self.state == "running" else "ended"
-        names = sorted(live.keys() | self._delivered.keys(), key=_by_number)
-        return [
-            {"name": name, "source": name.rpartition("-")[0], "state": absent, "pid": None, "restarts": 0}
-            | live.get(name, {})
-            | {"images_made": self._delivered[name]}
-            for name in names
-        ]
+        over = self.state != "running"
+        known = {g["name"]: g for record in self._sources.values() for g in record["generators"]}
+        found = []
+        for name in sorted(known.keys() | self._delivered.keys(), key=_by_number):
+            source = name.rpartition("-")[0]
+            entry = known.get(name, {"state": "ended" if source in self._sources else "running", "pid": None, "restarts": 0})
+            if over:
+                entry = {**entry, "state": "ended", "pid": None}
+            found.append({**entry, "name": name, "source": source, "images_made": self._delivered[name]})
+        return found
+
+    def sources(self) -> dict[str, dict[str, int]]:
+        """``target`` and the number of generators in each state, by source; empty of a run that is not live."""
+        names = ("target", *PHASES)
+        live = self._sources if self.state == "running" else {}
+        return {source: {name: record[name] for name in names} for source, record in live.items()}
 
     def as_json(self) -> dict[str, Any]:
         """Everything under names that stay; what is not known is null. Rates are per second, shares lie in [0,1]."""
@@ -81,7 +109,7 @@ class RunStatus:
             "run": str(self.run.path),
             "state": self.state,
             "error": self.manifest.get("error"),
-            "note": self.note or None,
+            "note": self.note,
             "step": progress.step,
             "total_steps": progress.total_steps,
             "time_s": progress.time_s,
@@ -98,7 +126,7 @@ class RunStatus:
             "metric_last": progress.value("evaluation", "metric_last"),
             "metric_ema": progress.value("evaluation", "metric_ema"),
             "last_event": progress.last_event or None,
-            "sources": None if self.pool is None else self.pool["sources"],
+            "sources": self.sources(),
             "generators": self.generators(),
         }
 
@@ -111,8 +139,8 @@ class RunStatus:
         entropy = told["class_entropy"]
         rows.append(("class entropy", "–" if entropy is None else format_percent(entropy, 1)))
         rows.append(("last event", self._progress.last_event or "–"))
-        for source, counts in ((self.pool or {}).get("sources") or {}).items():
-            others = ", ".join(f"{counts[phase]} {phase}" for phase in ("starting", "pending", "draining") if counts[phase])
+        for source, counts in self.sources().items():
+            others = ", ".join(f"{counts[phase]} {phase}" for phase in PHASES[1:] if counts[phase])
             text = f"{counts['running']} of {counts['target']} run"
             rows.append((f"generators of {source}", f"{text}, {others}" if others else text))
         if self.note:

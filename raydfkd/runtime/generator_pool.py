@@ -85,14 +85,10 @@ class GeneratorPool:
         return self.status()
 
     def status(self) -> dict[str, Any]:
-        """``sources``: target and counts by phase; ``generators``: one entry for each that runs, starts, waits or ends."""
+        """By source: ``target``, the counts by phase, and ``generators``, see ``Roster.listing``."""
         return {
-            "sources": {name: self._roster.counts(name) for name in self._config.sources},
-            "generators": [
-                {"name": member.name, "source": member.source, "state": phase, "pid": member.pid, "restarts": member.restarts}
-                for member in self._roster.members()
-                if (phase := member.phase) is not None
-            ],
+            source: {**self._roster.counts(source), "generators": self._roster.listing(source)}
+            for source in self._config.sources
         }
 
     def pids(self) -> dict[str, int | None]:
@@ -146,7 +142,7 @@ class GeneratorPool:
                 raise WaitTimeoutError(f"waited {self._timeout_s:.0f} s for {self._news.whereabouts(member)}") from error
             except RayActorError:
                 continue  # The watcher will find it dead, and replace it.
-        self._news.tell_counts()
+        self._news.tell_changes()
 
     def _create(self, member: Member) -> None:
         need = requested(self._config.sources[member.source].resources)
@@ -208,7 +204,7 @@ class GeneratorPool:
                 self._see_to_life(member, attached)
         self._news.tell_pending()
         self._autoscaler.look(self._roster)
-        self._news.tell_counts()
+        self._news.tell_changes()
 
     def _retire(self, member: Member, attached: list[str] | None) -> None:
         now = time.monotonic()

@@ -96,5 +96,5 @@ def _gone(path: Any) -> RunDirError:
 
 
 def _is_settled(status: dict[str, Any], source: str | None) -> bool:
-    counts = status["sources"][source] if source is not None else next(iter(status["sources"].values()))
+    counts = status[source] if source is not None else next(iter(status.values()))
     return counts["running"] == counts["target"] and not counts["draining"]

@@ -24,19 +24,19 @@ class PoolNews:
 
     def __init__(self, config: ExperimentConfig, roster: Roster, log: Any) -> None:
         self._config, self._roster, self._log = config, roster, log
-        self._told: dict[str, dict[str, int]] = {}
+        self._told: dict[str, dict[str, Any]] = {}
         self._pending: set[str] = set()
 
     def event(self, message: str, restart: bool = False) -> None:
         self._log.push.remote("event", None, {"message": message, "restart": restart})
 
-    def tell_counts(self) -> None:
-        """A ``generators`` record for each source whose counts have changed."""
+    def tell_changes(self) -> None:
+        """A ``generators`` record for each source of which something has changed."""
         for source in self._config.sources:
-            counts = self._roster.counts(source)
-            if self._told.get(source) != counts:
-                self._told[source] = counts
-                self._log.push.remote("generators", None, {"source": source, **counts})
+            now = {**self._roster.counts(source), "generators": self._roster.listing(source)}
+            if self._told.get(source) != now:
+                self._told[source] = now
+                self._log.push.remote("generators", None, {"source": source, **now})
 
     def tell_pending(self) -> None:
         """One line on those that find no place, which are pending at two looks or more. It is no failure: others go on."""

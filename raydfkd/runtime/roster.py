@@ -129,6 +129,14 @@ class Roster:
         phases = [member.phase for member in self.members(source)]
         return {"target": self.targets()[source], **{phase: phases.count(phase) for phase in PHASES}}
 
+    def listing(self, source: str) -> list[dict[str, Any]]:
+        """``name``, ``state`` (its phase), ``pid`` and ``restarts`` of each that is not retired."""
+        return [
+            {"name": member.name, "state": phase, "pid": member.pid, "restarts": member.restarts}
+            for member in self.members(source)
+            if (phase := member.phase) is not None
+        ]
+
     def _want(self, source: str, more: int, added: bool = False) -> list[Member]:
         members = self._members[source]
         joining: list[Member] = []

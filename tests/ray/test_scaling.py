@@ -36,7 +36,7 @@ class Pool:
         return ray.get(self.actor.scale.remote(source, number), timeout=60)
 
     def states(self) -> dict[str, str]:
-        found = ray.get(self.actor.status.remote(), timeout=60)
+        found = ray.get(self.actor.status.remote(), timeout=60)["inversion"]
         return {generator["name"]: generator["state"] for generator in found["generators"]}
 
     def wait_for(self, states: dict[str, str]) -> None:
@@ -71,7 +71,7 @@ def test_generators_come_and_go_and_no_batch_is_lost(teacher: Path, tmp_path: Pa
         train(4)
         pool.wait_for({"inversion-0": "running"})
 
-        answer = pool.scale(3)["sources"]["inversion"]
+        answer = pool.scale(3)["inversion"]
         assert (answer["target"], answer["running"]) == (3, 1), "the answer comes at once"
         pool.wait_for({"inversion-0": "running", "inversion-1": "running", "inversion-2": "pending"})
         wait_until(lambda: any("wait for a place" in line for line in pool.listen()), 60, "it says that one waits")

@@ -12,19 +12,17 @@ from raydfkd.cli.live_state import RunStatus
 from raydfkd.run_dir import RunDir
 
 CONFIG = "schedule: {rounds: 25, student_steps_per_round: 4}\n"
-POOL = {
-    "sources": {"inversion": {"target": 4, "running": 1, "starting": 1, "pending": 2, "draining": 0}},
-    "generators": [
-        {"name": "inversion-0", "source": "inversion", "state": "running", "pid": 12, "restarts": 1},
-        {"name": "inversion-10", "source": "inversion", "state": "starting", "pid": None, "restarts": 0},
-    ],
-}
 
 
 def record(kind: str, time_s: float, step: int, **values: Any) -> str:
     return json.dumps({"kind": kind, "time_s": time_s, "step": step, **values}) + "\n"
 
 
+COUNTS = {"target": 4, "running": 1, "starting": 1, "pending": 2, "draining": 0}
+GENERATORS = [
+    {"name": "inversion-0", "state": "running", "pid": 12, "restarts": 1},
+    {"name": "inversion-10", "state": "starting", "pid": None, "restarts": 0},
+]
 RECORDS = [
     record("synthesis", 1.0, 0, generator_id="inversion-0", num_images=32, seconds=0.5, loss=1.0),
     record("synthesis", 3.0, 0, generator_id="inversion-2", num_images=32, seconds=0.5, loss=1.0),
@@ -32,6 +30,7 @@ RECORDS = [
     record("throughput", 20.0, 40, images_distilled=1280, distilled_per_s=128.0, student_wait_limiter_s=2.5),
     record("replay", 20.0, 40, size=50, capacity=200, class_entropy=0.75),
     record("evaluation", 20.0, 40, metric_last=0.5, metric_ema=0.6),
+    record("generators", 20.5, 40, source="inversion", **COUNTS, generators=GENERATORS),
     record("event", 21.0, 40, message="generator inversion-0 died and was restarted from its beginning", restart=True),
 ]
 
@@ -48,7 +47,6 @@ def run(tmp_path: Path) -> RunDir:
 def test_everything_stands_in_the_json(run: RunDir) -> None:
     status = RunStatus(run)
     status.refresh()
-    status.pool = POOL
     told = json.loads(json.dumps(status.as_json()))
     assert told["run"] == str(run.path)
     assert (told["state"], told["error"], told["note"]) == ("running", None, None)
@@ -59,7 +57,7 @@ def test_everything_stands_in_the_json(run: RunDir) -> None:
     assert told["class_entropy"] == 0.75
     assert told["wait_shares"]["student_wait_limiter"] == 0.25
     assert (told["restarts"], told["metric_last"], told["metric_ema"]) == (1, 0.5, 0.6)
-    assert told["sources"] == POOL["sources"]
+    assert told["sources"] == {"inversion": COUNTS}
     assert [(g["name"], g["state"], g["pid"], g["images_made"], g["restarts"]) for g in told["generators"]] == [
         ("inversion-0", "running", 12, 32, 1),
         ("inversion-2", "ended", None, 32, 0),
@@ -91,20 +89,47 @@ def test_a_resumed_run_took_records_back(run: RunDir) -> None:
     assert (status.as_json()["images_made"], status.as_json()["step"]) == (32, 0)
 
 
-def test_without_its_pool_a_live_runs_generators_are_unknown_and_an_ended_ones_ended(run: RunDir) -> None:
+def test_the_generators_of_a_run_that_is_over_have_ended(run: RunDir) -> None:
+    run.update_manifest(state="finished")
     status = RunStatus(run)
     status.refresh()
-    assert {g["state"] for g in status.generators()} == {"unknown"}
-    run.update_manifest(state="finished")
+    assert {(g["state"], g["pid"]) for g in status.generators()} == {("ended", None)}
+    assert status.as_json()["sources"] == {}
+
+
+def test_of_a_resumed_runs_generators_nothing_is_known_until_they_start(run: RunDir) -> None:
+    with run.metrics_path.open("a") as file:
+        file.write(record("event", 22.0, 0, message="resumed from step-00000040"))
+    status = RunStatus(run)
     status.refresh()
-    assert {g["state"] for g in status.generators()} == {"ended"}
-    assert status.as_json()["sources"] is None
+    assert status.sources() == {}
+    assert all(g["pid"] is None for g in status.generators())
+
+
+def test_a_local_runs_generators_run_while_it_does(run: RunDir) -> None:
+    run.metrics_path.write_text("".join(RECORDS[:4]))
+    status = RunStatus(run)
+    status.refresh()
+    assert [(g["name"], g["state"]) for g in status.generators()] == [("inversion-0", "running"), ("inversion-2", "running")]
+
+
+def test_a_live_run_that_has_fallen_silent_is_noted(run: RunDir) -> None:
+    written_at = run.metrics_path.stat().st_mtime
+    status = RunStatus(run, clock=lambda: written_at + 59)
+    status.refresh()
+    assert status.as_json()["note"] is None
+    silent = RunStatus(run, clock=lambda: written_at + 75)
+    silent.refresh()
+    assert silent.note == (f"nothing was recorded for 75 s: if its process is gone, go on with raydfkd run {run.path} --resume")
+    assert dict(silent.rows())["note"] == silent.note
+    run.update_manifest(state="finished")
+    silent.refresh()
+    assert silent.note is None
 
 
 def test_the_table_says_how_many_run_and_which_wait(run: RunDir) -> None:
     status = RunStatus(run)
     status.refresh()
-    status.pool, status.note = POOL, "something"
     rows = dict(status.rows())
     assert rows["state"] == "running"
     assert "step 40/100 (40%)" in rows["student"]
@@ -112,7 +137,7 @@ def test_the_table_says_how_many_run_and_which_wait(run: RunDir) -> None:
     assert rows["class entropy"] == "75.0%"
     assert rows["generators of inversion"] == "1 of 4 run, 1 starting, 2 pending"
     assert rows["last event"].startswith("generator inversion-0 died")
-    assert rows["note"] == "something"
+    assert "note" not in rows
     assert status.generator_rows()[0] == ("inversion-0", "running", "12", "32", "1")
 
 

@@ -185,4 +185,4 @@ def tend(pool: GeneratorPool, times: int = 3) -> dict[str, str]:
     """Lets the watcher look so often; the generators' states."""
     for _ in range(times):
         pool._tend()
-    return {generator["name"]: generator["state"] for generator in pool.status()["generators"]}
+    return {generator["name"]: generator["state"] for generator in pool.status()["inversion"]["generators"]}

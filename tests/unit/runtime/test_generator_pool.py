@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 def test_scaling_up_starts_more_and_says_who_waits(cluster: Cluster, tmp_path: Path) -> None:
     pool = pool_of(cluster, tmp_path, experiment())
     assert tend(pool) == {"inversion-0": "running"}
-    assert pool.scale(None, 4, "raydfkd scale")["sources"]["inversion"]["target"] == 4
+    assert pool.scale(None, 4, "raydfkd scale")["inversion"]["target"] == 4
     assert cluster.targets == {"inversion": 4}
     states = {"inversion-0": "running", "inversion-1": "running", "inversion-2": "pending", "inversion-3": "pending"}
     assert tend(pool) == states
@@ -37,10 +38,14 @@ def test_scaling_up_starts_more_and_says_who_waits(cluster: Cluster, tmp_path: P
     assert tend(pool)["inversion-2"] == "running"
     assert cluster.killed == []
     assert pool.pids() == {"inversion-0": 100, "inversion-1": 101, "inversion-2": 102, "inversion-3": None}
-    told = [tuple(r[phase] for phase in PHASES) for r in cluster.records if r["kind"] == "generators"]
-    assert told[0] == (1, 0, 0, 0)
-    assert told[-1] == (3, 0, 1, 0)
-    assert len(set(told)) == len(told), "a record tells of a change"
+    told = [record for record in cluster.records if record["kind"] == "generators"]
+    assert [told[0][phase] for phase in PHASES] == [1, 0, 0, 0]
+    assert [told[-1][phase] for phase in PHASES] == [3, 0, 1, 0]
+    assert all(one != other for one, other in itertools.pairwise(told)), "a record tells of a change"
+    assert told[-1]["generators"][2:] == [
+        {"name": "inversion-2", "state": "running", "pid": 102, "restarts": 0},
+        {"name": "inversion-3", "state": "pending", "pid": None, "restarts": 0},
+    ]
 
 
 def test_scaling_down_takes_those_without_a_place_first_and_drains_the_youngest(cluster: Cluster, tmp_path: Path) -> None:
@@ -186,7 +191,7 @@ def test_a_number_that_is_refused_changes_nothing(cluster: Cluster, tmp_path: Pa
     for source, target in ((None, 0), ("nosuch", 2), (None, -3)):
         with pytest.raises(ConfigError):
             pool.scale(source, target)
-    assert pool.scale(None, 1)["sources"]["inversion"]["target"] == 1
+    assert pool.scale(None, 1)["inversion"]["target"] == 1
     assert cluster.events() == [], "nor does the number that it is already"
 
 
