@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raydfkd.cli.progress_state import ProgressState, table_rows
+from raydfkd.errors import RunDirError
 from raydfkd.report.outcome import format_percent
 from raydfkd.run_dir import RunDir
 
@@ -61,7 +62,15 @@ class RunStatus:
                 if not line.endswith(b"\n"):
                     break  # it is being written
                 self._offset += len(line)
-                self._take(json.loads(line))
+                self._take(self._record(line))
+
+    def _record(self, line: bytes) -> dict[str, Any]:
+        try:
+            record: dict[str, Any] = json.loads(line)
+        except ValueError as error:
+            where = f"{self.run.metrics_path}, up to byte {self._offset},"
+            raise RunDirError(f"{where} ends in a line that is no JSON ({error}): it is damaged, take that line out") from error
+        return record
 
     def _forget(self) -> None:
         self._progress = ProgressState(total_steps=_total_steps(self._settings))

@@ -113,7 +113,8 @@ def _event(seconds: float, step: int, message: str) -> dict[str, Any]:
 
 def _generators(seconds: float, number: int) -> dict[str, Any]:
     counts = {"target": number, "running": number, "starting": 0, "pending": 0, "draining": 0}
-    return {"kind": "generators", "time_s": seconds, "step": 0, "source": "inversion", **counts}
+    listed = [{"name": f"inversion-{n}", "state": "running", "pid": 100 + n, "restarts": 0} for n in range(number)]
+    return {"kind": "generators", "time_s": seconds, "step": 0, "source": "inversion", **counts, "generators": listed}
 
 
 def _synthesis(rng: np.random.Generator, number: int, progress: float) -> dict[str, Any]:

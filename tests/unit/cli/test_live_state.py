@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from raydfkd.cli.live_state import RunStatus
+from raydfkd.errors import RunDirError
 from raydfkd.run_dir import RunDir
 
 CONFIG = "schedule: {rounds: 25, student_steps_per_round: 4}\n"
@@ -79,6 +80,15 @@ def test_what_was_written_since_is_read_and_a_torn_line_waits(run: RunDir) -> No
     status.refresh()
     assert status.as_json()["images_made"] == 96
     assert status.as_json()["step"] == 44
+
+
+def test_a_damaged_line_is_one_sentence(run: RunDir) -> None:
+    with run.metrics_path.open("a") as file:
+        file.write("{not json}\n")
+    with pytest.raises(
+        RunDirError, match=r"metrics.jsonl, up to byte \d+, ends in a line that is no JSON .* take that line out$"
+    ):
+        RunStatus(run).refresh()
 
 
 def test_a_resumed_run_took_records_back(run: RunDir) -> None:
