@@ -57,3 +57,9 @@ class RunFailedError(RaydfkdError):
 
 class WaitTimeoutError(RunFailedError):
     """Something waited for did not come within its time; the message names it."""
+
+
+class RunStoppedError(RaydfkdError):
+    """The run was asked to stop and did, in order; it can go on."""
+
+    exit_code = 3

@@ -3,7 +3,9 @@
 ```
 RUN/
   config.yaml            the resolved experiment; ``raydfkd run RUN/config.yaml`` repeats the run
-  manifest.json          versions, hardware, seeds, teacher hash, every data split read and what for, state
+  manifest.json          versions, hardware, seeds, teacher hash, every data split read and what for, state; while actors
+                         live also how to reach them: ``actors`` (prefix of their names) and ``ray`` (address, namespace,
+                         auth_mode)
   metrics.jsonl          one record a line, see below
   checkpoints/latest.json names the newest complete checkpoint folder: checkpoints/step-00001200/
   collected.parquet      the collected images with the teacher's classes, where the experiment has any (replay/arrow.py)
@@ -31,9 +33,13 @@ updates so far) and values by kind:
   ``grad_norm``, ``step_s`` (seconds of computing a step).
 * ``replay``: ``size``, ``capacity``, ``pinned_fraction`` (of a training batch), ``class_counts`` (list), ``class_entropy``,
   ``dropped_updates``, ``bytes``, ``inserts``, ``samples``, ``priority_mean``, ``priority_max``, ``staleness_rounds``.
-* ``throughput``: ``images_distilled`` (total), ``distilled_per_s``, the student's waits in seconds since the last record, by
-  cause (``student_wait_data_s``, ``student_wait_limiter_s``, both from its first batch on), and ``rss_bytes``.
+* ``throughput``: ``images_distilled`` (total), ``images_distilled_since`` (the last record), ``distilled_per_s``, the
+  student's waits in seconds since the last record, by cause (``student_wait_data_s``, ``student_wait_limiter_s``, both from
+  its first batch on), and ``rss_bytes``.
 * ``evaluation``: ``metric_last``, ``metric_ema``, ``agreement`` in [0,1], ``split``.
+* ``generators``: ``source``, ``target`` (generators wanted) and how many are ``running``, ``starting``, ``pending`` (without a
+  place) and ``draining`` (at their last batch), and ``generators``, a list of their ``name``, ``state`` (one of those words),
+  ``pid`` and ``restarts``; on Ray, a record whenever something of it changes.
 * ``event``: ``message``, one line (restarts, kills, resumes, warnings); ``restart``: true where an actor was restarted.
 """
 

@@ -1,6 +1,7 @@
 """``raydfkd``: the verbs, their exit codes and nothing heavy. Each verb imports what it needs when it runs.
 
-Exit codes: 0 done; 2 the user's input is wrong (one sentence on stderr, no traceback); 1 it failed; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 2 the user's input is wrong (one sentence on stderr, no traceback); 1 it failed; 3 it was stopped in order
+by ``raydfkd stop``; 130 by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from raydfkd import __version__
-from raydfkd.cli import config, dataset, inspect, run, teacher, weights
+from raydfkd.cli import config, dataset, inspect, live, run, teacher, weights
 from raydfkd.errors import RaydfkdError
 
 
@@ -57,6 +58,9 @@ def settings(
 
 app.command("demo")(run.demo)
 app.command("run")(run.run)
+app.command("status")(live.status)
+app.command("scale")(live.scale)
+app.command("stop")(live.stop)
 app.command("doctor")(inspect.doctor)
 app.command("train-teacher")(teacher.train)
 app.command("evaluate")(weights.evaluate)

@@ -3,7 +3,7 @@
 ```
 checkpoints/step-00001200/
   student.pt               the distiller's state
-  generators/NAME.pt       each synthesizer's state
+  generators/NAME.pt       each synthesizer's state, also of generators that were retired by live scaling
   replay/                  the buffer's snapshot (see replay/snapshot.py)
   exchange.json            the rate limiter's counts and the published version
 ```

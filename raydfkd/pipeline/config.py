@@ -155,6 +155,8 @@ class RuntimeConfig(_Config):
     """ray: how often each of a generator, the replay actor and the student group may be restarted."""
     delivery: Literal["mirror", "gather"] = "mirror"
     """ray: students keep a mirror of the buffer, or have each batch's images sent (for a node that cannot hold the buffer)."""
+    mlflow_uri: str | None = None
+    """MLflow tracking server (or local store) that gets the metrics too; null: none. Needs pip install 'raydfkd[mlflow]'."""
     num_cpus: float | None = Field(None, gt=0)
     """ray, local start only: CPUs that Ray may use; null: all."""
 
@@ -197,6 +199,11 @@ class ExperimentConfig(_Config):
             )
         if self.runtime.runner == "local" and self.student.num_workers > 1:
             raise ValueError("runtime.runner local has one student worker: set students.*.num_workers=1 or runner=ray")
+        scaled = [name for name, source in self.sources.items() if source.autoscale is not None]
+        if scaled and self.schedule.mode == "lockstep":
+            raise ValueError(
+                f"sources.{scaled[0]}.autoscale needs schedule.mode decoupled: in lockstep a seed fixes who makes what"
+            )
         self._refuse_missing_images()
         sizes = {source.batch_size for source in self.sources.values()}
         if len(sizes) > 1:

@@ -1,16 +1,18 @@
-"""Writes what happens in a run: metrics.jsonl, TensorBoard events, pictures, and whoever watches live."""
+"""Writes what happens in a run: metrics.jsonl, TensorBoard events, MLflow, pictures, and whoever watches live."""
 
 from __future__ import annotations
 
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
 from raydfkd.pipeline.config import ExperimentConfig
+from raydfkd.pipeline.mlflow_log import MlflowLog
 from raydfkd.run_dir import MetricsWriter, RunDir
 
 GRID_ROWS, GRID_COLUMNS = 8, 16
@@ -40,8 +42,13 @@ class Recorder:
         self.config = config
         self.run = run
         self.watcher = watcher
+        uri = config.runtime.mlflow_uri
+        self._mlflow = None if uri is None else MlflowLog(uri, run, config.model_dump(mode="json"))
         self._writer = MetricsWriter(run, elapsed_s)
         self._tensorboard: Any = None
+        self.finished = False
+        """Set once the run has come to its end."""
+        self._restarts = sum(bool(record.get("restart")) for record in run.metrics("event"))
 
     @property
     def elapsed_s(self) -> float:
@@ -52,8 +59,10 @@ class Recorder:
         late_s = 0.0 if wall_s is None else max(0.0, time.time() - wall_s)
         record = self._writer.write(kind, step, late_s=late_s, **values)
         self.watcher.update(record)
-        if kind != "event":
-            self._to_tensorboard(record)
+        self._restarts += kind == "event" and bool(values.get("restart"))
+        self._to_tensorboard(record)
+        if self._mlflow is not None:
+            self._mlflow.take(self._scalars(record), step)
 
     def event(self, message: str) -> None:
         """One line on something that matters: a restart, a resume, a warning."""
@@ -75,15 +84,30 @@ class Recorder:
             from tensorboardX import SummaryWriter
 
             self._tensorboard = SummaryWriter(str(self.run.path / "tensorboard"))
-        group = record["kind"] if record["kind"] != "synthesis" else f"synthesis/{record['generator_id']}"
+        for name, value in self._scalars(record):
+            self._tensorboard.add_scalar(name, value, record["step"])
+
+    def _scalars(self, record: dict[str, Any]) -> Iterator[tuple[str, float]]:
+        """(curve, value) of every number in a record: ``kind/name``, with the generator or source between if it has one.
+
+        Of events only the restarts so far are a curve.
+        """
+        if record["kind"] == "event":
+            if record.get("restart"):
+                yield "event/restarts", self._restarts
+            return
+        owner = record.get({"synthesis": "generator_id", "generators": "source"}.get(record["kind"], ""))
+        group = record["kind"] if owner is None else f"{record['kind']}/{owner}"
         for name, value in record.items():
             if name not in ("kind", "step", "time_s") and isinstance(value, int | float) and not isinstance(value, bool):
-                self._tensorboard.add_scalar(f"{group}/{name}", value, record["step"])
+                yield f"{group}/{name}", value
 
     def close(self) -> None:
         self._writer.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
+        if self._mlflow is not None:
+            self._mlflow.close(self.finished)
 
 
 def image_grid(images: np.ndarray, columns: int) -> np.ndarray:

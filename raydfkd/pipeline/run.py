@@ -11,7 +11,7 @@ import torch
 
 from raydfkd.data.collected import CollectedImages
 from raydfkd.data.config import DatasetConfig
-from raydfkd.errors import CheckpointError, RaydfkdError
+from raydfkd.errors import CheckpointError, RaydfkdError, RunStoppedError
 from raydfkd.pipeline import builder, checkpoints, collecting
 from raydfkd.pipeline.config import ExperimentConfig, generator_id
 from raydfkd.pipeline.exchange_state import build_exchange, load_exchange
@@ -22,6 +22,8 @@ from raydfkd.run_dir import RunDir, write_atomically
 
 Runner = Callable[[ExperimentConfig, RunDir, Recorder, Path | None], None]
 
+TIMELESS_RECORDS = ("event", "generators")
+"""Kinds that tell what happened to the run's processes, which a resume does not undo."""
 STUDENT_RECORDS = ("distillation", "throughput", "evaluation")
 
 
@@ -57,10 +59,13 @@ def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Wat
             runner(config, run, recorder, checkpoint)
             recorder.stage("finishing")
             result = finish(config, run, recorder.elapsed_s, device)
+            recorder.finished = True
         finally:
             recorder.close()
     except BaseException as error:
-        if not resume and _is_refusal(error) and not any(run.metrics()):
+        if isinstance(error, RunStoppedError):
+            run.update_manifest(state="stopped")
+        elif not resume and _is_refusal(error) and not any(run.metrics()):
             _remove_unstarted(run)
         else:
             state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -141,7 +146,7 @@ def _split_read(dataset: DatasetConfig, purpose: str) -> dict[str, str]:
 
 
 def _rewind(run: RunDir, checkpoint: Path | None) -> float:
-    """Drops the records made after the checkpoint, except events; returns the seconds already spent.
+    """Drops the records made after the checkpoint, except of processes; returns the seconds already spent.
 
     A checkpoint stands at a round's beginning: of the records of its own step the student's were made before it, and those of
     the synthesis for that round after it, so that they will be made again.
@@ -149,7 +154,9 @@ def _rewind(run: RunDir, checkpoint: Path | None) -> float:
     step = 0 if checkpoint is None else int(checkpoint.name.removeprefix("step-"))
     records = list(run.metrics())
     kept = [
-        r for r in records if r["kind"] == "event" or r["step"] < step or (r["step"] == step and r["kind"] in STUDENT_RECORDS)
+        r
+        for r in records
+        if r["kind"] in TIMELESS_RECORDS or r["step"] < step or (r["step"] == step and r["kind"] in STUDENT_RECORDS)
     ]
     if len(kept) < len(records):
         write_atomically(run.metrics_path, "".join(json.dumps(r) + "\n" for r in kept))

@@ -70,10 +70,17 @@ class BatchSource(Protocol):
 
 @dataclass
 class LoopHooks:
-    """What the loop calls besides its source. ``checkpoint`` gets the step and saves what all runners share."""
+    """What the loop calls besides its source.
+
+    Attributes:
+        emit: takes metrics records.
+        checkpoint: gets the step and saves what all runners share.
+        stop: asked at each round's beginning whether to end here; all workers of a student must get the same answer.
+    """
 
     emit: Emit
     checkpoint: Callable[[int], None]
+    stop: Callable[[], bool] = lambda: False
 
 
 class StudentLoop:
@@ -109,12 +116,14 @@ class StudentLoop:
         self._last_log = time.monotonic()
 
     def run(self) -> None:
-        """Steps until the schedule's end."""
+        """Steps until the schedule's end, or until a round begins that ``hooks.stop`` forbids; checkpoints where it ends."""
         schedule, distiller = self.config.schedule, self.distiller
         while distiller.num_steps < schedule.total_steps:
             step = distiller.num_steps
             version, into_round = divmod(step, schedule.student_steps_per_round)
             if into_round == 0:
+                if self.hooks.stop():
+                    break
                 self._begin_round(step, version)
             batch = self.source.next(step, version)
             began = time.monotonic()
@@ -156,6 +165,7 @@ class StudentLoop:
             "throughput",
             done,
             images_distilled=done * self.config.student.batch_size,
+            images_distilled_since=steps * self.config.student.batch_size,
             distilled_per_s=steps * self.config.student.batch_size / max(1e-9, now - self._last_log),
             rss_bytes=resident_bytes(),
             **self.source.take_waits(),

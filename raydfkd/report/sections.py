@@ -11,6 +11,7 @@ from raydfkd.report import buffer_sections, training_sections
 from raydfkd.report.loading import RunData, series
 from raydfkd.report.outcome import MISSING, format_duration, outcome_rows
 from raydfkd.report.page_parts import LeftOut, Part, Section, Table
+from raydfkd.report.timeline import timeline
 
 _MOST_EVENTS = 200
 
@@ -92,6 +93,7 @@ _BUILDERS: tuple[tuple[str, str, Callable[[RunData], Section]], ...] = (
     ("distillation", "Distillation", training_sections.distillation),
     ("synthesis", "Synthesis", training_sections.synthesis),
     ("throughput", "Throughput and buffer", training_sections.throughput),
+    ("timeline", "Generators over time", timeline),
     ("waits", "Waits by cause", training_sections.waits),
     ("events", "Events", _events),
     ("data", "Data that was read", _data),

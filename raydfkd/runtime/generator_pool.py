@@ -1,51 +1,36 @@
-"""The pool of generator actors: starts them, replaces the dead from their last state, attaches them to the replay actor."""
+"""The pool of generator actors: starts them, replaces the dead from their last state, and scales their number while they run.
+
+``scale`` only says how many are wanted. The watcher's thread does the rest, a step each time it looks: it starts those that
+are missing, and drains those that are too many (never kills first: the batch in hand is delivered, the stream ends, the state
+is taken, and only then the process goes). One that finds no place stays pending, which is what an autoscaler acts on; no
+standing request is made to it, because such requests are cluster-wide and would replace another run's.
+"""
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from raydfkd.errors import RunFailedError, WaitTimeoutError
-from raydfkd.pipeline.config import generator_id
-from raydfkd.run_dir import generator_path, write_atomically
+from raydfkd.runtime.autoscaler import Autoscaler
 from raydfkd.runtime.calls import call
 from raydfkd.runtime.failures import Failure
 from raydfkd.runtime.generator_actor import GeneratorActor
-from raydfkd.runtime.preflight import amounts, requested
+from raydfkd.runtime.generator_states import keep_preparation, read_states, take_states, write_states
+from raydfkd.runtime.pool_news import PoolNews
+from raydfkd.runtime.preflight import requested
+from raydfkd.runtime.roster import Member, Roster
 from raydfkd.runtime.run_context import RunContext
+from raydfkd.runtime.scaling import check_scale, scale_message
 
 WATCH_PERIOD_S = 0.5
 PATIENCE_S = 5.0
-
-
-@dataclass
-class _Member:
-    """One generator's place in the run, whoever fills it. ``building`` is its pending answer while it starts."""
-
-    source: str
-    index: int
-    turn: int
-    actor: Any = None
-    building: Any = None
-    pid: int | None = None
-    state: bytes | None = None
-    has_delivered: bool = False
-    state_taken_at: float = 0.0
-    restarts: int = 0
-    told_pending: bool = False
-    started_at: float = 0.0
-
-    @property
-    def name(self) -> str:
-        return generator_id(self.source, self.index)
 
 
 class GeneratorPool:
@@ -54,37 +39,79 @@ class GeneratorPool:
     Args:
         context: the run.
         restore_from: a checkpoint folder with generator states, None to begin.
+        targets: generators wanted by source, where they are others than the experiment's.
     """
 
-    def __init__(self, context: RunContext, restore_from: Path | None) -> None:
+    def __init__(self, context: RunContext, restore_from: Path | None, targets: Mapping[str, int] | None = None) -> None:
         self._context, self._config = context, context.config
         self._timeout_s = context.config.runtime.wait_timeout_s
         self._replay, self._log = context.actor("replay"), context.actor("log")
-        self._members = [_Member(source, index, turn) for turn, (source, index) in enumerate(self._config.generators)]
-        self._closed = threading.Event()
+        wanted = {source: settings.num_generators for source, settings in self._config.sources.items()}
+        states = read_states(context.run.preparation if restore_from is None else restore_from)
+        self._roster = Roster({**wanted, **(targets or {})}, states)
+        self._news = PoolNews(self._config, self._roster, self._log)
+        self._autoscaler = Autoscaler(self._config, self._log, self.scale)
+        self._closed, self._woken = threading.Event(), threading.Event()
         self._watcher = threading.Thread(target=self._guarded, args=(self._watch,), name="watcher", daemon=True)
-        for member in self._members:
-            path = generator_path(context.run.preparation if restore_from is None else restore_from, member.name)
-            member.state = path.read_bytes() if path.exists() else None
 
     def start(self) -> None:
         """Starts all generators, and the watch over them. What goes wrong is left with the run's log as its failure."""
         self._guarded(self._start_all)
+        self.watch()
+
+    def watch(self) -> None:
+        """Starts the watch alone, which then starts the generators one by one as they find a place."""
         self._watcher.start()
+
+    def scale(self, source: str | None, target: int, why: str = "") -> dict[str, Any]:
+        """Wants ``target`` generators of a source from now on; returns at once how it stands.
+
+        Args:
+            source: its name; None where there is only one.
+            why: for the event line.
+
+        Raises:
+            ConfigError: this run cannot have that many, or has no such source.
+        """
+        before = self._roster.targets()
+        source = check_scale(self._config, before, source, target)
+        joining, leaving = self._roster.set_target(source, target)
+        if joining or leaving:
+            continued = sum(member.state is not None for member in joining)
+            self._news.event(scale_message(source, before[source], target, continued, why))
+            self._log.note_targets.remote(self._roster.targets())
+            self._autoscaler.note_change(source)
+            self._woken.set()
+        return self.status()
+
+    def status(self) -> dict[str, Any]:
+        """By source: ``target``, the counts by phase, and ``generators``, see ``Roster.listing``."""
+        return {
+            source: {**self._roster.counts(source), "generators": self._roster.listing(source)}
+            for source in self._config.sources
+        }
 
     def pids(self) -> dict[str, int | None]:
         """Process id of every generator; None of one that is being started."""
-        return {member.name: None if member.building is not None else member.pid for member in self._members}
+        return {member.name: member.pid for member in self._roster.members() if member.phase is not None}
 
     def save(self, folder: Path) -> None:
-        """Writes every generator's state into a checkpoint folder."""
-        self._take_states()
-        self._write(folder, self._members)
+        """Writes every generator's state into a checkpoint folder, the retired ones' too."""
+        take_states(self._roster.members(), self._timeout_s)
+        write_states(folder, self._roster.members())
+
+    def keep_preparation(self) -> None:
+        """Saves what generators learnt before their first batch, as far as there is no checkpoint that has it."""
+        take_states(self._roster.members(), self._timeout_s)
+        keep_preparation(self._context.run, self._roster.members())
 
     def close(self, timeout_s: float) -> None:
         """Lets the generators finish the batch in hand, then ends them."""
         self._closed.set()
-        actors = [member.actor for member in self._members if member.actor is not None]
+        self._woken.set()
+        if self._watcher.is_alive():
+            self._watcher.join(PATIENCE_S)
+        actors = [member.actor for member in self._roster.members() if member.actor is not None]
         for actor in actors:
             actor.drain.remote()
         deadline = time.monotonic() + timeout_s
@@ -105,17 +132,19 @@ class GeneratorPool:
         self._replay.abort.remote(failure.sentence)
 
     def _start_all(self) -> None:
-        for member in self._members:
+        wanted = [member for member in self._roster.members() if member.wanted]
+        for member in wanted:
             self._create(member)
-        for member in self._members:
+        for member in wanted:
             try:
                 self._finish_start(member, self._timeout_s)
             except GetTimeoutError as error:
-                raise WaitTimeoutError(f"waited {self._timeout_s:.0f} s for {self._whereabouts(member)}") from error
+                raise WaitTimeoutError(f"waited {self._timeout_s:.0f} s for {self._news.whereabouts(member)}") from error
             except RayActorError:
                 continue  # The watcher will find it dead, and replace it.
+        self._news.tell_changes()
 
-    def _create(self, member: _Member) -> None:
+    def _create(self, member: Member) -> None:
         need = requested(self._config.sources[member.source].resources)
         # DEFAULT: a generator is not captured by a placement group that this actor might have been started in.
         options = {
@@ -124,53 +153,114 @@ class GeneratorPool:
             "resources": need,
             "scheduling_strategy": "DEFAULT",
         }
+        turns = self._config.generators
+        place = (member.source, member.index)
+        turn = turns.index(place) if place in turns else len(turns)  # Turns are lockstep's, where no generator is added.
         actor_class: Any = GeneratorActor
-        member.actor = actor_class.options(**options).remote(self._context, member.source, member.index, member.turn)
-        member.building = member.actor.build.remote(member.state)
-        member.started_at, member.told_pending = time.monotonic(), False
+        actor = actor_class.options(**options).remote(self._context, member.source, member.index, turn)
+        member.pid, member.placed, member.building = None, actor.alive.remote(), actor.build.remote(member.state)
+        member.started_at, member.told_pending, member.draining_since = time.monotonic(), False, None
+        member.actor = actor
 
-    def _finish_start(self, member: _Member, timeout_s: float) -> None:
+    def _finish_start(self, member: Member, timeout_s: float) -> None:
         """Attaches a generator once its networks are built.
 
         Raises:
             GetTimeoutError: they are not.
             RayActorError: it died.
+            RayTaskError: they cannot be built.
         """
         member.pid = ray.get(member.building, timeout=timeout_s)
-        member.building = None
+        member.placed = member.building = None
         self._attach(member)
 
-    def _attach(self, member: _Member) -> None:
+    def _attach(self, member: Member) -> None:
         call(lambda: self._replay.attach.remote(member.name, member.actor), self._timeout_s, "the replay actor")
 
     def _watch(self) -> None:
         taken = time.monotonic()
-        while not self._closed.wait(WATCH_PERIOD_S):
-            for member in self._members:
-                if not self._closed.is_set():
-                    self._check(member)
-            self._reattach()
-            if time.monotonic() - taken > self._config.runtime.snapshot_period_s:
-                self._take_states()
-                self._keep_preparation()
+        while not self._closed.is_set():
+            self._woken.wait(WATCH_PERIOD_S)
+            self._woken.clear()
+            self._tend()
+            if time.monotonic() - taken > self._config.runtime.snapshot_period_s and not self._closed.is_set():
+                self.keep_preparation()
                 taken = time.monotonic()
 
-    def _check(self, member: _Member) -> None:
-        try:
-            if member.building is None:
-                ray.get(member.actor.alive.remote(), timeout=PATIENCE_S)
+    def _tend(self) -> None:
+        """Brings what is a step nearer to what is wanted."""
+        attached = self._attached()
+        for member in self._roster.members():
+            if self._closed.is_set():
                 return
+            if member.actor is None:
+                if member.wanted:
+                    self._create(member)
+            elif not member.wanted or member.draining_since is not None:
+                self._retire(member, attached)
+            elif member.building is not None:
+                self._see_to_start(member)
+            else:
+                self._see_to_life(member, attached)
+        self._news.tell_pending()
+        self._autoscaler.look(self._roster)
+        self._news.tell_changes()
+
+    def _retire(self, member: Member, attached: list[str] | None) -> None:
+        now = time.monotonic()
+        if member.building is not None:
+            self._end(member)  # It has begun no batch, so there is nothing to drain.
+        elif member.draining_since is None:
+            member.actor.drain.remote()
+            member.draining_since = now
+        elif attached is not None and member.name not in attached:
+            take_states([member], PATIENCE_S)
+            self._news.event(f"generator {member.name} has ended after {member.num_batches} batches; its state is kept")
+            self._end(member)
+        elif now - member.draining_since > self._timeout_s:
+            self._news.event(f"generator {member.name} did not finish its batch in {self._timeout_s:.0f} s and ends without it")
+            self._end(member)
+
+    def _end(self, member: Member) -> None:
+        actor = member.actor
+        member.forget_actor()
+        ray.kill(actor)
+        self._woken.set()  # It may be wanted again by now, or leave room for one that waits.
+
+    def _see_to_start(self, member: Member) -> None:
+        if member.placed is not None and ray.wait([member.placed], timeout=0)[0]:
+            member.placed = None
+        try:
             self._finish_start(member, 0)
         except GetTimeoutError:
-            self._tell_pending(member)
             return
         except RayActorError:
             self._replace(member)
             return
-        age = "its beginning" if member.state is None else f"its state of {time.monotonic() - member.state_taken_at:.0f} s ago"
-        self._event(f"generator {member.name} died and was restarted from {age}; its delivered images stay", restart=True)
+        except RayTaskError as error:
+            if not member.added:
+                raise
+            self._give_up(member, Failure.of(error, f"generator {member.name}"))
+            return
+        if member.replaced:
+            state_age_s = time.monotonic() - member.state_taken_at
+            age = "its beginning" if member.state is None else f"its state of {state_age_s:.0f} s ago"
+            message = f"generator {member.name} died and was restarted from {age}; its delivered images stay"
+            self._news.event(message, restart=True)
+            member.replaced = False
 
-    def _replace(self, member: _Member) -> None:
+    def _see_to_life(self, member: Member, attached: list[str] | None) -> None:
+        try:
+            ray.get(member.actor.alive.remote(), timeout=PATIENCE_S)
+        except GetTimeoutError:
+            return
+        except RayActorError:
+            self._replace(member)
+            return
+        if attached is not None and member.name not in attached:
+            self._attach(member)  # A replay actor that came back knows no streams.
+
+    def _replace(self, member: Member) -> None:
         member.restarts += 1
         limit = self._config.runtime.max_restarts
         if member.restarts > limit:
@@ -178,52 +268,14 @@ class GeneratorPool:
                 f"generator {member.name} died {member.restarts} times, which is more than runtime.max_restarts {limit}"
             )
         self._create(member)
+        member.replaced = True
 
-    def _tell_pending(self, member: _Member) -> None:
-        """Others go on meanwhile, so one that finds no place is no failure."""
-        if member.building is not None and not member.told_pending and time.monotonic() - member.started_at > self._timeout_s:
-            member.told_pending = True
-            self._event(f"waiting for {self._whereabouts(member)}")
-
-    def _whereabouts(self, member: _Member) -> str:
-        need = amounts(requested(self._config.sources[member.source].resources))
-        return f"generator {member.name} to start: it needs {need}, and the cluster may have none free"
-
-    def _take_states(self) -> None:
-        asked = [(member, member.actor.state.remote()) for member in self._members if member.pid and member.building is None]
-        for member, answer in asked:
-            try:
-                member.state, num_batches = ray.get(answer, timeout=self._timeout_s)
-                member.has_delivered |= num_batches > 0
-                member.state_taken_at = time.monotonic()
-            except (RayActorError, GetTimeoutError):
-                continue  # The watcher replaces the dead; the last known state stays.
-
-    def _keep_preparation(self) -> None:
-        """Until the first checkpoint, what generators learnt before their first batch would be lost with the driver.
-
-        A state from after that batch is of no use then: a run without a checkpoint begins again with an empty buffer.
-        """
-        run = self._context.run
-        if run.latest_checkpoint() is None:
-            self._write(run.preparation, [member for member in self._members if not member.has_delivered])
-        else:
-            shutil.rmtree(run.preparation, ignore_errors=True)
-
-    def _write(self, folder: Path, members: list[_Member]) -> None:
-        for member in members:
-            if member.state is not None:
-                path = generator_path(folder, member.name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(path, member.state)
-
-    def _reattach(self) -> None:
-        """A replay actor that came back knows no streams."""
-        attached = self._attached()
-        for member in self._members:
-            lost = attached is not None and member.name not in attached
-            if lost and member.building is None and not self._closed.is_set():
-                self._attach(member)
+    def _give_up(self, member: Member, failure: Failure) -> None:
+        """One more than the run began with is no reason to end the run."""
+        self._roster.drop(member)
+        self._end(member)
+        self._log.note_targets.remote(self._roster.targets())
+        self._news.event(f"{failure.sentence}; it was to be one more, so the run goes on without it")
 
     def _attached(self) -> list[str] | None:
         """Generators whose streams the replay actor pulls; None if it does not answer."""
@@ -232,6 +284,3 @@ class GeneratorPool:
         except (RayError, GetTimeoutError):
             return None
         return attached
-
-    def _event(self, message: str, restart: bool = False) -> None:
-        self._log.push.remote("event", 0, {"message": message, "restart": restart})

@@ -7,7 +7,9 @@ from typing import Any
 
 import ray
 
+from raydfkd.runtime.autoscale import WaitMeter, Waits
 from raydfkd.runtime.failures import Failure
+from raydfkd.runtime.metrics import RunMetrics
 from raydfkd.runtime.run_context import RunContext
 
 
@@ -19,11 +21,47 @@ class LogActor:
         self._records: list[dict[str, Any]] = []
         self._failure: Failure | None = None
         self._student_pids: list[list[int]] = []
+        self._stopping = False
+        self._targets: dict[str, int] = {}
+        self._newest_step = 0
+        scaled = [source.autoscale.window_s for source in context.config.sources.values() if source.autoscale is not None]
+        self._meter = WaitMeter(max(scaled, default=0.0)) if scaled else None
+        self._metrics = RunMetrics(context)
         if ray.get_runtime_context().was_current_actor_reconstructed:
             self.push("event", 0, {"message": "log actor restarted; records on their way to it are lost", "restart": True})
 
-    def push(self, kind: str, step: int, values: dict[str, Any]) -> None:
+    def push(self, kind: str, step: int | None, values: dict[str, Any]) -> None:
+        """Takes a record; one of step None gets the newest step that was heard of."""
+        self._newest_step = max(self._newest_step, step or 0)
+        step = self._newest_step if step is None else step
         self._records.append({"kind": kind, "step": step, "wall_s": time.time(), **values})
+        self._metrics.take(kind, step, values)
+        if self._meter is not None:
+            self._meter.take(kind, values, time.monotonic())
+
+    def waits(self, source: str, window_s: float, not_before_s: float) -> Waits:
+        """Shares of the time that students and a source's generators waited, over the last ``window_s`` seconds.
+
+        Args:
+            not_before_s: age in seconds of what may be looked at.
+        """
+        assert self._meter is not None, "only asked for a source with autoscale"
+        now = time.monotonic()
+        return self._meter.waits(source, now - min(window_s, not_before_s), now - not_before_s)
+
+    def note_targets(self, targets: dict[str, int]) -> None:
+        """Generators wanted by source, for a pool that is restarted."""
+        self._targets = targets
+
+    def targets(self) -> dict[str, int]:
+        return self._targets
+
+    def request_stop(self) -> None:
+        """The run is to end in order: the students see it at their next round."""
+        self._stopping = True
+
+    def stopping(self) -> bool:
+        return self._stopping
 
     def drain(self) -> tuple[list[dict[str, Any]], Failure | None]:
         """All records since the last call, and the run's failure."""

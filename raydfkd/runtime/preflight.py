@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ray
+from ray._private.state import available_resources_per_node
 
 from raydfkd.errors import ResourceError
 from raydfkd.pipeline.config import ExperimentConfig, generator_id
@@ -43,6 +44,12 @@ def preflight(config: ExperimentConfig) -> None:
     refusal = refusal_of(demands(config), nodes)
     if refusal is not None:
         raise ResourceError(refusal)
+
+
+def has_room(need: dict[str, float]) -> bool:
+    """Whether some node has that much free now (as of the last heartbeat)."""
+    nodes = available_resources_per_node().values()
+    return any(all(node.get(kind, 0) + ROUNDING >= amount for kind, amount in need.items()) for node in nodes)
 
 
 def refusal_of(wanted: list[tuple[str, dict[str, float]]], nodes: list[dict[str, float]]) -> str | None:

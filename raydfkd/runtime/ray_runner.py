@@ -19,7 +19,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.train import WorkerGroupError
 
-from raydfkd.errors import RunFailedError
+from raydfkd.errors import RunDirError, RunFailedError, RunStoppedError
 from raydfkd.pipeline.config import ExperimentConfig
 from raydfkd.pipeline.recorder import Recorder
 from raydfkd.run_dir import RunDir
@@ -30,7 +30,8 @@ from raydfkd.runtime.log_follower import LogFollower
 from raydfkd.runtime.preflight import preflight
 from raydfkd.runtime.replay_actor import SNAPSHOT, ReplayActor
 from raydfkd.runtime.run_context import RunContext
-from raydfkd.runtime.session import session
+from raydfkd.runtime.session import session, whereabouts
+from raydfkd.runtime.stopping import StopWatch, steps_done
 from raydfkd.runtime.student_trainer import TRAIN_FOLDER, train_student
 from raydfkd.runtime.weight_store_actor import WeightStoreActor
 
@@ -51,6 +52,7 @@ def run_ray(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_fr
         ResourceError: the cluster cannot place it.
         RaydfkdError: the first that was raised anywhere in the run.
         RunFailedError: it failed, or died more often than ``runtime.max_restarts`` allows.
+        RunStoppedError: ``raydfkd stop`` asked for it.
     """
     # Absolute, because Ray Train's workers have a working directory of their own.
     context = RunContext(config, run.path.absolute(), None if resume_from is None else resume_from.absolute())
@@ -58,11 +60,10 @@ def run_ray(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_fr
     with session(config) as ends_all:
         preflight(config)
         _clean(run)
-        run.update_manifest(actors=context.prefix)
-        with _actors(context) as actors:
+        run.update_manifest(actors=context.prefix, ray=whereabouts())
+        with _forgotten_at_the_end(run), _actors(context) as actors:
             recorder.stage("starting", f"{len(config.generators)} generators, {config.student.num_workers} student workers")
             _drive(context, recorder, actors, patient=not ends_all)
-    run.update_manifest(actors=None)
     _clean(run)
 
 
@@ -70,6 +71,18 @@ def _clean(run: RunDir) -> None:
     """Removes what is only of use while the actors live."""
     for folder in (TRAIN_FOLDER, SNAPSHOT):
         shutil.rmtree(run.path / folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _forgotten_at_the_end(run: RunDir) -> Iterator[None]:
+    """The manifest names actors only while they live; what ended the run matters more than that this could be written."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError, RunDirError):
+            run.update_manifest(actors=None, ray=None)
+        raise
+    run.update_manifest(actors=None, ray=None)
 
 
 @contextlib.contextmanager
@@ -133,25 +146,35 @@ def _drive(context: RunContext, recorder: Recorder, actors: dict[str, Any], pati
     Args:
         patient: after a failure, wait for the group to end too, because nothing else would end it.
     """
-    follower = LogFollower(recorder, actors)
+    follower, stop = LogFollower(recorder, actors), StopWatch(actors, context.config.runtime.wait_timeout_s)
     students = _StudentGroup(context)
     actors["pool"].start.remote()
     try:
-        failure = None
-        while failure is None and not students.ended_within(POLL_S):
-            failure = follower.follow()
+        failure, overdue = None, False
+        while failure is None and not overdue and not students.ended_within(POLL_S):
+            failure, overdue = follower.follow(), stop.is_overdue()
         if failure is None:
             failure = follower.follow(last=True)
         if failure is None and students.error is not None:
             failure = _of_the_group(students.error, context)
         if failure is not None:
             failure.raise_again()
+        if steps_done(context.run) < context.config.schedule.total_steps:
+            # Students end before the schedule's end for no other reason than a stop.
+            stop.keep_preparation()
+            raise _stopped(context)
     finally:
         if not students.ended_within(0):
             # Whatever the reason, nobody shall wait for this run any more.
             actors["replay"].abort.remote("the run was stopped")
             if patient and not students.ended_within(STUDENT_END_S):
                 logger.warning("the student workers do not end within %.0f s and are left behind", STUDENT_END_S)
+
+
+def _stopped(context: RunContext) -> RunStoppedError:
+    done, total = steps_done(context.run), context.config.schedule.total_steps
+    where = f"at step {done:,} of {total:,}" if done else "before the student's first round was over"
+    return RunStoppedError(f"the run was stopped {where}; it goes on with: raydfkd run {context.path} --resume")
 
 
 def _of_the_group(error: BaseException, context: RunContext) -> Failure:

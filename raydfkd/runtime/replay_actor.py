@@ -17,6 +17,7 @@ from raydfkd.pipeline import collecting
 from raydfkd.pipeline.exchange import NotYet, SampleReply, SampleRequest, Ticket
 from raydfkd.runtime.failures import Failure
 from raydfkd.runtime.ingest import FETCH_TIMEOUT_S, Ingest
+from raydfkd.runtime.metrics import RunMetrics
 from raydfkd.runtime.replay_service import ReplayService
 from raydfkd.runtime.run_context import RunContext
 from raydfkd.types import SyntheticBatch, WeightsVersion
@@ -31,6 +32,7 @@ class ReplayActor:
 
     def __init__(self, context: RunContext) -> None:
         self._log = context.actor("log")
+        self._metrics = RunMetrics(context)
         self._service = service = ReplayService(context.config, self._tell, ray.put, _fetch)
         snapshot = context.path / SNAPSHOT
         restarted = ray.get_runtime_context().was_current_actor_reconstructed
@@ -94,7 +96,14 @@ class ReplayActor:
 
     @ray.method(concurrency_group="control")
     def stats(self) -> tuple[int, dict[str, Any]]:
-        return self._service.stats()
+        step, stats = self._service.stats()
+        self._metrics.take("replay", step, stats)
+        return step, stats
+
+    @ray.method(concurrency_group="control")
+    def progress(self) -> tuple[bool, int]:
+        """Whether a student has drawn images from this actor, and the newest step for which one has."""
+        return self._service.progress()
 
     @ray.method(concurrency_group="control")
     def newest_images(self) -> np.ndarray | None:

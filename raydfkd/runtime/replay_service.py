@@ -183,6 +183,11 @@ class ReplayService:
         with self._changed:
             return self._exchange.student_step, self._exchange.stats()
 
+    def progress(self) -> tuple[bool, int]:
+        """Whether a student has drawn since this service began, and the newest step for which one has."""
+        with self._changed:
+            return self._drawing_since is not None, self._exchange.student_step
+
     def newest_images(self) -> np.ndarray | None:
         """Images of the newest batch, None while there is none."""
         with self._changed:

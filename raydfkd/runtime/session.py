@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 import ray._private.worker as ray_worker
+from ray.exceptions import RayError
 
 from raydfkd.errors import ResourceError
 from raydfkd.pipeline.config import ExperimentConfig
@@ -57,6 +59,7 @@ def session(config: ExperimentConfig) -> Iterator[bool]:
         yield False
         return
     address = config.runtime.address
+    probe(address, "runtime.address")
     if address is None:
         # A local cluster serves this process alone, so it needs no token.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -77,6 +80,70 @@ def session(config: ExperimentConfig) -> Iterator[bool]:
         ) from error
     try:
         yield True
+    finally:
+        ray.shutdown()
+
+
+PROBE_TIMEOUT_S = 3.0
+
+
+def probe(address: str | None, what: str, timeout_s: float = PROBE_TIMEOUT_S) -> None:
+    """Refuses an address behind which nothing listens, where Ray itself would try for minutes.
+
+    Args:
+        address: ``host:port`` or ``ray://host:port``; what is neither (None, ``auto``, ``local``) is not probed.
+        what: where the address comes from, named in the refusal.
+
+    Raises:
+        ResourceError: no connection within ``timeout_s`` seconds.
+    """
+    host, separator, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ResourceError(
+            f"no Ray cluster answers at {address!r} ({reason}): check {what} and that the cluster can be reached from here"
+        ) from error
+
+
+def whereabouts() -> dict[str, Any]:
+    """How another process joins the Ray that this one is in; for the manifest."""
+    context = ray.get_runtime_context()
+    return {"address": context.gcs_address, "namespace": NAMESPACE, "auth_mode": os.environ.get("RAY_AUTH_MODE")}
+
+
+@contextmanager
+def joined(known: dict[str, Any], address: str | None = None) -> Iterator[None]:
+    """The Ray that ``known`` (see :func:`whereabouts`) tells of, for the length of a few questions to a run's actors.
+
+    Args:
+        address: goes there instead, for a shell that reaches the cluster by another way (``ray://host:10001``).
+
+    Raises:
+        ResourceError: nothing answers there, or it refuses this user.
+    """
+    if ray.is_initialized():  # By whoever calls; it is taken to be the right one.
+        yield
+        return
+    where = known["address"] if address is None else address
+    probe(where, "the run's manifest.json" if address is None else "--address")
+    if known.get("auth_mode"):
+        os.environ.setdefault("RAY_AUTH_MODE", known["auth_mode"])
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        ray.init(where, namespace=known.get("namespace", NAMESPACE), log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ResourceError(
+            f"the Ray cluster at {where!r} does not let this shell in ({reason}): join it from a machine of the cluster, or "
+            "give --address ray://HOST:10001; a cluster with tokens wants RAY_AUTH_MODE=token and its token here"
+        ) from error
+    try:
+        yield
     finally:
         ray.shutdown()
 

@@ -19,6 +19,7 @@ from raydfkd.runtime.failures import Failure
 from raydfkd.runtime.preflight import requested
 from raydfkd.runtime.replay_client import ReplayClient
 from raydfkd.runtime.run_context import RunContext
+from raydfkd.runtime.stopping import StopAsker
 
 FAILURE_GRACE_S = 5.0
 TRAIN_FOLDER = "train"
@@ -106,7 +107,8 @@ def _train(context: RunContext) -> None:
         config, context.actor("replay"), context.actor("weights"), session, rank, world_size, distiller.num_steps, device
     )
     evaluator = builder.build_evaluator(config, distiller.teacher, device) if rank == 0 else None
-    StudentLoop(config, distiller, source, _hooks(context, distiller), evaluator, rank).run()
+    hooks = _hooks(context, distiller, StopAsker(context.actor("log"), rank, world_size))
+    StudentLoop(config, distiller, source, hooks, evaluator, rank).run()
     _failure(context)  # Calls of one caller keep their order: once this is answered, the log has all records.
 
 
@@ -126,7 +128,7 @@ def _begin_session(context: RunContext, rank: int, world_size: int, step: int) -
     return str(name[0])
 
 
-def _hooks(context: RunContext, distiller: Any) -> LoopHooks:
+def _hooks(context: RunContext, distiller: Any, stop: StopAsker) -> LoopHooks:
     timeout_s = context.config.runtime.wait_timeout_s
     log, pool, replay = context.actor("log"), context.actor("pool"), context.actor("replay")
 
@@ -139,4 +141,4 @@ def _hooks(context: RunContext, distiller: Any) -> LoopHooks:
             call(lambda: pool.save.remote(folder), timeout_s, "the generator pool to write a checkpoint")
             call(lambda: replay.save.remote(folder), timeout_s, "the replay actor to write a checkpoint")
 
-    return LoopHooks(emit, save)
+    return LoopHooks(emit, save, stop)

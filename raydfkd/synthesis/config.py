@@ -55,6 +55,31 @@ class BoundaryAttackConfig(BaseModel):
         return int(self.share * batch_size) // self.images_per_attack
 
 
+class AutoscaleConfig(BaseModel):
+    """Adding and dropping generators of a source while the run goes on, by who waits for whom."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min: int = Field(1, ge=1)
+    """Fewest generators."""
+    max: int = Field(ge=1)
+    """Most generators."""
+    add_above: float = Field(0.1, gt=0, lt=1)
+    """Share of their time that students wait for images, above which a generator is added (below half of it one may go)."""
+    spare: float = Field(0.2, gt=0, lt=1)
+    """Share of their time that generators must still wait after one is dropped; one is added only where they wait less."""
+    window_s: float = Field(60.0, gt=0)
+    """Seconds over which waits are measured."""
+    cooldown_s: float = Field(60.0, ge=0)
+    """Least seconds between two changes (never less than window_s)."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"autoscale.min {self.min} is more than autoscale.max {self.max}: give min <= max")
+        return self
+
+
 class SynthesisConfig(BaseModel):
     """What every synthesis method has."""
 
@@ -66,6 +91,8 @@ class SynthesisConfig(BaseModel):
     """Generator actors that fill the buffer from this source, each with a network of its own."""
     resources: ResourcesConfig = ResourcesConfig()
     """What each generator actor asks of the cluster."""
+    autoscale: AutoscaleConfig | None = None
+    """decoupled, on Ray: let the run add and drop generators by itself; null: only `raydfkd scale` changes their number."""
     batch_size: int = Field(256, ge=1)
     """Images per batch that the buffer gets."""
     boundary_attack: BoundaryAttackConfig | None = None
@@ -78,6 +105,15 @@ class SynthesisConfig(BaseModel):
             raise ValueError(
                 f"boundary_attack.share {attack.share:g} of batch_size {self.batch_size} has no room for the "
                 f"{attack.images_per_attack} images that come of one: raise one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _begins_in_bounds(self) -> Self:
+        bounds = self.autoscale
+        if bounds is not None and not bounds.min <= self.num_generators <= bounds.max:
+            raise ValueError(
+                f"num_generators {self.num_generators} is outside autoscale {bounds.min} to {bounds.max}: a run begins with it"
             )
         return self
 

@@ -96,6 +96,7 @@ def _records(rng: np.random.Generator, total_steps: int, done: float, final: flo
             records.append({"kind": "evaluation", **at, **_evaluation(last, ema)})
     if done == 1.0:
         records.append({"kind": "evaluation", "time_s": END_S, "step": total_steps, **_evaluation(final, final + 0.002)})
+    records += [_generators(s, n) for s, n in ((1.0, 2), (0.3 * END_S, 4), (0.7 * END_S, 2)) if s <= END_S * done]
     if done > 0.5:
         message = "generator inversion-1 died (killed); restarted from its state of batch 118"
         records.append(_event(600.0, 0, message))
@@ -108,6 +109,12 @@ def _evaluation(last: float, ema: float) -> dict[str, Any]:
 
 def _event(seconds: float, step: int, message: str) -> dict[str, Any]:
     return {"kind": "event", "time_s": seconds, "step": step, "message": message}
+
+
+def _generators(seconds: float, number: int) -> dict[str, Any]:
+    counts = {"target": number, "running": number, "starting": 0, "pending": 0, "draining": 0}
+    listed = [{"name": f"inversion-{n}", "state": "running", "pid": 100 + n, "restarts": 0} for n in range(number)]
+    return {"kind": "generators", "time_s": seconds, "step": 0, "source": "inversion", **counts, "generators": listed}
 
 
 def _synthesis(rng: np.random.Generator, number: int, progress: float) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from raydfkd.models.classifiers.small import SmallCNN
 
 NUM_GOOD_CALLS = 6
 GATE = "RAYDFKD_TEST_GATE"
+SLEEP_S = "RAYDFKD_TEST_SLEEP_S"
 
 
 class _TeacherWithABug(SmallCNN):
@@ -62,3 +63,19 @@ class _GatedStudent(SmallCNN):
 
 def gated_student(num_classes: int, image_shape: tuple[int, int, int]) -> SmallCNN:
     return _GatedStudent(4, num_classes, image_shape[0])
+
+
+class _SlowTeacher(SmallCNN):
+    """Sleeps in synthesis alone, where its images carry a gradient: as long as the environment variable says.
+
+    So generators take a fixed time for a batch without taking a processor, and a few processors can show many of them.
+    """
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.requires_grad:
+            time.sleep(float(os.environ[SLEEP_S]))
+        return super().forward(images)
+
+
+def slow_teacher(num_classes: int, image_shape: tuple[int, int, int]) -> SmallCNN:
+    return _SlowTeacher(8, num_classes, image_shape[0])

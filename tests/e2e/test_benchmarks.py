@@ -54,6 +54,15 @@ EXPECTED = {
         for side in (32, 224)
         for source in ("noise", "spectral", "leaves", "photograph", "shaders_torch", "filters")
     },
+    "live_scaling.py": {
+        *(f"{rate}_{phase}" for rate in ("steps_per_s", "images_per_s") for phase in ("1", "4", "1_again")),
+        "steps_ratio_4_to_1",
+        "images_ratio_4_to_1",
+        "steps_ratio_1_again_to_1",
+        "images_ratio_1_again_to_1",
+        "scale_up_s",
+        "scale_down_s",
+    },
     "memory.py": {
         "num_items",
         "inserted",

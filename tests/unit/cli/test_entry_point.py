@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from raydfkd import __version__
 from raydfkd.cli.main import app
-from raydfkd.errors import RunFailedError
+from raydfkd.errors import RunFailedError, RunStoppedError
 
 
 def start(*arguments: str, prepare: str = "") -> subprocess.Popen[str]:
@@ -29,7 +29,20 @@ def test_version_and_help() -> None:
     assert finish(start("--version")) == (0, f"raydfkd {__version__}\n", "")
     code, out, _ = finish(start("--help"))
     assert code == 0
-    for verb in ("demo", "run", "evaluate", "train-teacher", "doctor", "report", "export", "methods", "config"):
+    for verb in (
+        "demo",
+        "run",
+        "status",
+        "scale",
+        "stop",
+        "evaluate",
+        "train-teacher",
+        "doctor",
+        "report",
+        "export",
+        "methods",
+        "config",
+    ):
         assert f"\n  {verb} " in out
 
 
@@ -55,6 +68,16 @@ def test_a_failed_run_is_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(app, ["config", "reference"])
     assert result.exit_code == 1
     assert result.stderr == "raydfkd: the student worker died three times\n"
+
+
+def test_a_run_that_was_stopped_in_order_is_exit_code_3(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop() -> str:
+        raise RunStoppedError("the run was stopped at step 4 of 8; it goes on with: raydfkd run RUN --resume")
+
+    monkeypatch.setattr("raydfkd.cli.config_reference.reference_text", stop)
+    result = CliRunner().invoke(app, ["config", "reference"])
+    assert result.exit_code == 3
+    assert result.stderr == "raydfkd: the run was stopped at step 4 of 8; it goes on with: raydfkd run RUN --resume\n"
 
 
 def test_ctrl_c_says_how_to_go_on() -> None:

@@ -20,6 +20,7 @@ from raydfkd.pipeline.config import ExperimentConfig, build_experiment
 from raydfkd.pipeline.config_errors import bare, model_choices
 from raydfkd.pipeline.yaml_config import apply_overrides, dump_yaml
 from raydfkd.replay.config import SelectorConfig
+from raydfkd.synthesis.config import AutoscaleConfig
 
 PACKAGE = Path(raydfkd.__file__).parent
 CONFIG_FILES = ["config.py", "teacher_config.py", "yaml_config.py", "config_errors.py", "config_reference.py"]
@@ -56,6 +57,14 @@ NEEDS: dict[str, list[str]] = {
     "students.s.augmentation.elastic_sigma": ["students.s.augmentation.level=high"],
     "students.s.objective.teacher_output": ["students.s.objective.temperature=1"],
     "students.s.objective.label_smoothing": ["students.s.objective={temperature: 1, teacher_output: smoothed}"],
+    **{
+        f"sources.a.autoscale.{name}": [
+            "schedule.mode=decoupled",
+            "sources.a.num_generators=2",
+            "sources.a.autoscale={max: 4}",
+        ]
+        for name in AutoscaleConfig.model_fields
+    },
 }
 """What else must be set for a field's other value to be allowed."""
 
@@ -75,6 +84,7 @@ VALUES: dict[str, Any] = {
     "students.s.flip": False,
     "sources.a.boundary_attack.step_growth": 1.5,
     "sources.a.resources.custom": {"gen_node": 1.0},
+    "sources.a.autoscale.max": 8,
     "teacher.normalization.mean": [0.25],
     "teacher.normalization.std": [0.25],
     "students.s.resources.custom": {"student_node": 1.0},

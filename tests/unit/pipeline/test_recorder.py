@@ -72,6 +72,39 @@ def test_an_event_is_written_but_no_curve(made: Recorder) -> None:
     assert made._tensorboard.scalars == []
 
 
+def test_restarts_are_counted_and_generators_drawn_by_source(made: Recorder) -> None:
+    for step in (3, 5):
+        made.emit("event", step, message="generator a-0 died and was restarted", restart=True)
+    made.emit("generators", 6, source="a", running=2, generators=[{"name": "a-0"}])
+    assert made._tensorboard.scalars == [("event/restarts", 1, 3), ("event/restarts", 2, 5), ("generators/a/running", 2, 6)]
+    resumed = Recorder(made.config, made.run, Listening())
+    resumed._tensorboard = FakeEvents()
+    resumed.emit("event", 7, message="replay actor restarted", restart=True)
+    assert resumed._tensorboard.scalars == [("event/restarts", 3, 7)], "over all sessions of a run"
+    resumed.close()
+
+
+class FakeMlflow:
+    def __init__(self) -> None:
+        self.taken: list[Any] = []
+
+    def take(self, scalars: Any, step: int) -> None:
+        self.taken.append((list(scalars), step))
+
+    def close(self, finished: bool) -> None:
+        self.taken.append(finished)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_mlflow_gets_the_same_curves_and_how_the_run_ended(made: Recorder, finished: bool) -> None:
+    made._mlflow = mlflow = FakeMlflow()
+    made.emit("evaluation", 7, metric_last=0.5, split="digits/test")
+    made.finished = finished
+    made.close()
+    assert mlflow.taken == [([("evaluation/metric_last", 0.5)], 7), finished]
+    made._mlflow = None
+
+
 def test_what_arose_earlier_elsewhere_keeps_its_time(made: Recorder) -> None:
     made.emit("replay", 1, wall_s=time.time() - 30)
     made.emit("replay", 1, wall_s=time.time() + 30)

@@ -76,10 +76,16 @@ class Loop(StudentLoop):
         return {"metric_last": 0.5}
 
 
-def run(rank: int = 0, num_steps: int = 0, evaluates: bool = True, **runtime: Any) -> list[tuple[Any, ...]]:
+def run(
+    rank: int = 0, num_steps: int = 0, evaluates: bool = True, stop_after: int = 99, **runtime: Any
+) -> list[tuple[Any, ...]]:
+    """``stop_after``: rounds that may begin before a stop is asked for."""
     log: list[tuple[Any, ...]] = []
+    answers = iter([*[False] * stop_after, True])
     hooks = LoopHooks(
-        lambda kind, step, **values: log.append(("emit", kind, step, values)), lambda step: log.append(("save", step))
+        lambda kind, step, **values: log.append(("emit", kind, step, values)),
+        lambda step: log.append(("save", step)),
+        lambda: next(answers),
     )
     evaluator: Any = object() if evaluates and rank == 0 else None
     distiller: Any = FakeDistiller(log, num_steps)
@@ -124,6 +130,19 @@ def test_a_restored_loop_goes_on_from_its_step_and_does_not_save_it_again() -> N
     assert only(log, "publish")[0] == (2, 6.0)
     assert only(log, "save") == [(12,)]
     assert only(log, "reseed") == only(run(), "reseed")[2:]
+
+
+def test_a_stop_ends_the_loop_at_the_next_rounds_beginning_with_a_checkpoint() -> None:
+    log = run(stop_after=3)
+    assert only(log, "next")[-1] == (8, 2)
+    assert only(log, "save") == [(6,), (9,)]
+    assert log[-2:] == [("flush",), ("save", 9)]
+    assert only(log, "publish")[-1] == (2, 6.0), "no round begins after it"
+
+
+def test_a_stop_before_anything_was_done_saves_nothing() -> None:
+    assert run(stop_after=0) == []
+    assert run(num_steps=6, stop_after=0) == []
 
 
 def test_a_loop_restored_at_its_end_does_nothing() -> None:

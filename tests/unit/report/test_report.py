@@ -19,7 +19,7 @@ from raydfkd.testing.fake_run import write_fake_run
 # fmt: off
 SECTIONS = [
     "outcome", "metric", "images", "evolution", "classes", "buffer", "features", "distillation", "synthesis",
-    "throughput", "waits", "events", "data", "machine", "config",
+    "throughput", "timeline", "waits", "events", "data", "machine", "config",
 ]
 # fmt: on
 

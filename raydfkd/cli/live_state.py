@@ -1,0 +1,181 @@
+"""How a run stands, read from its directory, which a live run keeps up to date. No terminal and no Ray in here."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from raydfkd.cli.progress_state import ProgressState, table_rows
+from raydfkd.errors import RunDirError
+from raydfkd.report.outcome import format_percent
+from raydfkd.run_dir import RunDir
+
+PHASES = ("running", "starting", "pending", "draining")
+STALE_S = 60.0
+"""A live run on Ray writes a record every few seconds."""
+
+
+class RunStatus:
+    """Follows a run directory: :meth:`refresh` reads what was written since.
+
+    Args:
+        run: the run directory.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(self, run: RunDir, clock: Callable[[], float] = time.time) -> None:
+        self.run = run
+        self.manifest: dict[str, Any] = {}
+        self._clock = clock
+        self._settings = _settings(run.config_path)
+        self._forget()
+
+    @property
+    def state(self) -> str:
+        return str(self.manifest.get("state", "unknown"))
+
+    @property
+    def note(self) -> str | None:
+        """What is odd about it, in one line."""
+        if self.state != "running" or not self.run.metrics_path.exists():
+            return None
+        silent_s = self._clock() - self.run.metrics_path.stat().st_mtime
+        if silent_s < STALE_S:
+            return None
+        advice = f"if its process is gone, go on with raydfkd run {self.run.path} --resume"
+        return f"nothing was recorded for {silent_s:.0f} s: {advice}"
+
+    def refresh(self) -> None:
+        """Reads the manifest, and the records that were added."""
+        self.manifest = self.run.manifest()
+        if not self.run.metrics_path.exists():
+            return
+        if self.run.metrics_path.stat().st_size < self._offset:
+            self._forget()  # A run that was resumed took back what came after its checkpoint.
+        with self.run.metrics_path.open("rb") as lines:
+            lines.seek(self._offset)
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    break  # it is being written
+                self._offset += len(line)
+                self._take(self._record(line))
+
+    def _record(self, line: bytes) -> dict[str, Any]:
+        try:
+            record: dict[str, Any] = json.loads(line)
+        except ValueError as error:
+            where = f"{self.run.metrics_path}, up to byte {self._offset},"
+            raise RunDirError(f"{where} ends in a line that is no JSON ({error}): it is damaged, take that line out") from error
+        return record
+
+    def _forget(self) -> None:
+        self._progress = ProgressState(total_steps=_total_steps(self._settings))
+        self._delivered: Counter[str] = Counter()
+        self._sources: dict[str, dict[str, Any]] = {}
+        self._offset = 0
+
+    def _take(self, record: dict[str, Any]) -> None:
+        self._progress.take(record)
+        if record["kind"] == "synthesis":
+            self._delivered[record["generator_id"]] += record["num_images"]
+        elif record["kind"] == "generators":
+            self._sources[record["source"]] = record
+        elif record["kind"] == "event" and str(record["message"]).startswith("resumed "):
+            self._sources.clear()  # Its generators are other processes now, of which nothing was heard yet.
+
+    def generators(self) -> list[dict[str, Any]]:
+        """One entry a generator: ``name``, ``source``, ``state``, ``pid``, ``restarts`` and ``images_made`` in all.
+
+        ``state`` is running, starting, pending or draining, and ended of one that is not live now. A local run's generators,
+        which have no process of their own, run as long as it does.
+        """
+        over = self.state != "running"
+        known = {g["name"]: g for record in self._sources.values() for g in record["generators"]}
+        found = []
+        for name in sorted(known.keys() | self._delivered.keys(), key=_by_number):
+            source = name.rpartition("-")[0]
+            entry = known.get(name, {"state": "ended" if source in self._sources else "running", "pid": None, "restarts": 0})
+            if over:
+                entry = {**entry, "state": "ended", "pid": None}
+            found.append({**entry, "name": name, "source": source, "images_made": self._delivered[name]})
+        return found
+
+    def sources(self) -> dict[str, dict[str, int]]:
+        """``target`` and the number of generators in each state, by source; empty of a run that is not live."""
+        names = ("target", *PHASES)
+        live = self._sources if self.state == "running" else {}
+        return {source: {name: record[name] for name in names} for source, record in live.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything under names that stay; what is not known is null. Rates are per second, shares lie in [0,1]."""
+        progress = self._progress
+        size, capacity = progress.value("replay", "size"), progress.value("replay", "capacity")
+        return {
+            "run": str(self.run.path),
+            "state": self.state,
+            "error": self.manifest.get("error"),
+            "note": self.note,
+            "step": progress.step,
+            "total_steps": progress.total_steps,
+            "time_s": progress.time_s,
+            "images_made": sum(self._delivered.values()),
+            "images_made_per_s": progress.made_per_s,
+            "images_eaten": progress.value("throughput", "images_distilled"),
+            "images_eaten_per_s": progress.value("throughput", "distilled_per_s"),
+            "buffer_images": size,
+            "buffer_capacity": capacity,
+            "buffer_fill": size / capacity if size is not None and capacity else None,
+            "class_entropy": progress.value("replay", "class_entropy"),
+            "wait_shares": progress.wait_shares,
+            "restarts": progress.restarts,
+            "metric_last": progress.value("evaluation", "metric_last"),
+            "metric_ema": progress.value("evaluation", "metric_ema"),
+            "last_event": progress.last_event or None,
+            "sources": self.sources(),
+            "generators": self.generators(),
+        }
+
+    def rows(self) -> list[tuple[str, str]]:
+        """(label, value) for people; the rows are the same each time, so that nothing jumps."""
+        told = self.as_json()
+        rows = [("state", self.state + (f": {told['error']}" if told["error"] and self.state == "failed" else ""))]
+        rows += [row for row in table_rows(self._progress) if row[0] not in ("stage", "last event", "losses")]
+        rows.insert(4, ("images", f"{told['images_made']:,} made, {told['images_eaten'] or 0:,.0f} eaten"))
+        entropy = told["class_entropy"]
+        rows.append(("class entropy", "–" if entropy is None else format_percent(entropy, 1)))
+        rows.append(("last event", self._progress.last_event or "–"))
+        for source, counts in self.sources().items():
+            others = ", ".join(f"{counts[phase]} {phase}" for phase in PHASES[1:] if counts[phase])
+            text = f"{counts['running']} of {counts['target']} run"
+            rows.append((f"generators of {source}", f"{text}, {others}" if others else text))
+        if self.note:
+            rows.append(("note", self.note))
+        return rows
+
+    def generator_rows(self) -> list[tuple[str, ...]]:
+        """Name, state, process id, images made and restarts of each, as text."""
+        return [
+            (g["name"], g["state"], "–" if g["pid"] is None else str(g["pid"]), f"{g['images_made']:,}", str(g["restarts"]))
+            for g in self.generators()
+        ]
+
+
+def _by_number(name: str) -> tuple[str, int]:
+    source, _, number = name.rpartition("-")
+    return source, int(number) if number.isdigit() else 0
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    from raydfkd.pipeline.yaml_config import read_yaml
+
+    return read_yaml(path) if path.exists() else {}
+
+
+def _total_steps(settings: dict[str, Any]) -> int | None:
+    schedule = settings.get("schedule", {})
+    rounds, steps = schedule.get("rounds"), schedule.get("student_steps_per_round")
+    return rounds * steps if isinstance(rounds, int) and isinstance(steps, int) else None

@@ -1,0 +1,78 @@
+"""How the run followed its number of generators: those that ran, student steps and images made a second, on one time axis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from raydfkd.report import style
+from raydfkd.report.figures import time_axis
+from raydfkd.report.loading import RunData, series
+from raydfkd.report.page_parts import LeftOut, Section
+from raydfkd.report.pictures import figure_svg
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SIZE_INCHES = (8.0, 4.6)
+MOST_SPANS = 60
+RECORDS_A_SPAN = 4
+
+Curve = tuple[np.ndarray, np.ndarray]
+"""Seconds [n] and values [n]."""
+
+
+def timeline(run: RunData) -> Section:
+    records = run.of_kind("generators")
+    if not records:
+        raise LeftOut("there are no records of generators: the run was a local one, or has none yet")
+    running = {}
+    for source in sorted({str(record.get("source")) for record in records}):
+        counts, seconds = series([r for r in records if str(r.get("source")) == source], "running", "time_s")
+        running[source] = (seconds, counts)
+    steps, stepped_at = series(run.of_kind("throughput"), "step", "time_s")
+    images, made_at = series(run.of_kind("synthesis"), "num_images", "time_s")
+    figure = _figure(running, rates(stepped_at, np.diff(steps, prepend=0.0)), rates(made_at, images), run.elapsed_s)
+    return Section(
+        lead="Generators that ran, what the student did meanwhile, and what was made. Events say why their number changed.",
+        plots=[figure_svg(figure, "timeline")],
+    )
+
+
+def rates(seconds: np.ndarray, amounts: np.ndarray) -> Curve:
+    """``amounts`` [n] that arose up to ``seconds`` [n], as amounts a second in equal spans of time; each span's value stands
+    at its end. The spans are so long that about four of the amounts fall into one.
+    """
+    if len(seconds) < 2 or seconds[-1] <= seconds[0]:
+        return np.empty(0), np.empty(0)
+    num = max(1, min(MOST_SPANS, len(seconds) // RECORDS_A_SPAN))
+    edges = np.linspace(seconds[0], seconds[-1], num + 1)
+    # The first amount arose before the first span.
+    sums, _ = np.histogram(seconds[1:], edges, weights=amounts[1:])
+    return edges[1:], sums / np.diff(edges)
+
+
+@style.styled
+def _figure(running: dict[str, Curve], steps: Curve, images: Curve, end_s: float) -> Figure:
+    from matplotlib.figure import Figure as NewFigure
+
+    figure = NewFigure(figsize=SIZE_INCHES)
+    panels = figure.subplots(3, 1, sharex=True)
+    ends = np.array([end_s, *(seconds[-1] for seconds, _ in running.values())])
+    _, label = time_axis(ends)
+    scale = float(time_axis(np.array([1.0, float(ends.max())]))[0][0])  # one second in the axis' unit
+    for number, (source, (seconds, counts)) in enumerate(running.items()):
+        x, y = np.append(seconds, ends.max()) * scale, np.append(counts, counts[-1])
+        panels[0].step(x, y, where="post", color=style.LINES[number % len(style.LINES)], label=source)
+    for axes, (seconds, values), colour in ((panels[1], steps, style.GREEN), (panels[2], images, style.ORANGE)):
+        axes.plot(seconds * scale, values, color=colour)
+    for axes, title in zip(panels, ("Generators that run", "Student steps/s", "Images/s made"), strict=True):
+        axes.set_title(title)
+        axes.set_ylim(bottom=0, top=max(1e-9, 1.15 * axes.dataLim.y1) if axes.has_data() else 1.0)
+    panels[0].yaxis.get_major_locator().set_params(integer=True)
+    panels[2].set_xlabel(label)
+    if len(running) > 1:
+        panels[0].legend(loc="best")
+    figure.set_layout_engine("constrained")
+    return figure

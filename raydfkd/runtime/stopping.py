@@ -1,0 +1,100 @@
+"""Ending a run in order when ``raydfkd stop`` asks for it: who sees the request, and for whom the run waits."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import GetTimeoutError, RayError
+
+from raydfkd.run_dir import RunDir
+
+logger = logging.getLogger(__name__)
+
+ASK_TIMEOUT_S = 2.0
+PROGRESS_PERIOD_S = 1.0
+KEEP_TIMEOUT_S = 30.0
+
+
+class StopAsker:
+    """Whether the run is to end, for student workers. Called by all of a student's workers at the same step.
+
+    The first worker asks the log actor, and its answer is the others' too, so that none waits in a collective for one that
+    has ended.
+
+    Args:
+        log: the log actor.
+        rank, world_size: which worker this is.
+    """
+
+    def __init__(self, log: Any, rank: int, world_size: int) -> None:
+        self._log, self._rank, self._world_size = log, rank, world_size
+
+    def __call__(self) -> bool:
+        answer = [self._rank == 0 and is_stopping(self._log)]
+        if self._world_size > 1:
+            torch.distributed.broadcast_object_list(answer, 0)
+        return answer[0]
+
+
+def is_stopping(log: Any) -> bool:
+    """Whether a stop was asked for; a log actor that does not answer just now is asked again later."""
+    try:
+        return bool(ray.get(log.stopping.remote(), timeout=ASK_TIMEOUT_S))
+    except (RayError, GetTimeoutError) as error:
+        logger.info("the log actor does not answer just now: %s", type(error).__name__)
+        return False
+
+
+class StopWatch:
+    """The driver's view of a stop.
+
+    Students end by themselves at their next round, after a checkpoint. Two cannot: one that has drawn no image yet, for it may
+    wait for the whole warm-up and has nothing to save; and one that stands still. The run does not wait for these.
+
+    Args:
+        actors: handles of ``log``, ``replay`` and ``pool``.
+        timeout_s: how long a student may stand still.
+    """
+
+    def __init__(self, actors: dict[str, Any], timeout_s: float) -> None:
+        self._log, self._replay, self._pool = actors["log"], actors["replay"], actors["pool"]
+        self._timeout_s = timeout_s
+        self._step = -1
+        self._moved_at = self._next_look = 0.0
+        self.asked = False
+        """Whether a stop was asked for."""
+
+    def is_overdue(self) -> bool:
+        """Whether to end without waiting for the students any longer."""
+        now = time.monotonic()
+        if not self.asked:
+            self.asked = is_stopping(self._log)
+            self._moved_at = now
+        if not self.asked or now < self._next_look:
+            return False
+        self._next_look = now + PROGRESS_PERIOD_S
+        try:
+            has_drawn, step = ray.get(self._replay.progress.remote(), timeout=ASK_TIMEOUT_S)
+        except (RayError, GetTimeoutError) as error:
+            logger.info("the replay actor does not answer just now: %s", type(error).__name__)
+            return now - self._moved_at > self._timeout_s
+        if step != self._step:
+            self._step, self._moved_at = step, now
+        return not has_drawn or now - self._moved_at > self._timeout_s
+
+    def keep_preparation(self) -> None:
+        """What generators learnt before their first batch is saved, where no checkpoint has it."""
+        try:
+            ray.get(self._pool.keep_preparation.remote(), timeout=KEEP_TIMEOUT_S)
+        except (RayError, GetTimeoutError) as error:
+            logger.warning("the generators' preparation could not be saved: %s", type(error).__name__)
+
+
+def steps_done(run: RunDir) -> int:
+    """Student steps in the newest checkpoint, 0 without one."""
+    folder = run.latest_checkpoint()
+    return 0 if folder is None else int(folder.name.removeprefix("step-"))
