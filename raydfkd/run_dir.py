@@ -34,6 +34,8 @@ updates so far) and values by kind:
 * ``throughput``: ``images_distilled`` (total), ``distilled_per_s``, the student's waits in seconds since the last record, by
   cause (``student_wait_data_s``, ``student_wait_limiter_s``, both from its first batch on), and ``rss_bytes``.
 * ``evaluation``: ``metric_last``, ``metric_ema``, ``agreement`` in [0,1], ``split``.
+* ``held_out``: ``agreement_last``, ``agreement_ema`` in [0,1] and ``kl_last``, ``kl_ema`` (nats) of the student against its
+  teacher on ``num_images`` images that it never trains on.
 * ``event``: ``message``, one line (restarts, kills, resumes, warnings); ``restart``: true where an actor was restarted.
 """
 

@@ -22,7 +22,7 @@ from raydfkd.run_dir import RunDir, write_atomically
 
 Runner = Callable[[ExperimentConfig, RunDir, Recorder, Path | None], None]
 
-STUDENT_RECORDS = ("distillation", "throughput", "evaluation")
+STUDENT_RECORDS = ("distillation", "throughput", "evaluation", "held_out")
 
 
 def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Watcher | None, run_ray: Runner) -> dict[str, Any]:
@@ -96,6 +96,7 @@ def _check(
             if checkpoint is not None:
                 checkpoints.load_generator(checkpoint, generator_id(source, index), synthesizer)
     builder.build_evaluator(config, teacher, device)
+    builder.build_held_out(config, teacher, device)
     if checkpoint is not None:
         load_exchange(checkpoint, exchange)
         distiller = builder.build_distiller(config, device)
@@ -123,6 +124,8 @@ def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) 
     splits = []
     if config.evaluation is not None:
         splits.append(_split_read(config.evaluation.dataset, "evaluation only"))
+    if config.held_out is not None:
+        splits.append({"dataset": str(config.held_out.path), "split": "held out", "purpose": "agreement with the teacher only"})
     if config.collected is not None:
         splits.append(_split_read(config.collected.dataset, "training, as collected images; labels not read"))
     run.update_manifest(
