@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydfkd.errors import ConfigError, RunDirError
+from raydfkd.errors import ConfigError, RaydfkdError, RunDirError
 from raydfkd.pipeline.config import ExperimentConfig, build_experiment, load_experiment
 from raydfkd.pipeline.yaml_config import dump_yaml
 from raydfkd.run_dir import RunDir, write_atomically
@@ -130,6 +130,10 @@ def sweep(
 
     try:
         result = run_sweep(loaded, folder, resume=resume, watcher=SweepWatcher() if watcher is None else watcher)
+    except RaydfkdError as error:
+        if not resume and error.exit_code == 2 and not folder.trials():
+            folder.remove_unstarted()
+        raise
     finally:
         if folder.result_path.exists():
             write_sweep_report(folder.path)

@@ -109,6 +109,14 @@ class SweepDir:
             raise RunDirError(f"{sweep.path} is no sweep directory ({lacking}): name the --out of a started sweep")
         return sweep
 
+    def remove_unstarted(self) -> None:
+        """Takes away what a sweep that was refused before its first trial has written, so that a corrected try can begin."""
+        for path in (self.sweep_path, self.experiment_path, self.manifest_path, self.held_out_path):
+            path.unlink(missing_ok=True)
+        for folder in (self.trials_path, self.path):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
     @property
     def sweep_path(self) -> Path:
         return self.path / "sweep.yaml"

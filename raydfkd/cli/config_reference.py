@@ -23,6 +23,7 @@ _BOUNDS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below
 def reference_text() -> str:
     """Markdown: one section per file kind and top-level key, one line per setting."""
     from raydfkd.pipeline.config import ExperimentConfig
+    from raydfkd.pipeline.sweep_config import SweepConfig
     from raydfkd.pipeline.teacher_config import TeacherTrainingConfig
 
     lines = [
@@ -38,6 +39,7 @@ def reference_text() -> str:
     for title, model in (
         ("An experiment (`raydfkd run`)", ExperimentConfig),
         ("A teacher's training (`raydfkd train-teacher`)", TeacherTrainingConfig),
+        ("A sweep (`raydfkd sweep`)", SweepConfig),
     ):
         lines += ["", f"## {title}", "", *_lines(model)]
     return "\n".join(lines) + "\n"
