@@ -6,18 +6,19 @@ that a searcher explores both ends of every range.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from raydfkd.errors import ConfigError
 from raydfkd.pipeline.config import ExperimentConfig, anchor_paths, build_experiment, read_experiment
 from raydfkd.pipeline.config_errors import shown
-from raydfkd.pipeline.sweep_space import ChoiceConfig, GridConfig, RangeConfig, SpaceConfig, draws_of, product_of
+from raydfkd.pipeline.sweep_space import ChoiceConfig, GridConfig, RangeConfig, SpaceConfig, draws_of, product_of, star_of
 from raydfkd.pipeline.yaml_config import apply_overrides, merge, read_yaml, set_dotted, validate
 
 MOST_TRIALS = 10_000
@@ -45,20 +46,26 @@ class _Config(BaseModel):
 class SearchConfig(_Config):
     """How points of the space are chosen."""
 
-    kind: Literal["grid", "random", "optuna"] = "grid"
-    """grid: every combination; random: independent draws; optuna: Optuna's TPE, which learns from finished trials."""
+    kind: Literal["grid", "one_at_a_time", "random", "optuna"] = "grid"
+    """grid: every combination; one_at_a_time: every value, the other settings being the experiment's own, as papers' sensitivity
+    figures are made; random: independent draws; optuna: Optuna's TPE, which learns from finished trials."""
     num_trials: int | None = Field(None, ge=1, le=MOST_TRIALS)
-    """Trials in all (random and optuna; a grid has as many as it has points)."""
+    """Trials in all (random and optuna; the others have as many as there are points)."""
     seed: int = Field(0, ge=0)
     """Of the draws, and of the generator that makes the held-out images."""
 
     @model_validator(mode="after")
     def _number_of_trials(self) -> SearchConfig:
-        if self.kind == "grid" and self.num_trials is not None:
-            raise ValueError("kind grid tries every combination: leave num_trials out or choose random")
-        if self.kind != "grid" and self.num_trials is None:
+        if self.lays_out and self.num_trials is not None:
+            raise ValueError(f"kind {self.kind} tries every point: leave num_trials out or choose random")
+        if not self.lays_out and self.num_trials is None:
             raise ValueError(f"kind {self.kind} needs num_trials: how many trials to make")
         return self
+
+    @property
+    def lays_out(self) -> bool:
+        """Whether every point is laid out, none drawn."""
+        return self.kind in ("grid", "one_at_a_time")
 
 
 class NoSchedulerConfig(_Config):
@@ -151,12 +158,20 @@ class SweepConfig(_Config):
     runtime: SweepRuntimeConfig = SweepRuntimeConfig()
     """Where the trials run."""
 
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _default_kind(cls, value: Any) -> Any:
+        return {"kind": "agreement", **value} if isinstance(value, dict) else value
+
     @model_validator(mode="after")
     def _fits_together(self) -> SweepConfig:
         for key, entry in self.space.items():
-            if self.search.kind == "grid" and not isinstance(entry, GridConfig):
-                raise ValueError(f"space key {key} is of kind {entry.kind}, which no grid can lay out: use kind grid")
-            if self.search.kind != "grid" and isinstance(entry, GridConfig):
+            if self.search.lays_out and not isinstance(entry, GridConfig):
+                raise ValueError(
+                    f"space key {key} is of kind {entry.kind}, which search.kind {self.search.kind} cannot lay out: use kind grid "
+                    "with values, or search.kind random"
+                )
+            if not self.search.lays_out and isinstance(entry, GridConfig):
                 raise ValueError(f"space key {key} is of kind grid, but search.kind {self.search.kind} draws: use choice")
         self._refuse_moving_clock()
         if isinstance(self.scheduler, PBTConfig):
@@ -254,22 +269,30 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     below, where = read_experiment(file)
     tree = merge(anchor_paths(below, file.parent), anchor_paths(config.overrides, path.parent))
     base = build_experiment(tree, where=f"{where}, with the overrides of {path}" if config.overrides else where)
-    sweep = Sweep(config.model_copy(update={"experiment": file.resolve()}), tree, base, _points(config))
+    sweep = Sweep(config.model_copy(update={"experiment": file.resolve()}), tree, base, _points(config, base))
     _check(sweep, path)
     return sweep
 
 
-def _points(config: SweepConfig) -> list[dict[str, Any]] | None:
+def _points(config: SweepConfig, base: ExperimentConfig) -> list[dict[str, Any]] | None:
     if config.search.kind == "grid":
-        number = 1
-        for entry in config.space.values():
-            number *= len(entry.probes)
+        number = math.prod(len(entry.probes) for entry in config.space.values())
         if number > MOST_TRIALS:
             raise ConfigError(f"the grid has {number:,} points, more than {MOST_TRIALS:,}: take values out, or draw at random")
         return product_of(config.space)
+    if config.search.kind == "one_at_a_time":
+        plain = base.model_dump(mode="json")
+        return star_of(config.space, {key: _value_at(plain, key) for key in config.space})
     if config.search.kind == "random":
         return draws_of(config.space, config.search.num_trials or 0, config.search.seed)
     return None
+
+
+def _value_at(tree: Any, key: str) -> Any:
+    """The value at a dotted key, None where there is none: whether the key exists is told when the point is built."""
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
 
 
 def _check(sweep: Sweep, path: Path) -> None:

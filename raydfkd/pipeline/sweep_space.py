@@ -117,6 +117,14 @@ def product_of(space: dict[str, Any]) -> list[dict[str, Any]]:
     return points
 
 
+def star_of(space: dict[str, Any], base: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every value of each setting beside the ``base`` values of the others; equal points once."""
+    points: list[dict[str, Any]] = []
+    for key, entry in space.items():
+        points += [point for value in entry.values if (point := {**base, key: value}) not in points]
+    return points
+
+
 def draws_of(space: dict[str, Any], number: int, seed: int) -> list[dict[str, Any]]:
     """``number`` independent draws, the same for the same seed."""
     rng = random.Random(seed)

@@ -7,15 +7,18 @@ whatever the machine's speed, and a trial that is stopped ends as any stopped ru
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydfkd.errors import CheckpointError, RaydfkdError
+from raydfkd.errors import CheckpointError, RaydfkdError, WaitTimeoutError
 from raydfkd.pipeline.config import ExperimentConfig
 from raydfkd.pipeline.recorder import Watcher
 from raydfkd.pipeline.run import Runner, execute
@@ -26,6 +29,8 @@ from raydfkd.sweep_dir import SweepDir
 
 STEPS, OBJECTIVE, DONE = "student_steps", "objective", "done"
 """Keys of a measurement: the student's steps, the figure, and whether the trial has finished."""
+
+TAKEOVER_TIMEOUT_S = 120.0
 
 
 class TrialStopped(KeyboardInterrupt):
@@ -168,6 +173,10 @@ class TrialRun:
         self._news.release()
 
     def _run(self) -> None:
+        with _alone_in(self.run.path, self._stopping.is_set):
+            self._run_alone()
+
+    def _run_alone(self) -> None:
         self.plan.folder.update_trial_file(self.name, settings=self.settings, error=None)
         if self._state() != "finished":
             resume = self.run.manifest_path.exists() or self.run.checkpoints.is_dir()
@@ -190,6 +199,31 @@ class TrialRun:
         self._go.acquire()
         if self._stopping.is_set():
             raise TrialStopped(f"stopped by the sweep at student step {measurement[STEPS]}")
+
+
+@contextmanager
+def _alone_in(path: Path, is_stopped: Callable[[], bool]) -> Iterator[None]:
+    """Waits until no other process runs this trial: one that has just been stopped may not have ended yet.
+
+    Raises:
+        WaitTimeoutError: it has not for long.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + TAKEOVER_TIMEOUT_S
+    with (path / ".lock").open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if is_stopped():
+                    raise TrialStopped("stopped with the sweep") from None
+                if time.monotonic() > deadline:
+                    raise WaitTimeoutError(
+                        f"another process still runs the trial in {path} after {TAKEOVER_TIMEOUT_S:g} s: end it, then resume"
+                    ) from error
+                time.sleep(0.1)
+        yield
 
 
 class _Measurements(Watcher):

@@ -130,7 +130,5 @@ def _copies(trials: list[Trial]) -> Section | None:
     ]
     if not rows:
         return None
-    lead = (
-        "Trials that lagged and went on from a leader's checkpoint, changed a little; the first table has their last settings."
-    )
+    lead = "Trials that lagged and went on from a leader's checkpoint, changed a little; the first table has the last."
     return Section(lead=lead, tables=[Table(("trial", "at step", "copied from", "settings since"), rows)])

@@ -29,7 +29,7 @@ def test_version_and_help() -> None:
     assert finish(start("--version")) == (0, f"raydfkd {__version__}\n", "")
     code, out, _ = finish(start("--help"))
     assert code == 0
-    for verb in ("demo", "run", "evaluate", "train-teacher", "doctor", "report", "export", "methods", "config"):
+    for verb in ("demo", "run", "sweep", "evaluate", "train-teacher", "doctor", "report", "export", "methods", "config"):
         assert f"\n  {verb} " in out
 
 

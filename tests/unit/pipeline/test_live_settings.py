@@ -35,6 +35,7 @@ TREE: dict[str, Any] = {
     "students": {"s": {"model": "small_cnn_4", "batch_size": 8}},
     "collected": {"dataset": {"kind": "digits"}, "num_images": 8},
     "evaluation": {"dataset": {"kind": "digits"}},
+    "held_out": {"path": "held_out.parquet"},
     "runtime": {"runner": "ray"},
 }
 
