@@ -47,8 +47,8 @@ class SearchConfig(_Config):
     """How points of the space are chosen."""
 
     kind: Literal["grid", "one_at_a_time", "random", "optuna"] = "grid"
-    """grid: every combination; one_at_a_time: every value, the other settings being the experiment's own, as papers' sensitivity
-    figures are made; random: independent draws; optuna: Optuna's TPE, which learns from finished trials."""
+    """grid: every combination; one_at_a_time: every value, the other settings being the experiment's own (as for papers'
+    sensitivity figures); random: independent draws; optuna: Optuna's TPE, which learns from finished trials."""
     num_trials: int | None = Field(None, ge=1, le=MOST_TRIALS)
     """Trials in all (random and optuna; the others have as many as there are points)."""
     seed: int = Field(0, ge=0)
@@ -168,8 +168,8 @@ class SweepConfig(_Config):
         for key, entry in self.space.items():
             if self.search.lays_out and not isinstance(entry, GridConfig):
                 raise ValueError(
-                    f"space key {key} is of kind {entry.kind}, which search.kind {self.search.kind} cannot lay out: use kind grid "
-                    "with values, or search.kind random"
+                    f"space key {key} is of kind {entry.kind}, which search.kind {self.search.kind} cannot lay out: use kind "
+                    "grid with values, or search.kind random"
                 )
             if not self.search.lays_out and isinstance(entry, GridConfig):
                 raise ValueError(f"space key {key} is of kind grid, but search.kind {self.search.kind} draws: use choice")

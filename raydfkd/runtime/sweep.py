@@ -179,7 +179,8 @@ def _tuner(plan: TrialPlan, concurrent: int, resume: bool) -> tune.Tuner:
             name=plan.folder.tune_path.name,
             storage_path=str(plan.path),
             failure_config=tune.FailureConfig(max_failures=0),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=4 if plan.sweep.config.scheduler.kind == "pbt" else 1),
+            # Tune's own copies serve population-based training alone: a trial's run directory has its checkpoints.
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=4, checkpoint_at_end=False),
             callbacks=[SweepCallback(plan.path)],
             verbose=0,
         ),

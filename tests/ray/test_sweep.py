@@ -109,11 +109,23 @@ def test_population_based_training_goes_on_from_a_leader_s_checkpoint(
                       "resample_probability": 0.0},
         "objective": {"kind": "kl", "student": "last", "num_images": 64},
     }  # fmt: skip
+    sections["overrides"] = {"schedule": {"rounds": 12}}  # who leads is known after both have reported once
     done = raydfkd.sweep(write(tmp_path, teacher, **sections), out=tmp_path / "out")
     assert [trial["state"] for trial in done.result["trials"]] == ["finished", "finished"]
     copies = [copy for trial in SweepDir(tmp_path / "out").trials() for copy in trial.copied]
     assert copies
     assert all(copy["settings"][LR] in (0.05, 1e-9) for copy in copies)
+
+
+def test_optuna_chooses_the_settings(ray_instance: None, teacher: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    space = {LR: {"kind": "log_uniform", "low": 0.001, "high": 0.1}, MODEL: {"kind": "choice", "values": ["small_cnn_4"]}}
+    path = write(tmp_path, teacher, space=space, search={"kind": "optuna", "num_trials": 2, "seed": 1})
+    done = raydfkd.sweep(path, out=tmp_path / "out", overrides=["overrides.schedule.rounds=2"])
+    assert [trial["state"] for trial in done.result["trials"]] == ["finished", "finished"]
+    rates = [trial["settings"][LR] for trial in done.result["trials"]]
+    assert all(0.001 <= rate <= 0.1 for rate in rates)
+    assert len(set(rates)) == 2
 
 
 def test_a_trial_with_the_ray_runner_has_its_actors_beside_it(

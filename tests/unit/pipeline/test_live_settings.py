@@ -22,7 +22,14 @@ from raydfkd.pipeline.yaml_config import apply_overrides, dump_yaml
 from raydfkd.replay.config import SelectorConfig
 
 PACKAGE = Path(raydfkd.__file__).parent
-CONFIG_FILES = ["config.py", "teacher_config.py", "yaml_config.py", "config_errors.py", "config_reference.py"]
+CONFIG_FILES = [
+    "config.py",
+    "teacher_config.py",
+    "yaml_config.py",
+    "config_errors.py",
+    "config_reference.py",
+    "sweep_config.py",
+]
 
 TREE: dict[str, Any] = {
     "task": {"num_classes": 10, "image_shape": [1, 8, 8]},

@@ -154,7 +154,7 @@ def test_the_whole_grid_is_built_beforehand(tmp_path: Path) -> None:
         "sources.inversion.batch_size": {"kind": "grid", "values": [16, 64]},
         "replay.synthetic.capacity": {"kind": "grid", "values": [128, 32]},
     }
-    with pytest.raises(ConfigError, match="batch_size=64, replay.synthetic.capacity=32"):
+    with pytest.raises(ConfigError, match=r"batch_size=64, replay\.synthetic\.capacity=32"):
         load_sweep(write(tmp_path, space=space))
 
 
