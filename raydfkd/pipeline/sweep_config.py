@@ -72,7 +72,8 @@ class NoSchedulerConfig(_Config):
     """Every trial runs to its end."""
 
     kind: Literal["none"] = "none"
-    """Who decides which trials go on."""
+    """none: every trial runs to its end; asha: successive halving stops trials that lag; pbt: population-based training lets
+    trials that lag go on from a leader's checkpoint, changed a little."""
 
 
 class ASHAConfig(_Config):
@@ -105,7 +106,8 @@ class HeldOutObjectiveConfig(_Config):
     """Likeness to the teacher on images made for the sweep, which no trial trains on. No label is read."""
 
     kind: Literal["agreement", "kl"] = "agreement"
-    """agreement: share of images on which student and teacher choose the same class; kl: mean KL(teacher || student)."""
+    """agreement: share of held-out images on which student and teacher choose the same class; kl: mean KL(teacher || student)
+    on them; evaluation: accuracy on the experiment's labelled evaluation set, which is not data-free."""
     student: Literal["last", "ema"] = "ema"
     """Which student is measured: as it is, or the average of its weights."""
     num_images: int = Field(1000, ge=2)
@@ -144,7 +146,7 @@ class SweepConfig(_Config):
     experiment: Path
     """The experiment's YAML file, relative to the sweep's."""
     overrides: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the experiment that differ for every trial, as a tree."""
+    """Settings of the experiment that all trials have changed alike, as a tree."""
     space: dict[str, SpaceConfig] = Field(min_length=1)
     """What is tried, by dotted key of the experiment."""
     search: SearchConfig = SearchConfig()

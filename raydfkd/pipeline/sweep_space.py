@@ -41,7 +41,8 @@ class GridConfig(_Values):
     """Every value, with every value of the other settings."""
 
     kind: Literal["grid"] = "grid"
-    """How values are chosen."""
+    """grid: each value in turn; choice: one of the values at random; uniform and int: a number from low to high, equally likely
+    throughout; log_uniform and log_int: equally likely in each order of magnitude."""
 
 
 class ChoiceConfig(_Values):
