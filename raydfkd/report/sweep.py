@@ -123,7 +123,7 @@ def _at_common_step(measured: list[Trial]) -> tuple[int | None, list[float]]:
 
 def _copies(trials: list[Trial]) -> Section | None:
     """Population-based training: who went on from whose checkpoint, and with what."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (trial.name, f"{copy['step']:,}", str(copy["from"]), settings_text(copy["settings"]))
         for trial in trials
         for copy in trial.copied

@@ -127,8 +127,9 @@ def _distinct(sweep: Sweep) -> list[Demands]:
 def _hold_out(sweep: Sweep, folder: SweepDir) -> None:
     """Makes the held-out images where a trial would run: the driver's machine may have no GPU."""
     config, objective = sweep.base, sweep.config.objective
-    # The largest demand of a trial's process is a generator's or the trial's own.
-    need = dict(max((need for _, need in trial_demands(config)), key=lambda need: (need.get("GPU", 0), need.get("CPU", 0))))
+    resources = [need for _, need in trial_demands(config)]
+    largest = max(resources, key=lambda one: (one.get("GPU", 0.0), one.get("CPU", 0.0)))
+    need = dict(largest)
     task = ray.remote(_made_in_parquet).options(
         num_cpus=need.pop("CPU", 1), num_gpus=need.pop("GPU", 0), resources=need, max_retries=1
     )
