@@ -234,7 +234,7 @@ class Sweep:
         for key, value in settings.items():
             tree = set_dotted(tree, key, value)
         where = ", ".join(f"{key}={shown(value)}" for key, value in settings.items())
-        return build_experiment(tree, where=f"space point {where}")
+        return build_experiment(tree, base=self.config.experiment.parent, where=f"space point {where}")
 
     @property
     def num_trials(self) -> int:

@@ -65,6 +65,8 @@ def run_sweep(sweep: Sweep, folder: SweepDir, *, resume: bool, watcher: SweepWat
     watcher.stage("starting Ray")
     with _quiet(), session(sweep.base.model_copy(update={"runtime": runtime}), dashboard=runtime.runner == "ray"):
         concurrent = _concurrency(sweep)
+        if resume and runtime.runner == "ray":
+            _require_room(concurrent, int(folder.manifest().get("concurrent", 0)))
         folder.update_manifest(state="running", concurrent=concurrent)
         if plan.record == "held_out" and not folder.held_out_path.exists():
             watcher.stage("making the held-out images", "with a generator of their own")
@@ -112,6 +114,15 @@ def _concurrency(sweep: Sweep) -> int:
             raise ResourceError(refusal)
         limit = most_at_once(wanted, nodes, limit)
     return limit
+
+
+def _require_room(now: int, before: int) -> None:
+    """Tune goes on with the number of trials that the sweep was begun with, and beyond the room they wait for each other."""
+    if now < before:
+        raise ResourceError(
+            f"the sweep was begun with {before} trials at once and the cluster now holds {now}: resume it where {before} fit, or "
+            "start a new sweep"
+        )
 
 
 def _distinct(sweep: Sweep) -> list[Demands]:

@@ -12,6 +12,7 @@ import torch
 import yaml
 from ray import cloudpickle, tune
 
+from raydfkd.errors import ResourceError
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.weights import save_weights
 from raydfkd.pipeline.held_out import make_held_out
@@ -154,6 +155,12 @@ def test_callbacks_tell_the_watcher_and_write_down_a_death(tmp_path: Path, teach
     (died,) = plan.folder.trials()
     assert (died.state, died.settings) == ("failed", {LR: 0.1})
     assert "its process died" in str(died.error)
+
+
+def test_a_smaller_cluster_does_not_go_on_with_as_many_trials() -> None:
+    runtime_sweep._require_room(now=2, before=2)
+    with pytest.raises(ResourceError, match="begun with 4 trials at once and the cluster now holds 2"):
+        runtime_sweep._require_room(now=2, before=4)
 
 
 def test_exploring_changes_the_settings_alone(tmp_path: Path, teacher: Path) -> None:
