@@ -120,8 +120,8 @@ def _require_room(now: int, before: int) -> None:
     """Tune goes on with the number of trials that the sweep was begun with, and beyond the room they wait for each other."""
     if now < before:
         raise ResourceError(
-            f"the sweep was begun with {before} trials at once and the cluster now holds {now}: resume it where {before} fit, or "
-            "start a new sweep"
+            f"the sweep was begun with {before} trials at once and the cluster now holds {now}: resume it where {before} fit, "
+            "or start a new sweep"
         )
 
 
