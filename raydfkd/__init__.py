@@ -13,6 +13,8 @@ __version__ = "0.1.0"
 _LAZY = {
     "distill": "raydfkd.api",
     "Result": "raydfkd.api",
+    "sweep": "raydfkd.api",
+    "SweepResult": "raydfkd.api",
     "ExperimentConfig": "raydfkd.pipeline.config",
     "FrozenTeacher": "raydfkd.models.teacher",
     "RaydfkdError": "raydfkd.errors",

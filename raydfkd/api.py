@@ -1,4 +1,4 @@
-"""The Python entry point: ``raydfkd.distill``. The command line calls it too."""
+"""The Python entry points: ``raydfkd.distill`` and ``raydfkd.sweep``. The command line calls them too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydfkd.errors import RunDirError
+from raydfkd.errors import ConfigError, RaydfkdError, RunDirError
 from raydfkd.pipeline.config import ExperimentConfig, build_experiment, load_experiment
 from raydfkd.pipeline.yaml_config import dump_yaml
 from raydfkd.run_dir import RunDir, write_atomically
@@ -66,6 +66,85 @@ def distill(
     from raydfkd.report.html import write_report
 
     return Result(result, run.path, write_report(run.path))
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A finished sweep.
+
+    Attributes:
+        result: what result.json holds.
+        sweep_dir: the sweep directory.
+        report: its sweep.html.
+        best: the best trial's experiment; None if no trial was measured.
+    """
+
+    result: dict[str, Any]
+    sweep_dir: Path
+    report: Path
+    best: Path | None
+
+
+def sweep(
+    path: str | Path,
+    *,
+    overrides: Iterable[str] = (),
+    out: str | Path | None = None,
+    resume: bool = False,
+    address: str | None = None,
+    watcher: Any = None,
+) -> SweepResult:
+    """Runs a sweep's trials, to the end.
+
+    Args:
+        path: a sweep's YAML file, or a sweep directory for the one it holds.
+        overrides: ``a.b=c`` settings of the sweep; ``overrides.a.b=c`` of its experiment.
+        out: the sweep directory; otherwise ``runtime.out``, otherwise ``runs/<name>``.
+        resume: go on with the sweep in that directory (or in the one given as ``path``): finished trials are kept.
+        address: Ray cluster to join, in place of ``runtime.address``.
+        watcher: told of stages and trials while the sweep goes on (see ``pipeline.sweep_outcome.SweepWatcher``).
+
+    Raises:
+        RaydfkdError: something the caller can put right, in one sentence.
+        KeyboardInterrupt: it was stopped; what there is so far is written, and ``resume`` goes on.
+    """
+    from raydfkd.pipeline.sweep_config import load_sweep
+    from raydfkd.pipeline.sweep_outcome import SweepWatcher, write_beginning
+    from raydfkd.sweep_dir import SweepDir
+
+    given = Path(path)
+    settings = [*overrides, *([] if address is None else [f"runtime.address={address}"])]
+    if resume:
+        folder = SweepDir.open(given if given.is_dir() and out is None else out or _sweep_folder(given))
+        if list(overrides):
+            raise ConfigError("a sweep that goes on keeps its settings: leave the overrides out, or start a new sweep")
+        if folder.manifest().get("state") == "finished":
+            raise RunDirError(f"sweep directory {folder.path} holds a finished sweep: there is nothing to resume")
+        loaded = load_sweep(folder.sweep_path, settings)
+    else:
+        loaded = load_sweep(SweepDir.open(given).sweep_path if given.is_dir() else given, settings)
+        folder = SweepDir.create(out or loaded.config.runtime.out or f"runs/{given.stem}")
+        write_beginning(loaded, folder)
+    from raydfkd.report.sweep import write_sweep_report
+    from raydfkd.runtime.sweep import run_sweep
+
+    try:
+        result = run_sweep(loaded, folder, resume=resume, watcher=SweepWatcher() if watcher is None else watcher)
+    except RaydfkdError as error:
+        if not resume and error.exit_code == 2 and not folder.trials():
+            folder.remove_unstarted()
+        raise
+    finally:
+        if folder.result_path.exists():
+            write_sweep_report(folder.path)
+    return SweepResult(result, folder.path, folder.report_path, folder.best_path if folder.best_path.exists() else None)
+
+
+def _sweep_folder(file: Path) -> Path:
+    """Where the sweep of ``file`` is unless an ``out`` says otherwise."""
+    from raydfkd.pipeline.sweep_config import load_sweep
+
+    return load_sweep(file).config.runtime.out or Path(f"runs/{file.stem}")
 
 
 def _open(path: Path, config: ExperimentConfig, resume: bool, file: Path | None) -> RunDir:

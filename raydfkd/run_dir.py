@@ -40,6 +40,8 @@ updates so far) and values by kind:
 * ``generators``: ``source``, ``target`` (generators wanted) and how many are ``running``, ``starting``, ``pending`` (without a
   place) and ``draining`` (at their last batch), and ``generators``, a list of their ``name``, ``state`` (one of those words),
   ``pid`` and ``restarts``; on Ray, a record whenever something of it changes.
+* ``held_out``: ``agreement_last``, ``agreement_ema`` in [0,1] and ``kl_last``, ``kl_ema`` (nats) of the student against its
+  teacher on ``num_images`` images that it never trains on.
 * ``event``: ``message``, one line (restarts, kills, resumes, warnings); ``restart``: true where an actor was restarted.
 """
 

@@ -23,6 +23,7 @@ _BOUNDS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below
 def reference_text() -> str:
     """Markdown: one section per file kind and top-level key, one line per setting."""
     from raydfkd.pipeline.config import ExperimentConfig
+    from raydfkd.pipeline.sweep_config import SweepConfig
     from raydfkd.pipeline.teacher_config import TeacherTrainingConfig
 
     lines = [
@@ -38,6 +39,7 @@ def reference_text() -> str:
     for title, model in (
         ("An experiment (`raydfkd run`)", ExperimentConfig),
         ("A teacher's training (`raydfkd train-teacher`)", TeacherTrainingConfig),
+        ("A sweep (`raydfkd sweep`)", SweepConfig),
     ):
         lines += ["", f"## {title}", "", *_lines(model)]
     return "\n".join(lines) + "\n"
@@ -67,7 +69,7 @@ def _below(annotation: Any, path: str) -> Iterator[tuple[str, type[BaseModel], s
             below, _, _, _ = row
             place = f"{path}.{below}"
             if tag is not None and not _shared(models, below):
-                place = f"{path}[{tag}={model.model_fields[tag].default}].{below}"
+                place = f"{path}[{tag}={'|'.join(_kinds(model, tag))}].{below}"
             if place in seen:
                 continue
             seen.add(place)
@@ -90,8 +92,13 @@ def _below(annotation: Any, path: str) -> Iterator[tuple[str, type[BaseModel], s
 
 def _tag_field(models: list[type[BaseModel]], tag: str) -> FieldInfo:
     """The discriminator as a user meets it: one of all kinds, to be given."""
-    kinds: Any = Literal[tuple(model.model_fields[tag].default for model in models)]
+    kinds: Any = Literal[tuple(kind for model in models for kind in _kinds(model, tag))]
     return FieldInfo.from_annotation(kinds)
+
+
+def _kinds(model: type[BaseModel], tag: str) -> tuple[str, ...]:
+    """The discriminator's values that choose ``model``."""
+    return get_args(model.model_fields[tag].annotation)
 
 
 def _shared(models: list[type[BaseModel]], below: str) -> bool:
@@ -152,7 +159,7 @@ def _type_name(annotation: Any) -> str:
         text = (
             "settings"
             if tag is None
-            else f"settings, by {tag}: " + " or ".join(str(m.model_fields[tag].default) for m in models)
+            else f"settings, by {tag}: " + " or ".join(kind for m in models for kind in _kinds(m, tag))
         )
     elif origin is Literal:
         text = " or ".join(str(choice) for choice in arguments)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from raydfkd.data.config import CollectedConfig
-from raydfkd.data.datasets import load_unlabelled
+from raydfkd.data.datasets import ImageDataset, load_unlabelled
 from raydfkd.data.selection import select_balanced
 from raydfkd.errors import DataError
 from raydfkd.models.precision import autocast
 from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.replay.arrow import from_parquet
 from raydfkd.types import SyntheticBatch
 
 CHUNK = 500
@@ -70,7 +73,7 @@ def collect(config: CollectedConfig, teacher: FrozenTeacher, seed: int, device: 
     Raises:
         DataError: there is nothing to read, the images have other channels than the teacher's, or fewer than two are left.
     """
-    found = load_unlabelled(config.dataset, teacher.image_shape)
+    found = _left_over(load_unlabelled(config.dataset, teacher.image_shape), config.exclude)
     classes, confidences = _judge(teacher, found.images, device, bf16)
     rng = np.random.default_rng(seed)
     chosen = np.arange(len(found))
@@ -95,6 +98,33 @@ def collect(config: CollectedConfig, teacher: FrozenTeacher, seed: int, device: 
         student_version=-1,
     )
     return CollectedImages(batch, teacher.num_classes, found.num_skipped, config.original_size)
+
+
+def _left_over(found: ImageDataset, exclude: Path | None) -> ImageDataset:
+    """``found`` without the images that the file ``exclude`` holds, bit for bit.
+
+    Raises:
+        DataError: there is no such file, or it is not one of ours.
+    """
+    if exclude is None:
+        return found
+    kept_out = {image.tobytes() for image in read_images(exclude, "collected.exclude").images}
+    rows = np.array([image.tobytes() not in kept_out for image in found.images])
+    return dataclasses.replace(found, images=found.images[rows], labels=found.labels[rows])
+
+
+def read_images(path: Path, setting: str) -> SyntheticBatch:
+    """The images of a Parquet file that raydfkd wrote; ``setting`` is what names it.
+
+    Raises:
+        DataError: there is no such file, or it is not one of ours.
+    """
+    if not path.is_file():
+        raise DataError(f"{setting} {path} does not exist: give a Parquet file of images that raydfkd wrote")
+    try:
+        return from_parquet(path.read_bytes())
+    except DataError as error:
+        raise DataError(f"{setting} {path}: {error}") from error
 
 
 def long_tailed_counts(available: Sequence[int] | np.ndarray, num_images: int, imbalance: float) -> np.ndarray:

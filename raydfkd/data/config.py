@@ -124,6 +124,8 @@ class CollectedConfig(BaseModel):
     """Choose as many of every class that the teacher sees at all, repeating images where it sees too few."""
     original_size: int | None = Field(default=None, ge=1)
     """Images that the teacher was trained on, of which rho = collected / original is reported; null: not known."""
+    exclude: Path | None = None
+    """Parquet file of images, as raydfkd writes them, that are never chosen: those that a sweep holds out. null: none."""
 
     @model_validator(mode="after")
     def _choice_fits_together(self) -> Self:
@@ -137,4 +139,5 @@ class CollectedConfig(BaseModel):
 
     def resolve(self, base: Path) -> Self:
         """The same with absolute paths, see :meth:`_Dataset.resolve`."""
-        return self.model_copy(update={"dataset": self.dataset.resolve(base)})
+        exclude = None if self.exclude is None else Path(_resolved(str(self.exclude), base))
+        return self.model_copy(update={"dataset": self.dataset.resolve(base), "exclude": exclude})

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from raydfkd.distillation.distiller import Distiller
-from raydfkd.errors import CheckpointError, ConfigError, TeacherError
+from raydfkd.errors import CheckpointError, ConfigError, DataError, TeacherError
 from raydfkd.evaluation.classification import Evaluator
+from raydfkd.evaluation.held_out import HeldOutEvaluator
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.precision import supports_bfloat16
 from raydfkd.models.shared_classifier import share_classifier
@@ -177,6 +178,24 @@ def build_evaluator(config: ExperimentConfig, teacher: FrozenTeacher, device: to
     dataset = load_dataset(config.evaluation.dataset, config.task.image_shape, config.task.num_classes)
     precision = torch.bfloat16 if config.runtime.bf16 and supports_bfloat16(device) else None
     return Evaluator(dataset, teacher, config.evaluation.batch_size, device, precision)
+
+
+def build_held_out(config: ExperimentConfig, teacher: FrozenTeacher, device: torch.device) -> HeldOutEvaluator | None:
+    """Reads the held-out images, or None where the experiment names none.
+
+    Raises:
+        DataError: there is no such file, or its images are of another task.
+    """
+    if config.held_out is None:
+        return None
+    from raydfkd.data.collected import read_images
+
+    path = config.held_out.path
+    images = read_images(path, "held_out.path").images
+    if images.shape[1:] != tuple(config.task.image_shape):
+        shapes = f"{list(images.shape[1:])}, task.image_shape is {list(config.task.image_shape)}"
+        raise DataError(f"held_out.path {path} has images of shape {shapes}: give images of the task")
+    return HeldOutEvaluator(images, teacher, config.held_out.batch_size, device, config.runtime.bf16)
 
 
 def threads_of(num_cpus: float, num_threads: int | None) -> int:

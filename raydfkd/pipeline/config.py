@@ -127,6 +127,17 @@ class EvaluationConfig(_Config):
     """Images per forward pass."""
 
 
+class HeldOutConfig(_Config):
+    """Images that the student never trains on; how far it agrees with its teacher on them is told without any label."""
+
+    path: Path
+    """Parquet file of images as raydfkd writes them, such as a sweep's held_out.parquet."""
+    period_steps: int | None = Field(None, ge=1)
+    """Student steps between measurements; null: ten over the run."""
+    batch_size: int = Field(500, ge=1)
+    """Images per forward pass."""
+
+
 class RuntimeConfig(_Config):
     """Where and how the run takes place."""
 
@@ -180,6 +191,8 @@ class ExperimentConfig(_Config):
     """How both sides follow each other."""
     evaluation: EvaluationConfig | None = None
     """What to report on; null: nothing labelled is read at all."""
+    held_out: HeldOutConfig | None = None
+    """Unlabelled images to measure the agreement with the teacher on; a sweep gives its trials the same ones."""
     runtime: RuntimeConfig = RuntimeConfig()
     """Where and how."""
 
@@ -275,6 +288,11 @@ class ExperimentConfig(_Config):
         given = None if self.evaluation is None else self.evaluation.period_steps
         return max(1, self.schedule.total_steps // 10) if given is None else given
 
+    @property
+    def held_out_period_steps(self) -> int:
+        given = None if self.held_out is None else self.held_out.period_steps
+        return max(1, self.schedule.total_steps // 10) if given is None else given
+
 
 def generator_id(source: str, index: int) -> str:
     """The name of a source's generator, stamped on its batches."""
@@ -297,13 +315,22 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
     Raises:
         ConfigError: anything is wrong with it, in one sentence.
     """
-    path = Path(path)
+    tree, where = read_experiment(Path(path))
+    return build_experiment(tree, overrides, base=Path(path).parent, where=where)
+
+
+def read_experiment(path: Path) -> tuple[dict[str, Any], str]:
+    """An experiment's unchecked settings with its bases under them, and what to call them in a message.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
     *below, (_, tree) = read_layers(path)
     lower: dict[str, Any] = {}
     for file, layer in below:
         lower = merge(lower, anchor_paths(layer, file.parent))
     where = f"{path} (with its base {', '.join(file.name for file, _ in reversed(below))})" if below else str(path)
-    return build_experiment(merge(lower, tree), overrides, base=path.parent, where=where)
+    return merge(lower, tree), where
 
 
 def build_experiment(
@@ -316,7 +343,7 @@ def build_experiment(
 
 INPUT_PATHS = (
     "teacher.checkpoint", "teacher.model", "students.*.checkpoint", "evaluation.dataset.path", "evaluation.dataset.root",
-    "collected.dataset.path", "collected.dataset.root", "sources.*.images.path",
+    "collected.dataset.path", "collected.dataset.root", "collected.exclude", "held_out.path", "sources.*.images.path",
 )  # fmt: skip
 """Settings that name input files, the ones that :func:`resolve_paths` makes absolute (a model only where it is a .pt2 file)."""
 
@@ -357,8 +384,11 @@ def resolve_paths(config: ExperimentConfig, base: Path) -> ExperimentConfig:
         evaluation = evaluation.model_copy(update={"dataset": evaluation.dataset.resolve(base)})
     collected = None if config.collected is None else config.collected.resolve(base)
     sources = {name: _resolved_source(source, base) for name, source in config.sources.items()}
+    held_out = config.held_out
+    if held_out is not None:
+        held_out = held_out.model_copy(update={"path": _absolute(held_out.path, base)})
     updates = {"teacher": teacher, "students": students, "evaluation": evaluation, "collected": collected, "sources": sources}
-    return config.model_copy(update=updates)
+    return config.model_copy(update={**updates, "held_out": held_out})
 
 
 def _resolved_source(source: SourceConfig, base: Path) -> SourceConfig:

@@ -133,7 +133,8 @@ def run_local(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_
     if resume_from is None:
         _prepare(run, recorder, synthesizers)
     recorder.stage("distilling" if distiller.num_steps else "filling the buffer")
-    StudentLoop(config, distiller, source, hooks, evaluator).run()
+    held_out = builder.build_held_out(config, distiller.teacher, device)
+    StudentLoop(config, distiller, source, hooks, evaluator, held_out=held_out).run()
 
 
 def _prepare(run: RunDir, recorder: Recorder, synthesizers: dict[str, Synthesizer]) -> None:

@@ -24,7 +24,7 @@ Runner = Callable[[ExperimentConfig, RunDir, Recorder, Path | None], None]
 
 TIMELESS_RECORDS = ("event", "generators")
 """Kinds that tell what happened to the run's processes, which a resume does not undo."""
-STUDENT_RECORDS = ("distillation", "throughput", "evaluation")
+STUDENT_RECORDS = ("distillation", "throughput", "evaluation", "held_out")
 
 
 def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Watcher | None, run_ray: Runner) -> dict[str, Any]:
@@ -101,6 +101,7 @@ def _check(
             if checkpoint is not None:
                 checkpoints.load_generator(checkpoint, generator_id(source, index), synthesizer)
     builder.build_evaluator(config, teacher, device)
+    builder.build_held_out(config, teacher, device)
     if checkpoint is not None:
         load_exchange(checkpoint, exchange)
         distiller = builder.build_distiller(config, device)
@@ -128,6 +129,8 @@ def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) 
     splits = []
     if config.evaluation is not None:
         splits.append(_split_read(config.evaluation.dataset, "evaluation only"))
+    if config.held_out is not None:
+        splits.append({"dataset": str(config.held_out.path), "split": "held out", "purpose": "agreement with the teacher only"})
     if config.collected is not None:
         splits.append(_split_read(config.collected.dataset, "training, as collected images; labels not read"))
     run.update_manifest(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from raydfkd.distillation.distiller import Distiller, StepOutput
 from raydfkd.evaluation.classification import Evaluator
+from raydfkd.evaluation.held_out import HeldOutEvaluator
 from raydfkd.models import flat_weights
 from raydfkd.models.teacher import FrozenTeacher
 from raydfkd.pipeline.config import ExperimentConfig, derive_seed
@@ -93,6 +94,7 @@ class StudentLoop:
         hooks: where records and checkpoints go.
         evaluator: on the worker that evaluates (rank 0), None elsewhere or without evaluation data.
         rank: 0 publishes, reports, evaluates and checkpoints.
+        held_out: as ``evaluator``, for the unlabelled images that the student never trains on.
     """
 
     def __init__(
@@ -103,12 +105,14 @@ class StudentLoop:
         hooks: LoopHooks,
         evaluator: Evaluator | None,
         rank: int = 0,
+        held_out: HeldOutEvaluator | None = None,
     ) -> None:
         self.config = config
         self.distiller = distiller
         self.source = source
         self.hooks = hooks
         self.evaluator = evaluator
+        self.held_out = held_out
         self.rank = rank
         self.leads = rank == 0
         self._restored_step = distiller.num_steps
@@ -155,6 +159,10 @@ class StudentLoop:
             began = time.monotonic()
             self.hooks.emit("evaluation", done, **self.evaluate(self.evaluator))
             self._last_log += time.monotonic() - began
+        if self.held_out is not None and (last or done % self.config.held_out_period_steps == 0):
+            began = time.monotonic()
+            self.hooks.emit("held_out", done, **self.measure(self.held_out))
+            self._last_log += time.monotonic() - began
 
     def _log(self, done: int) -> None:
         now = time.monotonic()
@@ -178,6 +186,14 @@ class StudentLoop:
         last = evaluator.evaluate(normalized(distiller.teacher, distiller.student))
         ema = evaluator.evaluate(normalized(distiller.teacher, distiller.student_ema))
         return {"metric_last": last.metric, "metric_ema": ema.metric, "agreement": last.agreement, "split": last.split}
+
+    def measure(self, held_out: HeldOutEvaluator) -> dict[str, float]:
+        """Last and averaged student beside the teacher on the held-out images."""
+        measured = {"num_images": float(len(held_out))}
+        for which, student in (("last", self.distiller.student), ("ema", self.distiller.student_ema)):
+            agreement, kl = held_out.measure(student)
+            measured |= {f"agreement_{which}": agreement, f"kl_{which}": kl}
+        return measured
 
 
 def normalized(teacher: FrozenTeacher, student: nn.Module) -> nn.Module:

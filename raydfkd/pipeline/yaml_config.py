@@ -128,6 +128,17 @@ def apply_overrides(tree: dict[str, Any], overrides: list[str] | tuple[str, ...]
     return result
 
 
+def set_dotted(tree: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """A copy of ``tree`` with the plain ``value`` at the dotted ``key``, as :func:`apply_overrides` sets one.
+
+    Raises:
+        ConfigError: the key goes through something that is not a mapping.
+    """
+    result = copy.deepcopy(tree)
+    _set(result, key.split("."), copy.deepcopy(value), f"{key}={value}")
+    return result
+
+
 def validate(model_cls: type[ModelT], tree: dict[str, Any], where: str | Path) -> ModelT:
     """The model that ``tree`` describes; ``where`` (a file, "override", ...) begins the message if it is refused.
 

@@ -61,11 +61,16 @@ def refusal_of(wanted: list[tuple[str, dict[str, float]]], nodes: list[dict[str,
         broken = [kind for kind, amount in need.items() if kind == "GPU" and amount > 1 and amount % 1]
         if broken:
             return f"{name} asks for {need['GPU']:g} GPUs: above one, an actor's num_gpus must be whole"
-    free = [dict(node) for node in nodes]
+    unplaced = place(wanted, [dict(node) for node in nodes])
+    return None if unplaced is None else _sentence(*unplaced, wanted, nodes)
+
+
+def place(wanted: list[tuple[str, dict[str, float]]], free: list[dict[str, float]]) -> tuple[str, dict[str, float]] | None:
+    """Takes what is ``wanted`` out of the nodes' ``free`` resources, and returns the first that finds no place, or None."""
     for name, need in sorted(wanted, key=lambda demand: (-len(demand[1]), -sum(demand[1].values()))):
         fitting = [node for node in free if all(node.get(kind, 0) + ROUNDING >= amount for kind, amount in need.items())]
         if not fitting:
-            return _sentence(name, need, wanted, nodes)
+            return name, need
         node = min(fitting, key=lambda node: sum(node.get(kind, 0) for kind in need))
         for kind, amount in need.items():
             node[kind] -= amount

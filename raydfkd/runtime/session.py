@@ -43,8 +43,10 @@ which costs a student step on a CPU about a tenth. Other C libraries ignore the 
 
 
 @contextmanager
-def session(config: ExperimentConfig) -> Iterator[bool]:
+def session(config: ExperimentConfig, dashboard: bool = False) -> Iterator[bool]:
     """Ray for the length of a run: the one this process has joined already, the cluster of ``runtime.address``, or a local one.
+
+    ``dashboard`` starts a local Ray's HTTP server too, which Ray Train needs to give back what a killed group held.
 
     Yields whether all that is left running in it ends with this context.
 
@@ -70,7 +72,7 @@ def session(config: ExperimentConfig) -> Iterator[bool]:
             address="local" if address is None else address,
             namespace=NAMESPACE,
             num_cpus=None if address is not None else _whole(config.runtime.num_cpus),
-            include_dashboard=False if address is None else None,
+            include_dashboard=dashboard if address is None else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )

@@ -107,8 +107,9 @@ def _train(context: RunContext) -> None:
         config, context.actor("replay"), context.actor("weights"), session, rank, world_size, distiller.num_steps, device
     )
     evaluator = builder.build_evaluator(config, distiller.teacher, device) if rank == 0 else None
+    held_out = builder.build_held_out(config, distiller.teacher, device) if rank == 0 else None
     hooks = _hooks(context, distiller, StopAsker(context.actor("log"), rank, world_size))
-    StudentLoop(config, distiller, source, hooks, evaluator, rank).run()
+    StudentLoop(config, distiller, source, hooks, evaluator, rank, held_out).run()
     _failure(context)  # Calls of one caller keep their order: once this is answered, the log has all records.
 
 

@@ -48,6 +48,22 @@ def student_that_refuses(num_classes: int, image_shape: tuple[int, int, int]) ->
     return _StudentThatRefuses(4, num_classes, image_shape[0])
 
 
+class _StudentThatExits(SmallCNN):
+    """Takes its process along in training, as a crash in native code would."""
+
+    num_calls = 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.num_calls += self.training
+        if self.num_calls > NUM_GOOD_CALLS:
+            os._exit(1)
+        return super().forward(images)
+
+
+def student_that_exits(num_classes: int, image_shape: tuple[int, int, int]) -> SmallCNN:
+    return _StudentThatExits(4, num_classes, image_shape[0])
+
+
 class _GatedStudent(SmallCNN):
     """Stops before its n-th training step, n being the number in the file that the environment variable names."""
 

@@ -14,7 +14,7 @@ import source_tree
 from source_tree import imported, module_name, package_files
 
 LAYERS = {
-    **dict.fromkeys(("errors", "types", "registry", "run_dir"), 0),
+    **dict.fromkeys(("errors", "types", "registry", "run_dir", "sweep_dir"), 0),
     **dict.fromkeys(("losses", "models", "replay", "augment"), 1),
     **dict.fromkeys(("synthesis", "distillation", "data", "evaluation"), 2),
     "pipeline": 3,

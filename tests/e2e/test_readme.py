@@ -91,6 +91,21 @@ def test_report(checkout: Path) -> None:
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
+def test_sweep(checkout: Path) -> None:
+    """At a budget of seconds: three of the eight trials, a tenth of the steps."""
+    short = "search.num_trials=3 scheduler.grace_period_steps=20 overrides.schedule.rounds=6 objective.num_images=100"
+    short += " overrides.students.small.optimizer.warmup_steps=20 overrides.runtime.checkpoint_period_rounds=2"
+    told = typed(f"raydfkd sweep experiments/sweeps/digits_asha.yaml --out runs/digits-sweep {short}", checkout)
+    assert "best trial: " in told
+    assert "100 held-out images without labels" in told
+    result = json.loads((checkout / "runs/digits-sweep/result.json").read_text())
+    assert result["num_finished"] + result["num_stopped"] == len(result["trials"]) == 3
+    page = (checkout / "runs/digits-sweep/sweep.html").read_text(encoding="utf-8")
+    assert "Learning curves" in page
+    told = typed("raydfkd run runs/digits-sweep/best.yaml --out runs/digits-best", checkout)
+    assert "student accuracy, last" in told
+
+
 def test_hidfd(checkout: Path) -> None:
     """At a budget of seconds; the student with its teacher's classifier is exported without the teacher."""
     short = "sources.gan.pretrain_steps=40 sources.gan.steps_per_batch=1 schedule.rounds=10"

@@ -18,8 +18,9 @@ from raydfkd.models.discriminators import build_discriminator
 from raydfkd.models.generators import build_conditional_generator, build_generator
 from raydfkd.pipeline import builder
 from raydfkd.pipeline.config import ExperimentConfig, load_experiment
-from raydfkd.pipeline.exchange_state import build_exchange
+from raydfkd.pipeline.exchange_state import build_exchange, build_rate_limiter
 from raydfkd.pipeline.run import execute
+from raydfkd.pipeline.sweep_config import load_sweep
 from raydfkd.pipeline.teacher_config import TeacherTrainingConfig
 from raydfkd.pipeline.yaml_config import read_yaml, validate
 from raydfkd.run_dir import RunDir
@@ -37,13 +38,15 @@ COUNTS = {
     "ssdkd": 3, "ssdkd/table1": 10, "ssdkd/table2": 10, "ssdkd/table4": 24,
     "hidfd": 4, "hidfd/table1": 28, "hidfd/table2": 30, "hidfd/table3": 8,
     "surrogate/table1": 1, "surrogate/table4": 6, "surrogate/table5": 7,
+    "sweeps": 6,
     "teachers": 21,
 }  # fmt: skip
 """How many files each folder ships; change it with them."""
 
 FILES = [path for path in sorted(EXPERIMENTS.rglob("*.yaml")) if path.relative_to(EXPERIMENTS).parts[0] != "results"]
 RECIPES = [path for path in FILES if path.parent.name == "teachers"]
-RUNS = [path for path in FILES if path.parent.name != "teachers"]
+SWEEPS = [path for path in FILES if path.parent.name == "sweeps"]
+RUNS = [path for path in FILES if path.parent.name not in ("teachers", "sweeps")]
 
 SHORT = [
     "runtime.runner=local",
@@ -190,6 +193,20 @@ def test_the_shared_files_that_a_run_names_are_there(path: Path) -> None:
 def test_a_teacher_s_recipe_is_read_and_its_network_built(path: Path) -> None:
     recipe = validate(TeacherTrainingConfig, read_yaml(path), path)
     build_on_meta(recipe.model, recipe.num_classes, recipe.image_shape)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=name_of)
+def test_a_sweep_is_read_and_each_of_its_points_is_an_experiment(path: Path) -> None:
+    sweep = load_sweep(path)
+    assert sweep.points is not None
+    assert len(sweep.points) == sweep.num_trials >= 4
+    for point in sweep.points:
+        build_rate_limiter(sweep.experiment_of(point))
+    assert file_of(sweep.config.experiment) in RUNS
+
+
+def file_of(path: Path) -> Path:
+    return EXPERIMENTS / path.relative_to(EXPERIMENTS.resolve())
 
 
 @pytest.mark.parametrize("name", STARTED)

@@ -32,6 +32,7 @@ def test_version_and_help() -> None:
     for verb in (
         "demo",
         "run",
+        "sweep",
         "status",
         "scale",
         "stop",

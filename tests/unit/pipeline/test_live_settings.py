@@ -23,7 +23,14 @@ from raydfkd.replay.config import SelectorConfig
 from raydfkd.synthesis.config import AutoscaleConfig
 
 PACKAGE = Path(raydfkd.__file__).parent
-CONFIG_FILES = ["config.py", "teacher_config.py", "yaml_config.py", "config_errors.py", "config_reference.py"]
+CONFIG_FILES = [
+    "config.py",
+    "teacher_config.py",
+    "yaml_config.py",
+    "config_errors.py",
+    "config_reference.py",
+    "sweep_config.py",
+]
 
 TREE: dict[str, Any] = {
     "task": {"num_classes": 10, "image_shape": [1, 8, 8]},
@@ -36,6 +43,7 @@ TREE: dict[str, Any] = {
     "students": {"s": {"model": "small_cnn_4", "batch_size": 8}},
     "collected": {"dataset": {"kind": "digits"}, "num_images": 8},
     "evaluation": {"dataset": {"kind": "digits"}},
+    "held_out": {"path": "held_out.parquet"},
     "runtime": {"runner": "ray"},
 }
 

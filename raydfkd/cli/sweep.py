@@ -1,0 +1,44 @@
+"""``raydfkd sweep``: many trials of one experiment, watched live, and the best of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from raydfkd.cli.arguments import Overrides
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="A sweep, or a sweep directory for the one it holds.")],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Sweep directory; otherwise runtime.out, otherwise runs/NAME.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep in the sweep directory.")] = False,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to join; replaces runtime.address.")] = None,
+) -> None:
+    """Try settings of an experiment against each other, as SWEEP.yaml says.
+
+    KEY=VALUE replaces the sweep's own keys (search.num_trials=4), overrides.KEY=VALUE its experiment's.
+    """
+    from raydfkd.api import sweep as run_sweep
+    from raydfkd.cli.sweep_progress import SweepProgress, outcome_lines
+
+    with SweepProgress(title=f"raydfkd sweep {file.stem}") as progress:
+        try:
+            done = run_sweep(file, overrides=overrides or [], out=out, resume=resume, address=address, watcher=progress)
+        except KeyboardInterrupt as stop:
+            progress.close()
+            told = f"stopped ({stop})" if str(stop) else "stopped by Ctrl-C"
+            typer.echo(f"raydfkd: {told}; the sweep goes on with --resume and the same sweep directory", err=True)
+            raise typer.Exit(130) from None
+    _tell(outcome_lines(done.result), done)
+
+
+def _tell(lines: list[str], done: Any) -> None:
+    for line in lines:
+        typer.echo(line)
+    typer.echo(f"sweep directory: {done.sweep_dir}")
+    if done.best is not None:
+        typer.echo(f"best: {done.best}")
+    typer.echo(f"report: {done.report}")
