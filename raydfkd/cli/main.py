@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from raydfkd import __version__
-from raydfkd.cli import config, inspect, run, teacher, weights
+from raydfkd.cli import config, inspect, run, submit, teacher, weights
 from raydfkd.errors import RaydfkdError
 
 
@@ -57,6 +57,7 @@ def settings(
 
 app.command("demo")(run.demo)
 app.command("run")(run.run)
+app.command("submit")(submit.submit)
 app.command("doctor")(inspect.doctor)
 app.command("train-teacher")(teacher.train)
 app.command("evaluate")(weights.evaluate)
