@@ -1,4 +1,4 @@
-"""Jobs on a real cluster of two nodes on this machine, each a ``ray start`` process: submitted by raydfkd, and by Ray itself."""
+"""Jobs on a real cluster of two nodes on this machine, each a ``ray start`` process: sent by raydfkd, and by Ray itself."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ task: {kind: classification, num_classes: 10, image_shape: [1, 8, 8]}
 teacher: {model: small_cnn_8, checkpoint: ../weights/teacher.safetensors}
 sources:
   inversion:
-    {method: ssdkd, batch_size: 16, steps_per_batch: 1, base_channels: 4, latent_dim: 8, resources: {num_threads: 1, custom: {gen_node: 1}}}
+    {method: ssdkd, batch_size: 16, steps_per_batch: 1, base_channels: 4, latent_dim: 8, resources: {num_threads: 1}}
 replay:
   synthetic: {capacity: 64, sampler: {kind: prioritized}}
 students:
