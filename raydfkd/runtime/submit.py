@@ -29,8 +29,8 @@ LOG_END_S = 10.0
 """How long after a job's end the rest of its log may take."""
 SILENCE_S = 120.0
 """How long the dashboard may fail to answer before following is given up."""
-NOT_FOUND = 127
-"""A shell's exit code for a command that does not exist."""
+NOT_EXECUTABLE, NOT_FOUND = 126, 127
+"""A shell's exit codes where it is not the command that ends; above them it was killed."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class _Follower:
 
 
 def exit_code(info: Any) -> int:
-    """What a job's details say of its end, as ``raydfkd run``'s own exit code: 0, 1 or 2.
+    """What a job's details say of its end, as an exit code: the command's own, 1 if it was killed.
 
     Raises:
         ResourceError: the cluster has no raydfkd.
@@ -192,7 +192,7 @@ def exit_code(info: Any) -> int:
         )
     if code is None:
         raise RunFailedError(f"job {name} failed outside of its command ({_first_line(info.message or 'no reason given')})")
-    return code if code in (1, 2) else 1
+    return int(code) if 0 < code < NOT_EXECUTABLE else 1
 
 
 def fetch(out: Path, target: Path) -> Path:

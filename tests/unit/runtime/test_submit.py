@@ -75,7 +75,7 @@ def test_the_log_is_written_once_although_its_connection_breaks() -> None:
     assert followed(client) == (0, LOG)
 
 
-@pytest.mark.parametrize(("code", "expected"), [(1, 1), (2, 2), (-9, 1), (137, 1), (3, 1)])
+@pytest.mark.parametrize(("code", "expected"), [(1, 1), (2, 2), (-9, 1), (137, 1), (126, 1), (3, 3)])
 def test_the_exit_code_is_the_job_s(code: int, expected: int) -> None:
     assert followed(FakeClient([details(JobStatus.FAILED, code)], [(["x\n"], False)])) == (expected, "x\n")
 
