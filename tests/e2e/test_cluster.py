@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -28,20 +29,15 @@ JOB_S = 900
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 
-EXPERIMENT = """\
-task: {kind: classification, num_classes: 10, image_shape: [1, 8, 8]}
-teacher: {model: small_cnn_8, checkpoint: ../weights/teacher.safetensors}
-sources:
-  inversion:
-    {method: ssdkd, batch_size: 16, steps_per_batch: 1, base_channels: 4, latent_dim: 8, resources: {num_threads: 1}}
-replay:
-  synthetic: {capacity: 64, sampler: {kind: prioritized}}
-students:
-  small: {model: small_cnn_8, batch_size: 16, resources: {num_threads: 1}}
-schedule: {warmup_batches: 2, rounds: 3, student_steps_per_round: 2}
-evaluation: {dataset: {kind: digits, max_images: 20}}
-runtime: {runner: ray, bf16: false, device: cpu, log_period_steps: 1, checkpoint_period_rounds: 100, max_restarts: 0}
-"""
+SHORT = [
+    "schedule={mode: decoupled, rounds: 2, student_steps_per_round: 5, warmup_batches: 2}",
+    "sources.inversion.steps_per_batch=1",
+    "students.small.optimizer.warmup_steps=1",
+    "evaluation.dataset.max_images=20",
+    "runtime.max_restarts=0",
+    "runtime.device=cpu",
+]
+"""Makes a matter of seconds of the README's run."""
 
 BROKEN_STUDENT = """\
 from raydfkd.models.classifiers.small import SmallCNN
@@ -55,7 +51,7 @@ class Broken(SmallCNN):
 
 
 def build(num_classes, image_shape):
-    return Broken(8, num_classes, image_shape[0])
+    return Broken(16, num_classes, image_shape[0])
 """
 
 
@@ -70,8 +66,15 @@ class Cluster:
     def run(self, *words: str, timeout_s: float = JOB_S) -> subprocess.CompletedProcess[str]:
         return subprocess.run(words, cwd=self.project, env=environment(), capture_output=True, text=True, timeout=timeout_s)
 
+    def typed(self, command: str, *more: str) -> subprocess.CompletedProcess[str]:
+        """Runs a README command as it stands, but for the address and what makes it short."""
+        text = command.replace("http://127.0.0.1:8265", self.address).replace("$PWD", str(self.project))
+        program, *words = shlex.split(text)
+        return self.run(str(BIN / program), *words, *more)
+
     def submit(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.run(str(BIN / "raydfkd"), "submit", *arguments, "--address", self.address)
+        words = (str(BIN / "raydfkd"), "submit", "experiments/smoke/digits_ssdkd.yaml", *SHORT, *arguments)
+        return self.run(*words, "--address", self.address)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -136,30 +139,86 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def write_project(project: Path) -> None:
-    """A checkout whose teacher git does not track, with the experiment in a folder of its own."""
-    for name in ("experiments", "weights"):
-        (project / name).mkdir(parents=True)
+    """What a checkout has of the README's run, with a teacher of random weights, which git does not track."""
+    names = ("experiments/smoke/digits_ssdkd.yaml", "raydfkd/cli/demo.yaml", ".gitignore")
+    for name in names:
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, project / name)
     subprocess.run(["git", "init", "-q", str(project)], check=True)
-    (project / ".gitignore").write_text("*.safetensors\n")
-    (project / "experiments/exp.yaml").write_text(EXPERIMENT)
     (project / "broken_student.py").write_text(BROKEN_STUDENT)
-    metadata = {"model": "small_cnn_8", "num_classes": "10", "image_shape": "[1, 8, 8]", "mean": "[0.5]", "std": "[0.3]"}
-    save_weights(build_classifier("small_cnn_8", 10, (1, 8, 8)), project / "weights/teacher.safetensors", metadata)
+    metadata = {"model": "small_cnn_32", "num_classes": "10", "image_shape": "[1, 8, 8]", "mean": "[0.5]", "std": "[0.3]"}
+    teacher = project / "experiments/teachers/digits.safetensors"
+    teacher.parent.mkdir()
+    save_weights(build_classifier("small_cnn_32", 10, (1, 8, 8)), teacher, metadata)
+
+
+def check_run(folder: Path) -> None:
+    assert json.loads((folder / "result.json").read_text())["student_steps"] == 10
+    assert (folder / "report.html").exists()
 
 
 def test_a_submitted_run_is_followed_and_fetched(cluster: Cluster) -> None:
+    command = "raydfkd submit experiments/smoke/digits_ssdkd.yaml --address http://127.0.0.1:8265 --out $PWD/runs/submitted"
     fetched = cluster.project / "fetched"
-    words = ["experiments/exp.yaml", "runtime.seed=3", "--out", str(cluster.storage / "run"), "--id", "good"]
-    done = cluster.submit(*words, "--fetch", str(fetched))
+    done = cluster.typed(command, *SHORT, "--id", "good", "--fetch", str(fetched))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "starting Ray" in done.stdout
-    assert "outcome" in done.stdout
-    assert json.loads((fetched / "result.json").read_text())["student_steps"] == 6
-    assert (fetched / "report.html").exists()
-    again = cluster.submit(*words)
+    check_run(fetched)
+    check_run(cluster.project / "runs/submitted")
+    again = cluster.typed(command, *SHORT, "--id", "good")
     assert again.returncode == 0
     assert "job good exists already" in again.stdout
-    assert again.stdout.count("outcome") == 1
-    other = cluster.submit("experiments/exp.yaml", "--out", str(cluster.storage / "other"), "--id", "good")
+    assert again.stdout.count("starting Ray") == 1
+    other = cluster.typed(command, *SHORT, "runtime.seed=1", "--id", "good")
     assert other.returncode == 2
     assert "choose another --id" in other.stderr
+
+
+def test_ray_s_own_submit(cluster: Cluster) -> None:
+    command = (
+        "ray job submit --address http://127.0.0.1:8265 -- raydfkd run $PWD/experiments/smoke/digits_ssdkd.yaml "
+        "--out $PWD/runs/plain --address auto"
+    )
+    done = cluster.typed(command, *SHORT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    check_run(cluster.project / "runs/plain")
+
+
+def test_a_user_s_mistake_in_the_job_ends_with_2(cluster: Cluster) -> None:
+    """Its command reserves something too, which puts it on either node."""
+    missing = "teacher.checkpoint=/nowhere/teacher.safetensors"
+    done = cluster.submit(missing, "--out", str(cluster.storage / "wrong"), "--entrypoint-num-cpus", "1", "--env", "MARK=1")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "raydfkd: " in done.stdout
+    assert "/nowhere/teacher.safetensors" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "ended with exit code 2" in done.stderr
+
+
+def test_a_failure_of_the_job_ends_with_1(cluster: Cluster) -> None:
+    """The student's code is in the working directory alone."""
+    words = ("students.small.model=broken_student:build", "--out", str(cluster.storage / "broken"), "--id", "broken")
+    sent = cluster.submit(*words, "--no-wait")
+    assert sent.returncode == 0
+    assert f"stop it with: ray job stop broken --address {cluster.address}" in sent.stdout
+    done = cluster.submit(*words)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "this student has a bug" in done.stdout
+
+
+def test_ctrl_c_leaves_the_job(cluster: Cluster) -> None:
+    """A job that no node has room for: it waits, is left, and is stopped."""
+    words = (*SHORT, "--out", str(cluster.storage / "left"), "--id", "left", "--entrypoint-resource", "nowhere=1")
+    command = [str(BIN / "raydfkd"), "submit", "experiments/smoke/digits_ssdkd.yaml", *words, "--address", cluster.address]
+    follower = subprocess.Popen(
+        command, cwd=cluster.project, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert follower.stdout is not None
+    assert follower.stdout.readline().startswith("job left sent to")
+    time.sleep(1)
+    follower.send_signal(signal.SIGINT)
+    _, told = follower.communicate(timeout=JOB_S)
+    assert follower.returncode == 130
+    assert "detached; job left goes on" in told
+    stopped = cluster.run(str(BIN / "ray"), "job", "stop", "left", "--address", cluster.address)
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
