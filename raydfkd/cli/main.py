@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from raydfkd import __version__
-from raydfkd.cli import config, dataset, inspect, live, run, sweep, teacher, weights
+from raydfkd.cli import config, dataset, inspect, live, run, submit, sweep, teacher, weights
 from raydfkd.errors import RaydfkdError
 
 
@@ -62,6 +62,7 @@ app.command("status")(live.status)
 app.command("scale")(live.scale)
 app.command("stop")(live.stop)
 app.command("sweep")(sweep.sweep)
+app.command("submit")(submit.submit)
 app.command("doctor")(inspect.doctor)
 app.command("train-teacher")(teacher.train)
 app.command("evaluate")(weights.evaluate)

@@ -37,6 +37,17 @@ EXPECTED = {
         "through_actor.ratio_median",
         "through_actor.inserted_images_per_s",
     },
+    "scaling.py": {
+        "generators.made_images_per_s_1",
+        "generators.inserted_images_per_s_2",
+        "generators.speedup_2",
+        "generators.replay_cpu_us_per_image_1",
+        "unpaced.small_inserted_images_per_s_1",
+        "unpaced.large_inserted_mb_per_s_1",
+        "consumers.images_per_s_1",
+        "consumers.ratio_2",
+        "consumers.replay_cpu_us_per_image_1",
+    },
     "step.py": {
         "ratio_of_means",
         "ratio_of_medians",
