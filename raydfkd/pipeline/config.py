@@ -5,7 +5,6 @@ An experiment names its parts in maps (``sources``, ``students``), so that more 
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from raydfkd.data.config import CollectedConfig, DatasetConfig
 from raydfkd.distillation.config import StudentConfig
+from raydfkd.pipeline.input_paths import anchor_paths
 from raydfkd.pipeline.yaml_config import apply_overrides, merge, read_layers, validate
 from raydfkd.replay.config import ReplayConfig
 from raydfkd.synthesis.config import FastConfig, HiDFDConfig, SSDKDConfig
@@ -337,71 +337,4 @@ def build_experiment(
     tree: dict[str, Any], overrides: Iterable[str] = (), *, base: Path = Path(), where: str | Path = "the experiment"
 ) -> ExperimentConfig:
     """As :func:`load_experiment`, from a tree of plain values."""
-    config = validate(ExperimentConfig, apply_overrides(tree, list(overrides)), where)
-    return resolve_paths(config, base)
-
-
-INPUT_PATHS = (
-    "teacher.checkpoint", "teacher.model", "students.*.checkpoint", "evaluation.dataset.path", "evaluation.dataset.root",
-    "collected.dataset.path", "collected.dataset.root", "collected.exclude", "held_out.path", "sources.*.images.path",
-)  # fmt: skip
-"""Settings that name input files, the ones that :func:`resolve_paths` makes absolute (a model only where it is a .pt2 file)."""
-
-
-def anchor_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A copy of unchecked settings whose input paths are absolute; what is no path there is left for the check to refuse."""
-    result = copy.deepcopy(tree)
-    for dotted in INPUT_PATHS:
-        _anchor(result, dotted.split("."), folder)
-    return result
-
-
-def _anchor(node: Any, keys: list[str], folder: Path) -> None:
-    if not isinstance(node, dict):
-        return
-    key, *rest = keys
-    for name in list(node) if key == "*" else [key] if key in node else []:
-        value = node[name]
-        if rest:
-            _anchor(value, rest, folder)
-        elif isinstance(value, list):
-            node[name] = [str(_absolute(Path(one), folder)) if isinstance(one, str) else one for one in value]
-        elif isinstance(value, str) and (key != "model" or value.endswith(".pt2")):
-            node[name] = str(_absolute(Path(value), folder))
-
-
-def resolve_paths(config: ExperimentConfig, base: Path) -> ExperimentConfig:
-    """The same experiment with absolute input paths."""
-    teacher = config.teacher.model_copy(update={"checkpoint": _absolute(config.teacher.checkpoint, base)})
-    if teacher.model.endswith(".pt2"):
-        teacher = teacher.model_copy(update={"model": str(_absolute(Path(teacher.model), base))})
-    students = {
-        name: student.model_copy(update={"checkpoint": _absolute(student.checkpoint, base)})
-        for name, student in config.students.items()
-    }
-    evaluation = config.evaluation
-    if evaluation is not None:
-        evaluation = evaluation.model_copy(update={"dataset": evaluation.dataset.resolve(base)})
-    collected = None if config.collected is None else config.collected.resolve(base)
-    sources = {name: _resolved_source(source, base) for name, source in config.sources.items()}
-    held_out = config.held_out
-    if held_out is not None:
-        held_out = held_out.model_copy(update={"path": _absolute(held_out.path, base)})
-    updates = {"teacher": teacher, "students": students, "evaluation": evaluation, "collected": collected, "sources": sources}
-    return config.model_copy(update={**updates, "held_out": held_out})
-
-
-def _resolved_source(source: SourceConfig, base: Path) -> SourceConfig:
-    path = getattr(source.images, "path", None) if isinstance(source, ProceduralConfig) else None
-    if path is None:
-        return source
-    assert isinstance(source, ProceduralConfig)
-    return source.model_copy(update={"images": source.images.model_copy(update={"path": _absolute(path, base)})})
-
-
-def _absolute(path: Path | None, base: Path) -> Path | None:
-    if path is None:
-        return None
-    path = path.expanduser()
-    beside, here = base / path, Path.cwd() / path
-    return (here if here.exists() and not beside.exists() else beside).resolve()
+    return validate(ExperimentConfig, anchor_paths(apply_overrides(tree, list(overrides)), base), where)

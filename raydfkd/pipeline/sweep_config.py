@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from raydfkd.errors import ConfigError
-from raydfkd.pipeline.config import ExperimentConfig, anchor_paths, build_experiment, read_experiment
+from raydfkd.pipeline.config import ExperimentConfig, build_experiment, read_experiment
 from raydfkd.pipeline.config_errors import shown
+from raydfkd.pipeline.input_paths import anchor_paths
 from raydfkd.pipeline.sweep_space import ChoiceConfig, GridConfig, RangeConfig, SpaceConfig, draws_of, product_of, star_of
 from raydfkd.pipeline.yaml_config import apply_overrides, merge, read_yaml, set_dotted, validate
 

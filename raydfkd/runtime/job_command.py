@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from raydfkd.errors import ConfigError
-from raydfkd.pipeline.config import INPUT_PATHS, ExperimentConfig, load_experiment
+from raydfkd.pipeline.config import ExperimentConfig, load_experiment
+from raydfkd.pipeline.input_paths import INPUT_PATHS
 from raydfkd.pipeline.yaml_config import apply_overrides, merge, read_layers, read_yaml
 from raydfkd.run_dir import RunDir
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from raydfkd.cli.config_reference import settings_of
 from raydfkd.errors import ConfigError
-from raydfkd.pipeline.config import INPUT_PATHS, ExperimentConfig, load_experiment
+from raydfkd.pipeline.config import ExperimentConfig, load_experiment
+from raydfkd.pipeline.input_paths import INPUT_PATHS
 from raydfkd.pipeline.yaml_config import merge, read_layers
 
 WHOLE = """\
@@ -92,7 +94,9 @@ def test_each_file_s_paths_are_looked_for_beside_that_file(tmp_path: Path) -> No
 
 def test_no_setting_that_names_an_input_file_is_forgotten() -> None:
     settings = list(settings_of(ExperimentConfig))
-    typed = {path.replace("<name>", "*") for path, _, _, info in settings if "Path" in str(info.annotation)}
+    typed = {
+        re.sub(r"\[.*?\]", "", path.replace("<name>", "*")) for path, _, _, info in settings if "Path" in str(info.annotation)
+    }
     assert typed - {"runtime.out"} <= set(INPUT_PATHS)
     of_data = {
         path.split("[")[0] + "." + path.rsplit(".", 1)[1] for path, *_ in settings if path.startswith("evaluation.dataset")

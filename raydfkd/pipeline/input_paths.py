@@ -1,0 +1,46 @@
+"""Which settings name input files, and where a relative one is looked for."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+INPUT_PATHS = (
+    "teacher.checkpoint", "teacher.model", "students.*.checkpoint", "evaluation.dataset.path", "evaluation.dataset.root",
+    "collected.dataset.path", "collected.dataset.root", "collected.exclude", "held_out.path", "sources.*.images.path",
+)  # fmt: skip
+"""Settings of an experiment that name input files (a model only where it is a .pt2 file)."""
+
+
+def anchor_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A copy of unchecked settings whose input paths are absolute: beside ``folder``, else in the working directory.
+
+    What is no path there is left for the check to refuse.
+    """
+    result = copy.deepcopy(tree)
+    for dotted in INPUT_PATHS:
+        _anchor(result, dotted.split("."), folder)
+    return result
+
+
+def _anchor(node: Any, keys: list[str], folder: Path) -> None:
+    if not isinstance(node, dict):
+        return
+    key, *rest = keys
+    for name in list(node) if key == "*" else [key] if key in node else []:
+        value = node[name]
+        if rest:
+            _anchor(value, rest, folder)
+        elif isinstance(value, list):
+            node[name] = [_absolute(one, folder) for one in value]
+        elif key != "model" or str(value).endswith(".pt2"):
+            node[name] = _absolute(value, folder)
+
+
+def _absolute(value: Any, folder: Path) -> Any:
+    if not isinstance(value, str | Path):
+        return value
+    path = Path(value).expanduser()
+    beside, here = folder / path, Path.cwd() / path
+    return str((here if here.exists() and not beside.exists() else beside).resolve())
