@@ -18,8 +18,8 @@ SMALLEST_RADIUS, LARGEST_RADIUS = 0.03, 1.0
 """Radii in image sides."""
 MAX_LEAVES = 5000
 LEAVES_PER_ROUND = 256
-NUM_KINDS = 6
-"""Circle, square, turned square, rectangle, triangle, quadrilateral."""
+PLACES_AT_ONCE = 1 << 22
+"""Pixels of leaves' windows that are looked at together: bounds the memory."""
 
 
 def radius_probabilities() -> tuple[Tensor, Tensor]:
@@ -79,8 +79,8 @@ class DeadLeaves:
             "y": unit[..., 2] * self._height,
             "angle": unit[..., 3] * (2 * math.pi),
             "corner": unit[..., 4] * (math.pi / 2),
-            "kind": (unit[..., 5] * NUM_KINDS).floor(),
-            "turns": torch.rand(*shape, 4, generator=generator).sort(-1).values * (2 * math.pi),
+            "kind": (unit[..., 5] * len(SHAPES)).floor(),
+            "turns": torch.rand(*shape, 4, generator=generator) * (2 * math.pi),
             "colour": torch.rand(*shape, self._channels, generator=generator),
         }
         if self._textured:
@@ -100,8 +100,10 @@ class DeadLeaves:
             last = reach >= largest
             smaller = leaves["radius"] > reach / 2 if reach > 2.0 else leaves["radius"] > 0
             image, number = torch.nonzero(smaller & (leaves["radius"] <= reach) if not last else smaller, as_tuple=True)
-            if len(image):
-                self._paint(owner, leaves, image, number, math.ceil(min(reach, largest)))
+            window = math.ceil(min(reach, largest))
+            at_once = max(1, PLACES_AT_ONCE // (2 * window + 1) ** 2)
+            for some, theirs in zip(image.split(at_once), number.split(at_once), strict=True):
+                self._paint(owner, leaves, some, theirs, window)
             if last:
                 return owner.view(count, -1)
             reach *= 2
@@ -155,33 +157,60 @@ class DeadLeaves:
 
 
 def _covers(dx: Tensor, dy: Tensor, leaf: dict[str, Tensor]) -> Tensor:
-    """Which places [M,h,w], relative to the leaves' centres, lie in them; the polygons' corners lie on the circle."""
-    radius, angle, corner, kind = (leaf[name][:, None, None] for name in ("radius", "angle", "corner", "kind"))
-    cosine, sine = angle.cos(), angle.sin()
-    along, across = (dx * cosine + dy * sine).abs(), (dy * cosine - dx * sine).abs()
-    half = radius * math.sqrt(0.5)
-    inside = dx * dx + dy * dy <= radius * radius
-    square = (dx.abs() <= half) & (dy.abs() <= half)
-    turned = (along <= half) & (across <= half)
-    rectangle = (along <= radius * corner.cos()) & (across <= radius * corner.sin())
-    triangle = _in_polygon(dx, dy, radius, leaf["turns"][:, :3])
-    quadrilateral = _in_polygon(dx, dy, radius, leaf["turns"])
-    for number, shape in enumerate((square, turned, rectangle, triangle, quadrilateral), 1):
-        inside = torch.where(kind == number, shape, inside)
+    """Which places [M,h,w], relative to the leaves' centres, lie in them; what a leaf has is in ``_draw``."""
+    inside = torch.zeros(len(leaf["kind"]), dy.shape[1], dx.shape[2], dtype=torch.bool, device=dx.device)
+    for kind, shape in enumerate(SHAPES):
+        rows = (leaf["kind"] == kind).nonzero()[:, 0]
+        if len(rows):
+            inside[rows] = shape(dx[rows], dy[rows], {name: value[rows] for name, value in leaf.items()})
     return inside
 
 
-def _in_polygon(dx: Tensor, dy: Tensor, radius: Tensor, turns: Tensor) -> Tensor:
-    """Inside the polygon with corners at these ascending angles [M,K] on the circle."""
-    x, y = radius * turns.cos()[:, None, :], radius * turns.sin()[:, None, :]
-    inside = torch.ones_like(dx * dy, dtype=torch.bool)
-    count = turns.shape[1]
-    for k in range(count):
-        x0, y0, x1, y1 = (
-            x[..., k : k + 1],
-            y[..., k : k + 1],
-            x[..., (k + 1) % count].unsqueeze(-1),
-            y[..., (k + 1) % count].unsqueeze(-1),
-        )
-        inside &= (x1 - x0) * (dy - y0) - (y1 - y0) * (dx - x0) >= 0
+def _broad(values: Tensor) -> Tensor:
+    return values[:, None, None]
+
+
+def _circle(dx: Tensor, dy: Tensor, leaf: dict[str, Tensor]) -> Tensor:
+    return dx * dx + dy * dy <= _broad(leaf["radius"]) ** 2
+
+
+def _square(dx: Tensor, dy: Tensor, leaf: dict[str, Tensor]) -> Tensor:
+    half = _broad(leaf["radius"]) * math.sqrt(0.5)
+    return (dx.abs() <= half) & (dy.abs() <= half)
+
+
+def _turned_square(dx: Tensor, dy: Tensor, leaf: dict[str, Tensor]) -> Tensor:
+    cosine, sine = _broad(leaf["angle"].cos()), _broad(leaf["angle"].sin())
+    half = _broad(leaf["radius"]) * math.sqrt(0.5)
+    return ((dx * cosine + dy * sine).abs() <= half) & ((dy * cosine - dx * sine).abs() <= half)
+
+
+def _rectangle(dx: Tensor, dy: Tensor, leaf: dict[str, Tensor]) -> Tensor:
+    """Turned, with half of the angle between its diagonals uniform."""
+    cosine, sine = _broad(leaf["angle"].cos()), _broad(leaf["angle"].sin())
+    half_width, half_height = (_broad(leaf["radius"] * side) for side in (leaf["corner"].cos(), leaf["corner"].sin()))
+    return ((dx * cosine + dy * sine).abs() <= half_width) & ((dy * cosine - dx * sine).abs() <= half_height)
+
+
+def _triangle(dx: Tensor, dy: Tensor, leaf: dict[str, Tensor]) -> Tensor:
+    return _polygon(dx, dy, leaf["radius"], leaf["turns"][:, :3])
+
+
+def _quadrilateral(dx: Tensor, dy: Tensor, leaf: dict[str, Tensor]) -> Tensor:
+    return _polygon(dx, dy, leaf["radius"], leaf["turns"])
+
+
+def _polygon(dx: Tensor, dy: Tensor, radius: Tensor, turns: Tensor) -> Tensor:
+    """With its corners at these angles [M,K] on the circle."""
+    turns = turns.sort(1).values
+    x, y = radius[:, None] * turns.cos(), radius[:, None] * turns.sin()
+    side_x, side_y = x.roll(-1, 1) - x, y.roll(-1, 1) - y
+    inside = torch.ones((), dtype=torch.bool, device=dx.device)
+    for k in range(turns.shape[1]):  # to the left of every side
+        left = _broad(side_x[:, k]) * (dy - _broad(y[:, k])) - _broad(side_y[:, k]) * (dx - _broad(x[:, k])) >= 0
+        inside = inside & left
     return inside
+
+
+SHAPES = (_circle, _square, _turned_square, _rectangle, _triangle, _quadrilateral)
+"""The kinds of leaves, equally likely; the corners of all but the first lie on its circle."""
