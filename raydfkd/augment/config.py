@@ -90,4 +90,5 @@ class AugmentationConfig(BaseModel):
         given = {name: getattr(self, name) for name in Augmentations.__dataclass_fields__ if name in type(self).model_fields}
         given |= {"crop_padding": crop_padding, "flip": flip}
         level = LEVELS[self.level]
-        return Augmentations(**{name: level.get(name) if value is None else value for name, value in given.items()})
+        parts: dict[str, Any] = {name: level.get(name) if value is None else value for name, value in given.items()}
+        return Augmentations(**parts)

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from raydfkd import __version__
-from raydfkd.cli import config, inspect, run, teacher, weights
+from raydfkd.cli import config, dataset, inspect, run, teacher, weights
 from raydfkd.errors import RaydfkdError
 
 
@@ -63,6 +63,7 @@ app.command("evaluate")(weights.evaluate)
 app.command("export")(weights.export)
 app.command("report")(inspect.report)
 app.command("methods")(inspect.methods)
+app.add_typer(dataset.app, name="dataset")
 app.add_typer(config.app, name="config")
 
 

@@ -10,6 +10,7 @@ import torch
 
 from raydfkd.data.config import CollectedConfig
 from raydfkd.data.datasets import load_unlabelled
+from raydfkd.data.selection import select_balanced
 from raydfkd.errors import DataError
 from raydfkd.models.precision import autocast
 from raydfkd.models.teacher import FrozenTeacher
@@ -74,7 +75,9 @@ def collect(config: CollectedConfig, teacher: FrozenTeacher, seed: int, device: 
     rng = np.random.default_rng(seed)
     chosen = np.arange(len(found))
     if config.num_images is not None:
-        if config.imbalance is None:
+        if config.balanced:
+            chosen = select_balanced(classes, teacher.num_classes, config.num_images, seed)
+        elif config.imbalance is None:
             chosen = np.sort(rng.permutation(len(found))[: config.num_images])
         else:
             chosen = _long_tail(classes, teacher.num_classes, config.num_images, config.imbalance, rng)

@@ -120,13 +120,19 @@ class CollectedConfig(BaseModel):
     """How many to choose at random; null: all."""
     imbalance: float | None = Field(default=None, ge=1)
     """Choose a long tail: the first class's images over the last one's, shrinking exponentially between; null: as they come."""
+    balanced: bool = False
+    """Choose as many of every class that the teacher sees at all, repeating images where it sees too few."""
     original_size: int | None = Field(default=None, ge=1)
     """Images that the teacher was trained on, of which rho = collected / original is reported; null: not known."""
 
     @model_validator(mode="after")
-    def _number_for_a_tail(self) -> Self:
+    def _choice_fits_together(self) -> Self:
         if self.imbalance is not None and self.num_images is None:
             raise ValueError("imbalance needs num_images: how many images the long tail shall have")
+        if self.balanced and self.imbalance is not None:
+            raise ValueError("balanced and imbalance exclude each other: leave one of them out")
+        if self.balanced and self.num_images is None:
+            raise ValueError("balanced needs num_images: how many images all classes together shall have")
         return self
 
     def resolve(self, base: Path) -> Self:

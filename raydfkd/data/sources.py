@@ -116,7 +116,8 @@ def _digits(config: DigitsConfig) -> Source:
     return Source("digits", "scikit-learn's digits", len(rows), classes, lambda row: Image.fromarray(pixels[row]), chunks())
 
 
-def _parquet_files(path: str | list[str]) -> list[Path]:
+def parquet_files(path: str | list[str]) -> list[Path]:
+    """The files that ``ParquetConfig.path`` names, those of a folder in the order of their names. Raises DataError if none."""
     files: list[Path] = []
     for one in [path] if isinstance(path, str) else path:
         place = Path(one).expanduser()
@@ -132,7 +133,7 @@ def _parquet(config: ParquetConfig, labelled: bool) -> Source:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    files = _parquet_files(config.path)
+    files = parquet_files(config.path)
     readers: list[Any] = []
     for path in files:
         try:

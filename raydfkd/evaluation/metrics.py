@@ -32,7 +32,8 @@ def class_entropy(counts: np.ndarray) -> float:
     if total == 0:
         return 0.0
     shares = counts[counts > 0] / total
-    return float(np.clip(-(shares * np.log(shares)).sum() / np.log(len(counts)), 0.0, 1.0))
+    # 0 is added for the sake of a single class, whose sum is -0.
+    return float(np.clip(-(shares * np.log(shares)).sum() / np.log(len(counts)), 0.0, 1.0)) + 0.0
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:

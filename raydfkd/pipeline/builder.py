@@ -19,6 +19,7 @@ from raydfkd.models.teacher import FrozenTeacher, build_teacher
 from raydfkd.models.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient
 from raydfkd.models.weights import load_weights, read_metadata
 from raydfkd.pipeline.config import ExperimentConfig, derive_seed, generator_id
+from raydfkd.synthesis.attacked import AttackedSynthesizer
 from raydfkd.synthesis.context import SynthesisContext, SynthesisParts
 from raydfkd.synthesis.methods import METHODS
 from raydfkd.types import Synthesizer, SyntheticBatch
@@ -104,6 +105,8 @@ def audit(config: ExperimentConfig, teacher: FrozenTeacher) -> TeacherAudit:
             require_batch_norm(found, source.method)
         if method.needs_gradient:
             require_input_gradient(found, source.method)
+        elif source.boundary_attack is not None:
+            require_input_gradient(found, "boundary_attack")
     return found
 
 
@@ -150,7 +153,10 @@ def build_synthesizer(
     )
     teacher = build_frozen_teacher(config)
     parts = SynthesisParts(teacher, build_student(config, teacher), collected)
-    return METHODS.get(settings.method).load().build(settings, parts, context, device)
+    synthesizer = METHODS.get(settings.method).load().build(settings, parts, context, device)
+    if settings.boundary_attack is None:
+        return synthesizer
+    return AttackedSynthesizer(synthesizer, settings, teacher, context, device)
 
 
 def build_distiller(config: ExperimentConfig, device: torch.device) -> Distiller:

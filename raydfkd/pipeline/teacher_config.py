@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from raydfkd.augment.config import AugmentationConfig, Augmentations
 from raydfkd.data.config import DatasetConfig
 from raydfkd.distillation.config import OptimizerConfig
 
@@ -53,10 +54,12 @@ class TeacherTrainingConfig(BaseModel):
     """SGD and its schedule."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each target spread evenly over all classes."""
-    crop_padding: int = Field(4, ge=0)
-    """Random-crop padding in pixels."""
-    flip: bool = True
-    """Mirror images at random."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """How strongly images are changed; without mixup, since labels are not mixed."""
+    crop_padding: int | None = Field(None, ge=0)
+    """Random-crop padding in pixels; null: 4, and 0 where augmentation.level is none."""
+    flip: bool | None = None
+    """Mirror images at random; null: yes, and no where augmentation.level is none."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Decay per step of averaged weights, which are then what is saved; None: the last weights are."""
     bf16: bool = True
@@ -67,7 +70,9 @@ class TeacherTrainingConfig(BaseModel):
     """Of initial weights, order and augmentation."""
 
     @model_validator(mode="after")
-    def _channels(self) -> TeacherTrainingConfig:
+    def _consistent(self) -> TeacherTrainingConfig:
+        if self.augmentation.mixup != "none":
+            raise ValueError("augmentation.mixup mixes images without their labels: it is for students, leave it out")
         channels = self.image_shape[0]
         if self.normalization != "auto" and len(self.normalization.mean) != channels:
             raise ValueError(
@@ -75,6 +80,11 @@ class TeacherTrainingConfig(BaseModel):
                 "give one mean and std per channel"
             )
         return self
+
+    @property
+    def augmentations(self) -> Augmentations:
+        """Every part of the augmentation in force."""
+        return self.augmentation.resolve(self.crop_padding, self.flip)
 
     def resolve(self, base: Path) -> Self:
         """The same settings with relative data paths made absolute, see ``DatasetConfig.resolve``."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raydfkd.augment import random_crop_flip
+from raydfkd.augment import BatchAugmentation
 from raydfkd.data import ImageDataset, load_dataset
 from raydfkd.distillation.schedule import learning_rate
 from raydfkd.errors import CheckpointError, ResourceError, RunFailedError
@@ -97,6 +97,7 @@ class _Training:
         self.images = torch.from_numpy(train.images).to(device)
         self.labels = torch.from_numpy(train.labels).to(device)
         self.rng = torch.Generator().manual_seed(config.seed)
+        self._augment = BatchAugmentation(config.augmentations)
         self.batch_size = min(config.batch_size, len(train))
         self.steps_per_epoch = len(train) // self.batch_size
         settings = config.optimizer
@@ -156,8 +157,7 @@ class _Training:
         lr = learning_rate(config.optimizer, self.num_steps, config.epochs * self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        view = random_crop_flip(images, config.crop_padding, config.flip, self.rng)
-        view = self.normalization(view.float().div_(255).contiguous(memory_format=torch.channels_last))
+        view = self.normalization(self._augment(images, self.rng))
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, config.bf16):
             logits = self.network(view)

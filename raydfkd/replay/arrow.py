@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,6 +63,17 @@ def from_table(table: pa.Table) -> SyntheticBatch:
         )
     except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"an Arrow table of a synthetic batch is damaged ({error}): write it anew") from error
+
+
+def holds_synthetic_batch(file: Path) -> bool:
+    """Whether a Parquet file has the metadata of :func:`to_table`; False also for a file that is no Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return _METADATA_KEY in (pq.read_schema(file).metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def to_parquet(batch: SyntheticBatch) -> bytes:

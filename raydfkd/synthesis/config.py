@@ -25,6 +25,36 @@ class ResourcesConfig(BaseModel):
     """Custom Ray resources per actor, e.g. {gen_node: 1}."""
 
 
+class BoundaryAttackConfig(BaseModel):
+    """Some images of each batch are pushed to where the teacher changes its mind; the pictures on both sides are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    share: float = Field(0.8, gt=0, le=1)
+    """Largest share of a batch that the attack's images take; 0.8: an image and the four that come of it, as in the paper."""
+    num_steps: int = Field(50, ge=1)
+    """Steps tried on each image at most."""
+    threshold: float | None = Field(None, gt=0, le=1)
+    """Largest probability that the teacher may give to any class on either side; null: 0.6, and 0.5 above 10 classes."""
+    step_size: float | None = Field(None, gt=0)
+    """Length of the first step (Euclidean, pixel value 255 being 1.0); null: one grey level in every value."""
+    step_growth: float = Field(1.1, ge=1)
+    """What a step's length is multiplied by after one that was accepted."""
+    step_shrink: float = Field(0.5, gt=0, lt=1)
+    """What it is multiplied by after one that was taken back."""
+    deeper_steps: float = Field(5.0, ge=0)
+    """Each side has a copy that goes this many last steps back into its own class; 0: there are no such copies."""
+
+    @property
+    def images_per_attack(self) -> int:
+        """What comes of an attacked image."""
+        return 4 if self.deeper_steps > 0 else 2
+
+    def num_attacked(self, batch_size: int) -> int:
+        """Images of a batch that are attacked."""
+        return int(self.share * batch_size) // self.images_per_attack
+
+
 class SynthesisConfig(BaseModel):
     """What every synthesis method has."""
 
@@ -38,6 +68,18 @@ class SynthesisConfig(BaseModel):
     """What each generator actor asks of the cluster."""
     batch_size: int = Field(256, ge=1)
     """Images per batch that the buffer gets."""
+    boundary_attack: BoundaryAttackConfig | None = None
+    """Attack some images of each batch; null: none."""
+
+    @model_validator(mode="after")
+    def _attack_has_room(self) -> Self:
+        attack = self.boundary_attack
+        if attack is not None and attack.num_attacked(self.batch_size) == 0:
+            raise ValueError(
+                f"boundary_attack.share {attack.share:g} of batch_size {self.batch_size} has no room for the "
+                f"{attack.images_per_attack} images that come of one: raise one of the two"
+            )
+        return self
 
 
 class FastConfig(SynthesisConfig):

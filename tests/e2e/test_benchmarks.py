@@ -15,6 +15,16 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "experiments" / "benchmarks"
 
 EXPECTED = {
+    "boundary_attack.py": {
+        "num_images",
+        "num_turns",
+        "images_per_s",
+        "loop_images_per_s",
+        "ratio_median_of_turns",
+        "pairs_fraction",
+        "loop_pairs_fraction",
+        "steps_per_image",
+    },
     "replay.py": {
         "in_process.num_items",
         "in_process.draws_per_s_1_batches",

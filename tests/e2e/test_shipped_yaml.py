@@ -34,7 +34,8 @@ COUNTS = {
     "smoke": 3,
     "ssdkd": 3, "ssdkd/table1": 10, "ssdkd/table2": 10, "ssdkd/table4": 24,
     "hidfd": 4, "hidfd/table1": 28, "hidfd/table2": 30, "hidfd/table3": 8,
-    "teachers": 20,
+    "surrogate/table1": 1, "surrogate/table4": 6, "surrogate/table5": 7,
+    "teachers": 21,
 }  # fmt: skip
 """How many files each folder ships; change it with them."""
 
@@ -71,6 +72,7 @@ TINY = {
 """Overrides that make a run a matter of seconds, besides ``SHORT``, by its source."""
 
 HIDFD = [path for path in RUNS if path.relative_to(EXPERIMENTS).parts[0] == "hidfd"]
+SURROGATE = [path for path in RUNS if path.relative_to(EXPERIMENTS).parts[0] == "surrogate"]
 DISTINCT = [p for p in HIDFD if not p.stem.endswith("rho10") and ("table2" not in p.parts or "cifar10_" in p.stem)]
 """HiDFD's recipes without those that differ from another in the number of images or classes alone."""
 
@@ -206,6 +208,24 @@ def test_the_first_steps_of_hidfd_s_recipes_with_their_own_networks_on_stand_in_
     config = load_experiment(path, [*without_checkpoint(whole), *SHORT, *TINY[source], *stand_in])
     result = execute(config, RunDir.create(tmp_path / "run"), resume=False, watcher=None, run_ray=no_ray)
     assert (result["student_steps"], result["images_synthesized"]) == (2, 8 if source else 0)
+
+
+@pytest.mark.parametrize("path", SURROGATE, ids=name_of)
+def test_the_first_steps_of_the_surrogate_studys_recipes_on_stand_in_images(path: Path, tmp_path: Path) -> None:
+    """With small networks: the study's own are HiDFD's, which are started above, or take minutes (ResNet-50)."""
+    whole = load_experiment(path)
+    capacity = 8
+    stand_in = [
+        "collected.dataset={kind: digits, split: train, max_images: 40, convert: true}",
+        "teacher.model=small_cnn_8",
+        "students.small.model=small_cnn_8",
+        f"replay.pinned.capacity={capacity}",
+        f"collected.num_images={capacity}",
+    ]
+    config = load_experiment(path, [*without_checkpoint(whole), *SHORT, *TINY[None], *stand_in])
+    result = execute(config, RunDir.create(tmp_path / "run"), resume=False, watcher=None, run_ray=no_ray)
+    assert (result["student_steps"], result["images_synthesized"]) == (2, 0)
+    assert config.student.augmentation == whole.student.augmentation
 
 
 def no_ray(*arguments: object) -> None:

@@ -110,6 +110,15 @@ def test_evaluate_measures_teacher_and_both_students(folder: Path) -> None:
     assert one[3].split() == lines[3].split()
 
 
+def test_dataset_inspect_reads_the_buffer_of_a_run(folder: Path) -> None:
+    lines = raydfkd("dataset", "inspect", folder / "run", "--attacked", 4).splitlines()
+    assert lines[2].split() == ["images", "48"]  # of three batches, as many as the result tells
+    entropy = next(line for line in lines if line.startswith("relative class entropy")).split()[-1]
+    result = json.loads((folder / "run" / "result.json").read_text())
+    assert float(entropy) == pytest.approx(result["class_entropy"], rel=1e-3)
+    assert "starved" in lines[-1]
+
+
 def test_evaluate_says_what_is_missing(folder: Path, tmp_path: Path) -> None:
     weights = folder / "run" / "student.safetensors"
     assert "needs --config" in raydfkd("evaluate", weights, rc=2)

@@ -122,3 +122,22 @@ def test_what_cannot_be_used_is_refused(tmp_path, greys: list[int], channels: in
 def test_a_tail_needs_a_number() -> None:
     with pytest.raises(ValueError, match="imbalance needs num_images"):
         CollectedConfig(dataset=DigitsConfig(), imbalance=10)
+
+
+def test_a_balanced_choice_repeats_what_is_rare_and_skips_what_is_not_there(tmp_path) -> None:
+    write_images(tmp_path, [10] * 9 + [80, 81] + [250] * 30)  # 9, 2, none and 30
+    config = CollectedConfig(dataset=ImageFolderConfig(path=str(tmp_path)), num_images=21, balanced=True)
+    found = collect(config, teacher(), 0, CPU, bf16=False)
+    assert found.class_counts.tolist() == [7, 7, 0, 7]
+    greys, times = np.unique(found.batch.images[found.batch.teacher_class == 1][:, 0, 0, 0], return_counts=True)
+    assert greys.tolist() == [80, 81]
+    assert sorted(times.tolist()) == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [({"num_images": 9, "imbalance": 2}, "exclude each other"), ({}, "balanced needs num_images")],
+)
+def test_a_balanced_choice_needs_a_number_and_no_tail(settings_: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CollectedConfig(dataset=DigitsConfig(), balanced=True, **settings_)

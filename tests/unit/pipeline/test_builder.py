@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,6 +18,9 @@ from raydfkd.models.catalog import build_classifier
 from raydfkd.models.weights import save_weights
 from raydfkd.pipeline import builder
 from raydfkd.pipeline.config import ExperimentConfig, build_experiment
+from raydfkd.synthesis.attacked import AttackedSynthesizer
+from raydfkd.synthesis.methods import METHODS
+from raydfkd.types import BufferSummary
 
 CPU = torch.device("cpu")
 
@@ -119,6 +125,26 @@ def test_a_method_that_needs_batchnorm_refuses_a_teacher_without() -> None:
     with pytest.raises(TeacherError, match="BatchNorm"):
         builder.audit(config, builder.build_frozen_teacher(config))
     builder.audit(experiment(), builder.build_frozen_teacher(experiment()))
+
+
+def test_a_source_s_images_are_attacked_where_that_is_asked_for() -> None:
+    settings = "sources.a={method: ssdkd, batch_size: 8, base_channels: 4, latent_dim: 8, boundary_attack: {num_steps: 3}}"
+    made = builder.build_synthesizer(experiment(settings), "a", 0, CPU)
+    assert isinstance(made, AttackedSynthesizer)
+    assert made.attack.settings.num_steps == 3
+    batch = made.step(BufferSummary(0, np.zeros(10, np.int64), 0))
+    assert len(batch) == 8
+    assert batch.metrics["attacked_images"] == 1
+    assert not isinstance(builder.build_synthesizer(experiment(), "a", 0, CPU), AttackedSynthesizer)
+
+
+def test_the_attack_needs_a_gradient_whatever_the_method_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = experiment("sources.a.batch_size=8", "sources.a.boundary_attack={}")
+    plain = replace(METHODS.get("ssdkd"), needs_batch_norm=False, needs_gradient=False)
+    monkeypatch.setattr(builder, "METHODS", {"ssdkd": plain})
+    monkeypatch.setattr(builder, "audit_teacher", lambda teacher: SimpleNamespace(input_gradient=False))
+    with pytest.raises(TeacherError, match="method 'boundary_attack' needs the gradient"):
+        builder.audit(config, builder.build_frozen_teacher(config))
 
 
 def test_names_and_threads() -> None:

@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from raydfkd.augment import AugmentationConfig
 from raydfkd.data import DigitsConfig, TorchvisionConfig, load_dataset
 from raydfkd.distillation.config import OptimizerConfig
 from raydfkd.errors import CheckpointError, DataError, ResourceError, RunFailedError, UnknownNameError
@@ -109,6 +110,7 @@ def test_without_evaluation_data_nothing_is_claimed(tmp_path: Path) -> None:
         {"label_smoothing": 0.3},
         {"crop_padding": 0},
         {"flip": True},
+        {"augmentation": AugmentationConfig(level="standard")},
         {"batch_size": 50},
         {"normalization": NormalizationConfig(mean=[0.1], std=[0.5])},
         {"optimizer": OptimizerConfig(lr=0.1, nesterov=True, max_grad_norm=0.1)},
@@ -136,6 +138,8 @@ def test_mistakes_are_told_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="cannot be written"):
         train_teacher(digits(), tmp_path / "file" / "t.safetensors")
+    with pytest.raises(ValueError, match="mixes images without their labels"):
+        digits(augmentation=AugmentationConfig(mixup="batch"))
     with pytest.raises(UnknownNameError, match="small_cnn"):
         train_teacher(digits(model="small_cn"), path)
     with pytest.raises(DataError, match="cannot be read"):

@@ -1,0 +1,210 @@
+"""What decides, by the surrogate-dataset study, whether images are good to distil on (methods.md 3.15): its figures and words.
+
+They need the teacher and the images alone, no labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydfkd.errors import DataError
+from raydfkd.evaluation.metrics import class_entropy
+from raydfkd.models.precision import autocast
+from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.synthesis.boundary import Logits, attack_settings, boundary_attack
+from raydfkd.synthesis.config import BoundaryAttackConfig
+
+CHUNK = 500
+"""Images in one forward pass of the teacher."""
+STARVED_SHARE = 0.1
+"""A class is starved with fewer images than this share of an even part of them (ours)."""
+_MOST_NAMED = 12
+
+
+@dataclass(frozen=True)
+class TransferSetFigures:
+    """What is told of a set of N images.
+
+    Attributes:
+        num_images: N.
+        class_counts: int64 [K], images by the teacher's class.
+        class_entropy: H / log K of those, in [0,1]; the study's best sets are above .9, its worst at .1 to .6.
+        confidences: float32 [N], the teacher's largest probability of each.
+        diversity: mean cosine distance of the teacher's penultimate features over all pairs of images, in [0,2]; 0: all look
+            alike to it. Of the logits where there is no such layer. None for one image.
+        duplicate_share: share of images of which there is an exact copy before them.
+        boundary_distances: float32, of some images: how far (L2, pixels in [0,1]) the way to the runner-up class is until the
+            teacher changes its mind; infinite where the attack did not get there. Empty if it was not asked for.
+    """
+
+    num_images: int
+    class_counts: np.ndarray
+    class_entropy: float
+    confidences: np.ndarray
+    diversity: float | None
+    duplicate_share: float
+    boundary_distances: np.ndarray
+
+    @property
+    def boundary_distance(self) -> float | None:
+        """Median of the distances; None without any, infinite if most were not measured to the end."""
+        return float(np.median(self.boundary_distances)) if len(self.boundary_distances) else None
+
+    def rows(self) -> list[tuple[str, float | int | None]]:
+        """(what, figure) of each scalar, for a table."""
+        return [
+            ("images", self.num_images),
+            ("relative class entropy", self.class_entropy),
+            ("classes without images", int((self.class_counts == 0).sum())),
+            ("mean confidence of the teacher", float(self.confidences.mean())),
+            ("median confidence", float(np.median(self.confidences))),
+            ("mean cosine distance of features", self.diversity),
+            ("share of exact duplicates", self.duplicate_share),
+            ("median distance to the decision boundary", self.boundary_distance),
+        ]
+
+
+def inspect_images(
+    teacher: FrozenTeacher, images: np.ndarray, device: torch.device, bf16: bool = True, num_attacked: int = 200, seed: int = 0
+) -> TransferSetFigures:
+    """The figures of images.
+
+    Args:
+        images: uint8 [N,C,H,W].
+        num_attacked: how many of them, drawn at random, the distance to the boundary is estimated from; 0: it is not.
+
+    Raises:
+        DataError: there is no image.
+    """
+    if len(images) == 0:
+        raise DataError("there is no image to inspect: give a data set or a buffer that holds some")
+    teacher = teacher.to(device).to(memory_format=torch.channels_last)
+    counts = np.zeros(teacher.num_classes, np.int64)
+    confidences, total = [], None
+    for chunk in torch.from_numpy(images).split(CHUNK):
+        with torch.no_grad(), autocast(device, bf16):
+            logits, features = _read(teacher, chunk.to(device))
+        confidence, predicted = logits.softmax(1).max(1)
+        counts += np.bincount(predicted.cpu().numpy(), minlength=teacher.num_classes)
+        confidences.append(confidence.cpu().numpy())
+        part = _unit(features).sum(0)
+        total = part if total is None else total + part
+    assert total is not None
+    chosen = np.random.default_rng(seed).permutation(len(images))[:num_attacked]
+    with autocast(device, bf16):
+        parts = torch.from_numpy(images[chosen]).split(CHUNK) if len(chosen) else ()
+        distances = [boundary_distances(teacher, _pixels(part.to(device))) for part in parts]
+    return TransferSetFigures(
+        num_images=len(images),
+        class_counts=counts,
+        class_entropy=class_entropy(counts),
+        confidences=np.concatenate(confidences),
+        diversity=_mean_cosine_distance(float(total.square().sum()), len(images)),
+        duplicate_share=duplicate_share(images),
+        boundary_distances=np.concatenate([np.empty(0, np.float32), *(part.cpu().numpy() for part in distances)]),
+    )
+
+
+def boundary_distances(logits: Logits, images: Tensor, num_steps: int = 50) -> Tensor:
+    """How far each image is from its nearest other class, as the boundary attack finds it: an upper bound.
+
+    The attack goes to the runner-up, whatever the teacher's confidence is there; the middle of the pair counts as the
+    boundary.
+
+    Args:
+        images: float [N,C,H,W] in [0,1].
+
+    Returns:
+        float32 [N], L2 over all pixels and channels; infinite where ``num_steps`` steps were not enough.
+    """
+    with torch.no_grad():
+        scores = logits(images)
+    runner_up = scores.topk(2, dim=1).indices[:, 1]
+    settings = attack_settings(BoundaryAttackConfig(num_steps=num_steps, deeper_steps=0.0), scores.shape[1], images[0].numel())
+    pairs = boundary_attack(logits, images, runner_up, dataclasses.replace(settings, threshold=math.inf))
+    distances = images.new_full((len(images),), math.inf)
+    middles = (pairs.before + pairs.after) / 2
+    distances[pairs.origins_M] = (middles - images[pairs.origins_M]).flatten(1).norm(dim=1)
+    return distances
+
+
+def feature_diversity(features_ND: Tensor) -> float | None:
+    """Mean cosine distance over all pairs of rows, in [0,2]: 1 - (|sum of unit rows|^2 - N) / (N (N - 1)). None of one."""
+    return _mean_cosine_distance(float(_unit(features_ND).sum(0).square().sum()), len(features_ND))
+
+
+def duplicate_share(images: np.ndarray) -> float:
+    """Share of images that are byte for byte like one before them."""
+    rows = np.ascontiguousarray(images).reshape(len(images), -1)
+    distinct = np.unique(rows.view(np.dtype((np.void, rows.shape[1]))))
+    return 1 - len(distinct) / len(images)
+
+
+def starved_classes(class_counts: np.ndarray) -> np.ndarray:
+    """int64, classes with fewer than a tenth of an even part of the images, the poorest first."""
+    counts = np.asarray(class_counts)
+    order = np.argsort(counts, kind="stable")
+    return order[counts[order] < STARVED_SHARE * counts.sum() / len(counts)]
+
+
+def describe_starvation(class_counts: np.ndarray, names: Sequence[str] | None = None) -> str:
+    """In words, which classes the teacher sees too rarely for a student to learn them.
+
+    Args:
+        class_counts: int [K].
+        names: of the classes; their numbers otherwise.
+    """
+    counts = np.asarray(class_counts)
+    even = counts.sum() / len(counts)
+    starved = starved_classes(counts)
+    if len(starved) == 0:
+        return f"No class is starved: each of the {len(counts)} has at least a tenth of its even part of {even:,.0f} images."
+    missing, few = starved[counts[starved] == 0], starved[counts[starved] > 0]
+    parts = []
+    if len(missing):
+        parts.append(f"the teacher sees {_named(missing, names)} in no image at all")
+    if len(few):
+        told = _named(few, names, [f"{counts[k]:,}" for k in few])
+        parts.append(f"{told} {'has' if len(few) == 1 else 'have'} less than a tenth of an even part of {even:,.0f} images")
+    return (
+        f"{len(starved)} of {len(counts)} classes {'is' if len(starved) == 1 else 'are'} starved: {'; '.join(parts)}. "
+        "Add images that resemble them, balance the selection, or use the boundary attack."
+    )
+
+
+def _named(classes: np.ndarray, names: Sequence[str] | None, notes: Sequence[str] | None = None) -> str:
+    texts = [str(k) if names is None else names[k] for k in classes.tolist()]
+    if notes is not None:
+        texts = [f"{text} ({note})" for text, note in zip(texts, notes, strict=True)]
+    shown = ", ".join(texts[:_MOST_NAMED])
+    more = f" and {len(texts) - _MOST_NAMED} others" if len(texts) > _MOST_NAMED else ""
+    return f"class{'' if len(texts) == 1 else 'es'} {shown}{more}"
+
+
+def _read(teacher: FrozenTeacher, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [B,K] and features [B,D] of byte images, float32."""
+    view = _pixels(images).contiguous(memory_format=torch.channels_last)
+    if not teacher.has_classifier_head:
+        logits = teacher(view).float()
+        return logits, logits
+    logits, features = teacher.forward_features(view)
+    return logits.float(), features.float()
+
+
+def _pixels(images: Tensor) -> Tensor:
+    return images.float().div_(255)
+
+
+def _unit(features: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(features.double(), dim=1)
+
+
+def _mean_cosine_distance(squared_length: float, num: int) -> float | None:
+    return None if num < 2 else 1 - (squared_length - num) / (num * (num - 1))

@@ -1,0 +1,286 @@
+"""The boundary attack: pictures pushed to where the teacher changes its mind (methods.md 3.15).
+
+For each image and another class, gradient ascent on that class's lead, with a step size of its own for each image (bold
+driver), until a step crosses the boundary while the teacher is unsure on either side of it. The images on both sides are the
+pair; copies of them go a longer step back into their own classes. What the paper leaves open is marked "ours".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydfkd.models.precision import autocast
+from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.synthesis.config import BoundaryAttackConfig
+
+Logits = Callable[[Tensor], Tensor]
+"""Float images [N,C,H,W] in [0,1] to logits [N,K], each image for itself, with a gradient to the images."""
+
+FEW_CLASSES = 10
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class BoundaryPairs:
+    """M pairs, in the order of the images that they come from.
+
+    Attributes:
+        origins_M: int64, which image each was made from.
+        before, after: [M,C,H,W] in [0,1]: the last image before the target class was the teacher's choice, and the first after.
+        deeper_before, deeper_after: the same, moved on into the class that each has.
+        step_sizes_M: length of the step between the two.
+        num_steps_N: int64, steps tried on each image.
+    """
+
+    origins_M: Tensor
+    before: Tensor
+    after: Tensor
+    deeper_before: Tensor
+    deeper_after: Tensor
+    step_sizes_M: Tensor
+    num_steps_N: Tensor
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """``BoundaryAttackConfig`` with every number in force.
+
+    Attributes:
+        threshold: largest softmax probability allowed on either side.
+        step_size: the first step's length (L2, of pixels in [0,1]).
+        growth, shrink: what a step's length is multiplied by after an accepted and a refused one.
+        num_steps: tried on each image at most.
+        deeper_steps: length of the deeper copies' step, in last steps.
+    """
+
+    threshold: float
+    step_size: float
+    growth: float
+    shrink: float
+    num_steps: int
+    deeper_steps: float
+
+
+def attack_settings(config: BoundaryAttackConfig, num_classes: int, num_values: int) -> AttackSettings:
+    """With the defaults for such classes and images of ``num_values`` channels x pixels (ours: threshold .6 up to 10 classes,
+    .5 above; a first step of one grey level a value)."""
+    threshold = config.threshold
+    if threshold is None:
+        threshold = 0.6 if num_classes <= FEW_CLASSES else 0.5
+    step_size = math.sqrt(num_values) / 255 if config.step_size is None else config.step_size
+    return AttackSettings(threshold, step_size, config.step_growth, config.step_shrink, config.num_steps, config.deeper_steps)
+
+
+@dataclass
+class _Verdict:
+    """Lead of the target over every other class [N], its gradient's direction [N,C,H,W], the largest probability [N]."""
+
+    leads: Tensor
+    directions: Tensor
+    confidences: Tensor
+
+
+@dataclass
+class _Attack:
+    """Images that are still on their way, a row each. A row's state depends on no other row."""
+
+    rows: Tensor
+    images: Tensor
+    targets: Tensor
+    steps: Tensor
+    verdict: _Verdict
+
+    def keep(self, kept: Tensor) -> None:
+        """Goes on with the rows that the mask names."""
+        verdict = self.verdict
+        self.rows, self.images, self.targets = self.rows[kept], self.images[kept], self.targets[kept]
+        self.steps = self.steps[kept]
+        self.verdict = _Verdict(verdict.leads[kept], verdict.directions[kept], verdict.confidences[kept])
+
+
+@dataclass
+class _Crossings:
+    """Pairs found so far, in the order in which they were."""
+
+    rows: list[Tensor] = field(default_factory=list)
+    before: list[Tensor] = field(default_factory=list)
+    after: list[Tensor] = field(default_factory=list)
+    steps: list[Tensor] = field(default_factory=list)
+
+
+def boundary_attack(logits: Logits, images: Tensor, targets_N: Tensor, settings: AttackSettings) -> BoundaryPairs:
+    """Attacks every image towards its target class, all at once.
+
+    A step is accepted if the target's lead grew and it is not yet the choice; the next one is longer. It is refused, and the
+    next one shorter, if the lead did not grow, or if the boundary was crossed while the teacher is too sure on either side
+    (the paper's overshoot is the far side alone; without the near one its threshold could not hold, ours). An image whose
+    first choice is the target already, or whose budget ends, has no pair.
+
+    Args:
+        logits: the teacher.
+        images: float [N,C,H,W] in [0,1].
+        targets_N: int64, on the same device.
+    """
+    images = images.detach()
+    every = torch.arange(len(images), device=images.device)
+    first = _judge(logits, images, targets_N)
+    attack = _Attack(every, images, targets_N, images.new_full((len(images),), settings.step_size), first)
+    attack.keep(first.leads < 0)
+    found, num_steps_N = _Crossings(), torch.zeros_like(every)
+    for _ in range(settings.num_steps):
+        if len(attack.rows) == 0:
+            break
+        num_steps_N[attack.rows] += 1
+        _advance(logits, attack, found, settings)
+    return _pairs(logits, images, found, num_steps_N, settings.deeper_steps)
+
+
+def _advance(logits: Logits, attack: _Attack, found: _Crossings, settings: AttackSettings) -> None:
+    """One step of every row; rows that have their pair leave."""
+    now = attack.verdict
+    proposed = (attack.images + _each(attack.steps) * now.directions).clamp(0, 1)
+    then = _judge(logits, proposed, attack.targets)
+    unsure = (then.confidences < settings.threshold) & (now.confidences < settings.threshold)
+    crossed = (then.leads > 0) & unsure
+    accepted = (then.leads < 0) & (then.leads > now.leads)
+    found.rows.append(attack.rows[crossed])
+    found.before.append(attack.images[crossed])
+    found.after.append(proposed[crossed])
+    found.steps.append(attack.steps[crossed])
+    attack.images = torch.where(_each(accepted), proposed, attack.images)
+    attack.steps = attack.steps * torch.where(accepted, settings.growth, settings.shrink)
+    attack.verdict = _Verdict(
+        torch.where(accepted, then.leads, now.leads),
+        torch.where(_each(accepted), then.directions, now.directions),
+        torch.where(accepted, then.confidences, now.confidences),
+    )
+    attack.keep(~crossed)
+
+
+def _judge(logits: Logits, images: Tensor, targets_N: Tensor | None) -> _Verdict:
+    """Of the target classes, or where there are none, of the class that each image has."""
+    leaf = images.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    with torch.enable_grad():
+        scores = logits(leaf).float()
+        targets = scores.argmax(1) if targets_N is None else targets_N
+        others = scores.scatter(1, targets[:, None], -math.inf).amax(1)
+        leads = scores.gather(1, targets[:, None]).squeeze(1) - others
+        (gradient,) = torch.autograd.grad(leads.sum(), leaf)
+    lengths = gradient.flatten(1).norm(dim=1).clamp_min(_TINY)
+    return _Verdict(leads.detach(), gradient / _each(lengths), scores.detach().softmax(1).amax(1))
+
+
+def _pairs(logits: Logits, images: Tensor, found: _Crossings, num_steps_N: Tensor, deeper_steps: float) -> BoundaryPairs:
+    rows = torch.cat([images.new_empty(0, dtype=torch.long), *found.rows])
+    order = rows.argsort()
+    before, after = (torch.cat([images[:0], *side])[order] for side in (found.before, found.after))
+    steps = torch.cat([images.new_empty(0), *found.steps])[order]
+    deeper_before, deeper_after = before, after
+    if len(rows) and deeper_steps > 0:
+        both = torch.cat([before, after])
+        ways = _judge(logits, both, None).directions
+        deeper = (both + _each(torch.cat([steps, steps]) * deeper_steps) * ways).clamp(0, 1)
+        deeper_before, deeper_after = deeper.chunk(2)
+    return BoundaryPairs(rows[order], before, after, deeper_before, deeper_after, steps, num_steps_N)
+
+
+def _each(values_N: Tensor) -> Tensor:
+    return values_N.view(-1, 1, 1, 1)
+
+
+@dataclass(frozen=True)
+class AttackedImages:
+    """What the attack made of a batch, as it is stored, with what the teacher says of that. R images in groups of the same
+    length: all before, all after, then the deeper ones of each where there are such.
+
+    Attributes:
+        images: uint8 [R,C,H,W].
+        targets: int64 [R], the class that each was to have.
+        teacher_class, teacher_confidence: int32 and float32 [R].
+        origins: int64 [R], which image of the batch each comes from.
+        num_attacked, num_crossed: images attacked, and those that gave a pair before it was rounded to bytes.
+    """
+
+    images: np.ndarray
+    targets: np.ndarray
+    teacher_class: np.ndarray
+    teacher_confidence: np.ndarray
+    origins: np.ndarray
+    num_attacked: int
+    num_crossed: int
+
+    @property
+    def num_pairs(self) -> int:
+        return len(np.unique(self.origins))
+
+
+class BoundaryAttack:
+    """Attacks stored images: draws their targets, and keeps the pairs that hold once rounded to bytes.
+
+    Args:
+        config: its settings.
+        teacher: frozen, with an input gradient; on ``device``.
+        bf16: bfloat16 autocast where the device has it.
+    """
+
+    def __init__(self, config: BoundaryAttackConfig, teacher: FrozenTeacher, device: torch.device, bf16: bool = True) -> None:
+        self.config = config
+        self.teacher = teacher
+        self.device = device
+        self.bf16 = bf16
+        self.settings = attack_settings(config, teacher.num_classes, math.prod(teacher.image_shape))
+
+    def __call__(self, images: np.ndarray, teacher_class: np.ndarray, generator: torch.Generator) -> AttackedImages:
+        """Attacks each image once, towards a class drawn from all but its own.
+
+        Args:
+            images: uint8 [N,C,H,W].
+            teacher_class: int [N], the teacher's choice.
+            generator: a CPU generator.
+        """
+        classes = torch.from_numpy(teacher_class.astype(np.int64))
+        shifts = torch.randint(1, self.teacher.num_classes, (len(classes),), generator=generator)
+        targets = (classes + shifts) % self.teacher.num_classes
+        start = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).float().div_(255)
+        with autocast(self.device, self.bf16):
+            pairs = boundary_attack(self.teacher, start, targets.to(self.device), self.settings)
+        groups = [pairs.before, pairs.after]
+        if self.config.deeper_steps > 0:
+            groups += [pairs.deeper_before, pairs.deeper_after]
+        return self._stored(groups, pairs.origins_M, targets, classes)
+
+    @torch.no_grad()
+    def _stored(self, groups: list[Tensor], origins_M: Tensor, targets: Tensor, classes: Tensor) -> AttackedImages:
+        """The groups as bytes, without the pairs whose rounding put a side into another class or made the teacher sure."""
+        num_pairs, origins = len(origins_M), origins_M.cpu()
+        stored = (torch.cat(groups) * 255).round_().to(torch.uint8)
+        # Not every network takes a batch of none.
+        logits = self._judged(stored).cpu() if num_pairs else torch.empty(0, self.teacher.num_classes)
+        confidences, predicted = logits.softmax(1).max(1)
+        aims = targets[origins]
+        sure = confidences >= self.settings.threshold
+        before, after = slice(0, num_pairs), slice(num_pairs, 2 * num_pairs)
+        holds = (predicted[before] != aims) & (predicted[after] == aims) & ~sure[before] & ~sure[after]
+        kept = holds.repeat(len(groups))
+        # The near side was to keep the class that the image had.
+        wanted = torch.cat([classes[origins], aims]).repeat(len(groups) // 2)
+        return AttackedImages(
+            images=stored.cpu().contiguous()[kept].numpy(),
+            targets=wanted[kept].numpy(),
+            teacher_class=predicted[kept].int().numpy(),
+            teacher_confidence=confidences[kept].numpy(),
+            origins=origins.repeat(len(groups))[kept].numpy(),
+            num_attacked=len(targets),
+            num_crossed=num_pairs,
+        )
+
+    def _judged(self, stored: Tensor) -> Tensor:
+        with autocast(self.device, self.bf16):
+            view = stored.float().div_(255).contiguous(memory_format=torch.channels_last)
+            return self.teacher(view).float()

@@ -1,0 +1,131 @@
+"""The figures of a transfer set against closed forms on linear teachers, and what is said of starved classes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from raydfkd.errors import DataError
+from raydfkd.evaluation.transfer_set import (
+    boundary_distances,
+    describe_starvation,
+    duplicate_share,
+    feature_diversity,
+    inspect_images,
+    starved_classes,
+)
+from raydfkd.models.teacher import FrozenTeacher
+
+
+class Linear(nn.Module):
+    """Features are the pixels, less a half; logits are linear in them."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.flat = nn.Flatten()
+        self.fc = nn.Linear(weight.shape[1], len(weight), bias=False)
+        with torch.no_grad():
+            self.fc.weight.copy_(weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.flat(images))
+
+
+def linear_teacher(classes: int = 3) -> FrozenTeacher:
+    weight = torch.randn(classes, 16, generator=torch.Generator().manual_seed(1))
+    return FrozenTeacher(Linear(weight), classes, (1, 4, 4), (0.5,), (1.0,))
+
+
+def byte_images(num: int = 30) -> np.ndarray:
+    return np.random.default_rng(2).integers(90, 166, (num, 1, 4, 4)).astype(np.uint8)
+
+
+def test_diversity_is_the_mean_over_pairs() -> None:
+    features = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    pairs = [1 - float(torch.cosine_similarity(a, b, dim=0)) for a, b in itertools.combinations(features, 2)]
+    assert feature_diversity(features) == pytest.approx(np.mean(pairs), abs=1e-5)
+    assert feature_diversity(features[:1].repeat(4, 1)) == pytest.approx(0.0, abs=1e-9)
+    assert feature_diversity(torch.cat([features[:1], -features[:1]])) == pytest.approx(2.0)
+    assert feature_diversity(features[:1]) is None
+
+
+def test_duplicates_are_counted_once_each() -> None:
+    images = byte_images(6)
+    assert duplicate_share(images) == 0
+    assert duplicate_share(images[[0, 1, 0, 2, 0, 1]]) == pytest.approx(0.5)
+
+
+def test_distance_to_the_boundary_of_a_linear_teacher_is_known() -> None:
+    """|lead over the runner-up| / |difference of their weights|, to half of the last step."""
+    teacher, images = linear_teacher(2), torch.from_numpy(byte_images()).float() / 255
+    with torch.no_grad():
+        scores, order = teacher(images).sort(dim=1, descending=True)
+    weight = teacher.model.fc.weight  # type: ignore[union-attr, attr-defined]
+    first, second = weight[order[:, 0]], weight[order[:, 1]]
+    expected = (scores[:, 0] - scores[:, 1]) / (first - second).norm(dim=1)
+    found = boundary_distances(teacher, images)
+    # A step is at most 1.1 times all before it together by then, or the first one.
+    torch.testing.assert_close(found, expected, rtol=0.06, atol=0.5 * math.sqrt(16) / 255)
+    short = boundary_distances(teacher, images, num_steps=1)
+    assert torch.equal(short == math.inf, expected > math.sqrt(16) / 255)
+
+
+def test_figures_of_a_set() -> None:
+    teacher, images = linear_teacher(), byte_images()
+    images = np.concatenate([images, images[:10]])
+    found = inspect_images(teacher, images, torch.device("cpu"), bf16=False, num_attacked=12)
+    with torch.no_grad():
+        probabilities = teacher(torch.from_numpy(images).float() / 255).softmax(1)
+    confidence, predicted = probabilities.max(1)
+    counts = np.bincount(predicted.numpy(), minlength=3)
+    np.testing.assert_array_equal(found.class_counts, counts)
+    shares = counts / 40
+    assert found.class_entropy == pytest.approx(-(shares * np.log(shares)).sum() / np.log(3))
+    np.testing.assert_allclose(found.confidences, confidence.numpy(), rtol=1e-5)
+    assert found.duplicate_share == pytest.approx(0.25)
+    features = torch.from_numpy(images).flatten(1).float() / 255 - 0.5
+    assert found.diversity == pytest.approx(feature_diversity(features), abs=1e-5)
+    assert len(found.boundary_distances) == 12
+    assert found.boundary_distance == pytest.approx(np.median(found.boundary_distances))
+    assert dict(found.rows())["images"] == 40
+    assert dict(found.rows())["mean confidence of the teacher"] == pytest.approx(float(confidence.mean()))
+
+
+def test_the_boundary_need_not_be_looked_for_and_no_image_is_no_set() -> None:
+    teacher = linear_teacher()
+    found = inspect_images(teacher, byte_images(1), torch.device("cpu"), num_attacked=0)
+    assert len(found.boundary_distances) == 0
+    assert found.boundary_distance is None
+    assert found.diversity is None
+    with pytest.raises(DataError, match="no image to inspect"):
+        inspect_images(teacher, byte_images(0), torch.device("cpu"))
+
+
+def test_starved_is_less_than_a_tenth_of_an_even_part() -> None:
+    assert starved_classes(np.array([100, 100, 100])).tolist() == []
+    assert starved_classes(np.array([9, 0, 291])).tolist() == [1, 0]
+    assert starved_classes(np.array([10, 0, 290])).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("counts", "names", "expected"),
+    [
+        ([100, 120, 80], None, "No class is starved: each of the 3 has at least a tenth of its even part of 100 images."),
+        ([0, 200, 100], None, "1 of 3 classes is starved: the teacher sees class 0 in no image at all. "),
+        (
+            [0, 5, 0, 1195],
+            ["cat", "dog", "fox", "owl"],
+            "3 of 4 classes are starved: the teacher sees classes cat, fox in no image at all; class dog (5) has less than a "
+            "tenth of an even part of 300 images. ",
+        ),
+        ([3, 9, 1000, 1000], None, "2 of 4 classes are starved: classes 0 (3), 1 (9) have less than a tenth of an even part"),
+        ([0] * 15 + [9000], None, "classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 3 others in no image at all"),
+    ],
+)
+def test_starvation_is_said_in_words(counts: list[int], names: list[str] | None, expected: str) -> None:
+    assert expected in describe_starvation(np.array(counts), names)

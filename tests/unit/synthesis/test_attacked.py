@@ -1,0 +1,105 @@
+"""The attack as a stage behind another synthesizer: batch size, what is kept, priorities, state, and the builder's part."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from tiny_synthesis import CLASSES, SHAPE, build_teacher, make, summary
+
+from raydfkd.synthesis.attacked import AttackedSynthesizer
+from raydfkd.synthesis.config import FastConfig
+from raydfkd.synthesis.context import SynthesisContext
+from raydfkd.types import Preparation
+
+ATTACK: dict[str, Any] = {"threshold": 0.9, "step_size": 0.1}
+
+
+def attacked(method: str = "fast", **attack: Any) -> AttackedSynthesizer:
+    inner = make(method, batch_size=20)
+    config = FastConfig(batch_size=20, boundary_attack={**ATTACK, **attack})
+    context = SynthesisContext("inversion-0", 3, 3, 20.0, bf16=False)
+    return AttackedSynthesizer(inner, config, inner.teacher, context, torch.device("cpu"))
+
+
+def test_a_batch_keeps_its_size_and_the_attacked_images_stay_in_it() -> None:
+    synthesizer, plain = attacked(), make(batch_size=20)
+    batch, untouched = synthesizer.step(summary()), plain.step(summary())
+    pairs = round(batch.metrics["attack_pairs"] * batch.metrics["attacked_images"])
+    assert batch.metrics["attacked_images"] == 4  # 0.8 of 20, four for each
+    assert pairs > 0
+    assert batch.metrics["attack_crossed"] >= batch.metrics["attack_pairs"]
+    assert batch.metrics["loss"] == untouched.metrics["loss"]
+    for array in (batch.images, batch.targets, batch.teacher_class, batch.teacher_confidence, batch.priorities):
+        assert array is not None
+        assert len(array) == 20
+    assert batch.images.shape == (20, *SHAPE)
+    originals = [any((image == one).all() for one in untouched.images) for image in batch.images]
+    assert originals == [True] * (20 - 4 * pairs) + [False] * (4 * pairs)
+    with torch.no_grad():
+        judged = build_teacher()(torch.from_numpy(batch.images).float() / 255).argmax(1)
+    np.testing.assert_array_equal(judged.numpy(), batch.teacher_class)
+    assert untouched.priorities is not None
+    assert batch.priorities is not None
+    np.testing.assert_array_equal(batch.priorities[20 - 4 * pairs :], untouched.priorities.max())
+
+
+def test_without_priorities_there_are_none() -> None:
+    synthesizer = attacked()
+    inner_step = synthesizer.inner.step
+
+    def step(held: Any) -> Any:
+        return replace(inner_step(held), priorities=None)
+
+    synthesizer.inner.step = step  # type: ignore[method-assign]
+    assert synthesizer.step(summary()).priorities is None
+
+
+def test_a_restored_stage_goes_on_bit_for_bit() -> None:
+    one = attacked()
+    one.step(summary())
+    state = copy.deepcopy(one.state_dict())  # else it goes on with its synthesizer
+    expected = one.step(summary(1))
+    other = attacked()
+    other.load_state_dict(state)
+    found = other.step(summary(1))
+    np.testing.assert_array_equal(found.images, expected.images)
+    np.testing.assert_array_equal(found.targets, expected.targets)
+    other.load_state_dict(state)  # the attack's own draws are part of it
+    other.rng.manual_seed(99)
+    assert (other.step(summary(1)).images != expected.images).any()
+
+
+def test_preparation_and_weights_are_the_inner_ones() -> None:
+    synthesizer = attacked()
+    told: list[Any] = []
+    synthesizer.inner.prepare = lambda: Preparation(1, 2)  # type: ignore[method-assign]
+    synthesizer.inner.load_student = lambda weights, version: told.append((weights, version))  # type: ignore[method-assign]
+    synthesizer.load_student(np.zeros(3), 7)
+    assert synthesizer.prepare() == Preparation(1, 2)
+    assert told[0][1] == 7
+
+
+@pytest.mark.parametrize(
+    ("share", "deeper", "size", "attacked_images"), [(0.8, 5.0, 20, 4), (0.8, 0.0, 20, 8), (1.0, 5.0, 20, 5), (0.5, 5.0, 8, 1)]
+)
+def test_how_many_are_attacked(share: float, deeper: float, size: int, attacked_images: int) -> None:
+    config = FastConfig(batch_size=size, boundary_attack={"share": share, "deeper_steps": deeper})
+    assert config.boundary_attack is not None
+    assert config.boundary_attack.num_attacked(size) == attacked_images
+
+
+def test_a_batch_without_room_is_refused() -> None:
+    with pytest.raises(ValidationError, match="has no room for the 4 images that come of one"):
+        FastConfig(batch_size=4, boundary_attack={"share": 0.8})
+
+
+def test_all_classes_are_within_the_task() -> None:
+    batch = attacked(share=1.0).step(summary())
+    assert batch.teacher_class.min() >= 0
+    assert batch.teacher_class.max() < CLASSES
