@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import time
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -97,7 +98,10 @@ def _quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            # PBT's actors cannot be reused: a trial's networks and buffer are built for its settings.
+            warnings.filterwarnings("ignore", "Consider boosting PBT performance", UserWarning)
+            yield
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)

@@ -98,7 +98,12 @@ def test_a_gan_killed_in_its_preparation_goes_on_from_its_state(teacher: Path, t
     tree["runtime"]["snapshot_period_s"] = 0.5
     live = LiveRun(tree, tmp_path / "run")
     kept = live.run.preparation / "generators" / "gan-0.pt"
-    wait_until(lambda: live.ended or kept.exists(), 60, "no state of the preparation was kept")
+    told = live.run.metrics_path
+    wait_until(
+        lambda: live.ended or (kept.exists() and '"preparation"' in told.read_text()),
+        60,
+        "no state of the preparation was kept",
+    )
     prepared = max(record["done"] for record in live.run.metrics("preparation"))
     os.kill(live.ask("pool", "pids")["gan-0"], signal.SIGKILL)
     result = live.result(180)
