@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Wat
             state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
             run.update_manifest(state=state, error=str(error) or type(error).__name__)
         raise
+    shutil.rmtree(run.preparation, ignore_errors=True)  # of use to a resume alone
     run.update_manifest(state="finished")
     watcher.finish(result)
     return result
