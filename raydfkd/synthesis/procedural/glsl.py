@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -109,8 +111,15 @@ def _moderngl() -> Any:
     return moderngl
 
 
+def _load_triton_first() -> None:
+    """Mesa's llvmpipe and Triton each bring an LLVM: a Triton that is imported after it, as torch's optimizers do, crashes."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("triton")
+
+
 def _create_context() -> Any:
     moderngl = _moderngl()
+    _load_triton_first()
     try:
         return moderngl.create_context(standalone=True, backend="egl", require=330)
     # moderngl raises plain Exception where libEGL or a driver is missing.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import builtins
 import functools
+import importlib.util
 import logging
 import re
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -116,6 +118,15 @@ def test_each_thread_draws_in_a_context_of_its_own() -> None:
     thread.start()
     thread.join(timeout=60)
     assert np.array_equal(drawn[0], here.draw(shader, uniforms(1.0, 4, 8), 4, 8))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_triton_can_be_imported_after_a_context_was_made() -> None:
+    """torch's optimizers import it; with Mesa's LLVM loaded before it, that used to end the process."""
+    renderer()
+    code = "from raydfkd.synthesis.procedural.glsl import GlslRenderer; GlslRenderer(); import torch._dynamo"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_time_reaches_the_shader() -> None:
