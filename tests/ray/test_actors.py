@@ -158,6 +158,7 @@ def test_a_generator_that_finds_no_place_is_named_with_its_needs(teacher: Path, 
     with bench(tree, tmp_path) as actors:
         ray.get(actors.replay.pid.remote())
         with pool(actors):
+            wait_until(lambda: ray.get(actors.log.failure.remote()) is not None, 20, "nothing was left with the log")
             failure = ray.get(actors.log.failure.remote())
     assert failure.kind == "WaitTimeoutError"
     assert failure.sentence.startswith("waited 1 s for generator inversion-0 to start: it needs 64 CPU")
