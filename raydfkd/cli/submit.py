@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,6 +52,8 @@ def submit(
     if fetch is not None and (no_wait or (fetch.exists() and (not fetch.is_dir() or any(fetch.iterdir())))):
         reason = "--no-wait returns before there is anything to fetch" if no_wait else f"--fetch {fetch} is not empty"
         raise ConfigError(f"{reason}: leave one out or choose another folder")
+    if job_id is not None and not re.fullmatch(r"[\w.-]+", job_id):
+        raise ConfigError(f"--id is {job_id!r}: use letters, digits, '_', '.' and '-'")
     from raydfkd.runtime.job_client import connect
     from raydfkd.runtime.job_command import job_command
     from raydfkd.runtime.submit import Job

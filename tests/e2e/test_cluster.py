@@ -35,6 +35,7 @@ SHORT = [
     "students.small.optimizer.warmup_steps=1",
     "evaluation.dataset.max_images=20",
     "runtime.max_restarts=0",
+    "runtime.wait_timeout_s=900",
     "runtime.device=cpu",
 ]
 """Makes a matter of seconds of the README's run."""
@@ -207,7 +208,7 @@ def test_a_failure_of_the_job_ends_with_1(cluster: Cluster) -> None:
 
 
 def test_ctrl_c_leaves_the_job(cluster: Cluster) -> None:
-    """A job that no node has room for: it waits, is left, and is stopped."""
+    """A job that no node has room for: it waits, is left, and goes on waiting."""
     words = (*SHORT, "--out", str(cluster.storage / "left"), "--id", "left", "--entrypoint-resource", "nowhere=1")
     command = [str(BIN / "raydfkd"), "submit", "experiments/smoke/digits_ssdkd.yaml", *words, "--address", cluster.address]
     follower = subprocess.Popen(
@@ -220,5 +221,5 @@ def test_ctrl_c_leaves_the_job(cluster: Cluster) -> None:
     _, told = follower.communicate(timeout=JOB_S)
     assert follower.returncode == 130
     assert "detached; job left goes on" in told
-    stopped = cluster.run(str(BIN / "ray"), "job", "stop", "left", "--address", cluster.address)
-    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    status = cluster.run(str(BIN / "ray"), "job", "status", "left", "--address", cluster.address)
+    assert "PENDING" in status.stdout + status.stderr

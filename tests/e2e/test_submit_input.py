@@ -60,6 +60,7 @@ def check_refusal(done: Finished, expected: str) -> None:
         (["exp.yaml", *OUT, "--entrypoint-resource", "gen_node=many", *NOBODY], "must be a number above 0"),
         (["exp.yaml", *OUT, "--runtime-env", "gone.yaml", *NOBODY], "gone.yaml does not exist"),
         (["exp.yaml", *OUT, "--runtime-env", "environment.yaml", *NOBODY], "env_vars is ['A']"),
+        (["exp.yaml", *OUT, "--id", "a/b", *NOBODY], "--id is 'a/b': use letters"),
         (["exp.yaml", *OUT, "--fetch", ".", *NOBODY], "--fetch . is not empty"),
         (["exp.yaml", *OUT, "--fetch", "new", "--no-wait", *NOBODY], "--no-wait returns before"),
     ],
