@@ -117,13 +117,10 @@ class GeneratorPool:
 
     def _create(self, member: _Member) -> None:
         need = requested(self._config.sources[member.source].resources)
-        # DEFAULT: a generator is not captured by a placement group that this actor might have been started in.
-        options = {
-            "num_cpus": need.pop("CPU"),
-            "num_gpus": need.pop("GPU", 0),
-            "resources": need,
-            "scheduling_strategy": "DEFAULT",
-        }
+        options = {"num_cpus": need.pop("CPU"), "num_gpus": need.pop("GPU", 0), "resources": need}
+        if not self._context.grouped:
+            # A generator is not captured by a placement group that this actor might have been started in.
+            options["scheduling_strategy"] = "DEFAULT"
         actor_class: Any = GeneratorActor
         member.actor = actor_class.options(**options).remote(self._context, member.source, member.index, member.turn)
         member.building = member.actor.build.remote(member.state)

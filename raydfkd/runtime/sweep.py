@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import time
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -97,7 +98,10 @@ def _quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            # A trial that copies another starts a process of its own, which costs seconds and leaves nothing of the old one.
+            warnings.filterwarnings("ignore", message="Consider boosting PBT performance", category=UserWarning)
+            yield
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)

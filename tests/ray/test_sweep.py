@@ -131,7 +131,10 @@ def test_optuna_chooses_the_settings(ray_instance: None, teacher: Path, tmp_path
 def test_a_trial_with_the_ray_runner_has_its_actors_beside_it(
     ray_instance: None, teacher: Path, tmp_path: Path, no_actor_left: None
 ) -> None:
-    tree = experiment(teacher, schedule={"warmup_batches": 4, "rounds": 2, "student_steps_per_round": 4})
+    """Two trials of a generator and a student with two CPUs each fill the eight exactly: nothing is reserved twice."""
+    two = {"resources": {"num_cpus": 2, "num_threads": 1}}
+    schedule = {"warmup_batches": 4, "rounds": 2, "student_steps_per_round": 4}
+    tree = experiment(teacher, source=two, student=two, schedule=schedule, runtime={"wait_timeout_s": 180})
     path = write(tmp_path, teacher, tree, space={LR: {"kind": "grid", "values": [0.05, 0.01]}})
     watcher = Noted()
     done = raydfkd.sweep(path, out=tmp_path / "out", watcher=watcher)
