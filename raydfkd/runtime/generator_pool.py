@@ -146,13 +146,10 @@ class GeneratorPool:
 
     def _create(self, member: Member) -> None:
         need = requested(self._config.sources[member.source].resources)
-        # DEFAULT: a generator is not captured by a placement group that this actor might have been started in.
-        options = {
-            "num_cpus": need.pop("CPU"),
-            "num_gpus": need.pop("GPU", 0),
-            "resources": need,
-            "scheduling_strategy": "DEFAULT",
-        }
+        options = {"num_cpus": need.pop("CPU"), "num_gpus": need.pop("GPU", 0), "resources": need}
+        if not self._context.grouped:
+            # A generator is not captured by a placement group that this actor might have been started in.
+            options["scheduling_strategy"] = "DEFAULT"
         turns = self._config.generators
         place = (member.source, member.index)
         turn = turns.index(place) if place in turns else len(turns)  # Turns are lockstep's, where no generator is added.

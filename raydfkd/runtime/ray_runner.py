@@ -12,12 +12,14 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.train import WorkerGroupError
+from ray.util.placement_group import get_current_placement_group
 
 from raydfkd.errors import RunDirError, RunFailedError, RunStoppedError
 from raydfkd.pipeline.config import ExperimentConfig
@@ -59,6 +61,7 @@ def run_ray(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_fr
     recorder.stage("starting Ray")
     with session(config) as ends_all:
         preflight(config)
+        context = replace(context, grouped=get_current_placement_group() is not None)
         _clean(run)
         run.update_manifest(actors=context.prefix, ray=whereabouts())
         with _forgotten_at_the_end(run), _actors(context) as actors:

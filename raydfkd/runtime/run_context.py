@@ -29,12 +29,14 @@ class RunContext:
         path: the run directory, on storage that every node sees.
         resume_from: a checkpoint folder to begin from, None to begin afresh.
         prefix: of the actors' names, different for every start of a run.
+        grouped: whether the run is a sweep's trial, whose placement group has places for its generators.
     """
 
     config: ExperimentConfig
     path: Path
     resume_from: Path | None = None
     prefix: str = field(default_factory=_new_prefix)
+    grouped: bool = False
 
     @property
     def run(self) -> RunDir:
