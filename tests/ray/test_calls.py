@@ -52,7 +52,8 @@ def test_one_that_comes_back_is_asked_again_and_one_dead_for_good_is_not_waited_
     ray.kill(answerer)
     began = time.monotonic()
     with pytest.raises(RunFailedError, match=r"^the oracle died, more often than runtime.max_restarts allows$"):
-        call(answerer.pid.remote, 120.0, "the oracle")
+        while time.monotonic() - began < 60:  # ray.kill does not wait: calls may still be answered for a moment
+            call(answerer.pid.remote, 120.0, "the oracle")
     assert time.monotonic() - began < 60
 
 
