@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from raydfkd.run_dir import RunDir
 from raydfkd.runtime import generator_pool, pool_news
 from raydfkd.runtime.autoscale import Waits
 from raydfkd.runtime.generator_pool import GeneratorPool
+from raydfkd.runtime.run_context import RunContext
 
 LATER = object()
 """An answer that has not come yet."""
@@ -172,10 +173,20 @@ def experiment(num_generators: int = 1, **source: Any) -> ExperimentConfig:
     return settings.model_copy(update={"sources": {"inversion": changed}})
 
 
+@dataclass(frozen=True)
+class AmongActors(RunContext):
+    """The real context, but every role is played by the rig's cluster."""
+
+    cluster: Any = None
+
+    def actor(self, role: str) -> Any:
+        return self.cluster
+
+
 def pool_of(cluster: Cluster, path: Path, settings: ExperimentConfig, **given: Any) -> GeneratorPool:
     """Started; the watch is the test's, by ``tend``."""
     run = RunDir.create(path / "run") if not (path / "run").exists() else RunDir(path / "run")
-    context: Any = SimpleNamespace(config=settings, run=run, path=run.path, actor=lambda role: cluster)
+    context = AmongActors(settings, run.path, cluster=cluster)
     pool = GeneratorPool(context, given.pop("restore_from", None), **given)
     pool._start_all()
     return pool
