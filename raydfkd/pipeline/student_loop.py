@@ -6,6 +6,7 @@ of what it saw, is evaluated, and is checkpointed. Where the images come from is
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from raydfkd.distillation.distiller import Distiller, StepOutput
+from raydfkd.errors import RunFailedError
 from raydfkd.evaluation.classification import Evaluator
 from raydfkd.evaluation.held_out import HeldOutEvaluator
 from raydfkd.models import flat_weights
@@ -120,7 +122,11 @@ class StudentLoop:
         self._last_log = time.monotonic()
 
     def run(self) -> None:
-        """Steps until the schedule's end, or until a round begins that ``hooks.stop`` forbids; checkpoints where it ends."""
+        """Steps until the schedule's end, or until a round begins that ``hooks.stop`` forbids; checkpoints where it ends.
+
+        Raises:
+            RunFailedError: the student's loss is no longer a number, seen at most ``runtime.log_period_steps`` later.
+        """
         schedule, distiller = self.config.schedule, self.distiller
         while distiller.num_steps < schedule.total_steps:
             step = distiller.num_steps
@@ -167,6 +173,7 @@ class StudentLoop:
     def _log(self, done: int) -> None:
         now = time.monotonic()
         values = self._means.take()
+        self._refuse_divergence(done, values["kd_loss"])
         steps = values.pop("num_steps")
         self.hooks.emit("distillation", done, **values)
         self.hooks.emit(
@@ -179,6 +186,15 @@ class StudentLoop:
             **self.source.take_waits(),
         )
         self._last_log = now
+
+    def _refuse_divergence(self, done: int, loss: float) -> None:
+        """A student that is lost stays lost: its steps, and its weights in the generators, are worth nothing from here on."""
+        if not math.isfinite(loss):
+            name = self.config.student_name
+            raise RunFailedError(
+                f"student {name!r} diverged by step {done} (loss {loss}): lower students.{name}.optimizer.lr, or set "
+                f"students.{name}.optimizer.max_grad_norm"
+            )
 
     def evaluate(self, evaluator: Evaluator) -> dict[str, Any]:
         """Last and averaged student on the evaluation split."""

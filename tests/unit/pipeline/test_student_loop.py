@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from raydfkd.distillation.distiller import StepOutput
+from raydfkd.errors import RunFailedError
 from raydfkd.evaluation.classification import Evaluator
 from raydfkd.pipeline.config import ExperimentConfig, build_experiment, derive_seed
 from raydfkd.pipeline.student_loop import Batch, LoopHooks, StudentLoop, normalized, resident_bytes
@@ -50,6 +52,14 @@ class FakeDistiller:
         return StepOutput(figure, weights * self.num_steps, figure / 100, figure * 2, lr=self.num_steps / 10)
 
 
+class DivergingDistiller(FakeDistiller):
+    """Its loss is no number from step 5 on."""
+
+    def step(self, images: Tensor, weights: Tensor) -> StepOutput:
+        output = super().step(images, weights)
+        return replace(output, loss=output.loss * (float("nan") if self.num_steps >= 5 else 1))
+
+
 class FakeSource:
     def __init__(self, log: list[tuple[Any, ...]]) -> None:
         self.log = log
@@ -77,10 +87,16 @@ class Loop(StudentLoop):
 
 
 def run(
-    rank: int = 0, num_steps: int = 0, evaluates: bool = True, stop_after: int = 99, **runtime: Any
+    rank: int = 0,
+    num_steps: int = 0,
+    evaluates: bool = True,
+    stop_after: int = 99,
+    kind: type[FakeDistiller] = FakeDistiller,
+    log: list[tuple[Any, ...]] | None = None,
+    **runtime: Any,
 ) -> list[tuple[Any, ...]]:
     """``stop_after``: rounds that may begin before a stop is asked for."""
-    log: list[tuple[Any, ...]] = []
+    log = [] if log is None else log
     answers = iter([*[False] * stop_after, True])
     hooks = LoopHooks(
         lambda kind, step, **values: log.append(("emit", kind, step, values)),
@@ -88,7 +104,7 @@ def run(
         lambda: next(answers),
     )
     evaluator: Any = object() if evaluates and rank == 0 else None
-    distiller: Any = FakeDistiller(log, num_steps)
+    distiller: Any = kind(log, num_steps)
     Loop(experiment(**runtime), distiller, FakeSource(log), hooks, evaluator, rank).run()
     return log
 
@@ -177,6 +193,14 @@ def test_the_last_record_covers_what_is_left() -> None:
     assert emitted(log, "distillation") == [5, 10, 12]
     means = next(entry[2] for entry in only(log, "emit") if entry[:2] == ("distillation", 12))
     assert means["kd_loss"] == pytest.approx(11.5)
+
+
+def test_a_student_that_diverged_ends_the_run_and_is_not_saved() -> None:
+    log: list[tuple[Any, ...]] = []
+    with pytest.raises(RunFailedError, match=r"student 's' diverged by step 6 \(loss nan\): lower students\.s\.optimizer\.lr"):
+        run(kind=DivergingDistiller, log=log, log_period_steps=3, checkpoint_period_rounds=1)
+    assert emitted(log, "distillation") == [3]
+    assert max((step for (step,) in only(log, "save")), default=0) < 5
 
 
 def test_evaluation_is_each_period_and_at_the_end_and_only_where_there_is_an_evaluator() -> None:
