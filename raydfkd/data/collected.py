@@ -14,7 +14,6 @@ from raydfkd.data.config import CollectedConfig
 from raydfkd.data.datasets import ImageDataset, load_unlabelled
 from raydfkd.data.selection import select_balanced
 from raydfkd.errors import DataError
-from raydfkd.models.precision import autocast
 from raydfkd.models.teacher import FrozenTeacher
 from raydfkd.replay.arrow import from_parquet
 from raydfkd.types import SyntheticBatch
@@ -174,12 +173,10 @@ def _judge(teacher: FrozenTeacher, images: np.ndarray, device: torch.device, bf1
     """The teacher's class int32 [N] and its confidence float32 [N]."""
     classes, confidences = [], []
     teacher = teacher.to(device)
-    with torch.no_grad(), autocast(device, bf16):
-        for chunk in torch.from_numpy(images).split(CHUNK):
-            logits = teacher(chunk.to(device).float().div(255).contiguous(memory_format=torch.channels_last)).float()
-            confidence, predicted = logits.softmax(1).max(1)
-            classes.append(predicted.int().cpu().numpy())
-            confidences.append(confidence.cpu().numpy())
+    for chunk in torch.from_numpy(images).split(CHUNK):
+        judged = teacher.judge(chunk.to(device), bf16)
+        classes.append(judged.classes.cpu().numpy())
+        confidences.append(judged.confidences.cpu().numpy())
     return np.concatenate(classes), np.concatenate(confidences)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raydfkd.models.precision import autocast
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teacher import FrozenTeacher, pixels_of
 
 
 class HeldOutEvaluator:
@@ -57,6 +57,5 @@ class HeldOutEvaluator:
         parts = []
         with torch.no_grad(), autocast(self._device, self._bf16):
             for batch in self._images.split(self._batch_size):
-                view = batch.float().div(255).contiguous(memory_format=torch.channels_last)
-                parts.append(network(view).float().log_softmax(1))
+                parts.append(network(pixels_of(batch)).float().log_softmax(1))
         return torch.cat(parts)

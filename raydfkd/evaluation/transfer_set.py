@@ -17,7 +17,7 @@ from torch import Tensor
 from raydfkd.errors import DataError
 from raydfkd.evaluation.metrics import class_entropy
 from raydfkd.models.precision import autocast
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teacher import FrozenTeacher, pixels_of
 from raydfkd.synthesis.boundary import Logits, attack_settings, boundary_attack
 from raydfkd.synthesis.config import BoundaryAttackConfig
 
@@ -100,7 +100,7 @@ def inspect_images(
     chosen = np.random.default_rng(seed).permutation(len(images))[:num_attacked]
     with autocast(device, bf16):
         parts = torch.from_numpy(images[chosen]).split(CHUNK) if len(chosen) else ()
-        distances = [boundary_distances(teacher, _pixels(part.to(device))) for part in parts]
+        distances = [boundary_distances(teacher, pixels_of(part.to(device))) for part in parts]
     return TransferSetFigures(
         num_images=len(images),
         class_counts=counts,
@@ -190,16 +190,12 @@ def _named(classes: np.ndarray, names: Sequence[str] | None, notes: Sequence[str
 
 def _read(teacher: FrozenTeacher, images: Tensor) -> tuple[Tensor, Tensor]:
     """Logits [B,K] and features [B,D] of byte images, float32."""
-    view = _pixels(images).contiguous(memory_format=torch.channels_last)
+    view = pixels_of(images)
     if not teacher.has_classifier_head:
         logits = teacher(view).float()
         return logits, logits
     logits, features = teacher.forward_features(view)
     return logits.float(), features.float()
-
-
-def _pixels(images: Tensor) -> Tensor:
-    return images.float().div_(255)
 
 
 def _unit(features: Tensor) -> Tensor:

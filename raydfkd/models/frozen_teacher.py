@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from raydfkd.errors import TeacherError
 from raydfkd.models.classifiers import ImageShape
 from raydfkd.models.features import Feature, FeatureReader, find_head
+from raydfkd.models.precision import autocast
 
 
 class Normalization(nn.Module):
@@ -27,6 +29,26 @@ class Normalization(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         scale = (1.0 / self.std).view(1, -1, 1, 1)
         return torch.addcmul(-self.mean.view(1, -1, 1, 1) * scale, images, scale)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the teacher says of stored images, on its device.
+
+    Attributes:
+        logits: float32 [B,K].
+        classes: int32 [B], the likeliest class.
+        confidences: float32 [B], that class's softmax probability.
+    """
+
+    logits: torch.Tensor
+    classes: torch.Tensor
+    confidences: torch.Tensor
+
+
+def pixels_of(stored: torch.Tensor) -> torch.Tensor:
+    """uint8 images [B,C,H,W] as networks take them: float32 in [0,1], channels last."""
+    return stored.float().div(255).contiguous(memory_format=torch.channels_last)
 
 
 class FrozenTeacher(nn.Module):
@@ -90,6 +112,14 @@ class FrozenTeacher(nn.Module):
         if any(layer.training for layer in self._layers):
             self.model.eval()
         return self.model(self.normalization(images))
+
+    @torch.no_grad()
+    def judge(self, stored: torch.Tensor, bf16: bool) -> Judgement:
+        """Of uint8 images [B,C,H,W] on the teacher's device; ``bf16``: by bfloat16 autocast where the device has it."""
+        with autocast(stored.device, bf16):
+            logits = self(pixels_of(stored)).float()
+        confidences, classes = logits.softmax(1).max(1)
+        return Judgement(logits, classes.int(), confidences)
 
     def forward_features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [B,K] and the penultimate features [B,d], which are what enters the classifier head."""

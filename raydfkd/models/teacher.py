@@ -9,16 +9,18 @@ from raydfkd.errors import ConfigError
 from raydfkd.models.catalog import EXPORTED_SUFFIX, build_classifier
 from raydfkd.models.classifiers import ImageShape
 from raydfkd.models.exported import load_exported
-from raydfkd.models.frozen_teacher import FrozenTeacher, Normalization
+from raydfkd.models.frozen_teacher import FrozenTeacher, Judgement, Normalization, pixels_of
 from raydfkd.models.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient
 from raydfkd.models.weights import load_weights
 
 __all__ = [
     "FrozenTeacher",
+    "Judgement",
     "Normalization",
     "TeacherAudit",
     "audit_teacher",
     "build_teacher",
+    "pixels_of",
     "require_batch_norm",
     "require_input_gradient",
 ]

@@ -14,7 +14,7 @@ from raydfkd.evaluation.classification import Evaluator
 from raydfkd.evaluation.metrics import class_entropy
 from raydfkd.models.precision import autocast
 from raydfkd.models.shared_classifier import SharedClassifierStudent, describe_shared_classifier
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teacher import FrozenTeacher, pixels_of
 from raydfkd.models.weights import save_weights
 from raydfkd.pipeline import builder, checkpoints
 from raydfkd.pipeline.config import ExperimentConfig
@@ -183,5 +183,5 @@ def _features(teacher: FrozenTeacher, images: np.ndarray, device: torch.device, 
     parts = []
     with torch.no_grad(), autocast(device, bf16):
         for chunk in torch.from_numpy(images).split(200):
-            parts.append(teacher.forward_features(chunk.to(device).float().div(255))[1].float().flatten(1).cpu().numpy())
+            parts.append(teacher.forward_features(pixels_of(chunk.to(device)))[1].float().flatten(1).cpu().numpy())
     return np.concatenate(parts)

@@ -261,8 +261,10 @@ class BoundaryAttack:
         num_pairs, origins = len(origins_M), origins_M.cpu()
         stored = (torch.cat(groups) * 255).round_().to(torch.uint8)
         # Not every network takes a batch of none.
-        logits = self._judged(stored).cpu() if num_pairs else torch.empty(0, self.teacher.num_classes)
-        confidences, predicted = logits.softmax(1).max(1)
+        confidences, predicted = torch.empty(0), torch.empty(0, dtype=torch.int32)
+        if num_pairs:
+            judged = self.teacher.judge(stored, self.bf16)
+            confidences, predicted = judged.confidences.cpu(), judged.classes.cpu()
         aims = targets[origins]
         sure = confidences >= self.settings.threshold
         before, after = slice(0, num_pairs), slice(num_pairs, 2 * num_pairs)
@@ -273,14 +275,9 @@ class BoundaryAttack:
         return AttackedImages(
             images=stored.cpu().contiguous()[kept].numpy(),
             targets=wanted[kept].numpy(),
-            teacher_class=predicted[kept].int().numpy(),
+            teacher_class=predicted[kept].numpy(),
             teacher_confidence=confidences[kept].numpy(),
             origins=origins.repeat(len(groups))[kept].numpy(),
             num_attacked=len(targets),
             num_crossed=num_pairs,
         )
-
-    def _judged(self, stored: Tensor) -> Tensor:
-        with autocast(self.device, self.bf16):
-            view = stored.float().div_(255).contiguous(memory_format=torch.channels_last)
-            return self.teacher(view).float()

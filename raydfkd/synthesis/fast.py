@@ -20,7 +20,7 @@ from raydfkd.models.bn_statistics import BatchNormStatistics
 from raydfkd.models.generators import build_generator
 from raydfkd.models.generators.upsampling import UpsamplingGenerator
 from raydfkd.models.precision import autocast
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teacher import FrozenTeacher, pixels_of
 from raydfkd.synthesis.config import FastConfig
 from raydfkd.synthesis.context import SynthesisContext, SynthesisParts
 from raydfkd.types import BufferSummary, Preparation, SyntheticBatch, WeightsVersion
@@ -159,17 +159,15 @@ class FastSynthesizer:
     def _finish(self, images: Tensor, targets: Tensor, metrics: dict[str, float]) -> SyntheticBatch:
         """Rounds to uint8 and lets teacher and student judge what will really be stored (Algorithm 1, lines 12-14)."""
         stored = (images * 255).round_().clamp_(0, 255).to(torch.uint8)
+        judged = self.teacher.judge(stored, self.context.bf16)
         with torch.no_grad(), autocast(self.device, self.context.bf16):
-            view = stored.float().div_(255).contiguous(memory_format=torch.channels_last)
-            teacher_logits = self.teacher(view).float()
-            student_logits = self.student(self.teacher.normalize(view)).float()
-        confidence, predicted = teacher_logits.softmax(1).max(1)
-        priorities = kd_loss_per_sample(student_logits, teacher_logits, self.context.priority_temperature)
+            student_logits = self.student(self.teacher.normalize(pixels_of(stored))).float()
+        priorities = kd_loss_per_sample(student_logits, judged.logits, self.context.priority_temperature)
         return SyntheticBatch(
             images=stored.contiguous(memory_format=torch.contiguous_format).cpu().numpy(),
             targets=targets.cpu().numpy(),
-            teacher_class=predicted.int().cpu().numpy(),
-            teacher_confidence=confidence.float().cpu().numpy(),
+            teacher_class=judged.classes.cpu().numpy(),
+            teacher_confidence=judged.confidences.cpu().numpy(),
             source=self.config.method,
             generator_id=self.context.generator_id,
             student_version=self.student_version,

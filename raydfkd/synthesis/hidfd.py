@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from raydfkd.errors import ConfigError
-from raydfkd.models.precision import autocast
 from raydfkd.synthesis.config import HiDFDConfig
 from raydfkd.synthesis.context import SynthesisContext, SynthesisParts
 from raydfkd.synthesis.guided_gan import GuidedGAN
@@ -73,15 +72,12 @@ class HiDFDSynthesizer:
     def _judged(self, images: Tensor, targets: Tensor, metrics: dict[str, float]) -> SyntheticBatch:
         """Rounded to uint8, with what the teacher says of that; new images get the table's largest priority."""
         stored = (images * 255).round_().to(torch.uint8)
-        with torch.no_grad(), autocast(self.gan.device, self.context.bf16):
-            view = stored.float().div_(255).contiguous(memory_format=torch.channels_last)
-            logits = self.gan.teacher(view).float()
-        confidence, predicted = logits.softmax(1).max(1)
+        judged = self.gan.teacher.judge(stored, self.context.bf16)
         return SyntheticBatch(
             images=stored.contiguous(memory_format=torch.contiguous_format).cpu().numpy(),
             targets=targets.cpu().numpy(),
-            teacher_class=predicted.int().cpu().numpy(),
-            teacher_confidence=confidence.cpu().numpy(),
+            teacher_class=judged.classes.cpu().numpy(),
+            teacher_confidence=judged.confidences.cpu().numpy(),
             source=self.config.method,
             generator_id=self.context.generator_id,
             student_version=self.student_version,

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from raydfkd.errors import DataError
-from raydfkd.models.precision import autocast
 from raydfkd.models.teacher import FrozenTeacher
 from raydfkd.synthesis.context import SynthesisContext, SynthesisParts
 from raydfkd.synthesis.procedural.balance import even_shares, evenness
@@ -113,11 +112,8 @@ class ProceduralSynthesizer:
         if not len(images):
             nothing = torch.zeros(0, device=self.device)
             return _Candidates(images, nothing.long(), nothing), dropped
-        with autocast(self.device, self.context.bf16):
-            view = images.float().div_(255).contiguous(memory_format=torch.channels_last)
-            logits = self.teacher(view).float()
-        confidence, classes = logits.softmax(1).max(1)
-        return _Candidates(images, classes, confidence), dropped
+        judged = self.teacher.judge(images, self.context.bf16)
+        return _Candidates(images, judged.classes.long(), judged.confidences), dropped
 
     def _delivered(
         self, candidates: _Candidates, held: np.ndarray, counts: np.ndarray, figures: dict[str, int]
