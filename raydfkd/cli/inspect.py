@@ -47,7 +47,10 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Folder of a comparison; otherwise 'comparison' beside the first run.")
     ] = None,
-    label: Annotated[list[str] | None, typer.Option(help="Name of each compared run, in their order (repeat it).")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of each compared run, in their order (repeat it); runs of one name are seeds of one setting."),
+    ] = None,
 ) -> None:
     """Write a run's report, or compare several runs."""
     if len(runs) == 1:

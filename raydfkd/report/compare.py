@@ -1,8 +1,13 @@
-"""Several runs side by side: one HTML file with a table and overlaid curves, and the curves as a picture beside it."""
+"""Several runs side by side: one HTML file with tables and overlaid curves, and the curves as a picture beside it.
+
+Runs that share a label are one setting with several seeds: a table gives their mean and sample standard deviation, a curve
+their mean and a band from the lowest to the highest of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,7 @@ import numpy as np
 
 from raydfkd.errors import RunDirError
 from raydfkd.report import figures, pictures
+from raydfkd.report.figures import Curve
 from raydfkd.report.html import render, write_page
 from raydfkd.report.loading import RunData, load_run, series
 from raydfkd.report.outcome import MISSING, format_duration, format_percent, format_rate, metric_label, part, rate
@@ -18,24 +24,29 @@ from raydfkd.report.page_parts import Table
 PAGE = "comparison.html"
 PICTURE = "curves.png"
 
-Curves = dict[str, tuple[np.ndarray, np.ndarray]]
+Curves = dict[str, Curve]
+Settings = dict[str, list[RunData]]
+"""Runs by label."""
 
 
 def write_comparison(run_paths: Sequence[str | Path], out: str | Path, labels: Sequence[str] | None = None) -> Path:
     """Writes comparison.html and, if any run was evaluated, curves.png into the folder ``out``; returns the HTML file's path.
 
-    ``labels`` names the runs in the table and the curves, one each; without them a run's manifest name or folder does.
+    ``labels`` names the runs in the tables and the curves, one each, the same for seeds of one setting; without them a run's
+    manifest name or folder does.
 
     Raises:
         RunDirError: no run is given, one is not a run, the labels do not match them, or ``out`` cannot be written.
     """
     if not run_paths:
         raise RunDirError("a comparison needs at least one run directory and got none: name the runs to compare")
-    if labels is not None and (len(labels) != len(run_paths) or len(set(labels)) != len(labels)):
-        raise RunDirError(f"a comparison of {len(run_paths)} runs got {len(labels)} labels: give each run its own")
+    if labels is not None and len(labels) != len(run_paths):
+        raise RunDirError(f"a comparison of {len(run_paths)} runs got {len(labels)} labels: give one for each run")
     runs = [load_run(path) for path in run_paths]
-    named = dict(zip(labels if labels is not None else _own_labels(runs), runs, strict=True))
-    over_steps, over_time, time_label = _curves(named)
+    settings: Settings = {}
+    for label, run in zip(labels if labels is not None else _own_labels(runs), runs, strict=True):
+        settings.setdefault(label, []).append(run)
+    over_steps, over_time, time_label = _curves(settings)
     teacher = _common_teacher(runs)
     metric = metric_label(runs[0].outcome)
     panels: list[dict[str, Any]] = []
@@ -54,8 +65,8 @@ def write_comparison(run_paths: Sequence[str | Path], out: str | Path, labels: S
         "comparison.html.j2",
         count=len(runs),
         plots=[pictures.figure_svg(figures.overlay(**panel), f"overlay-{number}") for number, panel in enumerate(panels)],
-        tables=[_table(named, metric)],
-        problems=[f"{label}: {problem}" for label, run in named.items() for problem in run.problems],
+        tables=[*_seed_tables(settings, metric), _table(settings, metric)],
+        problems=[f"{label}: {problem}" for label, group in settings.items() for run in group for problem in run.problems],
     )
     return write_page(folder / PAGE, page)
 
@@ -69,17 +80,29 @@ def _own_labels(runs: list[RunData]) -> list[str]:
     return labels
 
 
-def _curves(named: dict[str, RunData]) -> tuple[Curves, Curves, str]:
-    """The last student's metric over steps and over time, of the runs that have any, and the time axis' label."""
-    over_steps: Curves = {}
-    over_time: Curves = {}
-    for label, run in named.items():
-        metric, steps, seconds = series(run.of_kind("evaluation"), "metric_last", "step", "time_s")
-        if np.isfinite(metric).any():
-            over_steps[label], over_time[label] = (steps, metric), (seconds, metric)
-    time_label = figures.time_axis(np.concatenate([x for x, _ in over_time.values()]))[1] if over_time else ""
-    in_unit = {label: (figures.in_unit_of(time_label, x), y) for label, (x, y) in over_time.items()}
-    return over_steps, in_unit, time_label
+def _curves(settings: Settings) -> tuple[Curves, Curves, str]:
+    """The last student's metric over steps and over time, of the settings that have any, and the time axis' label."""
+    found = {label: _evaluations(group) for label, group in settings.items()}
+    found = {label: values for label, values in found.items() if np.isfinite(values[2]).any()}
+    time_label = figures.time_axis(np.concatenate([seconds for _, seconds, _ in found.values()]))[1] if found else ""
+    over_steps = {label: Curve.of(steps, metric_RN) for label, (steps, _, metric_RN) in found.items()}
+    over_time = {
+        label: Curve.of(figures.in_unit_of(time_label, seconds), metric_RN) for label, (_, seconds, metric_RN) in found.items()
+    }
+    return over_steps, over_time, time_label
+
+
+def _evaluations(group: list[RunData]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps [N] at which all runs that were evaluated at all were, their mean times [N], and each run's metric [R,N]."""
+    columns = [series(run.of_kind("evaluation"), "metric_last", "step", "time_s") for run in group]
+    columns = [column for column in columns if len(column[0])]
+    if not columns:
+        return np.zeros(0), np.zeros(0), np.zeros((1, 0))
+    common = reduce(np.intersect1d, [steps for _, steps, _ in columns])
+    rows = [np.searchsorted(steps, common) for _, steps, _ in columns]
+    metric_RN = np.stack([metric[row] for (metric, _, _), row in zip(columns, rows, strict=True)])
+    seconds = np.mean([seconds[row] for (_, _, seconds), row in zip(columns, rows, strict=True)], axis=0)
+    return common, seconds, metric_RN
 
 
 def _common_teacher(runs: list[RunData]) -> float | None:
@@ -88,12 +111,44 @@ def _common_teacher(runs: list[RunData]) -> float | None:
     return metrics.pop() if len(metrics) == 1 else None
 
 
-def _table(named: dict[str, RunData], metric: str) -> Table:
+def _seed_tables(settings: Settings, metric: str) -> list[Table]:
+    """Mean and sample standard deviation over the finished runs of each setting; none where no setting has two."""
+    finished = {label: [run.outcome for run in group if run.result is not None] for label, group in settings.items()}
+    if max(map(len, finished.values())) < 2:
+        return []
+    rows = []
+    for label, outcomes in finished.items():
+        spread = [_spread([part(outcome, "student", key) for outcome in outcomes]) for key in _STUDENT_KEYS]
+        behind = _spread([_points_behind(outcome) for outcome in outcomes], unit="")
+        seconds = [outcome["end_to_end_s"] for outcome in outcomes if outcome.get("end_to_end_s") is not None]
+        rows.append((label, str(len(outcomes)), *spread, behind, format_duration(float(np.mean(seconds)) if seconds else None)))
+    headers = ("setting", "runs", f"{metric}, last", f"{metric}, EMA", "agreement", "points behind the teacher", "end to end")
+    return [Table(headers, rows, title="Mean and standard deviation over runs")]
+
+
+_STUDENT_KEYS = ("metric_last", "metric_ema", "agreement")
+
+
+def _points_behind(outcome: dict[str, Any]) -> float | None:
+    teacher, student = part(outcome, "teacher", "metric"), part(outcome, "student", "metric_last")
+    return None if teacher is None or student is None else teacher - student
+
+
+def _spread(fractions: Sequence[float | None], unit: str = "%") -> str:
+    """``97.21 ± 0.34%``; of one run its figure alone."""
+    known = [100 * fraction for fraction in fractions if fraction is not None]
+    if not known:
+        return MISSING
+    deviation = f" ± {np.std(known, ddof=1):.2f}" if len(known) > 1 else ""
+    return f"{np.mean(known):.2f}{deviation}{unit}"
+
+
+def _table(settings: Settings, metric: str) -> Table:
     rows: list[tuple[str, ...]] = []
-    for label, run in named.items():
-        outcome = run.outcome
-        row = [label if run.result is not None else f"{label} ({run.state})"]
-        rows.append(tuple(row + [MISSING if (cell := cells(outcome)) is None else cell for _, cells in _COLUMNS]))
+    for label, group in settings.items():
+        for run in group:
+            row = [label if run.result is not None else f"{label} ({run.state})"]
+            rows.append(tuple(row + [MISSING if (cell := cells(run.outcome)) is None else cell for _, cells in _COLUMNS]))
     return Table(("run", *(header.replace("accuracy", metric) for header, _ in _COLUMNS)), rows)
 
 

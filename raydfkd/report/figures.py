@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -228,11 +229,23 @@ def feature_map(
     return figure
 
 
+@dataclass(frozen=True)
+class Curve:
+    """Fractions over ``x`` [N]: the mean, the lowest and the highest [N] of one run or several."""
+
+    x: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def of(cls, x: np.ndarray, runs_RN: np.ndarray) -> Curve:
+        return cls(x, runs_RN.mean(axis=0), runs_RN.min(axis=0), runs_RN.max(axis=0))
+
+
 @style.styled
-def overlay(
-    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, x_label: str, teacher: float | None = None
-) -> Figure:
-    """One metric curve a run, (x [n], fractions [n]) by label, and the teacher's metric as a line."""
+def overlay(curves: Mapping[str, Curve], title: str, x_label: str, teacher: float | None = None) -> Figure:
+    """One metric curve a setting, by label, with a band where it has several runs, and the teacher's metric as a line."""
     figure, axes = _figure(title, x_label, height=3.4)
     _overlay(axes, curves, teacher)
     return figure
@@ -265,13 +278,16 @@ def principal_axes(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return centre, first_two
 
 
-def _overlay(axes: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], teacher: float | None) -> None:
-    everything = [y for _, y in curves.values()]
-    for number, (label, (x, y)) in enumerate(curves.items()):
-        px, py = thin(x, y)
+def _overlay(axes: Axes, curves: Mapping[str, Curve], teacher: float | None) -> None:
+    everything = [bound for curve in curves.values() for bound in (curve.low, curve.high)]
+    for number, (label, curve) in enumerate(curves.items()):
+        px, py = thin(curve.x, curve.mean)
         # The dashes shift by one each time that the colours come round, so that no two of the first 24 runs look alike.
         dashes = style.DASHES[(number // len(style.LINES) + number) % len(style.DASHES)]
-        axes.plot(px, py, color=style.LINES[number % len(style.LINES)], linestyle=dashes, label=_short(label, 40))
+        color = style.LINES[number % len(style.LINES)]
+        axes.plot(px, py, color=color, linestyle=dashes, label=_short(label, 40))
+        if (curve.low < curve.high).any():
+            axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.15, linewidth=0)
     if teacher is not None:
         axes.axhline(teacher, color=style.MUTED, linewidth=1.2, linestyle=(0, (2, 2)), label=f"teacher, {100 * teacher:.1f}%")
         everything.append(np.array([teacher]))

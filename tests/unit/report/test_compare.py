@@ -6,10 +6,12 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from raydfkd.errors import RunDirError
 from raydfkd.report.compare import write_comparison
+from raydfkd.report.figures import Curve
 from raydfkd.testing.fake_run import write_fake_run
 
 
@@ -44,6 +46,27 @@ def test_table_curves_and_picture(runs: list[Path], tmp_path: Path) -> None:
         assert all(label in svg for label in ("all", "none", "unfinished", "teacher, 88.8%"))
     assert not re.search(r"https?://", text)
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_of_one_label_are_seeds_of_one_setting(tmp_path: Path) -> None:
+    metrics = (0.80, 0.82, 0.87)
+    seeds = [write_fake_run(tmp_path / f"s{i}", seed=i, final_metric=metric) for i, metric in enumerate(metrics)]
+    other = write_fake_run(tmp_path / "other", seed=0, final_metric=0.9)
+    running = write_fake_run(tmp_path / "running", seed=3, done=0.4, state="running")
+    labels = ["all", "all", "all", "none", "all"]
+    text = write_comparison([*seeds, other, running], tmp_path / "out", labels=labels).read_text(encoding="utf-8")
+    rows = cells(text)
+    assert rows[0][:3] == ["setting", "runs", "accuracy, last"]
+    deviation = (sum((m - 0.83) ** 2 for m in metrics) / 2) ** 0.5
+    assert rows[1][:3] == ["all", "3", f"83.00 ± {100 * deviation:.2f}%"]
+    assert rows[2][:3] == ["none", "1", "90.00%"]
+    assert float(rows[1][5].split(" ")[0]) == pytest.approx(88.8 - 83.0, abs=0.06)
+    assert [row[0] for row in rows[4:]] == ["all", "all", "all", "all (running)", "none"]
+
+
+def test_the_curve_of_seeds_is_their_mean_within_their_range() -> None:
+    curve = Curve.of(np.array([1.0, 2.0]), np.array([[0.1, 0.5], [0.3, 0.7], [0.2, 0.9]]))
+    np.testing.assert_allclose([curve.mean, curve.low, curve.high], [[0.2, 0.7], [0.1, 0.5], [0.3, 0.9]])
 
 
 def test_equal_names_are_told_apart(runs: list[Path], tmp_path: Path) -> None:
