@@ -129,26 +129,27 @@ def updated_class_counts(class_counts_K: Tensor, teacher_logits_BK: Tensor, gamm
     return (1 - gamma) * class_counts_K.float() + gamma * new_K
 
 
-def class_weights(class_counts_K: Tensor, min_frequency: float = 1e-3) -> Tensor:
+def class_weights(class_counts_K: Tensor, min_relative_frequency: float = 0.01) -> Tensor:
     """What a class counts for in :func:`class_regularization`: 1 / n^_c with n^ = n / sum n, the weights of HiDFD Eq. 12.
 
-    Deviation: n^ is at least ``min_frequency``, since a class that vanished would otherwise weigh infinitely much, and the
-    weights are divided by their mean, since they would otherwise be about K and lambda_g would mean something else for
+    Deviation: n^ is at least ``min_relative_frequency`` / K, since a class that vanished would otherwise weigh infinitely much,
+    and the weights are divided by their mean, since they would otherwise be about K and lambda_g would mean something else for
     each K. The official code never updates n, so its weights are all 1.
 
     Args:
         class_counts_K: n, none negative and not all 0.
-        min_frequency: well below 1/K, else it also hides differences between classes that are made.
+        min_relative_frequency: a share of the even frequency 1/K, well below 1, else it also hides differences between classes
+            that are made.
 
     Returns:
         float32 [K] of mean 1.
     """
     counts_K = class_counts_K.detach().float()
-    weights_K = 1 / (counts_K / counts_K.sum()).clamp(min=min_frequency)
+    weights_K = 1 / (counts_K / counts_K.sum()).clamp(min=min_relative_frequency / len(counts_K))
     return weights_K / weights_K.mean()
 
 
-def class_regularization(teacher_logits_BK: Tensor, class_counts_K: Tensor, min_frequency: float = 1e-3) -> Tensor:
+def class_regularization(teacher_logits_BK: Tensor, class_counts_K: Tensor, min_relative_frequency: float = 0.01) -> Tensor:
     """Category frequency smoothing: weighted negative entropy of the teacher's mean prediction (HiDFD Eq. 12).
 
     sum_c w_c p_c log p_c, p the mean over synthetic images of the teacher's softmax, w from :func:`class_weights`: classes that
@@ -156,4 +157,4 @@ def class_regularization(teacher_logits_BK: Tensor, class_counts_K: Tensor, min_
     """
     log_mean_K = torch.logsumexp(F.log_softmax(teacher_logits_BK.float(), dim=1), dim=0) - math.log(len(teacher_logits_BK))
     # In the log domain a class whose probability underflows to 0 adds 0 and not 0 * -inf, whose gradient is NaN.
-    return (class_weights(class_counts_K, min_frequency) * log_mean_K.exp() * log_mean_K).sum()
+    return (class_weights(class_counts_K, min_relative_frequency) * log_mean_K.exp() * log_mean_K).sum()

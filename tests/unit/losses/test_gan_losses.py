@@ -180,9 +180,12 @@ def test_class_weights_are_inverse_frequencies_of_mean_one() -> None:
     weights = class_weights(torch.tensor([1.0, 2.0, 4.0]))
     torch.testing.assert_close(weights / weights[2], torch.tensor([4.0, 2.0, 1.0]))
     assert weights.mean().item() == pytest.approx(1.0)
-    clipped = class_weights(torch.tensor([0.0, 1.0]), min_frequency=0.01)
+    clipped = class_weights(torch.tensor([0.0, 1.0]), min_relative_frequency=0.02)
     assert (clipped[0] / clipped[1]).item() == pytest.approx(100.0)
     assert clipped.mean().item() == pytest.approx(1.0)
+    thousand = torch.ones(1000)
+    thousand[0] = 0.1
+    assert (class_weights(thousand)[0] / class_weights(thousand)[1]).item() == pytest.approx(10.0), "of however many classes"
 
 
 def test_class_regularization_by_hand() -> None:
