@@ -14,14 +14,16 @@ RUN/
                          teacher_class int32 [n], source [n])
   analysis/buffer.npz    final buffer: priorities, teacher_class, teacher_confidence, ages, source (all [n])
   analysis/features.npz  synthetic_features, synthetic_class, and where evaluation data exists real_features, real_class
-  student.safetensors    the last student; student_ema.safetensors its moving average
+  student.safetensors    the first student as it is at the end; student_ema.safetensors its moving average; those of the
+                         others: student-NAME.safetensors, student_ema-NAME.safetensors
   result.json            the outcome; stable, other programs read it
   report.html
   tensorboard/
 ```
 
 A metrics record has ``kind``, ``time_s`` (seconds since the run began, over all its sessions), ``step`` (student optimizer
-updates so far) and values by kind:
+updates so far; the slowest student's where it is no student's record) and values by kind. Those of a student
+(``distillation``, ``throughput``, ``evaluation``, ``held_out``) have its name in ``student``.
 
 * ``synthesis``: ``generator_id``, ``student_version``, ``seconds``, ``num_images``, the generator's waits before it
   (``generator_wait_limiter_s``, ``generator_wait_weights_s``) and the synthesizer's losses (``bn_loss``, ``one_hot_loss``,
@@ -150,6 +152,11 @@ class RunDir:
     @property
     def report_path(self) -> Path:
         return self.path / "report.html"
+
+    def student_path(self, name: str | None = None, ema: bool = False) -> Path:
+        """Weights of a student; ``name`` None: of the first one."""
+        which = "student_ema" if ema else "student"
+        return self.path / (f"{which}.safetensors" if name is None else f"{which}-{name}.safetensors")
 
     @property
     def collected_path(self) -> Path:

@@ -18,7 +18,7 @@ import torch
 from raydfkd.errors import RaydfkdError
 from raydfkd.pipeline import builder, collecting
 from raydfkd.pipeline.config import ExperimentConfig
-from raydfkd.pipeline.exchange_state import build_rate_limiter
+from raydfkd.pipeline.exchange_state import build_rate_limiters
 from raydfkd.pipeline.outcome import count_params, device_name
 from raydfkd.types import BufferSummary, SyntheticBatch
 
@@ -64,7 +64,7 @@ def diagnose(config: ExperimentConfig) -> Diagnosis:
         times = f", {count_params(teacher.model) / size:.1f} times fewer than the teacher" if teacher is not None else ""
         found.rows.append((f"student {config.student_name!r}", f"{config.student.model}, {size:,} parameters{times}"))
     found.rows += _buffer_rows(config)
-    found.attempt(lambda: build_rate_limiter(config))
+    found.attempt(lambda: build_rate_limiters(config))
     device = found.attempt(lambda: builder.choose_device(config))
     if config.evaluation is not None and teacher is not None and device is not None:
         evaluator = found.attempt(lambda: builder.build_evaluator(config, teacher, device))

@@ -78,7 +78,7 @@ class TrialPlan:
             if config.collected is not None:
                 updates["collected"] = config.collected.model_copy(update={"exclude": self.folder.held_out_path})
         runtime: dict[str, Any] = {"out": run, "address": None}
-        resources = [config.student.resources, *(source.resources for source in config.sources.values())]
+        resources = [part.resources for part in (*config.students.values(), *config.sources.values())]
         if config.runtime.runner == "local" and config.runtime.device == "auto" and not any(r.num_gpus for r in resources):
             runtime["device"] = "cpu"  # a trial may see GPUs that are not its own
         if isinstance(self.sweep.config.scheduler, PBTConfig):

@@ -18,7 +18,7 @@ from raydfkd.models.discriminators import build_discriminator
 from raydfkd.models.generators import build_conditional_generator, build_generator
 from raydfkd.pipeline import builder
 from raydfkd.pipeline.config import ExperimentConfig, load_experiment
-from raydfkd.pipeline.exchange_state import build_exchange, build_rate_limiter
+from raydfkd.pipeline.exchange_state import build_exchange, build_rate_limiters
 from raydfkd.pipeline.run import execute
 from raydfkd.pipeline.sweep_config import load_sweep
 from raydfkd.pipeline.teacher_config import TeacherTrainingConfig
@@ -201,7 +201,7 @@ def test_a_sweep_is_read_and_each_of_its_points_is_an_experiment(path: Path) -> 
     assert sweep.points is not None
     assert len(sweep.points) == sweep.num_trials >= 4
     for point in sweep.points:
-        build_rate_limiter(sweep.experiment_of(point))
+        build_rate_limiters(sweep.experiment_of(point))
     assert file_of(sweep.config.experiment) in RUNS
 
 

@@ -160,7 +160,7 @@ def test_an_own_checkpoint_is_not_copied_over_itself(tmp_path: Path, teacher: Pa
     run.next()
     run.save(tmp_path / "copy")
     assert run.stop(30)
-    inside = run.run.latest_checkpoint() / "student.pt"
+    inside = run.run.latest_checkpoint() / "students/small.pt"
     written = inside.stat().st_mtime_ns
     on = trial(plan)
     on.load(tmp_path / "copy")
