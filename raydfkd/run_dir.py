@@ -158,6 +158,20 @@ class RunDir:
         which = "student_ema" if ema else "student"
         return self.path / (f"{which}.safetensors" if name is None else f"{which}-{name}.safetensors")
 
+    def weights_of(self, student: str | None = None, ema: bool = False) -> Path:
+        """The weights file of a finished run's student; None: the first one's.
+
+        Raises:
+            RunDirError: the run has not finished, or has no such student.
+        """
+        known = list(self.result().get("students") or {}) if student is not None else []
+        if student is not None and student not in known:
+            raise RunDirError(f"the run in {self.path} has no student {student!r}: it has {', '.join(known) or 'one, unnamed'}")
+        path = self.student_path(None if student is None or student == known[0] else student, ema)
+        if not path.exists():
+            raise RunDirError(f"{self.path} holds no {path.name} yet: the run has not finished, continue it with run --resume")
+        return path
+
     @property
     def collected_path(self) -> Path:
         return self.path / "collected.parquet"

@@ -74,7 +74,7 @@ def _curves(named: dict[str, RunData]) -> tuple[Curves, Curves, str]:
     over_steps: Curves = {}
     over_time: Curves = {}
     for label, run in named.items():
-        metric, steps, seconds = series(run.of_kind("evaluation"), "metric_last", "step", "time_s")
+        metric, steps, seconds = series(run.of_first_student("evaluation"), "metric_last", "step", "time_s")
         if np.isfinite(metric).any():
             over_steps[label], over_time[label] = (steps, metric), (seconds, metric)
     time_label = figures.time_axis(np.concatenate([x for x, _ in over_time.values()]))[1] if over_time else ""
