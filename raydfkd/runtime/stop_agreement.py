@@ -13,11 +13,14 @@ class StopAgreement:
         self.asked = False
         """Whether a stop was asked for."""
         self._begun: dict[str, int] = {}
+        self._end: int | None = None
 
     def ends_before(self, student: str, number: int) -> bool:
         """Whether a student ends before round ``number``; otherwise it begins that round."""
         others = [begun for name, begun in self._begun.items() if name != student]
-        if self.asked and number > max(others, default=-1):
+        if self.asked and self._end is None and number > max(others, default=-1):
+            self._end = number  # It stays so: one that is restarted meanwhile comes this far again.
+        if self._end is not None and number >= self._end:
             return True
         self._begun[student] = number
         return False
