@@ -98,7 +98,9 @@ class Recorder:
                 yield "event/restarts", self._restarts
             return
         several = len(self.config.students) > 1
-        owner = record.get({"synthesis": "generator_id", "generators": "source"}.get(record["kind"], "student" if several else ""))
+        owner = record.get(
+            {"synthesis": "generator_id", "generators": "source"}.get(record["kind"], "student" if several else "")
+        )
         group = record["kind"] if owner is None else f"{record['kind']}/{owner}"
         for name, value in record.items():
             if name not in ("kind", "step", "time_s") and isinstance(value, int | float) and not isinstance(value, bool):
