@@ -97,10 +97,8 @@ class Recorder:
             if record.get("restart"):
                 yield "event/restarts", self._restarts
             return
-        several = len(self.config.students) > 1
-        owner = record.get(
-            {"synthesis": "generator_id", "generators": "source"}.get(record["kind"], "student" if several else "")
-        )
+        student = "student" if len(self.config.students) > 1 else ""
+        owner = record.get({"synthesis": "generator_id", "generators": "source"}.get(record["kind"], student))
         group = record["kind"] if owner is None else f"{record['kind']}/{owner}"
         for name, value in record.items():
             if name not in ("kind", "step", "time_s") and isinstance(value, int | float) and not isinstance(value, bool):

@@ -9,16 +9,21 @@ from raydfkd.cli.live_state import RunStatus
 from raydfkd.cli.progress_state import ProgressState, plain_line, table_rows
 from raydfkd.run_dir import MetricsWriter, RunDir
 
+
+def flow(student: str, eaten: int, per_s: float, waited_s: float) -> dict[str, Any]:
+    return {
+        "student": student,
+        "images_distilled": eaten,
+        "distilled_per_s": per_s,
+        "student_wait_limiter_s": waited_s,
+    }
+
+
 RECORDS: list[tuple[str, float, int, dict[str, Any]]] = [
-    ("throughput", 10.0, 20, {"student": "a", "images_distilled": 640, "distilled_per_s": 64.0, "student_wait_limiter_s": 1.0}),
-    ("throughput", 10.0, 10, {"student": "b", "images_distilled": 80, "distilled_per_s": 8.0, "student_wait_limiter_s": 4.0}),
+    ("throughput", 10.0, 20, flow("a", 640, 64.0, 1.0)),
+    ("throughput", 10.0, 10, flow("b", 80, 8.0, 4.0)),
     ("distillation", 10.0, 10, {"student": "b", "kd_loss": 3.0}),
-    (
-        "throughput",
-        20.0,
-        40,
-        {"student": "a", "images_distilled": 1280, "distilled_per_s": 64.0, "student_wait_limiter_s": 1.0},
-    ),
+    ("throughput", 20.0, 40, flow("a", 1280, 64.0, 1.0)),
     ("distillation", 20.0, 40, {"student": "a", "kd_loss": 1.5}),
     ("evaluation", 20.0, 40, {"student": "a", "metric_last": 0.5, "metric_ema": 0.6}),
     ("evaluation", 21.0, 20, {"student": "b", "metric_last": 0.25, "metric_ema": 0.3}),
