@@ -101,7 +101,7 @@ class Exchange:
         number = self._next_number(turn, num_turns)
         if number is None:
             return NotYet("turn", f"batch {self.num_tickets} is another generator's")
-        absent = [name for name in self.config.students if name not in self._sessions]
+        absent = [name for name in self.config.students if name not in self._sessions and name not in self._arrived]
         if number >= self.config.schedule.warmup_batches and absent:
             # Its start takes seconds, in which free generators would take its processors and fill the buffer to no purpose.
             return NotYet("limiter", f"student {absent[0]!r} has not started yet")
@@ -300,7 +300,7 @@ class Exchange:
         late = [
             name
             for name in self.config.students
-            if name not in self._sessions
+            if (name not in self._sessions and name not in self._arrived)
             or (mine and not self._has_room(name))
             or (self.lockstep and self.student_versions[name] < self.student_versions[student])
         ]
@@ -332,6 +332,11 @@ class Exchange:
 
         It says so again each time it asks, so that nothing is lost with the one who keeps count.
         """
+        if student not in self._sessions and student not in self._arrived:
+            # This buffer was lost and restored. The student registers once it draws again; till then it holds nobody up.
+            self.student_steps[student] = step
+            self.note_version(student, step // self.config.schedule.student_steps_per_round - 1)
+            self.limiters[student].set_samples(step * self.config.students[student].batch_size)
         self._arrived[student] = step
         missing = self._not_arrived(step)
         return NotYet("peers", f"{' and '.join(missing)} to come to the checkpoint of step {step}") if missing else None

@@ -32,16 +32,23 @@ class CheckpointMeeting:
         student: whose part.
         meet: see its type.
         save_shared: writes generators and buffer into a checkpoint folder.
+        while_waiting: called now and then by one that waits for the others.
     """
 
     def __init__(
-        self, config: ExperimentConfig, run: RunDir, student: str, meet: Meet, save_shared: Callable[[Path], None]
+        self,
+        config: ExperimentConfig,
+        run: RunDir,
+        student: str,
+        meet: Meet,
+        save_shared: Callable[[Path], None],
+        while_waiting: Callable[[], None] = lambda: None,
     ) -> None:
         self._run, self._student = run, student
         self._label = config.label_of(student)
         self._leads = student == config.student_name
         self._timeout_s = config.runtime.wait_timeout_s
-        self._meet, self._save_shared = meet, save_shared
+        self._meet, self._save_shared, self._while_waiting = meet, save_shared, while_waiting
 
     def save(self, step: int, distiller: Distiller) -> None:
         """Returns once the checkpoint of ``step`` is whole.
@@ -66,6 +73,8 @@ class CheckpointMeeting:
                 raise WaitTimeoutError(f"{self._label} waited {self._timeout_s:.0f} s for {reason}")
             if answer is None:
                 time.sleep(POLL_S)
+            else:
+                self._while_waiting()
 
     def _is_whole(self, step: int) -> bool:
         newest = self._run.latest_checkpoint()

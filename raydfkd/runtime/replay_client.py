@@ -95,6 +95,11 @@ class ReplayClient:
         self._weights = (weights, version)
         call(lambda: self._weight_store.publish.remote(weights, version, self._student), self._timeout_s, "the weight store")
 
+    def publish_again(self) -> None:
+        """Done now and then by one that waits: a restarted weight store knows nothing, and generators may wait for it."""
+        if self._weights is not None and self._rank == 0:
+            self.publish(*self._weights)
+
     def flush(self) -> None:
         """All workers come here together, and the first hands over for all, in their order: so a seed fixes the buffer,
         and a checkpoint written after it holds every worker's findings."""
@@ -173,8 +178,7 @@ class ReplayClient:
         if answer.cause == "peers" and self._recovering:
             # Another worker may hold its part of these batches, and wait for this one in a collective.
             request = replace(request, alone=True)
-        if self._weights is not None and self._rank == 0:
-            self.publish(*self._weights)  # A restarted weight store knows nothing.
+        self.publish_again()
         self._flying[0] = _Flying(request, self._submit(request))
 
     def _check_time(self, began: float, what: str) -> None:

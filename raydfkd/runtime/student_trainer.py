@@ -13,6 +13,7 @@ import ray.train
 import ray.train.torch
 import torch
 
+from raydfkd.distillation.distiller import Distiller
 from raydfkd.pipeline import builder, checkpoints
 from raydfkd.pipeline.messages import NotYet
 from raydfkd.pipeline.student_loop import LoopHooks, StudentLoop
@@ -113,7 +114,8 @@ def _train(context: RunContext, student: str) -> None:
     source = ReplayClient(config, replay, weights, session, rank, world_size, step, device, student)
     evaluator = builder.build_evaluator(config, distiller.teacher, device) if rank == 0 else None
     held_out = builder.build_held_out(config, distiller.teacher, device) if rank == 0 else None
-    hooks = _hooks(context, student, distiller, StopAsker(context.actor("log"), rank, world_size, student))
+    stop = StopAsker(context.actor("log"), rank, world_size, student)
+    hooks = _hooks(context, student, distiller, source, stop)
     StudentLoop(config, distiller, source, hooks, evaluator, rank, held_out, student).run()
     _failure(context)  # Calls of one caller keep their order: once this is answered, the log has all records.
 
@@ -135,7 +137,7 @@ def _begin_session(context: RunContext, student: str, rank: int, world_size: int
     return str(name[0])
 
 
-def _hooks(context: RunContext, student: str, distiller: Any, stop: StopAsker) -> LoopHooks:
+def _hooks(context: RunContext, student: str, distiller: Distiller, source: ReplayClient, stop: StopAsker) -> LoopHooks:
     timeout_s = context.config.runtime.wait_timeout_s
     log, pool, replay = context.actor("log"), context.actor("pool"), context.actor("replay")
 
@@ -150,5 +152,5 @@ def _hooks(context: RunContext, student: str, distiller: Any, stop: StopAsker) -
         call(lambda: pool.save.remote(folder), timeout_s, "the generator pool to write a checkpoint")
         call(lambda: replay.save.remote(folder), timeout_s, "the replay actor to write a checkpoint")
 
-    meeting = CheckpointMeeting(context.config, context.run, student, meet, save_shared)
+    meeting = CheckpointMeeting(context.config, context.run, student, meet, save_shared, source.publish_again)
     return LoopHooks(emit, lambda step: meeting.save(step, distiller), stop)

@@ -199,6 +199,17 @@ def test_a_checkpoint_needs_every_student_at_its_step_and_in_its_present_session
     assert exchange.try_meet("t", 2) is not None, "another step"
 
 
+def test_a_student_at_a_checkpoint_holds_nobody_up_when_the_buffer_was_lost_and_restored() -> None:
+    """It does not draw, and so does not register anew, until the other has come; the other needs images for that."""
+    exchange = build_exchange(experiment())  # as an older snapshot would leave it
+    assert exchange.try_meet("s", 4) is not None
+    start(exchange, "t", step=2)
+    make(exchange, 4)
+    take(exchange, "t", 2, 3)
+    assert cause(admit(exchange)) == "weights", "the next round needs both"
+    assert exchange.try_meet("t", 4) is None
+
+
 def test_other_workers_of_a_student_at_a_checkpoint_are_told_for_whom_it_waits() -> None:
     exchange = build_exchange(experiment())
     for rank in (0, 1):
