@@ -37,7 +37,8 @@ updates so far; the slowest student's where it is no student's record) and value
   ``dropped_updates``, ``bytes``, ``inserts``, ``samples``, ``priority_mean``, ``priority_max``, ``staleness_rounds``.
 * ``throughput``: ``images_distilled`` (total), ``images_distilled_since`` (the last record), ``distilled_per_s``, the
   student's waits in seconds since the last record, by cause (``student_wait_data_s``, ``student_wait_limiter_s``, both from
-  its first batch on), and ``rss_bytes``.
+  its first batch on; with several students also ``student_wait_students_s``, for the others at a checkpoint), and
+  ``rss_bytes``.
 * ``evaluation``: ``metric_last``, ``metric_ema``, ``agreement`` in [0,1], ``split``.
 * ``generators``: ``source``, ``target`` (generators wanted) and how many are ``running``, ``starting``, ``pending`` (without a
   place) and ``draining`` (at their last batch), and ``generators``, a list of their ``name``, ``state`` (one of those words),

@@ -25,7 +25,8 @@ from raydfkd.run_dir import RunDir
 
 IMAGES_PER_CLASS = 10
 FEATURE_SAMPLES = 600
-WAITS = ("student_wait_data_s", "student_wait_limiter_s", "generator_wait_limiter_s", "generator_wait_weights_s")
+STUDENT_WAITS = ("student_wait_data_s", "student_wait_limiter_s", "student_wait_students_s")
+GENERATOR_WAITS = ("generator_wait_limiter_s", "generator_wait_weights_s")
 
 
 def finish(config: ExperimentConfig, run: RunDir, elapsed_s: float, device: torch.device) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def _result(
 
 def totals_of(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Times, wait fractions and restarts over all sessions of a run and all its students, from its metrics records."""
-    sums = dict.fromkeys((*WAITS, "synthesis_s", "distillation_s"), 0.0)
+    sums = dict.fromkeys((*STUDENT_WAITS, *GENERATOR_WAITS, "synthesis_s", "distillation_s"), 0.0)
     restarts, last_steps = 0, dict[str, int]()
     for record in records:
         if record["kind"] == "synthesis":
@@ -132,10 +133,10 @@ def totals_of(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
             last_steps[student] = record["step"]
         elif record["kind"] == "event":
             restarts += int(record.get("restart", False))
-        for name in WAITS:
+        for name in (*STUDENT_WAITS, *GENERATOR_WAITS):
             sums[name] += record.get(name) or 0.0
-    student_wait = sums["student_wait_data_s"] + sums["student_wait_limiter_s"]
-    generator_wait = sums["generator_wait_limiter_s"] + sums["generator_wait_weights_s"]
+    student_wait = sum(sums[name] for name in STUDENT_WAITS)
+    generator_wait = sum(sums[name] for name in GENERATOR_WAITS)
     return {
         "synthesis_s": sums["synthesis_s"],
         "distillation_s": sums["distillation_s"],

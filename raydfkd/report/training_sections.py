@@ -276,6 +276,7 @@ def _called(who: str) -> str:
 _CAUSES = {
     "student_wait_data_s": ("for data", style.BLUE),
     "student_wait_limiter_s": ("for the rate limiter", style.ORANGE),
+    "student_wait_students_s": ("for other students, at a checkpoint", style.GREEN),
     "generator_wait_limiter_s": ("for the rate limiter", style.ORANGE),
     "generator_wait_weights_s": ("for student weights", style.GREEN),
 }

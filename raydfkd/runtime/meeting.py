@@ -50,22 +50,24 @@ class CheckpointMeeting:
         self._timeout_s = config.runtime.wait_timeout_s
         self._meet, self._save_shared, self._while_waiting = meet, save_shared, while_waiting
 
-    def save(self, step: int, distiller: Distiller) -> None:
-        """Returns once the checkpoint of ``step`` is whole.
+    def save(self, step: int, distiller: Distiller) -> float:
+        """Returns once the checkpoint of ``step`` is whole: the seconds for which the other students were waited for.
 
         Raises:
             WaitTimeoutError: nothing has moved for ``runtime.wait_timeout_s``.
         """
         if self._is_whole(step):
-            return  # Written from what this student handed in before it was restarted.
+            return 0.0  # Written from what this student handed in before it was restarted.
         checkpoints.save_student(checkpoints.folder_of(self._run, step), self._student, distiller)
-        moved, reason = time.monotonic(), ""
+        came = moved = time.monotonic()
+        reason, waited_s = "", 0.0
         while not self._is_whole(step):
             answer = self._meet(self._student, step)
+            waited_s = waited_s or (time.monotonic() - came if answer is None else 0.0)
             if answer is None and self._leads:
                 with checkpoints.writing(self._run, step) as folder:
                     self._save_shared(folder)
-                return
+                return waited_s
             told = f"the checkpoint of step {step} to be written" if answer is None else answer.reason
             if told != reason:
                 moved, reason = time.monotonic(), told
@@ -75,6 +77,7 @@ class CheckpointMeeting:
                 time.sleep(POLL_S)
             else:
                 self._while_waiting()
+        return waited_s or time.monotonic() - came
 
     def _is_whole(self, step: int) -> bool:
         newest = self._run.latest_checkpoint()

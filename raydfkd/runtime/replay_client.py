@@ -115,6 +115,10 @@ class ReplayClient:
         waits, self._waits = self._waits, dict.fromkeys(self._waits, 0.0)
         return waits
 
+    def note_wait(self, cause: str, seconds: float) -> None:
+        """Counts a wait that was had elsewhere."""
+        self._waits[cause] = self._waits.get(cause, 0.0) + seconds
+
     def _update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
         call(lambda: self._replay.update.remote(self._student, keys, priorities), self._timeout_s, "the replay actor")
 

@@ -153,4 +153,10 @@ def _hooks(context: RunContext, student: str, distiller: Distiller, source: Repl
         call(lambda: replay.save.remote(folder), timeout_s, "the replay actor to write a checkpoint")
 
     meeting = CheckpointMeeting(context.config, context.run, student, meet, save_shared, source.publish_again)
-    return LoopHooks(emit, lambda step: meeting.save(step, distiller), stop)
+
+    def save(step: int) -> None:
+        waited_s = meeting.save(step, distiller)
+        if len(context.config.students) > 1:
+            source.note_wait("student_wait_students_s", waited_s)
+
+    return LoopHooks(emit, save, stop)
