@@ -19,6 +19,7 @@ from raydfkd.run_dir import RunDir
 def two_students(teacher: Path, **sections: Any) -> dict[str, Any]:
     """A second student of other size, objective and batch; ``other`` and ``small`` replace settings of one."""
     other, small = sections.pop("other", {}), sections.pop("small", {})
+    sections["runtime"] = {"wait_timeout_s": 240, **sections.get("runtime", {})}  # five processes start at once
     tree = experiment(teacher, student=small, **sections)
     tree["students"]["other"] = {
         **tree["students"]["small"],
@@ -65,12 +66,12 @@ def test_a_dead_worker_takes_only_its_own_student_back(
     def step_of(student: str) -> int:
         return max((r["step"] for r in run.metrics("distillation") if r["student"] == student), default=0)
 
-    wait_until(lambda: live.ended or step_of("other") >= 30, 60, "the other student does not run ahead to its checkpoint")
+    wait_until(lambda: live.ended or step_of("other") >= 30, 240, "the other student does not run ahead to its checkpoint")
     assert 20 <= step_of("small") <= 22
     pids = pids_of(live, "small", "other")
     gate(float("inf"))
     os.kill(pids["small"], signal.SIGKILL)
-    result = live.result(180)
+    result = live.result(240)
     [line] = events(live.run.path)
     assert line == "student small workers were restarted from step 20"
     assert result["restarts"] == 1
