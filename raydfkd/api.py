@@ -27,6 +27,18 @@ class Result:
     run_dir: Path
     report: Path
 
+    def weights(self, student: str | None = None, *, ema: bool = False) -> Path:
+        """The weights file of a student.
+
+        Args:
+            student: its name; None: the first one's.
+            ema: the moving average in place of the last weights.
+
+        Raises:
+            RunDirError: the run has no such student.
+        """
+        return RunDir(self.run_dir).weights_of(student, ema)
+
 
 def distill(
     config: ExperimentConfig | dict[str, Any] | str | Path,
@@ -37,7 +49,7 @@ def distill(
     address: str | None = None,
     watcher: Any = None,
 ) -> Result:
-    """Distils a student from a teacher, as the experiment says, to the end.
+    """Distils a student (or several) from a teacher, as the experiment says, to the end.
 
     Args:
         config: an experiment, a tree of plain values, or the path of a YAML file.

@@ -14,14 +14,16 @@ RUN/
                          teacher_class int32 [n], source [n])
   analysis/buffer.npz    final buffer: priorities, teacher_class, teacher_confidence, ages, source (all [n])
   analysis/features.npz  synthetic_features, synthetic_class, and where evaluation data exists real_features, real_class
-  student.safetensors    the last student; student_ema.safetensors its moving average
+  student.safetensors    the first student as it is at the end; student_ema.safetensors its moving average; those of the
+                         others: student-NAME.safetensors, student_ema-NAME.safetensors
   result.json            the outcome; stable, other programs read it
   report.html
   tensorboard/
 ```
 
 A metrics record has ``kind``, ``time_s`` (seconds since the run began, over all its sessions), ``step`` (student optimizer
-updates so far) and values by kind:
+updates so far; the slowest student's where it is no student's record) and values by kind. Those of a student
+(``distillation``, ``throughput``, ``evaluation``, ``held_out``) have its name in ``student``.
 
 * ``synthesis``: ``generator_id``, ``student_version``, ``seconds``, ``num_images``, the generator's waits before it
   (``generator_wait_limiter_s``, ``generator_wait_weights_s``) and the synthesizer's losses (``bn_loss``, ``one_hot_loss``,
@@ -35,7 +37,8 @@ updates so far) and values by kind:
   ``dropped_updates``, ``bytes``, ``inserts``, ``samples``, ``priority_mean``, ``priority_max``, ``staleness_rounds``.
 * ``throughput``: ``images_distilled`` (total), ``images_distilled_since`` (the last record), ``distilled_per_s``, the
   student's waits in seconds since the last record, by cause (``student_wait_data_s``, ``student_wait_limiter_s``, both from
-  its first batch on), and ``rss_bytes``.
+  its first batch on; with several students also ``student_wait_students_s``, for the others at a checkpoint), and
+  ``rss_bytes``.
 * ``evaluation``: ``metric_last``, ``metric_ema``, ``agreement`` in [0,1], ``split``.
 * ``generators``: ``source``, ``target`` (generators wanted) and how many are ``running``, ``starting``, ``pending`` (without a
   place) and ``draining`` (at their last batch), and ``generators``, a list of their ``name``, ``state`` (one of those words),
@@ -150,6 +153,25 @@ class RunDir:
     @property
     def report_path(self) -> Path:
         return self.path / "report.html"
+
+    def student_path(self, name: str | None = None, ema: bool = False) -> Path:
+        """Weights of a student; ``name`` None: of the first one."""
+        which = "student_ema" if ema else "student"
+        return self.path / (f"{which}.safetensors" if name is None else f"{which}-{name}.safetensors")
+
+    def weights_of(self, student: str | None = None, ema: bool = False) -> Path:
+        """The weights file of a finished run's student; None: the first one's.
+
+        Raises:
+            RunDirError: the run has not finished, or has no such student.
+        """
+        known = list(self.result().get("students") or {}) if student is not None else []
+        if student is not None and student not in known:
+            raise RunDirError(f"the run in {self.path} has no student {student!r}: it has {', '.join(known) or 'one, unnamed'}")
+        path = self.student_path(None if student is None or student == known[0] else student, ema)
+        if not path.exists():
+            raise RunDirError(f"{self.path} holds no {path.name} yet: the run has not finished, continue it with run --resume")
+        return path
 
     @property
     def collected_path(self) -> Path:

@@ -187,13 +187,13 @@ class SweepDir:
         objective = self.manifest().get("objective", {})
         record, key = str(objective.get("record")), str(objective.get("field"))
         folders = sorted(p for p in self.trials_path.iterdir() if p.is_dir()) if self.trials_path.is_dir() else []
-        return [self._trial(folder, record, key) for folder in folders]
+        return [self._trial(folder, record, key, objective.get("student")) for folder in folders]
 
-    def _trial(self, folder: Path, record: str, key: str) -> Trial:
+    def _trial(self, folder: Path, record: str, key: str, student: str | None) -> Trial:
         told, run = self.read_trial_file(folder.name), RunDir(folder)
         measured: dict[int, tuple[float, float]] = {}
         for one in run.metrics(record):
-            if isinstance(one.get(key), int | float):
+            if isinstance(one.get(key), int | float) and one.get("student", student) == student:
                 measured[int(one["step"])] = (float(one[key]), float(one["time_s"]))
         steps = sorted(measured)
         state = str(run.manifest().get("state", "waiting")) if run.manifest_path.exists() else "waiting"

@@ -11,7 +11,7 @@ from typing import Any
 
 from raydfkd.cli.progress_state import ProgressState, table_rows
 from raydfkd.errors import RunDirError
-from raydfkd.report.outcome import format_percent
+from raydfkd.report.outcome import format_percent, format_rate
 from raydfkd.run_dir import RunDir
 
 PHASES = ("running", "starting", "pending", "draining")
@@ -110,6 +110,28 @@ class RunStatus:
         live = self._sources if self.state == "running" else {}
         return {source: {name: record[name] for name in names} for source, record in live.items()}
 
+    def students(self) -> list[dict[str, Any]]:
+        """One entry a student, the first one's first: ``name``, ``step`` and what is known of it, null where nothing is."""
+        named = [str(name) for name in self._settings.get("students") or {}]
+        names = named or list(self._progress.students)
+        figures = {
+            "images_eaten": ("throughput", "images_distilled"),
+            "images_eaten_per_s": ("throughput", "distilled_per_s"),
+            "kd_loss": ("distillation", "kd_loss"),
+            "metric_last": ("evaluation", "metric_last"),
+            "metric_ema": ("evaluation", "metric_ema"),
+        }
+        found = {label: self._progress.of_students(kind, key) for label, (kind, key) in figures.items()}
+        steps = self._progress.of_students("throughput", "step")
+        return [
+            {"name": name, "step": int(steps.get(name, 0)), **{label: of_all.get(name) for label, of_all in found.items()}}
+            for name in names
+        ]
+
+    def _of_first(self, key: str) -> float | None:
+        value: float | None = next((student[key] for student in self.students()), None)
+        return value
+
     def as_json(self) -> dict[str, Any]:
         """Everything under names that stay; what is not known is null. Rates are per second, shares lie in [0,1]."""
         progress = self._progress
@@ -124,18 +146,19 @@ class RunStatus:
             "time_s": progress.time_s,
             "images_made": sum(self._delivered.values()),
             "images_made_per_s": progress.made_per_s,
-            "images_eaten": progress.value("throughput", "images_distilled"),
-            "images_eaten_per_s": progress.value("throughput", "distilled_per_s"),
+            "images_eaten": progress.total("throughput", "images_distilled"),
+            "images_eaten_per_s": progress.total("throughput", "distilled_per_s"),
             "buffer_images": size,
             "buffer_capacity": capacity,
             "buffer_fill": size / capacity if size is not None and capacity else None,
             "class_entropy": progress.value("replay", "class_entropy"),
             "wait_shares": progress.wait_shares,
             "restarts": progress.restarts,
-            "metric_last": progress.value("evaluation", "metric_last"),
-            "metric_ema": progress.value("evaluation", "metric_ema"),
+            "metric_last": self._of_first("metric_last"),
+            "metric_ema": self._of_first("metric_ema"),
             "last_event": progress.last_event or None,
             "sources": self.sources(),
+            "students": self.students(),
             "generators": self.generators(),
         }
 
@@ -148,6 +171,11 @@ class RunStatus:
         entropy = told["class_entropy"]
         rows.append(("class entropy", "–" if entropy is None else format_percent(entropy, 1)))
         rows.append(("last event", self._progress.last_event or "–"))
+        students = self.students()
+        for student in students if len(students) > 1 else ():
+            shown = "–" if student["kd_loss"] is None else f"{student['kd_loss']:.4g}"
+            per_s = format_rate(student["images_eaten_per_s"])
+            rows.append((f"student {student['name']}", f"step {student['step']:,}, kd_loss {shown}, {per_s} images/s"))
         for source, counts in self.sources().items():
             others = ", ".join(f"{counts[phase]} {phase}" for phase in PHASES[1:] if counts[phase])
             text = f"{counts['running']} of {counts['target']} run"

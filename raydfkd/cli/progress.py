@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from raydfkd.cli.progress_state import ProgressState, plain_line, table_rows
-from raydfkd.report.outcome import outcome_rows
+from raydfkd.report.outcome import MISSING, outcome_rows, student_headers, student_rows
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -97,12 +97,13 @@ class Progress:
             self._unprinted = False
             self._line(plain_line(self._state))
         self._close()
+        rows = [*outcome_rows(result), *_student_lines(result)]
         if self._console.is_terminal:
-            self._console.print(_two_columns("outcome", outcome_rows(result)))
+            self._console.print(_two_columns("outcome", rows))
         else:
-            width = max(len(label) for label, _ in outcome_rows(result)) if result else 0
+            width = max((len(label) for label, _ in rows), default=0)
             self._line("outcome")
-            for label, value in outcome_rows(result):
+            for label, value in rows:
                 self._line(f"  {label:<{width}}  {value}")
         if report is not None:
             self._line(f"report: {report}")
@@ -118,6 +119,16 @@ class Progress:
     def _render(self) -> RenderableType:
         with self._lock:
             return _two_columns(self._title, table_rows(self._state))
+
+
+def _student_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """A row for each of several students; of one the outcome's own rows tell."""
+    students, headers = student_rows(result), student_headers(result)
+    told = [
+        (f"student {name}", ", ".join([model, *(f"{h} {v}" for h, v in zip(headers[2:], values, strict=True) if v != MISSING)]))
+        for name, model, *values in students
+    ]
+    return told if len(told) > 1 else []
 
 
 def _two_columns(title: str, rows: list[tuple[str, str]]) -> RenderableType:

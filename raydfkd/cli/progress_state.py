@@ -13,6 +13,7 @@ from raydfkd.report.outcome import format_duration, format_percent, format_rate
 _RATE_WINDOW_S = 120.0
 _MADE_WINDOW_S = 60.0
 _KINDS = ("preparation", "synthesis", "distillation", "replay", "throughput", "evaluation", "event")
+_STUDENT_KINDS = ("distillation", "throughput", "evaluation")
 _BAR_WIDTH = 24
 
 
@@ -29,7 +30,11 @@ class ProgressState:
     restarts: int = 0
     last_event: str = ""
     newest: dict[str, dict[str, Any]] = field(default_factory=dict)
+    students: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """By student: its newest record of each kind."""
     wait_shares: dict[str, float] = field(default_factory=dict)
+    """By cause; of several students that of the one that waits most."""
+    _student_shares: dict[str, dict[str, float]] = field(default_factory=dict)
     generators: set[str] = field(default_factory=set)
     _pace: deque[tuple[float, int]] = field(default_factory=deque)
     _made: deque[dict[str, Any]] = field(default_factory=deque)
@@ -40,7 +45,12 @@ class ProgressState:
         if kind not in _KINDS:
             return False
         self.time_s = max(self.time_s, float(record.get("time_s", 0.0)))
-        self._advance(int(record.get("step", 0)), float(record.get("time_s", 0.0)))
+        known = self.students.setdefault(self._student_of(record), {}) if kind in _STUDENT_KINDS else None
+        step = int(record.get("step", 0))
+        if known is not None and len(self.students) > 1:
+            others = [of_one for of_one in self.students.values() if of_one is not known]
+            step = min(step, *(max((int(r.get("step", 0)) for r in of_one.values()), default=0) for of_one in others))
+        self._advance(step, float(record.get("time_s", 0.0)))
         if kind == "throughput":
             self._take_waits(record)
         if kind == "preparation":
@@ -51,7 +61,22 @@ class ProgressState:
             self.last_event = str(record.get("message", ""))
             self.restarts += bool(record.get("restart", re.search(r"\brestart", self.last_event, re.IGNORECASE)))
         self.newest[kind] = record
+        if known is not None:
+            known[kind] = record
         return True
+
+    def of_students(self, kind: str, key: str) -> dict[str, float]:
+        """Each student's newest ``key`` of ``kind``; without those that have none."""
+        found = {name: records.get(kind, {}).get(key) for name, records in self.students.items()}
+        return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+
+    def total(self, kind: str, key: str) -> float | None:
+        """Over all students; None where none has it."""
+        found = self.of_students(kind, key)
+        return sum(found.values()) if found else None
+
+    def _student_of(self, record: dict[str, Any]) -> str:
+        return str(record.get("student", next(iter(self.students), "student")))
 
     def value(self, kind: str, key: str) -> float | None:
         """The newest ``key`` of ``kind`` as a number, None where there is none."""
@@ -105,12 +130,16 @@ class ProgressState:
 
     def _take_waits(self, record: dict[str, Any]) -> None:
         """Shares of the time since the last throughput record; the generators' waits are summed over all of them."""
-        interval_s = float(record.get("time_s", 0.0)) - float(self.newest.get("throughput", {}).get("time_s", 0.0))
+        student = self._student_of(record)
+        before = self.students.get(student, {}).get("throughput", {})
+        interval_s = float(record.get("time_s", 0.0)) - float(before.get("time_s", 0.0))
         if interval_s <= 0:
             return
+        shares = self._student_shares.setdefault(student, {})
         for cause, seconds in _waits_of([record]).items():
             workers = max(1, len(self.generators)) if cause.startswith("generator") else 1
-            self.wait_shares[cause] = min(1.0, seconds / interval_s / workers)
+            shares[cause] = min(1.0, seconds / interval_s / workers)
+            self.wait_shares[cause] = max(each.get(cause, 0.0) for each in self._student_shares.values())
 
 
 def _waits_of(records: Iterable[dict[str, Any]]) -> dict[str, float]:
@@ -130,7 +159,7 @@ def plain_line(state: ProgressState) -> str:
     parts = [f"[{format_duration(state.time_s)}]", stage, _steps(state)]
     if state.time_left_s is not None:
         parts.append(f"left {format_duration(state.time_left_s)}")
-    made, eaten = state.made_per_s, state.value("throughput", "distilled_per_s")
+    made, eaten = state.made_per_s, state.total("throughput", "distilled_per_s")
     if made is not None or eaten is not None:
         parts.append(f"images/s made {format_rate(made)} eaten {format_rate(eaten)}")
     parts.append(_buffer(state))
@@ -145,7 +174,7 @@ def plain_line(state: ProgressState) -> str:
 
 def table_rows(state: ProgressState) -> list[tuple[str, str]]:
     """(label, value) rows of the live table. The rows stay the same through a run, so that nothing jumps."""
-    made, eaten = state.made_per_s, state.value("throughput", "distilled_per_s")
+    made, eaten = state.made_per_s, state.total("throughput", "distilled_per_s")
     rows = [
         ("stage", f"{state.stage}: {state.stage_detail}" if state.stage_detail else state.stage),
         ("student", f"{_bar(state)}{_steps(state)}"),
@@ -187,18 +216,28 @@ def _buffer(state: ProgressState) -> str:
 
 
 def _losses(state: ProgressState) -> str:
-    kd, synthesis = state.value("distillation", "kd_loss"), state.value("synthesis", "loss")
-    parts = [f"kd_loss {kd:.4g}" if kd is not None else "", f"synthesis_loss {synthesis:.4g}" if synthesis is not None else ""]
+    synthesis = state.value("synthesis", "loss")
+    parts = [f"{_whose(state, name)}kd_loss {kd:.4g}" for name, kd in state.of_students("distillation", "kd_loss").items()]
+    parts.append(f"synthesis_loss {synthesis:.4g}" if synthesis is not None else "")
     return " ".join(p for p in parts if p)
+
+
+def _whose(state: ProgressState, student: str) -> str:
+    """A student's name before its figures, where there is more than one."""
+    return f"{student} " if len(state.students) > 1 else ""
 
 
 def _evaluation(state: ProgressState) -> str:
-    last, ema = state.value("evaluation", "metric_last"), state.value("evaluation", "metric_ema")
-    parts = [
-        f"last {format_percent(last)}" if last is not None else "",
-        f"EMA {format_percent(ema)}" if ema is not None else "",
-    ]
-    return " ".join(p for p in parts if p)
+    last, ema = state.of_students("evaluation", "metric_last"), state.of_students("evaluation", "metric_ema")
+    told = []
+    for name in state.students:
+        parts = [
+            f"last {format_percent(last[name])}" if name in last else "",
+            f"EMA {format_percent(ema[name])}" if name in ema else "",
+        ]
+        if any(parts):
+            told.append(_whose(state, name) + " ".join(p for p in parts if p))
+    return ", ".join(told)
 
 
 def _waits(state: ProgressState) -> str:

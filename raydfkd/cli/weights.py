@@ -15,8 +15,11 @@ from raydfkd.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from raydfkd.pipeline.config import ExperimentConfig
+    from raydfkd.run_dir import RunDir
 
-STUDENT, STUDENT_EMA = "student.safetensors", "student_ema.safetensors"
+StudentName = Annotated[
+    str | None, typer.Option("--student", metavar="NAME", help="One of the experiment's students, where there are several.")
+]
 
 
 class Format(StrEnum):
@@ -31,49 +34,66 @@ def evaluate(
     config: Annotated[
         Path | None, typer.Option(metavar="EXP.yaml", help="The experiment; otherwise that of the run directory.")
     ] = None,
+    name: StudentName = None,
 ) -> None:
-    """Measure students and teacher on the evaluation data."""
+    """Measure students and teacher on the evaluation data.
+
+    Of a run directory every student is measured; a weights file is taken to be the first one's, or that of --student.
+    """
     from raydfkd.pipeline.config import load_experiment
     from raydfkd.run_dir import RunDir
 
-    if student.is_dir():
-        run = RunDir.open(student)
-        config = run.config_path if config is None else config
-        files = [path for path in (run.path / STUDENT, run.path / STUDENT_EMA) if path.exists()]
-        if not files:
-            raise CheckpointError(f"{student} holds no {STUDENT} yet: the run has not finished, continue it with run --resume")
-    else:
-        files = [student]
+    run = RunDir.open(student) if student.is_dir() else None
+    if run is not None and config is None:
+        config = run.config_path
     if config is None:
         raise ConfigError(f"evaluate needs --config EXP.yaml to know the data and the teacher of {student}")
     experiment = load_experiment(config, overrides or [])
     if experiment.evaluation is None:
         raise ConfigError(f"{config} names no evaluation data: add evaluation.dataset, or give it as KEY=VALUE")
+    if name is not None and name not in experiment.students:
+        raise ConfigError(f"{config} has no student {name!r}: use {', '.join(experiment.students)}")
+    if run is None:
+        files = [(student, experiment.student_name if name is None else name)]
+    else:
+        named = list(experiment.students) if name is None else [name]
+        files = [(path, one) for one in named for path in _files_of(run, experiment, one)]
     rows = _measure(experiment, files)
     typer.echo(render(("network", "model", "accuracy", "agreement", "images", "split"), rows))
 
 
-def _measure(experiment: ExperimentConfig, files: list[Path]) -> list[tuple[Any, ...]]:
+def _files_of(run: RunDir, experiment: ExperimentConfig, name: str) -> list[Path]:
+    other = None if name == experiment.student_name else name
+    paths = [run.student_path(other), run.student_path(other, ema=True)]
+    if not paths[0].exists():
+        raise CheckpointError(
+            f"{run.path} holds no {paths[0].name} yet: the run has not finished, continue it with run --resume"
+        )
+    return [path for path in paths if path.exists()]
+
+
+def _measure(experiment: ExperimentConfig, files: list[tuple[Path, str]]) -> list[tuple[Any, ...]]:
     from raydfkd.models.weights import load_weights
     from raydfkd.pipeline import builder
     from raydfkd.pipeline.student_loop import normalized
 
     device = builder.choose_device(experiment)
     teacher = builder.build_frozen_teacher(experiment).to(device)
-    network = builder.build_student(experiment).to(device)
-    for path in files:  # a wrong file is refused before anything is measured
-        load_weights(network, path)
+    networks = {name: builder.build_student(experiment, name=name).to(device) for _, name in files}
+    for path, name in files:  # a wrong file is refused before anything is measured
+        load_weights(networks[name], path)
     evaluator = builder.build_evaluator(experiment, teacher, device)
     assert evaluator is not None, "the experiment names evaluation data"
     rows: list[tuple[Any, ...]] = []
     if evaluator.teacher is not None:
         found = evaluator.teacher
         rows.append(("teacher", experiment.teacher.model, f"{found.metric:.2%}", None, found.num_images, found.split))
-    for path in files:
-        load_weights(network, path)
-        found = evaluator.evaluate(normalized(teacher, network))
+    for path, name in files:
+        load_weights(networks[name], path)
+        found = evaluator.evaluate(normalized(teacher, networks[name]))
         agreement = None if found.agreement is None else f"{found.agreement:.2%}"
-        rows.append((path.stem, experiment.student.model, f"{found.metric:.2%}", agreement, found.num_images, found.split))
+        model = experiment.students[name].model
+        rows.append((path.stem, model, f"{found.metric:.2%}", agreement, found.num_images, found.split))
     return rows
 
 
@@ -82,14 +102,21 @@ def export(
     format: Annotated[Format, typer.Option(help="File format.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
     ema: Annotated[bool, typer.Option("--ema", help="The run's moving average in place of its last student.")] = False,
+    name: StudentName = None,
 ) -> None:
     """Write a student as a file for other programs.
 
     pt2 and onnx take images in [0,1] and normalise them inside. The file is loaded again and compared.
     """
-    weights = run / (STUDENT_EMA if ema else STUDENT) if run.is_dir() else run
-    if ema and not run.is_dir():
-        raise ConfigError(f"--ema chooses between the two students of a run directory, but {run} is none: leave it out")
+    from raydfkd.run_dir import RunDir
+
+    if not run.is_dir() and (ema or name is not None):
+        option = "--ema" if ema else "--student"
+        raise ConfigError(f"{option} chooses between the students of a run directory, but {run} is none: leave it out")
+    if name is not None:
+        weights = RunDir.open(run).weights_of(name, ema)
+    else:
+        weights = RunDir(run).student_path(ema=ema) if run.is_dir() else run
     from raydfkd.models.catalog import build_classifier
     from raydfkd.models.export import export_model
     from raydfkd.models.shared_classifier import rebuild_shared_classifier

@@ -111,20 +111,22 @@ def audit(config: ExperimentConfig, teacher: FrozenTeacher) -> TeacherAudit:
     return found
 
 
-def build_student(config: ExperimentConfig, teacher: FrozenTeacher | None = None) -> nn.Module:
-    """The student at its start: drawn from the run's seed, or its checkpoint. The same in every process.
+def build_student(config: ExperimentConfig, teacher: FrozenTeacher | None = None, name: str | None = None) -> nn.Module:
+    """A student at its start: drawn from the run's seed, or its checkpoint. The same in every process.
 
     With the objective classifier_sharing it has its teacher's classifier, on top of a projector.
 
     Args:
         teacher: to copy that from, where the caller has it; built otherwise.
+        name: which student; None: the first one.
     """
-    student = config.student
+    name = config.student_name if name is None else name
+    student = config.students[name]
     shares_classifier = student.objective.kind == "classifier_sharing"
     if shares_classifier and teacher is None:  # before the seed is set, which its building would use up
         teacher = build_frozen_teacher(config)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.runtime.seed, "student", config.student_name))
+        torch.manual_seed(derive_seed(config.runtime.seed, "student", name))
         network = build_classifier(student.model, config.task.num_classes, config.task.image_shape)
         if student.checkpoint is not None:
             load_weights(network, student.checkpoint)
@@ -142,31 +144,41 @@ def build_student(config: ExperimentConfig, teacher: FrozenTeacher | None = None
 def build_synthesizer(
     config: ExperimentConfig, source: str, index: int, device: torch.device, collected: SyntheticBatch | None = None
 ) -> Synthesizer:
-    """One generator of a source, with its own teacher and student copies; ``collected`` where the run has such images."""
-    settings = config.sources[source]
+    """One generator of a source, with copies of its own of the teacher and of the student that it plays against.
+
+    Args:
+        collected: real images, where the run has such.
+    """
+    settings, student = config.sources[source], config.student_of(source)
     context = SynthesisContext(
         generator_id=generator_id(source, index),
         seed=derive_seed(config.runtime.seed, "generator", source, index),
         warmup_batches=config.schedule.warmup_batches,
         # Objectives without a temperature have losses of another kind; this is then only where priorities start.
-        priority_temperature=getattr(config.student.objective, "temperature", 1.0),
+        priority_temperature=getattr(config.students[student].objective, "temperature", 1.0),
         bf16=config.runtime.bf16,
     )
     teacher = build_frozen_teacher(config)
-    parts = SynthesisParts(teacher, build_student(config, teacher), collected)
+    parts = SynthesisParts(teacher, build_student(config, teacher, student), collected)
     synthesizer = METHODS.get(settings.method).load().build(settings, parts, context, device)
     if settings.boundary_attack is None:
         return synthesizer
     return AttackedSynthesizer(synthesizer, settings, teacher, context, device)
 
 
-def build_distiller(config: ExperimentConfig, device: torch.device) -> Distiller:
-    """A student worker's distiller; what its objective trains starts the same in every process."""
+def build_distiller(config: ExperimentConfig, device: torch.device, name: str | None = None) -> Distiller:
+    """A student worker's distiller; what its objective trains starts the same in every process.
+
+    Args:
+        name: which student's; None: the first one's.
+    """
+    name = config.student_name if name is None else name
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.runtime.seed, "objective", config.student_name))
+        torch.manual_seed(derive_seed(config.runtime.seed, "objective", name))
         teacher = build_frozen_teacher(config)
-        student = build_student(config, teacher)
-        return Distiller(config.student, teacher, student, config.schedule.total_steps, device, bf16=config.runtime.bf16)
+        student = build_student(config, teacher, name)
+        total_steps = config.schedule.total_steps
+        return Distiller(config.students[name], teacher, student, total_steps, device, bf16=config.runtime.bf16)
 
 
 def build_evaluator(config: ExperimentConfig, teacher: FrozenTeacher, device: torch.device) -> Evaluator | None:

@@ -1,11 +1,11 @@
-"""Checkpoints of a whole run: student, generators and buffer as they stood at one round's beginning.
+"""Checkpoints of a whole run: students, generators and buffer as they stood at one round's beginning.
 
 ```
 checkpoints/step-00001200/
-  student.pt               the distiller's state
+  students/NAME.pt         each distiller's state, all at the same step
   generators/NAME.pt       each synthesizer's state, also of generators that were retired by live scaling
   replay/                  the buffer's snapshot (see replay/snapshot.py)
-  exchange.json            the rate limiter's counts and the published version
+  exchange.json            the rate limiters' counts and the published versions
 ```
 A folder counts only once ``checkpoints/latest.json`` names it, which happens last. Tensor files are loaded without running
 code.
@@ -29,31 +29,47 @@ from raydfkd.errors import CheckpointError
 from raydfkd.run_dir import RunDir, generator_path, write_atomically
 from raydfkd.types import Synthesizer
 
+STUDENTS = "students"
+
 
 @contextmanager
 def writing(run: RunDir, step: int) -> Iterator[Path]:
-    """A fresh folder for the checkpoint of ``step``, which becomes the latest when the block ends well."""
-    folder = run.checkpoints / f"step-{step:08d}"
-    shutil.rmtree(folder, ignore_errors=True)
+    """The folder for the checkpoint of ``step``, which becomes the latest when the block ends well."""
+    folder = folder_of(run, step)
+    for part in folder.glob("*"):
+        if part.name != STUDENTS:  # Those may have been handed in already, and each is written anew.
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
     (folder / "generators").mkdir(parents=True)
     yield folder
     run.commit_checkpoint(folder)
 
 
-def save_student(folder: Path, distiller: Distiller) -> None:
-    torch.save(distiller.state_dict(), folder / "student.pt")
+def folder_of(run: RunDir, step: int) -> Path:
+    return run.checkpoints / f"step-{step:08d}"
 
 
-def load_student(folder: Path, distiller: Distiller) -> None:
-    state = _load(folder / "student.pt")
+def save_student(folder: Path, name: str, distiller: Distiller) -> None:
+    _save(folder / STUDENTS / f"{name}.pt", distiller.state_dict())
+
+
+def load_student(folder: Path, name: str, distiller: Distiller) -> None:
+    """Restores a student.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of another network.
+    """
+    state = _load(folder / STUDENTS / f"{name}.pt")
     try:
         distiller.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:  # as torch finds other names, shapes or parameter groups
-        raise _other("student", folder) from error
+        raise _other(f"student {name!r}", folder) from error
 
 
 def save_generator(folder: Path, generator_id: str, state: dict[str, Any]) -> None:
-    path = generator_path(folder, generator_id)
+    _save(generator_path(folder, generator_id), state)
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     torch.save(state, content)
@@ -93,5 +109,5 @@ def _load(path: Path) -> Any:
         # The restricted unpickler stumbles over damaged files in all these ways.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"checkpoint file {path} cannot be read ({reason}): remove its folder to resume from an earlier one"
+            f"checkpoint file {path} cannot be read ({reason}): remove that checkpoint to resume from an earlier one"
         ) from error

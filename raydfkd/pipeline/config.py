@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +21,8 @@ from raydfkd.pipeline.yaml_config import apply_overrides, merge, read_layers, va
 from raydfkd.replay.config import ReplayConfig
 from raydfkd.synthesis.config import FastConfig, HiDFDConfig, SSDKDConfig
 from raydfkd.synthesis.procedural.config import ProceduralConfig
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 SourceConfig = Annotated[FastConfig | SSDKDConfig | HiDFDConfig | ProceduralConfig, Field(discriminator="method")]
 
@@ -79,14 +82,15 @@ class ScheduleConfig(_Config):
     warmup_batches: int = Field(20, ge=0)
     """Batches that only fill the buffer before the student's first step (0 only without sources)."""
     rounds: int = Field(200, ge=1)
-    """Rounds of synthesis and distillation; the student publishes its weights after each."""
+    """Rounds of synthesis and distillation; each student publishes its weights after each."""
     batches_per_round: int = Field(1, ge=0)
     """Batches synthesized in each round (lockstep; 0: the warm-up makes the whole pool), and per round on average
     (decoupled with a ratio)."""
     student_steps_per_round: int = Field(20, ge=1)
-    """Student optimizer steps in each round (T_kd in SSD-KD)."""
+    """Optimizer steps of each student in each round (T_kd in SSD-KD)."""
     samples_per_insert: float | None = Field(None, gt=0)
-    """decoupled: draws per inserted image that the rate limiter keeps to; null: generators never wait for students."""
+    """decoupled: draws per inserted image that the rate limiter keeps to, for each student; null: generators never wait for
+    students."""
     error_buffer: float | None = Field(None, gt=0)
     """decoupled with samples_per_insert: how many draws the two sides may stray from it."""
     prefetch: int = Field(0, ge=0)
@@ -186,7 +190,7 @@ class ExperimentConfig(_Config):
     replay: ReplayConfig
     """The buffer between them."""
     students: dict[str, StudentConfig] = Field(min_length=1)
-    """Who learns from it, by name."""
+    """Who learns from it, by name, each with its own priorities; the first stands for the run where only one can."""
     schedule: ScheduleConfig = ScheduleConfig()
     """How both sides follow each other."""
     evaluation: EvaluationConfig | None = None
@@ -196,21 +200,20 @@ class ExperimentConfig(_Config):
     runtime: RuntimeConfig = RuntimeConfig()
     """Where and how."""
 
-    @field_validator("sources", mode="before")
+    @field_validator("sources", "students", mode="before")
     @classmethod
     def _leave_out(cls, value: Any) -> Any:
-        """``NAME: null`` leaves out a source of the base."""
+        """``NAME: null`` leaves out a source or a student of the base."""
         return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _fits_together(self) -> ExperimentConfig:
-        if len(self.students) > 1:
-            raise ValueError(f"students names {len(self.students)}: one student a run is supported, start a run for each")
+        self._check_students()
         if self.runtime.runner == "local" and self.schedule.mode == "decoupled":
             raise ValueError(
                 "runtime.runner local runs in one process and so in lockstep: set schedule.mode=lockstep or runner=ray"
             )
-        if self.runtime.runner == "local" and self.student.num_workers > 1:
+        if self.runtime.runner == "local" and any(student.num_workers > 1 for student in self.students.values()):
             raise ValueError("runtime.runner local has one student worker: set students.*.num_workers=1 or runner=ray")
         scaled = [name for name, source in self.sources.items() if source.autoscale is not None]
         if scaled and self.schedule.mode == "lockstep":
@@ -228,6 +231,22 @@ class ExperimentConfig(_Config):
             )
         self._refuse_standstill()
         return self
+
+    def _check_students(self) -> None:
+        known = ", ".join(self.students)
+        for name in self.students:
+            if _FILE_NAME.fullmatch(name) is None:
+                raise ValueError(f"student {name!r} cannot name files: use letters, digits, - and _ in the names of students")
+        for source in self.sources:
+            if self.student_of(source) not in self.students:
+                raise ValueError(f"sources.{source}.student {self.student_of(source)!r} is no student of this run: use {known}")
+        sizes = {name: student.batch_size for name, student in self.students.items()}
+        if self.schedule.samples_per_insert is not None and len(set(sizes.values())) > 1:
+            told = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            raise ValueError(
+                f"schedule.samples_per_insert holds for each student, but the students draw differently in a step ({told}): "
+                "give them all the same batch_size, or leave the ratio out"
+            )
 
     def _refuse_missing_images(self) -> None:
         if self.replay.pinned is not None and self.collected is None:
@@ -268,11 +287,22 @@ class ExperimentConfig(_Config):
 
     @property
     def student_name(self) -> str:
+        """The first student's: it stands for the run where only one can."""
         return next(iter(self.students))
 
     @property
     def student(self) -> StudentConfig:
+        """The first one."""
         return self.students[self.student_name]
+
+    def student_of(self, source: str) -> str:
+        """The student whose weights a source gets, and whose losses its images' first priorities are."""
+        named = getattr(self.sources.get(source), "student", None)  # methods that know no student have no such setting
+        return self.student_name if named is None else named
+
+    def label_of(self, student: str) -> str:
+        """What a student is called in messages: by its name where there is more than one."""
+        return "student" if len(self.students) == 1 else f"student {student}"
 
     @property
     def synthesis_batch_size(self) -> int:
@@ -297,6 +327,11 @@ class ExperimentConfig(_Config):
 def generator_id(source: str, index: int) -> str:
     """The name of a source's generator, stamped on its batches."""
     return f"{source}-{index}"
+
+
+def source_of(generator: str) -> str:
+    """The source of a generator's name."""
+    return generator.rpartition("-")[0]
 
 
 def derive_seed(seed: int, *names: object) -> int:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from raydfkd.errors import RaydfkdError
 from raydfkd.pipeline import builder, collecting
 from raydfkd.pipeline.config import ExperimentConfig
-from raydfkd.pipeline.exchange_state import build_rate_limiter
+from raydfkd.pipeline.exchange_state import build_rate_limiters
 from raydfkd.pipeline.outcome import count_params, device_name
 from raydfkd.types import BufferSummary, SyntheticBatch
 
@@ -58,13 +59,14 @@ def diagnose(config: ExperimentConfig) -> Diagnosis:
         audit = found.attempt(lambda: builder.audit(config, teacher))
         if audit is not None:
             found.rows += [(f"teacher: {what}", finding) for what, finding in audit.table()]
-    student = found.attempt(lambda: builder.build_student(config))
-    if student is not None:
-        size = count_params(student)
-        times = f", {count_params(teacher.model) / size:.1f} times fewer than the teacher" if teacher is not None else ""
-        found.rows.append((f"student {config.student_name!r}", f"{config.student.model}, {size:,} parameters{times}"))
+    for name, settings in config.students.items():
+        student = found.attempt(partial(builder.build_student, config, None, name))
+        if student is not None:
+            size = count_params(student)
+            times = f", {count_params(teacher.model) / size:.1f} times fewer than the teacher" if teacher is not None else ""
+            found.rows.append((f"student {name!r}", f"{settings.model}, {size:,} parameters{times}"))
     found.rows += _buffer_rows(config)
-    found.attempt(lambda: build_rate_limiter(config))
+    found.attempt(lambda: build_rate_limiters(config))
     device = found.attempt(lambda: builder.choose_device(config))
     if config.evaluation is not None and teacher is not None and device is not None:
         evaluator = found.attempt(lambda: builder.build_evaluator(config, teacher, device))
@@ -98,9 +100,10 @@ def _time_rows(config: ExperimentConfig, device: torch.device, collected: Synthe
     timed = {source: _time_synthesis(config, source, device, collected) for source in config.sources}
     preparation_s = {source: prepare_s for source, (prepare_s, _) in timed.items()}
     batch_s = {source: seconds for source, (_, seconds) in timed.items()}
-    step_s = _time_student(config, device)
+    step_s = {name: _time_student(config, name, device) for name in config.students}
     schedule = config.schedule
-    student_s = schedule.total_steps * step_s
+    # Groups of Ray Train's train side by side; the slowest holds the others back.
+    student_s = schedule.total_steps * (sum if config.runtime.runner == "local" else max)(step_s.values())
     per_batch_s = sum(batch_s[source] for source, _ in config.generators) / max(1, len(config.generators))
     batches = schedule.warmup_batches + schedule.rounds * schedule.batches_per_round
     if schedule.mode == "lockstep":
@@ -122,7 +125,10 @@ def _time_rows(config: ExperimentConfig, device: torch.device, collected: Synthe
             (f"source {name!r}", f"{seconds:.3g} s a batch of {config.synthesis_batch_size}")
             for name, seconds in batch_s.items()
         ),
-        ("student step", f"{step_s:.3g} s for {config.student.batch_size} images"),
+        *(
+            (f"{config.label_of(name)} step", f"{seconds:.3g} s for {config.students[name].batch_size} images")
+            for name, seconds in step_s.items()
+        ),
         ("the whole run", f"about {_duration(whole_s)}: {schedule.total_steps:,} student steps, {how}"),
     ]
 
@@ -149,10 +155,10 @@ def _time_synthesis(
     return prepare_s, time.perf_counter() - began
 
 
-def _time_student(config: ExperimentConfig, device: torch.device) -> float:
+def _time_student(config: ExperimentConfig, name: str, device: torch.device) -> float:
     """Seconds of a student step on a resident batch, once warm; over all workers together on one device."""
-    distiller = builder.build_distiller(config, device)
-    size = config.student.batch_size
+    distiller = builder.build_distiller(config, device, name)
+    size = config.students[name].batch_size
     images = torch.randint(0, 256, (size, *config.task.image_shape), dtype=torch.uint8, device=device)
     weights = torch.ones(size, device=device)
     float(distiller.step(images, weights).loss)

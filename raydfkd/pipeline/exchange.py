@@ -1,106 +1,30 @@
 """The meeting point of generators, buffer and students: who may go on, and what they get. Plain and single-threaded.
 
-``Exchange`` joins a replay buffer with a rate limiter and a staleness bound. It never waits: each question is answered with
-what was asked for or with a ``NotYet`` that names the reason. ``local_runner`` asks in a loop; the replay actor asks again
-whenever something has changed.
+``Exchange`` joins a replay buffer with a rate limiter for each student and a staleness bound. It never waits: each question
+is answered with what was asked for or with a ``NotYet`` that names the reason. ``local_runner`` asks in a loop; the replay
+actor asks again whenever something has changed.
+
+Several students draw from one buffer, each by its own priorities and with a random stream of its own, so that what one gets
+does not depend on when the others ask. The same inserts count for every student's limiter, and one must be allowed by all of
+them: the slowest student holds the generators, and with them the others. In lockstep a round's synthesis begins when every
+student has asked for its first batch of that round, so that all findings of the round before are in.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
-from raydfkd.pipeline.config import ExperimentConfig
-from raydfkd.replay.buffer import ReplayBuffer, ShardView
+from raydfkd.pipeline.config import ExperimentConfig, source_of
+from raydfkd.pipeline.messages import NotYet, Places, SampleReply, SampleRequest, Ticket
+from raydfkd.replay.buffer import ReplayBuffer
 from raydfkd.replay.rate_limiter import RateLimiter
 from raydfkd.types import BufferSummary, Sample, SyntheticBatch, WeightsVersion
-
-
-@dataclass(frozen=True)
-class NotYet:
-    """Why something must wait. ``cause`` is one of: limiter, turn, weights, data, peers, complete (no more is wanted in this
-    run), over (waiting is of no use)."""
-
-    cause: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """Leave to synthesize one batch.
-
-    Attributes:
-        number: of the batch, over the whole run.
-        summary: what the buffer held when the batch's turn began.
-        min_version: the oldest student weights it may be made with.
-    """
-
-    number: int
-    summary: BufferSummary
-    min_version: WeightsVersion
-
-
-@dataclass(frozen=True)
-class SampleRequest:
-    """One worker's request for the next batches of its student.
-
-    Attributes:
-        consumer: the student.
-        rank: which of its workers asks.
-        num_batches: training batches wanted.
-        cursor: id of the last shard that the worker's mirror has seen; -1 for none yet, None if it keeps no mirror.
-        student_step: optimizer updates before the first of these batches; names the request.
-        version: weights published so far.
-        keys, priorities: int64 and float32 [n], what the worker learnt since its last request.
-        session: as registered.
-        alone: do not wait for workers of whom nothing was heard. Only after the buffer was lost and restored: another worker
-            may have had its part of these batches before, and now waits for this one elsewhere.
-    """
-
-    consumer: str
-    rank: int
-    num_batches: int
-    cursor: int | None
-    student_step: int
-    version: WeightsVersion
-    keys: np.ndarray
-    priorities: np.ndarray
-    session: str | None = None
-    alone: bool = False
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where drawn images lie, for a worker without a mirror. Payloads stay valid even if their images are evicted meanwhile.
-
-    Attributes:
-        shard_ids: int64 [S,B].
-        rows: int32 [S,B], within the shard.
-        payloads: by shard id.
-    """
-
-    shard_ids: np.ndarray
-    rows: np.ndarray
-    payloads: dict[int, Any]
-
-
-@dataclass(frozen=True)
-class SampleReply:
-    """A worker's part of the drawn batches (B / num_workers each), and how to get at the images.
-
-    Attributes:
-        sample: the draws.
-        shards: those that the worker's mirror lacked when they were made.
-        places: where they lie, if the worker keeps no mirror.
-    """
-
-    sample: Sample
-    shards: list[ShardView]
-    places: Places | None = None
 
 
 @dataclass
@@ -128,26 +52,33 @@ class Exchange:
     Args:
         config: the experiment.
         buffer: empty or restored.
-        limiter: of the configured mode.
+        limiters: of the configured mode, one for each student.
     """
 
-    def __init__(self, config: ExperimentConfig, buffer: ReplayBuffer, limiter: RateLimiter) -> None:
+    def __init__(self, config: ExperimentConfig, buffer: ReplayBuffer, limiters: Mapping[str, RateLimiter]) -> None:
         self.config = config
         self.buffer = buffer
-        self.limiter = limiter
+        self.limiters = limiters
         self.num_tickets = buffer.num_batches
-        self.student_version: WeightsVersion = 0
-        self.student_step = 0
+        self.student_versions: dict[str, WeightsVersion] = dict.fromkeys(config.students, 0)
+        self.student_steps = dict.fromkeys(config.students, 0)
+        """By student: the newest step for which it drew."""
         self._pending: dict[str, deque[int]] = {}
         self._returned: list[int] = []
         self._early: dict[int, tuple[SyntheticBatch, Any]] = {}
         self._preparing: dict[str, str] = {}
         self._group_summary: tuple[int, BufferSummary] | None = None
         self._sessions: dict[str, _Session] = {}
+        self._arrived: dict[str, int] = {}
 
     @property
     def lockstep(self) -> bool:
         return self.config.schedule.mode == "lockstep"
+
+    @property
+    def student_step(self) -> int:
+        """The slowest student's."""
+        return min(self.student_steps.values())
 
     @property
     def num_pending(self) -> int:
@@ -159,30 +90,37 @@ class Exchange:
         schedule = self.config.schedule
         return max(0, number - schedule.warmup_batches) // max(1, schedule.batches_per_round)
 
-    def try_admit(self, holder: str, turn: int, num_turns: int) -> Ticket | NotYet:
+    def try_admit(self, holder: str, turn: int, num_turns: int, student: str | None = None) -> Ticket | NotYet:
         """May this generator begin a batch? In lockstep generators take turns, so that a seed fixes who makes what.
 
         Args:
             holder: who asks, and whose the ticket will be: the generator, or one stream of its batches.
             turn, num_turns: its place among the generators.
+            student: whose weights it makes batches with; None: the first one's.
         """
         number = self._next_number(turn, num_turns)
         if number is None:
             return NotYet("turn", f"batch {self.num_tickets} is another generator's")
-        if number >= self.config.schedule.warmup_batches and not self._sessions:
+        absent = [name for name in self.config.students if name not in self._sessions and name not in self._arrived]
+        if number >= self.config.schedule.warmup_batches and absent:
             # Its start takes seconds, in which free generators would take its processors and fill the buffer to no purpose.
-            return NotYet("limiter", "the student has not started yet")
+            return NotYet("limiter", f"student {absent[0]!r} has not started yet")
         if self.config.schedule.batches_per_round == 0 and number >= self.config.schedule.warmup_batches:
             return NotYet("complete", "the pool is complete")
-        size = self.config.synthesis_batch_size
-        if not self.limiter.can_insert((self.num_pending + 1) * size):
-            return NotYet("limiter", f"{self.buffer.num_inserts} images inserted, the students must draw more first")
+        full = [name for name in self.config.students if not self._has_room(name)]
+        if full:
+            slowest = min(full, key=lambda name: self.student_steps[name])
+            return NotYet("limiter", f"{self.buffer.num_inserts} images inserted, {self._at(slowest)}, must draw more first")
         lag = 0 if self.lockstep else self.config.schedule.max_staleness_rounds
         min_version = 0 if lag is None else max(0, self.round_of(number) - lag)
-        if self.student_version < min_version:
-            return NotYet(
-                "weights", f"batch {number} needs student weights {min_version}, published are {self.student_version}"
-            )
+        opponent = self.config.student_name if student is None else student
+        for name in self.config.students if self.lockstep else (opponent,):
+            if self.student_versions[name] < min_version:
+                return NotYet(
+                    "weights",
+                    f"batch {number} needs weights {min_version} of student {name!r}, published are "
+                    f"{self.student_versions[name]}",
+                )
         summary = self.buffer.summary()
         if self.lockstep:
             grouped = self._lockstep_summary(number, summary)
@@ -196,6 +134,13 @@ class Exchange:
             heapq.heapify(self._returned)
         self._pending.setdefault(holder, deque()).append(number)
         return Ticket(number, summary, min_version)
+
+    def _has_room(self, student: str) -> bool:
+        """Whether a student's limiter allows one more batch."""
+        return self.limiters[student].can_insert((self.num_pending + 1) * self.config.synthesis_batch_size)
+
+    def _at(self, student: str) -> str:
+        return f"student {student!r}, at step {self.student_steps[student]}"
 
     def _next_number(self, turn: int, num_turns: int) -> int | None:
         """The lowest batch number to be made that is this generator's: a returned ticket's, or a new one."""
@@ -261,8 +206,12 @@ class Exchange:
             self._preparing[holder] = how_far
 
     def _file(self, batch: SyntheticBatch, payload: Any) -> None:
-        self.buffer.insert(batch, payload)
-        self.limiter.record_insert(len(batch))
+        self.buffer.insert(batch, payload, self._opponent_of(batch.generator_id))
+        for limiter in self.limiters.values():
+            limiter.record_insert(len(batch))
+
+    def _opponent_of(self, generator: str) -> str:
+        return self.config.student_of(source_of(generator))
 
     def register(
         self,
@@ -282,8 +231,9 @@ class Exchange:
         known = self._sessions.get(consumer)
         if known is None or session is None or known.name != session:
             known = self._sessions[consumer] = _Session(session, world_size, student_step)
-            self.student_step, self.student_version = student_step, version
-            self.limiter.set_samples(student_step * self.config.students[consumer].batch_size)
+            self.student_steps[consumer], self.student_versions[consumer] = student_step, version
+            self.limiters[consumer].set_samples(student_step * self.config.students[consumer].batch_size)
+            self._arrived.pop(consumer, None)
         known.next_step[rank] = student_step
         known.waiting.pop(rank, None)
         known.parts = {place: part for place, part in known.parts.items() if place[0] != rank}
@@ -317,21 +267,22 @@ class Exchange:
                 rank for rank, other in others.items() if other < step or (other == step and rank not in session.waiting)
             ]
             if missing:
-                return NotYet("peers", f"student workers {', '.join(map(str, missing))} have not asked for step {step} yet")
+                why = f"student workers {', '.join(map(str, missing))} have not asked for step {step} yet"
+                return NotYet("peers", "; ".join([why, *self._behind_at_checkpoint(request.consumer)]))
             together = [rank for rank, other in others.items() if other == step]
         asked = [session.waiting[rank] for rank in together]
         self._take_findings(session, asked)
         batch_size = self.config.students[request.consumer].batch_size
         until = step + request.num_batches
         num_draws = max(0, until - session.drawn_until) * batch_size
-        if not self.limiter.can_sample(num_draws):
-            so_far = "; ".join(f"{holder}: {how_far}" for holder, how_far in self._preparing.items())
+        if not self.limiters[request.consumer].can_sample(num_draws):
+            so_far = "; ".join([*self._preparing_so_far(), *self._held_by(request.consumer)])
             return NotYet(
                 "limiter",
                 f"{self.buffer.size} images are in the buffer and the generators must insert more before the next draw"
                 + (f" ({so_far})" if so_far else ""),
             )
-        self.limiter.record_sample(num_draws)
+        self.limiters[request.consumer].record_sample(num_draws)
         session.drawn_until = max(session.drawn_until, until)
         drawn = self.buffer.sample(request.consumer, request.num_batches, batch_size, step)
         for rank in together:
@@ -339,6 +290,21 @@ class Exchange:
             session.parts[rank, step] = self._reply(_part(drawn, rank, session.world_size), cursor)
             session.next_step[rank] = until
         return None
+
+    def _preparing_so_far(self) -> list[str]:
+        return [f"{holder}: {how_far}" for holder, how_far in self._preparing.items()]
+
+    def _held_by(self, student: str) -> list[str]:
+        """Of whom the generators, and with them ``student``, wait."""
+        mine = self._has_room(student)
+        late = [
+            name
+            for name in self.config.students
+            if (name not in self._sessions and name not in self._arrived)
+            or (mine and not self._has_room(name))
+            or (self.lockstep and self.student_versions[name] < self.student_versions[student])
+        ]
+        return [f"they wait for {self._at(name)}" for name in late]
 
     def _reply(self, part: Sample, cursor: int | None) -> SampleReply:
         """Made when the draws are, since any of their images may be evicted before the worker fetches its part."""
@@ -354,8 +320,34 @@ class Exchange:
             if len(request.keys):
                 self.buffer.update(request.consumer, request.keys, request.priorities)
                 session.waiting[request.rank] = _without_updates(request)
-        self.student_version = max(self.student_version, asked[0].version)
-        self.student_step = max(self.student_step, asked[0].student_step)
+        self.note_version(asked[0].consumer, asked[0].version)
+        self.student_steps[asked[0].consumer] = max(self.student_steps[asked[0].consumer], asked[0].student_step)
+
+    def note_version(self, student: str, version: WeightsVersion) -> None:
+        """A student has published; it brought its findings before."""
+        self.student_versions[student] = max(self.student_versions[student], version)
+
+    def try_meet(self, student: str, step: int) -> NotYet | None:
+        """A student has handed over its state of ``step`` for a checkpoint; None once all students have.
+
+        It says so again each time it asks, so that nothing is lost with the one who keeps count.
+        """
+        if student not in self._sessions and student not in self._arrived:
+            # This buffer was lost and restored. The student registers once it draws again; till then it holds nobody up.
+            self.student_steps[student] = step
+            self.note_version(student, step // self.config.schedule.student_steps_per_round - 1)
+            self.limiters[student].set_samples(step * self.config.students[student].batch_size)
+        self._arrived[student] = step
+        missing = self._not_arrived(step)
+        return NotYet("peers", f"{' and '.join(missing)} to come to the checkpoint of step {step}") if missing else None
+
+    def _behind_at_checkpoint(self, student: str) -> list[str]:
+        """For whom a student's first worker waits at a checkpoint, and its other workers with it."""
+        here = self._arrived.get(student, -1)
+        return [f"{self._at(name)} has not come there" for name in self.config.students if self._arrived.get(name, -1) < here]
+
+    def _not_arrived(self, step: int) -> list[str]:
+        return [self._at(name) for name in self.config.students if self._arrived.get(name) != step]
 
     def progress(self) -> tuple[int, ...]:
         """Counts of everything that an answer can depend on: equal counts, equal answers."""
@@ -364,24 +356,33 @@ class Exchange:
         served = sum(sum(session.next_step.values()) for session in sessions)
         return (
             *(self.buffer.num_inserts, self.buffer.num_samples, self.num_tickets, self.num_pending, len(self._returned)),
-            *(self.student_version, asked, served),
+            *(*self.student_versions.values(), *self._arrived.values(), asked, served),
         )
 
     def stats(self) -> dict[str, Any]:
         """Figures for a ``replay`` metrics record."""
-        return self.buffer.stats(self.student_version)
+        return self.buffer.stats(lambda generator: self.student_versions[self._opponent_of(generator)])
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "limiter": self.limiter.state_dict(),
-            "student_version": self.student_version,
-            "student_step": self.student_step,
+            name: {
+                "limiter": limiter.state_dict(),
+                "version": self.student_versions[name],
+                "step": self.student_steps[name],
+            }
+            for name, limiter in self.limiters.items()
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        # The buffer was saved a moment earlier or later than these counts; what is in it is what was inserted.
-        self.limiter.load_state_dict({**state["limiter"], "inserts": np.array(self.buffer.num_inserts)})
-        self.student_version, self.student_step = int(state["student_version"]), int(state["student_step"])
+        """Goes on from the students' counts.
+
+        Raises:
+            KeyError: a student has none.
+        """
+        for name, limiter in self.limiters.items():
+            # The buffer was saved a moment earlier or later than these counts; what is in it is what was inserted.
+            limiter.load_state_dict({**state[name]["limiter"], "inserts": np.array(self.buffer.num_inserts)})
+            self.student_versions[name], self.student_steps[name] = int(state[name]["version"]), int(state[name]["step"])
         self.num_tickets = self.buffer.num_batches
 
 

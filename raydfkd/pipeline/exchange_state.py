@@ -19,8 +19,12 @@ from raydfkd.replay.snapshot import read_snapshot, write_snapshot
 from raydfkd.run_dir import write_atomically
 
 
-def build_rate_limiter(config: ExperimentConfig) -> RateLimiter:
-    """The limiter of the schedule: strict alternation in lockstep, a ratio or only a minimum size when decoupled."""
+def build_rate_limiters(config: ExperimentConfig) -> dict[str, RateLimiter]:
+    """Each student's limiter: strict alternation in lockstep, a ratio or only a minimum size when decoupled."""
+    return {name: _build_rate_limiter(config, student.batch_size) for name, student in config.students.items()}
+
+
+def _build_rate_limiter(config: ExperimentConfig, sample_size: int) -> RateLimiter:
     schedule, batch_size = config.schedule, config.synthesis_batch_size
     if schedule.mode == "lockstep":
         return RateLimiter.lockstep(
@@ -28,19 +32,19 @@ def build_rate_limiter(config: ExperimentConfig) -> RateLimiter:
             schedule.batches_per_round,
             batch_size,
             schedule.student_steps_per_round,
-            config.student.batch_size,
+            sample_size,
         )
     return RateLimiter(
         schedule.samples_per_insert,
         schedule.warmup_batches * batch_size,
         schedule.error_buffer,
         insert_chunk=batch_size,
-        sample_chunk=schedule.batches_per_request * config.student.batch_size,
+        sample_chunk=schedule.batches_per_request * sample_size,
     )
 
 
 def build_exchange(config: ExperimentConfig) -> Exchange:
-    """An empty buffer with its limiter."""
+    """An empty buffer with its limiters."""
     buffer = ReplayBuffer(
         config.replay,
         config.task.num_classes,
@@ -48,7 +52,7 @@ def build_exchange(config: ExperimentConfig) -> Exchange:
         tuple(config.students),
         np.random.default_rng(derive_seed(config.runtime.seed, "replay")),
     )
-    return Exchange(config, buffer, build_rate_limiter(config))
+    return Exchange(config, buffer, build_rate_limiters(config))
 
 
 def save_exchange(
@@ -77,7 +81,8 @@ def load_exchange(folder: Path, exchange: Exchange, put: Callable[[Any], Any] = 
     exchange.buffer.load_state_dict(state, {shard_id: put(batch) for shard_id, batch in shards})
     try:
         counts = json.loads((folder / "exchange.json").read_text(encoding="utf-8"))
-        counts["limiter"] = {name: np.array(value) for name, value in counts["limiter"].items()}
+        for own in counts.values():
+            own["limiter"] = {name: np.array(value) for name, value in own["limiter"].items()}
         exchange.load_state_dict(counts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(

@@ -19,6 +19,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "raydfkd_student_steps": ("gauge", "Optimizer steps done, by student."),
     "raydfkd_student_wait_data_seconds": ("counter", "Seconds that students waited for images to arrive, by student."),
     "raydfkd_student_wait_limiter_seconds": ("counter", "Seconds that students waited for the rate limiter, by student."),
+    "raydfkd_student_wait_students_seconds": ("counter", "Seconds that students waited for others at checkpoints, by student."),
     "raydfkd_kd_loss": ("gauge", "Mean distillation loss of the last records, by student."),
     "raydfkd_drawn_item_age_batches": ("gauge", "Mean age of drawn images, in batches inserted since, by student."),
     "raydfkd_buffer_images": ("gauge", "Images in the buffer."),
@@ -49,6 +50,7 @@ _FIELDS: dict[str, tuple[tuple[str, str], ...]] = {
         ("images_distilled_since", "raydfkd_images_eaten"),
         ("student_wait_data_s", "raydfkd_student_wait_data_seconds"),
         ("student_wait_limiter_s", "raydfkd_student_wait_limiter_seconds"),
+        ("student_wait_students_s", "raydfkd_student_wait_students_seconds"),
     ),
     "distillation": (("kd_loss", "raydfkd_kd_loss"), ("item_age", "raydfkd_drawn_item_age_batches")),
     "replay": (

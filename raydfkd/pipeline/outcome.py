@@ -25,31 +25,36 @@ from raydfkd.run_dir import RunDir
 
 IMAGES_PER_CLASS = 10
 FEATURE_SAMPLES = 600
-WAITS = ("student_wait_data_s", "student_wait_limiter_s", "generator_wait_limiter_s", "generator_wait_weights_s")
+STUDENT_WAITS = ("student_wait_data_s", "student_wait_limiter_s", "student_wait_students_s")
+GENERATOR_WAITS = ("generator_wait_limiter_s", "generator_wait_weights_s")
 
 
 def finish(config: ExperimentConfig, run: RunDir, elapsed_s: float, device: torch.device) -> dict[str, Any]:
     """Evaluates the last checkpoint, and writes weights, analysis and result.json; returns the result."""
     folder = run.latest_checkpoint()
     assert folder is not None, "a run that ended wrote a checkpoint"
-    distiller = builder.build_distiller(config, device)
-    checkpoints.load_student(folder, distiller)
     exchange = build_exchange(config)
     load_exchange(folder, exchange)
-    evaluator = builder.build_evaluator(config, distiller.teacher, device)
-    _save_students(config, run, distiller)
-    _save_analysis(run, exchange, distiller.teacher, evaluator, device, config.runtime.bf16)
-    result = _result(config, run, distiller, exchange, evaluator, elapsed_s, device)
+    teacher = builder.build_frozen_teacher(config).to(device)
+    evaluator = builder.build_evaluator(config, teacher, device)
+    students: dict[str, dict[str, Any]] = {}
+    for name in config.students:
+        distiller = builder.build_distiller(config, device, name)
+        checkpoints.load_student(folder, name, distiller)
+        _save_student(config, run, name, distiller)
+        students[name] = _figures(config, name, distiller, evaluator)
+    _save_analysis(run, exchange, teacher, evaluator, device, config.runtime.bf16)
+    result = _result(config, run, students, exchange, teacher, evaluator, elapsed_s, device)
     run.write_result(result)
     if evaluator is not None:
         run.update_manifest(classes=list(evaluator.dataset.classes))
     return result
 
 
-def _save_students(config: ExperimentConfig, run: RunDir, distiller: Distiller) -> None:
+def _save_student(config: ExperimentConfig, run: RunDir, name: str, distiller: Distiller) -> None:
     normalization = distiller.teacher.normalization
     metadata = {
-        "model": config.student.model,
+        "model": config.students[name].model,
         "num_classes": str(config.task.num_classes),
         "image_shape": str(list(config.task.image_shape)),
         "mean": str(normalization.mean.flatten().tolist()),
@@ -57,25 +62,40 @@ def _save_students(config: ExperimentConfig, run: RunDir, distiller: Distiller) 
     }
     if isinstance(distiller.student, SharedClassifierStudent):
         metadata["shared_classifier"] = describe_shared_classifier(distiller.student)
-    save_weights(distiller.student, run.path / "student.safetensors", metadata)
-    save_weights(distiller.student_ema, run.path / "student_ema.safetensors", metadata)
+    other = None if name == config.student_name else name
+    save_weights(distiller.student, run.student_path(other), metadata)
+    save_weights(distiller.student_ema, run.student_path(other, ema=True), metadata)
+
+
+def _figures(config: ExperimentConfig, name: str, distiller: Distiller, evaluator: Evaluator | None) -> dict[str, Any]:
+    """What result.json says of a student."""
+    last = ema = None
+    if evaluator is not None:
+        last = evaluator.evaluate(normalized(distiller.teacher, distiller.student))
+        ema = evaluator.evaluate(normalized(distiller.teacher, distiller.student_ema))
+    return {
+        "model": config.students[name].model,
+        "params": count_params(distiller.student),
+        "metric_last": None if last is None else last.metric,
+        "metric_ema": None if ema is None else ema.metric,
+        "agreement": None if last is None else last.agreement,
+        "objective": config.students[name].objective.kind,
+        "images_distilled": distiller.num_steps * config.students[name].batch_size,
+        "student_steps": distiller.num_steps,
+    }
 
 
 def _result(
     config: ExperimentConfig,
     run: RunDir,
-    distiller: Distiller,
+    students: dict[str, dict[str, Any]],
     exchange: Exchange,
+    teacher: FrozenTeacher,
     evaluator: Evaluator | None,
     elapsed_s: float,
     device: torch.device,
 ) -> dict[str, Any]:
-    teacher = distiller.teacher
-    last = ema = None
-    if evaluator is not None:
-        last = evaluator.evaluate(normalized(teacher, distiller.student))
-        ema = evaluator.evaluate(normalized(teacher, distiller.student_ema))
-    totals = totals_of(run.metrics())
+    first = students[config.student_name]
     return {
         "method": "+".join(sorted({source.method for source in config.sources.values()})) or "collected",
         "seed": config.runtime.seed,
@@ -87,40 +107,36 @@ def _result(
             "params": count_params(teacher.model),
             "metric": None if evaluator is None or evaluator.teacher is None else evaluator.teacher.metric,
         },
-        "student": {
-            "model": config.student.model,
-            "params": count_params(distiller.student),
-            "metric_last": None if last is None else last.metric,
-            "metric_ema": None if ema is None else ema.metric,
-            "agreement": None if last is None else last.agreement,
-        },
+        "student": {name: first[name] for name in ("model", "params", "metric_last", "metric_ema", "agreement")},
+        "students": students,
         "metric_name": "accuracy",
         "end_to_end_s": elapsed_s,
-        **totals,
+        **totals_of(run.metrics()),
         "images_synthesized": exchange.buffer.num_inserts,
-        "images_distilled": distiller.num_steps * config.student.batch_size,
-        "student_steps": distiller.num_steps,
+        "images_distilled": sum(student["images_distilled"] for student in students.values()),
+        "student_steps": first["student_steps"],
         "class_entropy": class_entropy(exchange.buffer.summary().class_counts),
         "device": device_name(device),
     }
 
 
 def totals_of(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Times, wait fractions and restarts over all sessions of a run, from its metrics records."""
-    sums = dict.fromkeys((*WAITS, "synthesis_s", "distillation_s"), 0.0)
-    restarts, last_step = 0, 0
+    """Times, wait fractions and restarts over all sessions of a run and all its students, from its metrics records."""
+    sums = dict.fromkeys((*STUDENT_WAITS, *GENERATOR_WAITS, "synthesis_s", "distillation_s"), 0.0)
+    restarts, last_steps = 0, dict[str, int]()
     for record in records:
         if record["kind"] == "synthesis":
             sums["synthesis_s"] += record["seconds"]
         elif record["kind"] == "distillation":
-            sums["distillation_s"] += record["step_s"] * max(0, record["step"] - last_step)
-            last_step = record["step"]
+            student = record.get("student", "")
+            sums["distillation_s"] += record["step_s"] * max(0, record["step"] - last_steps.get(student, 0))
+            last_steps[student] = record["step"]
         elif record["kind"] == "event":
             restarts += int(record.get("restart", False))
-        for name in WAITS:
+        for name in (*STUDENT_WAITS, *GENERATOR_WAITS):
             sums[name] += record.get(name) or 0.0
-    student_wait = sums["student_wait_data_s"] + sums["student_wait_limiter_s"]
-    generator_wait = sums["generator_wait_limiter_s"] + sums["generator_wait_weights_s"]
+    student_wait = sum(sums[name] for name in STUDENT_WAITS)
+    generator_wait = sum(sums[name] for name in GENERATOR_WAITS)
     return {
         "synthesis_s": sums["synthesis_s"],
         "distillation_s": sums["distillation_s"],

@@ -88,7 +88,8 @@ class Recorder:
             self._tensorboard.add_scalar(name, value, record["step"])
 
     def _scalars(self, record: dict[str, Any]) -> Iterator[tuple[str, float]]:
-        """(curve, value) of every number in a record: ``kind/name``, with the generator or source between if it has one.
+        """(curve, value) of every number in a record: ``kind/name``, with the generator or source between if it has one, and
+        with the student where there are several.
 
         Of events only the restarts so far are a curve.
         """
@@ -96,7 +97,8 @@ class Recorder:
             if record.get("restart"):
                 yield "event/restarts", self._restarts
             return
-        owner = record.get({"synthesis": "generator_id", "generators": "source"}.get(record["kind"], ""))
+        student = "student" if len(self.config.students) > 1 else ""
+        owner = record.get({"synthesis": "generator_id", "generators": "source"}.get(record["kind"], student))
         group = record["kind"] if owner is None else f"{record['kind']}/{owner}"
         for name, value in record.items():
             if name not in ("kind", "step", "time_s") and isinstance(value, int | float) and not isinstance(value, bool):

@@ -92,7 +92,8 @@ def _check(
     exchange = build_exchange(config)
     teacher = builder.build_frozen_teacher(config)
     builder.audit(config, teacher)
-    builder.build_student(config, teacher)
+    for name in config.students:
+        builder.build_student(config, teacher, name)
     kept = collecting.read(run)
     collected = collecting.collect(config, teacher, device) if kept is None else None
     images = kept if collected is None else collected.batch
@@ -106,13 +107,14 @@ def _check(
     builder.build_held_out(config, teacher, device)
     if checkpoint is not None:
         load_exchange(checkpoint, exchange)
-        distiller = builder.build_distiller(config, device)
-        checkpoints.load_student(checkpoint, distiller)
-        if distiller.num_steps > config.schedule.total_steps:
-            raise CheckpointError(
-                f"the run in {run.path} has done {distiller.num_steps} student steps and schedule.rounds "
-                f"{config.schedule.rounds} asks for {config.schedule.total_steps}: resume with as many rounds, or more"
-            )
+        for name in config.students:
+            distiller = builder.build_distiller(config, device, name)
+            checkpoints.load_student(checkpoint, name, distiller)
+            if distiller.num_steps > config.schedule.total_steps:
+                raise CheckpointError(
+                    f"the run in {run.path} has done {distiller.num_steps} student steps and schedule.rounds "
+                    f"{config.schedule.rounds} asks for {config.schedule.total_steps}: resume with as many rounds, or more"
+                )
     return teacher.state_sha256(), collected
 
 

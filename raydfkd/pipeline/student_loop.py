@@ -1,7 +1,8 @@
-"""The only finite clock of a run: the student's steps, the same for every runner.
+"""The only finite clock of a run: its students' steps, the same for every runner.
 
-Everything else hangs on it: at each round's beginning the student publishes its weights; every so often it reports means
-of what it saw, is evaluated, and is checkpointed. Where the images come from is the ``BatchSource``'s business.
+Everything else hangs on it: at each round's beginning a student publishes its weights; every so often it reports means
+of what it saw, is evaluated, and is checkpointed. Where the images come from is the ``BatchSource``'s business. Each student
+of a run has a loop of its own; they meet at checkpoints, which hold all students at one step.
 """
 
 from __future__ import annotations
@@ -77,13 +78,14 @@ class LoopHooks:
 
     Attributes:
         emit: takes metrics records.
-        checkpoint: gets the step and saves what all runners share.
-        stop: asked at each round's beginning whether to end here; all workers of a student must get the same answer.
+        checkpoint: gets the step and saves what all runners share; it waits for the other students to come to it.
+        stop: asked with the number of each round that is to begin whether to end before it; all students, and all workers
+            of each, must end before the same one.
     """
 
     emit: Emit
     checkpoint: Callable[[int], None]
-    stop: Callable[[], bool] = lambda: False
+    stop: Callable[[int], bool] = lambda number: False
 
 
 class StudentLoop:
@@ -97,6 +99,7 @@ class StudentLoop:
         evaluator: on the worker that evaluates (rank 0), None elsewhere or without evaluation data.
         rank: 0 publishes, reports, evaluates and checkpoints.
         held_out: as ``evaluator``, for the unlabelled images that the student never trains on.
+        student: its name; None: the first one.
     """
 
     def __init__(
@@ -108,8 +111,11 @@ class StudentLoop:
         evaluator: Evaluator | None,
         rank: int = 0,
         held_out: HeldOutEvaluator | None = None,
+        student: str | None = None,
     ) -> None:
         self.config = config
+        self.name = config.student_name if student is None else student
+        self.settings = config.students[self.name]
         self.distiller = distiller
         self.source = source
         self.hooks = hooks
@@ -122,35 +128,44 @@ class StudentLoop:
         self._last_log = time.monotonic()
 
     def run(self) -> None:
-        """Steps until the schedule's end, or until a round begins that ``hooks.stop`` forbids; checkpoints where it ends.
+        """Trains until the schedule's end, or until a round that ``hooks.stop`` forbids; checkpoints where it ends.
 
         Raises:
             RunFailedError: the student's loss is no longer a number, seen at most ``runtime.log_period_steps`` later.
         """
-        schedule, distiller = self.config.schedule, self.distiller
-        while distiller.num_steps < schedule.total_steps:
-            step = distiller.num_steps
-            version, into_round = divmod(step, schedule.student_steps_per_round)
-            if into_round == 0:
-                if self.hooks.stop():
-                    break
-                self._begin_round(step, version)
-            batch = self.source.next(step, version)
+        while self.begin_round():
+            self.play_round()
+        self.end()
+
+    def begin_round(self) -> bool:
+        """Publishes the weights for the next round; False if none is to come."""
+        runtime, step = self.config.runtime, self.distiller.num_steps
+        version = step // self.config.schedule.student_steps_per_round
+        if step >= self.config.schedule.total_steps or self.hooks.stop(version):
+            return False
+        self.distiller.reseed(derive_seed(runtime.seed, "augmentation", self.name, self.rank, version))
+        if step > self._restored_step and version % runtime.checkpoint_period_rounds == 0:
+            self._checkpoint(step)
+        if self.leads:
+            self.source.publish(flat_weights(self.distiller.student), version)
+        return True
+
+    def play_round(self) -> None:
+        """The round's steps."""
+        steps_per_round, distiller = self.config.schedule.student_steps_per_round, self.distiller
+        version = distiller.num_steps // steps_per_round
+        while distiller.num_steps < (version + 1) * steps_per_round:
+            batch = self.source.next(distiller.num_steps, version)
             began = time.monotonic()
             output = distiller.step(batch.images, batch.importance_weights)
             self.source.report(batch.keys, output.priorities_B)
             self._means.add(output, batch, time.monotonic() - began)
             self._after_step(distiller.num_steps)
-        if distiller.num_steps > self._restored_step:
-            self._checkpoint(distiller.num_steps)
 
-    def _begin_round(self, step: int, version: WeightsVersion) -> None:
-        runtime = self.config.runtime
-        self.distiller.reseed(derive_seed(runtime.seed, "augmentation", self.config.student_name, self.rank, version))
-        if step > self._restored_step and version % runtime.checkpoint_period_rounds == 0:
-            self._checkpoint(step)
-        if self.leads:
-            self.source.publish(flat_weights(self.distiller.student), version)
+    def end(self) -> None:
+        """Checkpoints what was done."""
+        if self.distiller.num_steps > self._restored_step:
+            self._checkpoint(self.distiller.num_steps)
 
     def _checkpoint(self, step: int) -> None:
         self.source.flush()
@@ -163,37 +178,37 @@ class StudentLoop:
             self._log(done)
         if self.evaluator is not None and (last or done % self.config.evaluation_period_steps == 0):
             began = time.monotonic()
-            self.hooks.emit("evaluation", done, **self.evaluate(self.evaluator))
+            self._emit("evaluation", done, self.evaluate(self.evaluator))
             self._last_log += time.monotonic() - began
         if self.held_out is not None and (last or done % self.config.held_out_period_steps == 0):
             began = time.monotonic()
-            self.hooks.emit("held_out", done, **self.measure(self.held_out))
+            self._emit("held_out", done, self.measure(self.held_out))
             self._last_log += time.monotonic() - began
 
+    def _emit(self, kind: str, done: int, values: dict[str, Any]) -> None:
+        self.hooks.emit(kind, done, student=self.name, **values)
+
     def _log(self, done: int) -> None:
-        now = time.monotonic()
+        now, size = time.monotonic(), self.settings.batch_size
         values = self._means.take()
         self._refuse_divergence(done, values["kd_loss"])
         steps = values.pop("num_steps")
-        self.hooks.emit("distillation", done, **values)
-        self.hooks.emit(
-            "throughput",
-            done,
-            images_distilled=done * self.config.student.batch_size,
-            images_distilled_since=steps * self.config.student.batch_size,
-            distilled_per_s=steps * self.config.student.batch_size / max(1e-9, now - self._last_log),
-            rss_bytes=resident_bytes(),
-            **self.source.take_waits(),
-        )
+        self._emit("distillation", done, values)
+        flow = {
+            "images_distilled": done * size,
+            "images_distilled_since": steps * size,
+            "distilled_per_s": steps * size / max(1e-9, now - self._last_log),
+            "rss_bytes": resident_bytes(),
+        }
+        self._emit("throughput", done, {**flow, **self.source.take_waits()})
         self._last_log = now
 
     def _refuse_divergence(self, done: int, loss: float) -> None:
         """A student that is lost stays lost: its steps, and its weights in the generators, are worth nothing from here on."""
         if not math.isfinite(loss):
-            name = self.config.student_name
             raise RunFailedError(
-                f"student {name!r} diverged by step {done} (loss {loss}): lower students.{name}.optimizer.lr, or set "
-                f"students.{name}.optimizer.max_grad_norm"
+                f"student {self.name!r} diverged by step {done} (loss {loss}): lower students.{self.name}.optimizer.lr, or set "
+                f"students.{self.name}.optimizer.max_grad_norm"
             )
 
     def evaluate(self, evaluator: Evaluator) -> dict[str, Any]:

@@ -110,7 +110,9 @@ class HeldOutObjectiveConfig(_Config):
     """agreement: share of held-out images on which student and teacher choose the same class; kl: mean KL(teacher || student)
     on them; evaluation: accuracy on the experiment's labelled evaluation set, which is not data-free."""
     student: Literal["last", "ema"] = "ema"
-    """Which student is measured: as it is, or the average of its weights."""
+    """Which weights of the student are measured: as they are, or their average."""
+    student_name: str | None = None
+    """Whose: the name of one of the experiment's students; null: the first one."""
     num_images: int = Field(1000, ge=2)
     """Held-out images; synthetic, and up to half of them collected where the experiment has such."""
     period_steps: int | None = Field(None, ge=1)
@@ -123,7 +125,9 @@ class EvaluationObjectiveConfig(_Config):
     kind: Literal["evaluation"] = "evaluation"
     """What is measured."""
     student: Literal["last", "ema"] = "ema"
-    """Which student is measured: as it is, or the average of its weights."""
+    """Which weights of the student are measured: as they are, or their average."""
+    student_name: str | None = None
+    """Whose: the name of one of the experiment's students; null: the first one."""
     period_steps: int | None = Field(None, ge=1)
     """Student steps between measurements; null: the scheduler's own, or ten over the run."""
 
@@ -254,6 +258,12 @@ class Sweep:
         return max(1, self.base.schedule.total_steps // 10)
 
     @property
+    def student_name(self) -> str:
+        """The student that trials are compared by."""
+        named = self.config.objective.student_name
+        return self.base.student_name if named is None else named
+
+    @property
     def mode(self) -> Literal["min", "max"]:
         return "min" if self.config.objective.kind == "kl" else "max"
 
@@ -302,6 +312,9 @@ def _check(sweep: Sweep, path: Path) -> None:
     config, schedule = sweep.config, sweep.base.schedule
     if config.objective.kind == "evaluation" and sweep.base.evaluation is None:
         raise ConfigError(f"{path}: objective.kind evaluation needs an evaluation section in the experiment: use agreement")
+    if sweep.student_name not in sweep.base.students:
+        known = ", ".join(sweep.base.students)
+        raise ConfigError(f"{path}: objective.student_name {sweep.student_name!r} is no student of the experiment: use {known}")
     if sweep.period_steps > schedule.total_steps:
         raise ConfigError(
             f"{path}: trials are measured every {sweep.period_steps} student steps and have {schedule.total_steps}: shorten "

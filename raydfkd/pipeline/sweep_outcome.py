@@ -37,7 +37,13 @@ def write_beginning(sweep: Sweep, folder: SweepDir) -> None:
         state="running",
         error=None,
         num_trials=sweep.num_trials,
-        objective={"record": plan.record, "field": plan.field, "mode": sweep.mode, **describe_objective(sweep)},
+        objective={
+            "record": plan.record,
+            "field": plan.field,
+            "student": sweep.student_name,
+            "mode": sweep.mode,
+            **describe_objective(sweep),
+        },
         search=sweep.config.search.kind,
         scheduler=sweep.config.scheduler.kind,
         total_steps=sweep.base.schedule.total_steps,
@@ -48,6 +54,7 @@ def describe_objective(sweep: Sweep) -> dict[str, str]:
     """``label`` (what the figure is) and ``measured_on`` (which images, and whether they are labelled)."""
     objective = sweep.config.objective
     which = "averaged student" if objective.student == "ema" else "last student"
+    which = which if len(sweep.base.students) == 1 else f"{which} {sweep.student_name}"
     if isinstance(objective, EvaluationObjectiveConfig):
         assert sweep.base.evaluation is not None
         dataset = sweep.base.evaluation.dataset

@@ -64,6 +64,10 @@ class TrialPlan:
         objective = self.sweep.config.objective
         return f"{'metric' if objective.kind == 'evaluation' else objective.kind}_{objective.student}"
 
+    def measures(self, record: dict[str, Any]) -> bool:
+        """Whether a metrics record holds the objective."""
+        return bool(record["kind"] == self.record and record["student"] == self.sweep.student_name)
+
     def experiment_of(self, settings: dict[str, Any], run: Path) -> ExperimentConfig:
         """The experiment that a trial runs: the point's, measured as the sweep says, in the trial's own directory."""
         config = self.sweep.experiment_of(settings)
@@ -78,7 +82,7 @@ class TrialPlan:
             if config.collected is not None:
                 updates["collected"] = config.collected.model_copy(update={"exclude": self.folder.held_out_path})
         runtime: dict[str, Any] = {"out": run, "address": None}
-        resources = [config.student.resources, *(source.resources for source in config.sources.values())]
+        resources = [part.resources for part in (*config.students.values(), *config.sources.values())]
         if config.runtime.runner == "local" and config.runtime.device == "auto" and not any(r.num_gpus for r in resources):
             runtime["device"] = "cpu"  # a trial may see GPUs that are not its own
         if isinstance(self.sweep.config.scheduler, PBTConfig):
@@ -187,7 +191,7 @@ class TrialRun:
             write_atomically(run.config_path, dump_yaml(config))
             watcher = _Measurements(self.plan, run, config.schedule.total_steps, self._hand_over, self._stopping.is_set)
             execute(config, run, resume=resume, watcher=watcher, run_ray=self._run_ray)
-        measured = list(self.run.metrics(self.plan.record))
+        measured = [record for record in self.run.metrics() if self.plan.measures(record)]
         self._handed = {**_measurement(measured[-1], self.plan.field), DONE: True}
 
     def _state(self) -> str:
@@ -251,7 +255,7 @@ class _Measurements(Watcher):
     def update(self, record: dict[str, Any]) -> None:
         if self._is_stopped():
             raise TrialStopped("stopped with the sweep")
-        if record["kind"] == self._plan.record and record["step"] < self._total_steps:
+        if self._plan.measures(record) and record["step"] < self._total_steps:
             self._waiting = _measurement(record, self._plan.field)
         if self._waiting is not None and self._is_saved(self._waiting[STEPS]):
             waiting, self._waiting = self._waiting, None

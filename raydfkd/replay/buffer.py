@@ -8,7 +8,7 @@ whole while any of its rows is live; a *slot* is an item's place in every mirror
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -93,10 +93,14 @@ class ReplayBuffer:
         """Bytes of the live shards of all tables."""
         return sum(table.storage.num_bytes for table in self.tables.values())
 
-    def insert(self, batch: SyntheticBatch, payload: Any) -> InsertReport:
+    def insert(self, batch: SyntheticBatch, payload: Any, judge: str | None = None) -> InsertReport:
         """Files a batch under the next shard id; the buffer keeps ``payload`` (never looked into) until the last row leaves.
 
         ``num_batches`` and ``num_inserts`` count what generators made, ``num_shards`` pinned batches too.
+
+        Args:
+            judge: the consumer whose priorities the batch brings, the others beginning with their own largest; None: they
+                are everybody's.
 
         Raises:
             ReplayFullError: the batch is larger than its table, or the pinned table has no room left.
@@ -108,7 +112,8 @@ class ReplayBuffer:
         if name not in self.tables:
             raise ValueError(f"source {batch.source!r} fills the pinned table, but replay.pinned is not configured")
         shard_id = self.num_shards
-        num_evicted, retired = self.tables[name].insert(shard_id, batch, payload)
+        judging = None if judge is None else self._index_of(judge)
+        num_evicted, retired = self.tables[name].insert(shard_id, batch, payload, judging)
         self.num_shards += 1
         if name == "synthetic":
             self.num_batches += 1
@@ -214,9 +219,9 @@ class ReplayBuffer:
         storage = self.tables["synthetic"].storage
         return BufferSummary(storage.size, storage.class_counts.copy(), self.num_batches)
 
-    def stats(self, student_version: WeightsVersion | None = None) -> dict[str, Any]:
-        """Figures for the log, see ``statistics.buffer_statistics``; ``student_version`` is the newest published."""
-        return buffer_statistics(self, student_version)
+    def stats(self, newest_version: Callable[[str], WeightsVersion] | None = None) -> dict[str, Any]:
+        """Figures for the log, see ``statistics.buffer_statistics``."""
+        return buffer_statistics(self, newest_version)
 
     def analysis(self, consumer: str | None = None) -> dict[str, np.ndarray]:
         """The arrays of ``analysis/buffer.npz``; priorities are the first consumer's unless another is named."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,19 +25,18 @@ def relative_entropy(counts: np.ndarray) -> float:
     return float(-(shares * np.log(shares)).sum() / np.log(len(counts)))
 
 
-def buffer_statistics(buffer: ReplayBuffer, student_version: WeightsVersion | None) -> dict[str, Any]:
+def buffer_statistics(buffer: ReplayBuffer, newest_version: Callable[[str], WeightsVersion] | None = None) -> dict[str, Any]:
     """Figures over all tables: the values of a ``replay`` metrics record (see ``run_dir``), and per-table sizes.
 
     ``priority_*`` are over all consumers' raw priorities, ``priority_histogram`` has ``edges`` [21] evenly spaced in log10
-    and ``counts`` [20]. ``item_age_mean`` is in batches inserted since. ``staleness_rounds`` is the mean over items of
-    ``student_version`` (without it: the newest version among the items) minus the version that their generator had; items
-    of unknown version do not count.
+    and ``counts`` [20]. ``item_age_mean`` is in batches inserted since. ``staleness_rounds`` is the mean over items of the
+    newest version of their student's weights (``newest_version`` of their generator's name; without it: the newest among the
+    items) minus the version that their generator had; items of unknown version do not count.
     """
     counts = sum((table.storage.class_counts for table in buffer.tables.values()), np.zeros(buffer.num_classes, np.int64))
     priorities = np.concatenate([table.priorities[:, table.storage.live].ravel() for table in buffer.tables.values()])
     arrays = {name: _table_arrays(table, buffer.num_shards, 0) for name, table in buffer.tables.items()}
     ages = np.concatenate([a["ages"] for a in arrays.values()])
-    versions = np.concatenate([a["student_version"] for a in arrays.values()])
     return {
         "size": buffer.size,
         "capacity": buffer.total_slots,
@@ -52,7 +52,7 @@ def buffer_statistics(buffer: ReplayBuffer, student_version: WeightsVersion | No
         "priority_max": float(priorities.max()) if len(priorities) else 0.0,
         "priority_histogram": _histogram(priorities),
         "item_age_mean": float(ages.mean()) if len(ages) else 0.0,
-        "staleness_rounds": _staleness(versions, student_version),
+        "staleness_rounds": _staleness(buffer, newest_version),
         "tables": {
             name: {"size": t.storage.size, "capacity": t.storage.capacity, "bytes": t.storage.num_bytes}
             for name, t in buffer.tables.items()
@@ -90,9 +90,13 @@ def _histogram(priorities: np.ndarray) -> dict[str, list[float]]:
     return {"edges": (10.0**edges).tolist(), "counts": counts.tolist()}
 
 
-def _staleness(versions: np.ndarray, student_version: WeightsVersion | None) -> float:
-    known = versions[versions >= 0]
-    if len(known) == 0:
+def _staleness(buffer: ReplayBuffer, newest_version: Callable[[str], WeightsVersion] | None) -> float:
+    shards = [shard for table in buffer.tables.values() for shard in table.storage.shards.values()]
+    known = [shard for shard in shards if shard.student_version >= 0]
+    if not known:
         return 0.0
-    newest = known.max() if student_version is None else student_version
-    return float(newest - known.mean())
+    largest = max(shard.student_version for shard in known)
+    behind = [
+        (largest if newest_version is None else newest_version(shard.generator_id)) - shard.student_version for shard in known
+    ]
+    return float(np.average(behind, weights=[shard.num_live for shard in known]))

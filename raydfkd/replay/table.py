@@ -16,8 +16,8 @@ from raydfkd.types import SyntheticBatch
 class Table:
     """Storage x samplers x remover. Slots here are local to the table.
 
-    Several consumers: each learns from its own priorities; the remover goes by the largest of them, since an item that one
-    student still needs should stay.
+    Several consumers: each learns from its own priorities; the remover, which there is one of, goes by the largest of them,
+    since an item that one student still needs should stay.
     """
 
     def __init__(self, name: str, config: TableConfig, storage: Storage, num_consumers: int, evicts: bool) -> None:
@@ -30,8 +30,11 @@ class Table:
         self.remover = build_selector(config.remover, config.capacity)
         self.num_invalid_priorities = 0
 
-    def insert(self, shard_id: int, batch: SyntheticBatch, payload: Any) -> tuple[int, list[int]]:
+    def insert(self, shard_id: int, batch: SyntheticBatch, payload: Any, judge: int | None = None) -> tuple[int, list[int]]:
         """Makes room and inserts; returns the number of evicted items and the retired shards.
+
+        Args:
+            judge: the consumer whose priorities the batch brings; None: they are everybody's.
 
         Raises:
             ReplayFullError: the batch cannot fit.
@@ -40,7 +43,7 @@ class Table:
         size_before = self.storage.size
         retired = self._make_room(shard_id, batch)
         num_evicted = size_before - self.storage.size
-        priorities = self._initial_priorities(batch)
+        priorities = self._initial_priorities(batch, judge)
         slots = self.storage.insert(shard_id, batch, payload)
         self.priorities[:, slots] = priorities
         for sampler, own in zip(self.samplers, priorities, strict=True):
@@ -102,8 +105,11 @@ class Table:
             retired.append(oldest)
         return retired
 
-    def _initial_priorities(self, batch: SyntheticBatch) -> np.ndarray:
-        """float32 [consumers, N]: the batch's own, or each consumer's largest in the table (1 in an empty one)."""
+    def _initial_priorities(self, batch: SyntheticBatch, judge: int | None) -> np.ndarray:
+        """float32 [consumers, N]: the batch's own, or each consumer's largest in the table (1 in an empty one).
+
+        One student's losses say nothing on another's scale, so who is not the judge begins with its own largest.
+        """
         if self.storage.size:
             largest = self.priorities[:, self.storage.live].max(axis=1)
         else:
@@ -113,7 +119,11 @@ class Table:
             return fallback
         finite = np.isfinite(batch.priorities)
         self.num_invalid_priorities += int(len(finite) - finite.sum())
-        return np.where(finite, np.abs(batch.priorities).astype(np.float32), fallback)
+        judged = np.where(finite, np.abs(batch.priorities).astype(np.float32), fallback)
+        if judge is None:
+            return judged
+        fallback[judge] = judged[judge]
+        return fallback
 
 
 _NO_RNG = np.random.default_rng(0)

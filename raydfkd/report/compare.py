@@ -94,12 +94,14 @@ def _curves(settings: Settings) -> tuple[Curves, Curves, str]:
 
 def _evaluations(group: list[RunData]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Steps [N] at which all runs that were evaluated at all were, their mean times [N], and each run's metric [R,N]."""
-    columns = [series(run.of_kind("evaluation"), "metric_last", "step", "time_s") for run in group]
+    columns = [series(run.of_first_student("evaluation"), "metric_last", "step", "time_s") for run in group]
     columns = [column for column in columns if len(column[0])]
     if not columns:
         return np.zeros(0), np.zeros(0), np.zeros((1, 0))
     common = reduce(np.intersect1d, [steps for _, steps, _ in columns])
-    rows = [np.searchsorted(steps, common) for _, steps, _ in columns]
+    # A resumed run may have been evaluated at a step twice: the later one counts.
+    newest = [{step: row for row, step in enumerate(steps)} for _, steps, _ in columns]
+    rows = [[at[step] for step in common] for at in newest]
     metric_RN = np.stack([metric[row] for (metric, _, _), row in zip(columns, rows, strict=True)])
     seconds = np.mean([seconds[row] for (_, _, seconds), row in zip(columns, rows, strict=True)], axis=0)
     return common, seconds, metric_RN

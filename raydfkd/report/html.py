@@ -88,8 +88,14 @@ def _title(run: RunData) -> dict[str, str]:
     return {
         "method": str(outcome.get("method") or "distillation"),
         "teacher": str(part(outcome, "teacher", "model") or "teacher"),
-        "student": str(part(outcome, "student", "model") or "student"),
+        "student": " and ".join(_student_models(outcome)) or "student",
     }
+
+
+def _student_models(outcome: dict[str, Any]) -> list[str]:
+    students = outcome.get("students")
+    every = students.values() if isinstance(students, dict) and students else [outcome.get("student") or {}]
+    return [str(student["model"]) for student in every if student.get("model")]
 
 
 def _facts(run: RunData) -> list[str]:

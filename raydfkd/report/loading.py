@@ -57,6 +57,17 @@ class RunData:
     def of_kind(self, kind: str) -> list[Record]:
         return self.records.get(kind, [])
 
+    def by_student(self, kind: str) -> dict[str, list[Record]]:
+        """A kind's records by the student's name, the first student first; those that name none are that one's."""
+        named = [str(name) for name in _mapping(self.settings.get("students"))]
+        grouped: dict[str, list[Record]] = {name: [] for name in named or ["student"]}
+        for record in self.of_kind(kind):
+            grouped.setdefault(str(record.get("student", next(iter(grouped)))), []).append(record)
+        return {name: records for name, records in grouped.items() if records}
+
+    def of_first_student(self, kind: str) -> list[Record]:
+        return next(iter(self.by_student(kind).values()), [])
+
     @property
     def outcome(self) -> dict[str, Any]:
         """result.json, or for a run without one what the manifest and the metrics say so far, under the same keys."""
@@ -137,10 +148,16 @@ def _number(value: Any) -> float:
 
 
 def _outcome_so_far(run: RunData) -> dict[str, Any]:
-    manifest, settings, evaluations = run.manifest, run.settings, run.of_kind("evaluation")
+    manifest, settings, evaluations = run.manifest, run.settings, run.by_student("evaluation")
     schedule, runtime = _mapping(settings.get("schedule")), _mapping(settings.get("runtime"))
     sources = [_mapping(source) for source in _mapping(settings.get("sources")).values()]
-    student = next((_mapping(one) for one in _mapping(settings.get("students")).values()), {})
+    students = {
+        str(name): {
+            "model": _mapping(student).get("model"),
+            **{key: latest(evaluations.get(str(name), []), key) for key in ("metric_last", "metric_ema", "agreement")},
+        }
+        for name, student in _mapping(settings.get("students")).items()
+    }
     steps = max((int(_finite(r.get("step"))) for records in run.records.values() for r in records), default=None)
     return {
         "method": "+".join(sorted({str(source["method"]) for source in sources if "method" in source})) or None,
@@ -149,18 +166,21 @@ def _outcome_so_far(run: RunData) -> dict[str, Any]:
         "seed": manifest.get("seed", runtime.get("seed")),
         "metric_name": "accuracy" if evaluations else None,
         "teacher": {"model": _mapping(settings.get("teacher")).get("model"), "sha256": manifest.get("teacher_sha256")},
-        "student": {
-            "model": student.get("model"),
-            **{key: latest(evaluations, key) for key in ("metric_last", "metric_ema", "agreement")},
-        },
+        "student": next(iter(students.values()), {}),
+        "students": students,
         "end_to_end_s": run.elapsed_s,
         "synthesis_s": sum(_finite(r.get("seconds")) for r in run.of_kind("synthesis")) or None,
-        "distillation_s": _distillation_s(run.of_kind("distillation")) or None,
+        "distillation_s": sum(map(_distillation_s, run.by_student("distillation").values())) or None,
         "images_synthesized": sum(_finite(r.get("num_images")) for r in run.of_kind("synthesis")) or None,
-        "images_distilled": latest(run.of_kind("throughput"), "images_distilled"),
+        "images_distilled": _images_distilled(run),
         "student_steps": steps,
         "class_entropy": latest(run.of_kind("replay"), "class_entropy"),
     }
+
+
+def _images_distilled(run: RunData) -> float | None:
+    counts = [latest(records, "images_distilled") for records in run.by_student("throughput").values()]
+    return sum(map(_finite, counts)) or None
 
 
 def _distillation_s(records: list[Record]) -> float:

@@ -119,6 +119,28 @@ def outcome_rows(outcome: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name, value) for name, value in rows if value != MISSING]
 
 
+def student_headers(outcome: dict[str, Any]) -> tuple[str, ...]:
+    """Of :func:`student_rows`."""
+    label = metric_label(outcome)
+    return ("student", "model", "objective", f"{label}, last", f"{label}, EMA", "agreement", "parameters", "images distilled")
+
+
+def student_rows(outcome: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row a student, the first one's first."""
+    students = outcome.get("students")
+    return [
+        (
+            name,
+            _text(student.get("model")),
+            _text(student.get("objective")),
+            *(format_percent(student.get(key)) for key in ("metric_last", "metric_ema", "agreement")),
+            format_count(student.get("params")),
+            _whole(student.get("images_distilled")),
+        )
+        for name, student in (students if isinstance(students, dict) else {}).items()
+    ]
+
+
 def _text(value: Any) -> str:
     return MISSING if value is None or value == "" else str(value)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from raydfkd.report import buffer_sections, training_sections
 from raydfkd.report.loading import RunData, series
-from raydfkd.report.outcome import MISSING, format_duration, outcome_rows
+from raydfkd.report.outcome import MISSING, format_duration, outcome_rows, student_headers, student_rows
 from raydfkd.report.page_parts import LeftOut, Part, Section, Table
 from raydfkd.report.timeline import timeline
 
@@ -33,8 +33,12 @@ def _outcome(run: RunData) -> Section:
         raise LeftOut("neither result.json nor the metrics say anything yet")
     half = -(-len(rows) // 2)
     columns = [Table((), [*rows[:half]]), Table((), [*rows[half:]])]
+    students = student_rows(run.outcome)
+    if len(students) > 1:
+        columns.append(Table(student_headers(run.outcome), students, "students"))
     lead = "" if run.result is not None else "The run has no result.json: these are its figures so far."
-    return Section(lead=lead, tables=columns)
+    notes = [] if len(students) < 2 else [f"Where only one student can stand for the run it is the first, {students[0][0]}."]
+    return Section(lead=lead, tables=columns, notes=notes)
 
 
 def _events(run: RunData) -> Section:

@@ -31,11 +31,14 @@ def timeline(run: RunData) -> Section:
     for source in sorted({str(record.get("source")) for record in records}):
         counts, seconds = series([r for r in records if str(r.get("source")) == source], "running", "time_s")
         running[source] = (seconds, counts)
-    steps, stepped_at = series(run.of_kind("throughput"), "step", "time_s")
+    stepped = {}
+    for student, of_one in run.by_student("throughput").items():
+        steps, stepped_at = series(of_one, "step", "time_s")
+        stepped[student] = rates(stepped_at, np.diff(steps, prepend=0.0))
     images, made_at = series(run.of_kind("synthesis"), "num_images", "time_s")
-    figure = _figure(running, rates(stepped_at, np.diff(steps, prepend=0.0)), rates(made_at, images), run.elapsed_s)
+    figure = _figure(running, stepped, rates(made_at, images), run.elapsed_s)
     return Section(
-        lead="Generators that ran, what the student did meanwhile, and what was made. Events say why their number changed.",
+        lead="Generators that ran, what the students did meanwhile, and what was made. Events say why their number changed.",
         plots=[figure_svg(figure, "timeline")],
     )
 
@@ -54,7 +57,7 @@ def rates(seconds: np.ndarray, amounts: np.ndarray) -> Curve:
 
 
 @style.styled
-def _figure(running: dict[str, Curve], steps: Curve, images: Curve, end_s: float) -> Figure:
+def _figure(running: dict[str, Curve], steps: dict[str, Curve], images: Curve, end_s: float) -> Figure:
     from matplotlib.figure import Figure as NewFigure
 
     figure = NewFigure(figsize=SIZE_INCHES)
@@ -65,14 +68,17 @@ def _figure(running: dict[str, Curve], steps: Curve, images: Curve, end_s: float
     for number, (source, (seconds, counts)) in enumerate(running.items()):
         x, y = np.append(seconds, ends.max()) * scale, np.append(counts, counts[-1])
         panels[0].step(x, y, where="post", color=style.LINES[number % len(style.LINES)], label=source)
-    for axes, (seconds, values), colour in ((panels[1], steps, style.GREEN), (panels[2], images, style.ORANGE)):
-        axes.plot(seconds * scale, values, color=colour)
+    for number, (student, (seconds, values)) in enumerate(steps.items()):
+        colour = style.GREEN if len(steps) == 1 else style.LINES[number % len(style.LINES)]
+        panels[1].plot(seconds * scale, values, color=colour, label=student)
+    panels[2].plot(images[0] * scale, images[1], color=style.ORANGE)
     for axes, title in zip(panels, ("Generators that run", "Student steps/s", "Images/s made"), strict=True):
         axes.set_title(title)
         axes.set_ylim(bottom=0, top=max(1e-9, 1.15 * axes.dataLim.y1) if axes.has_data() else 1.0)
     panels[0].yaxis.get_major_locator().set_params(integer=True)
     panels[2].set_xlabel(label)
-    if len(running) > 1:
-        panels[0].legend(loc="best")
+    for axes, curves in ((panels[0], running), (panels[1], steps)):
+        if len(curves) > 1:
+            axes.legend(loc="best")
     figure.set_layout_engine("constrained")
     return figure

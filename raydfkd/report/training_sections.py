@@ -1,6 +1,8 @@
-"""The sections that show how the run went: the student's metric, losses, throughput and waits."""
+"""The sections that show how the run went: the students' metric, losses, throughput and waits."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,31 +12,50 @@ from raydfkd.report.outcome import format_duration, metric_label, part
 from raydfkd.report.page_parts import LeftOut, Section
 from raydfkd.report.pictures import figure_svg
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _NOTHING_WAITED = 0.001
 
 
 def metric(run: RunData) -> Section:
-    records = run.of_kind("evaluation")
-    steps, last, ema, seconds = series(records, "step", "metric_last", "metric_ema", "time_s")
-    if not np.isfinite(np.concatenate([last, ema])).any():
+    found = {name: series(of_one, *_MEASURED) for name, of_one in run.by_student("evaluation").items()}
+    found = {name: curves for name, curves in found.items() if np.isfinite(np.concatenate(curves[1:3])).any()}
+    if not found:
         raise LeftOut("there are no evaluation records: the run has no evaluation data, or has not evaluated yet")
     teacher, name = part(run.outcome, "teacher", "metric"), metric_label(run.outcome)
-    time, time_label = figures.time_axis(seconds)
+    _, time_label = figures.time_axis(max((seconds for *_, seconds in found.values()), key=lambda seconds: seconds[-1]))
     plots = [
-        figure_svg(figures.metric_curve(time, time_label, last, ema, teacher, name), "metric-time"),
-        figure_svg(figures.metric_curve(steps, "student steps", last, ema, teacher, name), "metric-steps"),
+        figure_svg(_metric_figure(found, 3, time_label, teacher, name), "metric-time"),
+        figure_svg(_metric_figure(found, 0, "student steps", teacher, name), "metric-steps"),
     ]
-    split = latest(records, "split")
+    split = latest(run.of_kind("evaluation"), "split")
     lead = f"Measured on {split}." if split else ""
     notes = [] if teacher is not None else [f"The teacher's own {name} is not recorded, so it has no line."]
     return Section(lead=lead, plots=plots, notes=notes)
+
+
+_MEASURED = ("step", "metric_last", "metric_ema", "time_s")
+
+
+def _metric_figure(found: dict[str, list[np.ndarray]], column: int, x_label: str, teacher: float | None, metric: str) -> Figure:
+    """Of one student its last and its averaged weights; of several one line each, of their last weights."""
+    over = {
+        name: curves[column] if column == 0 else figures.in_unit_of(x_label, curves[column]) for name, curves in found.items()
+    }
+    if len(found) == 1:
+        [(_, last, ema, _)] = found.values()
+        return figures.metric_curve(next(iter(over.values())), x_label, last, ema, teacher, metric)
+    title = f"{metric} over {'steps' if column == 0 else 'time'} (last weights of each student)"
+    curves = {name: (over[name], last) for name, (_, last, _, _) in found.items()}
+    return figures.overlay(curves, title[0].upper() + title[1:], x_label, teacher)
 
 
 _PALE = "Pale lines are the records, strong ones their running mean."
 
 
 def distillation(run: RunData) -> Section:
-    records = run.of_kind("distillation")
+    by_student = run.by_student("distillation")
     plots: list[str] = []
     for key, title, log in (
         ("kd_loss", "kd_loss", True),
@@ -44,14 +65,17 @@ def distillation(run: RunData) -> Section:
         ("importance_weight_mean", "Mean importance weight", False),
         ("item_age", "Age of drawn images, in batches inserted since", False),
     ):
-        values, steps = series(records, key, "step")
-        if np.isfinite(values).any():
-            curves = {key: (steps, values)}
+        curves = {}
+        for name, records in by_student.items():
+            values, steps = series(records, key, "step")
+            if np.isfinite(values).any():
+                curves[key if len(by_student) == 1 else name] = (steps, values)
+        if curves:
             plot = figures.lines(curves, title, "student steps", log=log, percent=key == "agreement", smooth=key != "lr")
             plots.append(figure_svg(plot, f"distillation-{key}"))
     if not plots:
         raise LeftOut("there are no distillation records yet")
-    return Section(lead=_PALE, plots=plots)
+    return Section(lead=_PALE if len(by_student) == 1 else f"One line a student. {_PALE}", plots=plots)
 
 
 def synthesis(run: RunData) -> Section:
@@ -119,32 +143,39 @@ def _by_generator(records: list[Record], key: str) -> dict[str, tuple[np.ndarray
 
 def throughput(run: RunData) -> Section:
     plots: list[str] = []
-    for title, (seconds, values) in {
-        "Images/s made": _made_per_s(run),
-        "Images/s eaten": _over_time(run, "throughput", "distilled_per_s"),
-        "Images in the buffer": _over_time(run, "replay", "size"),
-        "Resident memory, GiB": _over_time(run, "throughput", "rss_bytes", 2.0**-30),
+    for title, curves in {
+        "Images/s made": {"images/s made": _made_per_s(run)},
+        "Images/s eaten": _by_student(run, "distilled_per_s", "images/s eaten"),
+        "Images in the buffer": {"images in the buffer": _over_time(run.of_kind("replay"), "size")},
+        "Resident memory, GiB": _by_student(run, "rss_bytes", "resident memory, GiB", 2.0**-30),
     }.items():
-        if np.isfinite(values).any():
-            time, label = figures.time_axis(seconds)
+        known = {name: curve for name, curve in curves.items() if np.isfinite(curve[1]).any()}
+        if known:
+            label = figures.time_axis(max((seconds for seconds, _ in known.values()), key=lambda x: x[-1]))[1]
+            known = {name: (figures.in_unit_of(label, seconds), values) for name, (seconds, values) in known.items()}
             capacity = latest(run.of_kind("replay"), "capacity") if "buffer" in title else None
             limit = ("capacity", float(capacity)) if capacity is not None else None
-            curves = {title.lower(): (time, values)}
-            plot = figures.lines(curves, title, label, from_zero=True, smooth="/s" in title, limit=limit)
+            plot = figures.lines(known, title, label, from_zero=True, smooth="/s" in title, limit=limit)
             plots.append(figure_svg(plot, f"throughput-{len(plots)}"))
     if not plots:
         raise LeftOut("there are no throughput or replay records yet")
     return Section(plots=plots)
 
 
-def _over_time(run: RunData, kind: str, key: str, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    values, seconds = series(run.of_kind(kind), key, "time_s")
+def _by_student(run: RunData, key: str, alone: str, scale: float = 1.0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """A curve of the throughput records for each student, by its name; one that is ``alone`` is called that."""
+    grouped = run.by_student("throughput")
+    return {alone if len(grouped) == 1 else name: _over_time(of_one, key, scale) for name, of_one in grouped.items()}
+
+
+def _over_time(records: list[Record], key: str, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    values, seconds = series(records, key, "time_s")
     return seconds, values * scale
 
 
 def _made_per_s(run: RunData) -> tuple[np.ndarray, np.ndarray]:
     """Images made a second as the throughput records say, or else counted from the synthesis records in equal spans."""
-    seconds, values = _over_time(run, "throughput", "synthesized_per_s")
+    seconds, values = _over_time(run.of_kind("throughput"), "synthesized_per_s")
     if len(values):
         return seconds, values
     images, made_at = series(run.of_kind("synthesis"), "num_images", "time_s")
@@ -168,7 +199,10 @@ def waits(run: RunData) -> Section:
     plots: list[str] = []
     notes: list[str] = []
     known = False
-    for who, waited, early in (("student", *_student_waits(run)), ("generator", _generator_waits(run), 0.0)):
+    by_student = run.by_student("throughput")
+    called = {name: "student" if len(by_student) == 1 else f"student {name}" for name in by_student}
+    waiters = [(called[name], *_student_waits(of_one)) for name, of_one in by_student.items()]
+    for who, waited, early in (*waiters, ("generator", _generator_waits(run), 0.0)):
         seconds, intervals, causes = waited
         if early > 0:
             notes.append(
@@ -178,7 +212,7 @@ def waits(run: RunData) -> Section:
             continue
         known = True
         if sum(float(each.sum()) for each in causes.values()) < _NOTHING_WAITED * intervals.sum():
-            notes.append(f"{_WAITERS[who]} waited for less than {100 * _NOTHING_WAITED:.1f}% of the time.")
+            notes.append(f"{_called(who)} waited for less than {100 * _NOTHING_WAITED:.1f}% of the time.")
         else:
             plots.append(_wait_plot(who, seconds, intervals, causes))
     if not known:
@@ -190,10 +224,10 @@ def _causes(records: list[Record], who: str) -> list[str]:
     return sorted({key for record in records for key in record if key.startswith(f"{who}_wait_") and key.endswith("_s")})
 
 
-def _student_waits(run: RunData) -> tuple[Waited, float]:
-    """The student's waits once it has begun, and the seconds it waited until then."""
-    waited = _throughput_waits(run.of_kind("throughput"), "student", 1)
-    steps = np.array([float(r["step"]) for r in run.of_kind("throughput")])
+def _student_waits(records: list[Record]) -> tuple[Waited, float]:
+    """A student's waits once it has begun, and the seconds it waited until then."""
+    waited = _throughput_waits(records, "student", 1)
+    steps = np.array([float(r["step"]) for r in records])
     begun = np.concatenate([[False], steps[:-1] > 0])[: len(steps)]
     seconds, intervals, causes = waited
     early = sum(float(each[~begun].sum()) for each in causes.values())
@@ -230,14 +264,19 @@ def _wait_plot(who: str, seconds: np.ndarray, intervals: np.ndarray, waited: dic
         )
         colours.append(colour)
     time, label = figures.time_axis(seconds)
-    title = f"{_WAITERS[who]}: share of time spent waiting"
-    return figure_svg(figures.stacked_shares(time, shares, colours, title, label), f"waits-{who}")
+    title = f"{_called(who)}: share of time spent waiting"
+    return figure_svg(figures.stacked_shares(time, shares, colours, title, label), f"waits-{who.replace(' ', '-')}")
 
 
-_WAITERS = {"student": "The student", "generator": "A generator"}
+def _called(who: str) -> str:
+    """At a sentence's beginning."""
+    return {"student": "The student", "generator": "A generator"}.get(who, who.capitalize())
+
+
 _CAUSES = {
     "student_wait_data_s": ("for data", style.BLUE),
     "student_wait_limiter_s": ("for the rate limiter", style.ORANGE),
+    "student_wait_students_s": ("for other students, at a checkpoint", style.GREEN),
     "generator_wait_limiter_s": ("for the rate limiter", style.ORANGE),
     "generator_wait_weights_s": ("for student weights", style.GREEN),
 }

@@ -12,7 +12,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError
 
 from raydfkd.errors import WaitTimeoutError
 from raydfkd.pipeline.config import generator_id
-from raydfkd.pipeline.exchange import NotYet, Ticket
+from raydfkd.pipeline.messages import NotYet, Ticket
 from raydfkd.runtime.calls import call
 from raydfkd.runtime.generator_loop import GeneratorLoop
 from raydfkd.runtime.run_context import RunContext
@@ -34,6 +34,7 @@ class GeneratorActor:
     def __init__(self, context: RunContext, source: str, index: int, turn: int) -> None:
         self._context, self._source, self._index, self._turn = context, source, index, turn
         self._generator_id = generator_id(source, index)
+        self._student = context.config.student_of(source)
         self._timeout_s = context.config.runtime.wait_timeout_s
         self._replay, self._weights = context.actor("replay"), context.actor("weights")
         self._loop: GeneratorLoop | None = None
@@ -106,7 +107,7 @@ class GeneratorActor:
             self._context.actor("log").push.remote("preparation", 0, values)
 
     def _newest(self, known: WeightsVersion) -> tuple[WeightsVersion, np.ndarray | None]:
-        version, refs = call(lambda: self._weights.newest.remote(known), self._timeout_s, "the weight store")
+        version, refs = call(lambda: self._weights.newest.remote(known, self._student), self._timeout_s, "the weight store")
         if not refs:
             return version, None
         try:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from raydfkd.errors import WaitTimeoutError
-from raydfkd.pipeline.exchange import NotYet, Ticket
+from raydfkd.pipeline.messages import NotYet, Ticket
 from raydfkd.types import Preparation, Synthesizer, SyntheticBatch, WeightsVersion
 
 WEIGHTS_POLL_S = 0.02

@@ -11,6 +11,7 @@ from raydfkd.runtime.autoscale import WaitMeter, Waits
 from raydfkd.runtime.failures import Failure
 from raydfkd.runtime.metrics import RunMetrics
 from raydfkd.runtime.run_context import RunContext
+from raydfkd.runtime.stop_agreement import StopAgreement
 
 
 @ray.remote(num_cpus=0)
@@ -20,8 +21,8 @@ class LogActor:
     def __init__(self, context: RunContext) -> None:
         self._records: list[dict[str, Any]] = []
         self._failure: Failure | None = None
-        self._student_pids: list[list[int]] = []
-        self._stopping = False
+        self._student_pids: dict[str, list[list[int]]] = {name: [] for name in context.config.students}
+        self._stop = StopAgreement()
         self._targets: dict[str, int] = {}
         self._newest_step = 0
         scaled = [source.autoscale.window_s for source in context.config.sources.values() if source.autoscale is not None]
@@ -58,10 +59,14 @@ class LogActor:
 
     def request_stop(self) -> None:
         """The run is to end in order: the students see it at their next round."""
-        self._stopping = True
+        self._stop.asked = True
 
     def stopping(self) -> bool:
-        return self._stopping
+        return self._stop.asked
+
+    def ends_before(self, student: str, number: int) -> bool:
+        """See ``StopAgreement``."""
+        return self._stop.ends_before(student, number)
 
     def drain(self) -> tuple[list[dict[str, Any]], Failure | None]:
         """All records since the last call, and the run's failure."""
@@ -76,11 +81,12 @@ class LogActor:
     def failure(self) -> Failure | None:
         return self._failure
 
-    def begin_session(self, pids: list[int]) -> int:
+    def begin_session(self, student: str, pids: list[int]) -> int:
         """A student's worker group has started; returns how often it had before."""
-        self._student_pids.append(pids)
-        return len(self._student_pids) - 1
+        self._student_pids[student].append(pids)
+        return len(self._student_pids[student]) - 1
 
-    def student_pids(self) -> list[int]:
-        """Process ids of the student workers, by rank; empty before they have started."""
-        return self._student_pids[-1] if self._student_pids else []
+    def student_pids(self, student: str | None = None) -> list[int]:
+        """Process ids of a student's workers (None: the first one's), by rank; empty before they have started."""
+        known = self._student_pids[student or next(iter(self._student_pids))]
+        return known[-1] if known else []

@@ -23,8 +23,12 @@ def demands(config: ExperimentConfig) -> list[tuple[str, dict[str, float]]]:
         (f"generator {generator_id(source, index)}", requested(config.sources[source].resources))
         for source, index in config.generators
     ]
-    student = config.student
-    return generators + [(f"student worker {rank}", requested(student.resources)) for rank in range(student.num_workers)]
+    workers = [
+        (f"{config.label_of(name)} worker {rank}", requested(student.resources))
+        for name, student in config.students.items()
+        for rank in range(student.num_workers)
+    ]
+    return generators + workers
 
 
 def amounts(resources: dict[str, float]) -> str:

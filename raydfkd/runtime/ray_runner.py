@@ -1,8 +1,9 @@
-"""The Ray runner: places the actors, lets the student train, writes what they report, and closes everything in order.
+"""The Ray runner: places the actors, lets the students train, writes what they report, and closes everything in order.
 
 Who waits for whom: the student workers are the only finite loop; generators wait for leave (the rate limiter) until they are
-told that there is no more; the replay actor's waits end when something changes. The driver waits for the student group and
-polls the log. The first failure that anybody leaves there is the run's.
+told that there is no more; the replay actor's waits end when something changes. The driver waits for the student groups and
+polls the log. The first failure that anybody leaves there is the run's. Each student has a group of Ray Train's own, so that a
+worker that dies takes only its own student back to the last checkpoint.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +67,8 @@ def run_ray(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_fr
         _clean(run)
         run.update_manifest(actors=context.prefix, ray=whereabouts())
         with _forgotten_at_the_end(run), _actors(context) as actors:
-            recorder.stage("starting", f"{len(config.generators)} generators, {config.student.num_workers} student workers")
+            num_workers = sum(student.num_workers for student in config.students.values())
+            recorder.stage("starting", f"{len(config.generators)} generators, {num_workers} student workers")
             _drive(context, recorder, actors, patient=not ends_all)
     _clean(run)
 
@@ -125,16 +128,17 @@ def _close(actors: dict[str, Any]) -> None:
 
 
 class _StudentGroup:
-    """The student's workers, run by Ray Train in a thread of the driver."""
+    """One student's workers, run by Ray Train in a thread of the driver."""
 
-    def __init__(self, context: RunContext) -> None:
+    def __init__(self, context: RunContext, student: str) -> None:
+        self.student = student
         self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(context,), name="student group", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(context,), name=f"student group {student}", daemon=True)
         self._thread.start()
 
     def _run(self, context: RunContext) -> None:
         try:
-            train_student(context)
+            train_student(context, self.student)
         except BaseException as error:  # Handed to the driver's own thread, which raises it.
             self.error = error
 
@@ -143,23 +147,34 @@ class _StudentGroup:
         return not self._thread.is_alive()
 
 
+def _all_ended_within(groups: list[_StudentGroup], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    return all(group.ended_within(max(0.0, deadline - time.monotonic())) for group in groups)
+
+
+def _failure_of(groups: list[_StudentGroup], context: RunContext) -> Failure | None:
+    """Of a group that ended with an error of Ray Train's; the others would wait for it for ever."""
+    for group in groups:
+        if group.ended_within(0) and group.error is not None:
+            return _of_the_group(group.error, context, group.student)
+    return None
+
+
 def _drive(context: RunContext, recorder: Recorder, actors: dict[str, Any], patient: bool) -> None:
-    """Starts generators and student side by side, and follows the run until the student's group has ended.
+    """Starts generators and students side by side, and follows the run until the students' groups have ended.
 
     Args:
-        patient: after a failure, wait for the group to end too, because nothing else would end it.
+        patient: after a failure, wait for the groups to end too, because nothing else would end them.
     """
     follower, stop = LogFollower(recorder, actors), StopWatch(actors, context.config.runtime.wait_timeout_s)
-    students = _StudentGroup(context)
+    groups = [_StudentGroup(context, student) for student in context.config.students]
     actors["pool"].start.remote()
     try:
         failure, overdue = None, False
-        while failure is None and not overdue and not students.ended_within(POLL_S):
-            failure, overdue = follower.follow(), stop.is_overdue()
+        while failure is None and not overdue and not _all_ended_within(groups, POLL_S):
+            failure, overdue = follower.follow() or _failure_of(groups, context), stop.is_overdue()
         if failure is None:
-            failure = follower.follow(last=True)
-        if failure is None and students.error is not None:
-            failure = _of_the_group(students.error, context)
+            failure = follower.follow(last=True) or _failure_of(groups, context)
         if failure is not None:
             failure.raise_again()
         if steps_done(context.run) < context.config.schedule.total_steps:
@@ -167,10 +182,10 @@ def _drive(context: RunContext, recorder: Recorder, actors: dict[str, Any], pati
             stop.keep_preparation()
             raise _stopped(context)
     finally:
-        if not students.ended_within(0):
+        if not _all_ended_within(groups, 0):
             # Whatever the reason, nobody shall wait for this run any more.
             actors["replay"].abort.remote("the run was stopped")
-            if patient and not students.ended_within(STUDENT_END_S):
+            if patient and not _all_ended_within(groups, STUDENT_END_S):
                 logger.warning("the student workers do not end within %.0f s and are left behind", STUDENT_END_S)
 
 
@@ -180,15 +195,16 @@ def _stopped(context: RunContext) -> RunStoppedError:
     return RunStoppedError(f"the run was stopped {where}; it goes on with: raydfkd run {context.path} --resume")
 
 
-def _of_the_group(error: BaseException, context: RunContext) -> Failure:
+def _of_the_group(error: BaseException, context: RunContext, student: str) -> Failure:
     """Ray Train's own refusal: workers that died too often, or that found no place."""
+    who = f"the {context.config.label_of(student)} workers"
     if isinstance(error, WorkerGroupError):
         restarts = context.config.runtime.max_restarts
         causes = "; ".join(f"worker {rank}: {_first_line(original(cause))}" for rank, cause in error.worker_failures.items())
-        sentence = f"the student workers died, more often than runtime.max_restarts {restarts} allows ({causes})"
+        sentence = f"{who} died, more often than runtime.max_restarts {restarts} allows ({causes})"
     else:
-        sentence = f"the student workers could not be started ({_first_line(error)})"
-    return Failure.of(RunFailedError(sentence), "the student workers")
+        sentence = f"{who} could not be started ({_first_line(error)})"
+    return Failure.of(RunFailedError(sentence), who)
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayError
 
 from raydfkd.pipeline import collecting
-from raydfkd.pipeline.exchange import NotYet, SampleReply, SampleRequest, Ticket
+from raydfkd.pipeline.messages import NotYet, SampleReply, SampleRequest, Ticket
 from raydfkd.runtime.failures import Failure
 from raydfkd.runtime.ingest import FETCH_TIMEOUT_S, Ingest
 from raydfkd.runtime.metrics import RunMetrics
@@ -64,6 +64,10 @@ class ReplayActor:
     def sample(self, request: SampleRequest, timeout_s: float) -> tuple[SampleReply | NotYet, np.ndarray | None, float]:
         return self._service.sample(request, timeout_s)
 
+    @ray.method(concurrency_group="sample")
+    def meet(self, student: str, step: int, timeout_s: float) -> NotYet | None:
+        return self._service.meet(student, step, timeout_s)
+
     @ray.method(concurrency_group="admit")
     def admit(self, stream: str, turn: int, num_turns: int, timeout_s: float) -> tuple[Ticket | NotYet, float]:
         return self._service.admit(stream, turn, num_turns, timeout_s)
@@ -102,7 +106,7 @@ class ReplayActor:
 
     @ray.method(concurrency_group="control")
     def progress(self) -> tuple[bool, int]:
-        """Whether a student has drawn images from this actor, and the newest step for which one has."""
+        """Whether a student has drawn images from this actor, and how far they all are, in steps."""
         return self._service.progress()
 
     @ray.method(concurrency_group="control")

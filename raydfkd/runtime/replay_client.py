@@ -16,7 +16,7 @@ from torch import Tensor
 from raydfkd.distillation.device_mirror import DeviceMirror
 from raydfkd.errors import RaydfkdError, WaitTimeoutError
 from raydfkd.pipeline.config import ExperimentConfig
-from raydfkd.pipeline.exchange import NotYet, SampleReply, SampleRequest
+from raydfkd.pipeline.messages import NotYet, SampleReply, SampleRequest
 from raydfkd.pipeline.student_loop import Batch
 from raydfkd.runtime.calls import RETRY_PERIOD_S, call
 from raydfkd.runtime.failures import original
@@ -49,6 +49,7 @@ class ReplayClient:
         rank, world_size: which worker this is.
         step: optimizer updates done.
         device: where batches are wanted.
+        student: whose worker this is; None: the first one's.
     """
 
     def __init__(
@@ -61,8 +62,11 @@ class ReplayClient:
         world_size: int,
         step: int,
         device: torch.device,
+        student: str | None = None,
     ) -> None:
         self._config = config
+        self._student = config.student_name if student is None else student
+        self._who = f"{config.label_of(self._student)} worker {rank}"
         self._timeout_s = config.runtime.wait_timeout_s
         self._replay, self._weight_store = replay, weight_store
         self._session, self._rank, self._world_size = session, rank, world_size
@@ -89,7 +93,12 @@ class ReplayClient:
 
     def publish(self, weights: np.ndarray, version: WeightsVersion) -> None:
         self._weights = (weights, version)
-        call(lambda: self._weight_store.publish.remote(weights, version), self._timeout_s, "the weight store")
+        call(lambda: self._weight_store.publish.remote(weights, version, self._student), self._timeout_s, "the weight store")
+
+    def publish_again(self) -> None:
+        """Done now and then by one that waits: a restarted weight store knows nothing, and generators may wait for it."""
+        if self._weights is not None and self._rank == 0:
+            self.publish(*self._weights)
 
     def flush(self) -> None:
         """All workers come here together, and the first hands over for all, in their order: so a seed fixes the buffer,
@@ -106,9 +115,12 @@ class ReplayClient:
         waits, self._waits = self._waits, dict.fromkeys(self._waits, 0.0)
         return waits
 
+    def note_wait(self, cause: str, seconds: float) -> None:
+        """Counts a wait that was had elsewhere."""
+        self._waits[cause] = self._waits.get(cause, 0.0) + seconds
+
     def _update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
-        consumer = self._config.student_name
-        call(lambda: self._replay.update.remote(consumer, keys, priorities), self._timeout_s, "the replay actor")
+        call(lambda: self._replay.update.remote(self._student, keys, priorities), self._timeout_s, "the replay actor")
 
     def _register(self, step: int) -> None:
         """Announces this worker, and forgets all that an earlier replay actor had promised.
@@ -116,7 +128,7 @@ class ReplayClient:
         So the mirror is filled anew, and findings are dropped: a restored buffer may have given their keys to other images.
         """
         version = step // self._config.schedule.student_steps_per_round
-        arguments = (self._config.student_name, self._session, self._rank, self._world_size, step, version)
+        arguments = (self._student, self._session, self._rank, self._world_size, step, version)
         call(lambda: self._replay.register.remote(*arguments), self._timeout_s, "the replay actor")
         self._flying.clear()
         self._found.clear()
@@ -170,13 +182,12 @@ class ReplayClient:
         if answer.cause == "peers" and self._recovering:
             # Another worker may hold its part of these batches, and wait for this one in a collective.
             request = replace(request, alone=True)
-        if self._weights is not None and self._rank == 0:
-            self.publish(*self._weights)  # A restarted weight store knows nothing.
+        self.publish_again()
         self._flying[0] = _Flying(request, self._submit(request))
 
     def _check_time(self, began: float, what: str) -> None:
         if time.monotonic() - began > self._timeout_s:
-            raise WaitTimeoutError(f"student worker {self._rank} waited {self._timeout_s:.0f} s for {what}")
+            raise WaitTimeoutError(f"{self._who} waited {self._timeout_s:.0f} s for {what}")
 
     def _account(self, total_s: float, limiter_s: float) -> None:
         """Waits count once the buffer is warm: the first batch waits for the whole warm-up by design."""
@@ -192,7 +203,7 @@ class ReplayClient:
         while len(self._flying) < wanted and self._next_step < total_steps:
             keys, priorities = self._take_found()
             request = SampleRequest(
-                consumer=self._config.student_name,
+                consumer=self._student,
                 rank=self._rank,
                 num_batches=min(schedule.batches_per_request, total_steps - self._next_step),
                 cursor=self._cursor if self._uses_mirror else None,
@@ -239,7 +250,7 @@ class ReplayClient:
         try:
             batches: list[Any] = ray.get([shard.payload for shard in shards], timeout=self._timeout_s)
         except GetTimeoutError as error:
-            raise WaitTimeoutError(f"student worker {self._rank} waited {self._timeout_s:.0f} s to fetch images") from error
+            raise WaitTimeoutError(f"{self._who} waited {self._timeout_s:.0f} s to fetch images") from error
         except OwnerDiedError as error:
             raise _StaleError("it died with its images") from error
         except RayError as error:

@@ -13,9 +13,9 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from raydfkd.errors import RunFailedError
-from raydfkd.pipeline.config import ExperimentConfig
-from raydfkd.pipeline.exchange import NotYet, Places, SampleReply, SampleRequest, Ticket
+from raydfkd.pipeline.config import ExperimentConfig, source_of
 from raydfkd.pipeline.exchange_state import build_exchange, load_exchange, save_exchange
+from raydfkd.pipeline.messages import NotYet, Places, SampleReply, SampleRequest, Ticket
 from raydfkd.replay.buffer import ShardView
 from raydfkd.types import SyntheticBatch, WeightsVersion
 
@@ -62,7 +62,7 @@ class ReplayService:
         self._failure: str | None = None
         self._streams: dict[str, str] = {}
         self._stream_names = (f"{number}-{uuid.uuid4().hex[:6]}" for number in itertools.count())
-        self._past_sessions: list[str | None] = []
+        self._past_sessions: dict[str, list[str]] = {name: [] for name in config.students}
         self._drawing_since: float | None = None
         self._admits = True
         self._closed = threading.Event()
@@ -90,10 +90,12 @@ class ReplayService:
             RunFailedError: newer workers have taken its place.
         """
         with self._changed:
-            if session in self._past_sessions[:-1]:
-                raise RunFailedError(f"student worker {rank} was replaced by a newer one and must end")
-            if session not in self._past_sessions:
-                self._past_sessions.append(session)
+            past = self._past_sessions[consumer]
+            if session in past[:-1]:
+                worker = f"{self.config.label_of(consumer)} worker {rank}"
+                raise RunFailedError(f"{worker} was replaced by a newer one and must end")
+            if session not in past:
+                past.append(session)
             self._exchange.register(consumer, world_size, step, version, session, rank)
             self._changed.notify_all()
 
@@ -128,6 +130,20 @@ class ReplayService:
         with self._changed:
             self._exchange.buffer.update(consumer, keys, priorities)
 
+    def meet(self, student: str, step: int, timeout_s: float) -> NotYet | None:
+        """A student has come to the checkpoint of ``step``; None once all have.
+
+        Raises:
+            RunFailedError: the run has failed meanwhile.
+        """
+
+        def ask() -> NotYet | None:
+            if self._failure is not None:
+                raise RunFailedError(self._failure)
+            return self._exchange.try_meet(student, step)
+
+        return self._wait_for(ask, timeout_s)
+
     # -- generators
 
     def open_stream(self, generator_id: str) -> str:
@@ -154,7 +170,8 @@ class ReplayService:
         def ask() -> Ticket | NotYet:
             if not self._admits or stream not in self._streams:
                 return NotYet("over", f"stream {stream} is closed")
-            return self._exchange.try_admit(stream, turn, num_turns)
+            student = self.config.student_of(source_of(self._streams[stream]))
+            return self._exchange.try_admit(stream, turn, num_turns, student)
 
         answer = self._wait_for(ask, timeout_s)
         since = self._drawing_since
@@ -184,9 +201,9 @@ class ReplayService:
             return self._exchange.student_step, self._exchange.stats()
 
     def progress(self) -> tuple[bool, int]:
-        """Whether a student has drawn since this service began, and the newest step for which one has."""
+        """Whether a student has drawn since this service began, and the sum of the newest steps for which they have."""
         with self._changed:
-            return self._drawing_since is not None, self._exchange.student_step
+            return self._drawing_since is not None, sum(self._exchange.student_steps.values())
 
     def newest_images(self) -> np.ndarray | None:
         """Images of the newest batch, None while there is none."""

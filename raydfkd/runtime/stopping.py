@@ -28,22 +28,29 @@ class StopAsker:
     Args:
         log: the log actor.
         rank, world_size: which worker this is.
+        student: whose.
     """
 
-    def __init__(self, log: Any, rank: int, world_size: int) -> None:
-        self._log, self._rank, self._world_size = log, rank, world_size
+    def __init__(self, log: Any, rank: int, world_size: int, student: str) -> None:
+        self._log, self._rank, self._world_size, self._student = log, rank, world_size, student
 
-    def __call__(self) -> bool:
-        answer = [self._rank == 0 and is_stopping(self._log)]
+    def __call__(self, number: int) -> bool:
+        """Whether to end before round ``number``."""
+        answer = [self._rank == 0 and _answer(self._log.ends_before.remote(self._student, number))]
         if self._world_size > 1:
             torch.distributed.broadcast_object_list(answer, 0)
         return answer[0]
 
 
 def is_stopping(log: Any) -> bool:
-    """Whether a stop was asked for; a log actor that does not answer just now is asked again later."""
+    """Whether a stop was asked for."""
+    return _answer(log.stopping.remote())
+
+
+def _answer(ref: Any) -> bool:
+    """False of a log actor that does not answer just now, which is asked again later."""
     try:
-        return bool(ray.get(log.stopping.remote(), timeout=ASK_TIMEOUT_S))
+        return bool(ray.get(ref, timeout=ASK_TIMEOUT_S))
     except (RayError, GetTimeoutError) as error:
         logger.info("the log actor does not answer just now: %s", type(error).__name__)
         return False
@@ -52,18 +59,19 @@ def is_stopping(log: Any) -> bool:
 class StopWatch:
     """The driver's view of a stop.
 
-    Students end by themselves at their next round, after a checkpoint. Two cannot: one that has drawn no image yet, for it may
-    wait for the whole warm-up and has nothing to save; and one that stands still. The run does not wait for these.
+    Students end by themselves at their next round, after a checkpoint. Two cannot: those of whom none has drawn an image yet,
+    for they may wait for the whole warm-up and have nothing to save; and those that stand still. The run does not wait for
+    these.
 
     Args:
         actors: handles of ``log``, ``replay`` and ``pool``.
-        timeout_s: how long a student may stand still.
+        timeout_s: how long the students may stand still.
     """
 
     def __init__(self, actors: dict[str, Any], timeout_s: float) -> None:
         self._log, self._replay, self._pool = actors["log"], actors["replay"], actors["pool"]
         self._timeout_s = timeout_s
-        self._step = -1
+        self._steps = -1
         self._moved_at = self._next_look = 0.0
         self.asked = False
         """Whether a stop was asked for."""
@@ -78,12 +86,12 @@ class StopWatch:
             return False
         self._next_look = now + PROGRESS_PERIOD_S
         try:
-            has_drawn, step = ray.get(self._replay.progress.remote(), timeout=ASK_TIMEOUT_S)
+            has_drawn, steps = ray.get(self._replay.progress.remote(), timeout=ASK_TIMEOUT_S)
         except (RayError, GetTimeoutError) as error:
             logger.info("the replay actor does not answer just now: %s", type(error).__name__)
             return now - self._moved_at > self._timeout_s
-        if step != self._step:
-            self._step, self._moved_at = step, now
+        if steps != self._steps:
+            self._steps, self._moved_at = steps, now
         return not has_drawn or now - self._moved_at > self._timeout_s
 
     def keep_preparation(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -12,22 +13,26 @@ import ray.train
 import ray.train.torch
 import torch
 
+from raydfkd.distillation.distiller import Distiller
 from raydfkd.pipeline import builder, checkpoints
+from raydfkd.pipeline.messages import NotYet
 from raydfkd.pipeline.student_loop import LoopHooks, StudentLoop
 from raydfkd.runtime.calls import call
 from raydfkd.runtime.failures import Failure
+from raydfkd.runtime.meeting import CheckpointMeeting
 from raydfkd.runtime.preflight import requested
 from raydfkd.runtime.replay_client import ReplayClient
 from raydfkd.runtime.run_context import RunContext
 from raydfkd.runtime.stopping import StopAsker
 
 FAILURE_GRACE_S = 5.0
+MEET_WAIT_S = 2.0
 TRAIN_FOLDER = "train"
 """Ray Train's own folder in the run directory; nothing in it outlives the run."""
 
 
-def train_student(context: RunContext) -> None:
-    """Runs the student's worker group to the end of the schedule; blocks.
+def train_student(context: RunContext, name: str) -> None:
+    """Runs one student's worker group to the end of the schedule; blocks.
 
     A worker that dies is Ray Train's to restart. One that raises an error would only raise it again: the error is left with
     the run's log, and the group ends as if it had finished.
@@ -35,17 +40,17 @@ def train_student(context: RunContext) -> None:
     Raises:
         ray.train.TrainingFailedError: the group died too often or could not be placed.
     """
-    config, student = context.config, context.config.student
+    config, student = context.config, context.config.students[name]
     trainer = ray.train.torch.TorchTrainer(
         _worker,
-        train_loop_config={"context": context},
+        train_loop_config={"context": context, "student": name},
         scaling_config=ray.train.ScalingConfig(
             num_workers=student.num_workers,
             use_gpu=student.resources.num_gpus > 0,
             resources_per_worker=requested(student.resources),
         ),
         run_config=ray.train.RunConfig(
-            name="student",
+            name=f"student-{name}",
             storage_path=str(context.path / TRAIN_FOLDER),
             failure_config=ray.train.FailureConfig(max_failures=config.runtime.max_restarts, controller_failure_limit=1),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
@@ -56,15 +61,16 @@ def train_student(context: RunContext) -> None:
 
 def _worker(settings: dict[str, Any]) -> None:
     context: RunContext = settings["context"]
+    student: str = settings["student"]
     log, rank = context.actor("log"), ray.train.get_context().get_world_rank()
     if _failure(context) is not None:
         return  # The group was restarted although the run is over.
     try:
-        _train(context)
+        _train(context, student)
     except Exception as error:
         if _lost_a_peer(error) and _failure(context, FAILURE_GRACE_S) is None:
             raise
-        failure = Failure.of(error, f"student worker {rank}")
+        failure = Failure.of(error, f"{context.config.label_of(student)} worker {rank}")
         call(lambda: log.fail.remote(failure), context.config.runtime.wait_timeout_s, "the run's log")
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()  # Wakes the other workers, which wait for this one.
@@ -88,32 +94,33 @@ def _lost_a_peer(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and collective and ray.train.get_context().get_world_size() > 1
 
 
-def _train(context: RunContext) -> None:
+def _train(context: RunContext, student: str) -> None:
     config, run = context.config, context.run
     place = ray.train.get_context()
     rank, world_size = place.get_world_rank(), place.get_world_size()
-    resources = config.student.resources
+    resources = config.students[student].resources
     torch.set_num_threads(builder.threads_of(resources.num_cpus, resources.num_threads))
     assigned = ray.train.torch.get_device()
     device = builder.choose_device(config, "cpu" if assigned.type == "cpu" else str(assigned))
-    distiller = builder.build_distiller(config, device)
+    distiller = builder.build_distiller(config, device, student)
     folder = run.latest_checkpoint()
     if folder is not None:
-        checkpoints.load_student(folder, distiller)
-    session = _begin_session(context, rank, world_size, distiller.num_steps)
+        checkpoints.load_student(folder, student, distiller)
+    step = distiller.num_steps
+    session = _begin_session(context, student, rank, world_size, step)
     if world_size > 1:
         distiller.wrap_learner(torch.nn.parallel.DistributedDataParallel)
-    source = ReplayClient(
-        config, context.actor("replay"), context.actor("weights"), session, rank, world_size, distiller.num_steps, device
-    )
+    replay, weights = context.actor("replay"), context.actor("weights")
+    source = ReplayClient(config, replay, weights, session, rank, world_size, step, device, student)
     evaluator = builder.build_evaluator(config, distiller.teacher, device) if rank == 0 else None
     held_out = builder.build_held_out(config, distiller.teacher, device) if rank == 0 else None
-    hooks = _hooks(context, distiller, StopAsker(context.actor("log"), rank, world_size))
-    StudentLoop(config, distiller, source, hooks, evaluator, rank, held_out).run()
+    stop = StopAsker(context.actor("log"), rank, world_size, student)
+    hooks = _hooks(context, student, distiller, source, stop)
+    StudentLoop(config, distiller, source, hooks, evaluator, rank, held_out, student).run()
     _failure(context)  # Calls of one caller keep their order: once this is answered, the log has all records.
 
 
-def _begin_session(context: RunContext, rank: int, world_size: int, step: int) -> str:
+def _begin_session(context: RunContext, student: str, rank: int, world_size: int, step: int) -> str:
     """A new name for this start of the group, the same on all its workers; a restart leaves a line in the log."""
     pids: list[Any] = [os.getpid()]
     name: list[Any] = [uuid.uuid4().hex]
@@ -122,24 +129,34 @@ def _begin_session(context: RunContext, rank: int, world_size: int, step: int) -
         torch.distributed.all_gather_object(pids, os.getpid())
         torch.distributed.broadcast_object_list(name, 0)
     if rank == 0:
-        log = context.actor("log")
-        earlier = call(lambda: log.begin_session.remote(pids), context.config.runtime.wait_timeout_s, "the run's log")
+        log, config = context.actor("log"), context.config
+        earlier = call(lambda: log.begin_session.remote(student, pids), config.runtime.wait_timeout_s, "the run's log")
         if earlier:
-            log.push.remote("event", step, {"message": f"student workers were restarted from step {step}", "restart": True})
+            message = f"{config.label_of(student)} workers were restarted from step {step}"
+            log.push.remote("event", step, {"message": message, "restart": True})
     return str(name[0])
 
 
-def _hooks(context: RunContext, distiller: Any, stop: StopAsker) -> LoopHooks:
+def _hooks(context: RunContext, student: str, distiller: Distiller, source: ReplayClient, stop: StopAsker) -> LoopHooks:
     timeout_s = context.config.runtime.wait_timeout_s
     log, pool, replay = context.actor("log"), context.actor("pool"), context.actor("replay")
 
     def emit(kind: str, step: int, **values: Any) -> None:
         log.push.remote(kind, step, values)
 
+    def meet(name: str, step: int) -> NotYet | None:
+        answer: NotYet | None = call(lambda: replay.meet.remote(name, step, MEET_WAIT_S), timeout_s, "the replay actor")
+        return answer
+
+    def save_shared(folder: Path) -> None:
+        call(lambda: pool.save.remote(folder), timeout_s, "the generator pool to write a checkpoint")
+        call(lambda: replay.save.remote(folder), timeout_s, "the replay actor to write a checkpoint")
+
+    meeting = CheckpointMeeting(context.config, context.run, student, meet, save_shared, source.publish_again)
+
     def save(step: int) -> None:
-        with checkpoints.writing(context.run, step) as folder:
-            checkpoints.save_student(folder, distiller)
-            call(lambda: pool.save.remote(folder), timeout_s, "the generator pool to write a checkpoint")
-            call(lambda: replay.save.remote(folder), timeout_s, "the replay actor to write a checkpoint")
+        waited_s = meeting.save(step, distiller)
+        if len(context.config.students) > 1:
+            source.note_wait("student_wait_students_s", waited_s)
 
     return LoopHooks(emit, save, stop)

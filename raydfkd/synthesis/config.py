@@ -123,6 +123,9 @@ class FastConfig(SynthesisConfig):
 
     method: Literal["fast"] = "fast"
     """Name of the synthesis method."""
+    student: str | None = None
+    """Student that this source plays against: whose weights its generators get, and whose losses give new images their first
+    priorities; null: the first one."""
     steps_per_batch: int = Field(2, ge=1)
     """Adaptation steps k of the generator for each batch (T_g in SSD-KD)."""
     meta: Literal["fomaml", "reptile", "sequential"] = "fomaml"

@@ -285,7 +285,14 @@ def test_the_stopped_run_can_be_resumed(stopped: Path) -> None:
 
 @pytest.mark.parametrize(
     "part",
-    ["replay/shards/*.parquet", "replay/index-*.npz", "replay/manifest.json", "exchange.json", "student.pt", "generators/*.pt"],
+    [
+        "replay/shards/*.parquet",
+        "replay/index-*.npz",
+        "replay/manifest.json",
+        "exchange.json",
+        "students/small.pt",
+        "generators/*.pt",
+    ],
 )
 @pytest.mark.parametrize("harm", ["truncated", "missing", "garbled"])
 def test_a_checkpoint_that_is_damaged(stopped: Path, part: str, harm: str) -> None:
@@ -304,9 +311,9 @@ def test_a_checkpoint_that_is_damaged(stopped: Path, part: str, harm: str) -> No
 
 def test_the_checkpoint_before_a_damaged_one_is_taken_once_that_is_removed(stopped: Path) -> None:
     damaged = latest(stopped)
-    (damaged / "student.pt").write_bytes(b"")
+    (damaged / "students/small.pt").write_bytes(b"")
     told = refused(stopped.parent, "run", "stopped", "--resume")
-    assert "remove its folder to resume from an earlier one" in told
+    assert "remove that checkpoint to resume from an earlier one" in told
     shutil.rmtree(damaged)
     done = run_command(["run", "stopped", "--resume"], stopped.parent)
     assert (done.code, done.err) == (0, "")

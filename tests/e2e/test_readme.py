@@ -91,6 +91,23 @@ def test_report(checkout: Path) -> None:
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
+def test_two_students(checkout: Path) -> None:
+    """At a third of the steps; each student is measured and exported by its name."""
+    short = "schedule.rounds=20 runtime.checkpoint_period_rounds=10"
+    told = typed(f"raydfkd run experiments/smoke/digits_two_students.yaml --out runs/two-students {short}", checkout)
+    assert "student tiny" in told
+    result = json.loads((checkout / "runs/two-students/result.json").read_text())
+    assert {name: s["student_steps"] for name, s in result["students"].items()} == {"small": 400, "tiny": 400}
+    assert min(student["metric_last"] for student in result["students"].values()) > 0.5
+    page = (checkout / "runs/two-students/report.html").read_text(encoding="utf-8")
+    assert "<td>tiny</td>" in page
+    measured = typed("raydfkd evaluate runs/two-students --student tiny", checkout)
+    assert "student_ema-tiny" in measured
+    assert "student_ema " not in measured
+    out = "runs/two-students/tiny.safetensors"
+    assert "small_cnn_8" in typed(f"raydfkd export runs/two-students --student tiny --format safetensors --out {out}", checkout)
+
+
 def test_sweep(checkout: Path) -> None:
     """At a budget of seconds: three of the eight trials, a tenth of the steps."""
     short = "search.num_trials=3 scheduler.grace_period_steps=20 overrides.schedule.rounds=6 objective.num_images=100"

@@ -18,7 +18,7 @@ from raydfkd.models.discriminators import build_discriminator
 from raydfkd.models.generators import build_conditional_generator, build_generator
 from raydfkd.pipeline import builder
 from raydfkd.pipeline.config import ExperimentConfig, load_experiment
-from raydfkd.pipeline.exchange_state import build_exchange, build_rate_limiter
+from raydfkd.pipeline.exchange_state import build_exchange, build_rate_limiters
 from raydfkd.pipeline.run import execute
 from raydfkd.pipeline.sweep_config import load_sweep
 from raydfkd.pipeline.teacher_config import TeacherTrainingConfig
@@ -34,7 +34,7 @@ EXPERIMENTS = ROOT / "experiments"
 SHARED = (ROOT.parent / "shared").resolve()  # may be a link
 
 COUNTS = {
-    "smoke": 4,
+    "smoke": 5,
     "ssdkd": 3, "ssdkd/table1": 10, "ssdkd/table2": 10, "ssdkd/table4": 24,
     "hidfd": 4, "hidfd/table1": 28, "hidfd/table2": 30, "hidfd/table3": 8,
     "surrogate/table1": 1, "surrogate/table4": 6, "surrogate/table5": 7,
@@ -91,6 +91,7 @@ STARTED = [
     "smoke/digits_fast_local",
     "smoke/digits_hidfd",
     "smoke/digits_procedural",
+    "smoke/digits_two_students",
     "ssdkd/cifar10_wrn16_2_wrn16_1",
     "ssdkd/cifar10_wrn16_2_wrn16_1_ps",
     "ssdkd/cifar10_wrn16_2_wrn16_1_none",
@@ -124,7 +125,7 @@ def test_as_many_files_as_we_say() -> None:
 def test_a_run_is_read_and_built(path: Path) -> None:
     config = load_experiment(path)
     assert config.evaluation is not None
-    for model in (config.teacher.model, config.student.model):
+    for model in (config.teacher.model, *(student.model for student in config.students.values())):
         build_on_meta(model, config.task.num_classes, config.task.image_shape)
     for source in config.sources.values():
         match source:
@@ -201,7 +202,7 @@ def test_a_sweep_is_read_and_each_of_its_points_is_an_experiment(path: Path) -> 
     assert sweep.points is not None
     assert len(sweep.points) == sweep.num_trials >= 4
     for point in sweep.points:
-        build_rate_limiter(sweep.experiment_of(point))
+        build_rate_limiters(sweep.experiment_of(point))
     assert file_of(sweep.config.experiment) in RUNS
 
 

@@ -79,7 +79,7 @@ def test_two_workers_train_an_objective_that_has_parameters(
     again = _trained_beside_the_student(build_distiller(build_experiment(tree), torch.device("cpu")).state_dict())
     checkpoint = RunDir(tmp_path / "run").latest_checkpoint()
     assert checkpoint is not None
-    trained = _trained_beside_the_student(torch.load(checkpoint / "student.pt", weights_only=True))
+    trained = _trained_beside_the_student(torch.load(checkpoint / "students/small.pt", weights_only=True))
     assert fresh.keys() == trained.keys()
     assert all(torch.equal(fresh[name], again[name]) for name in fresh)
     assert not all(torch.equal(fresh[name], trained[name]) for name in fresh)

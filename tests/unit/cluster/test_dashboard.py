@@ -16,7 +16,7 @@ DASHBOARD = json.loads((Path(__file__).parents[3] / "cluster" / "grafana" / "das
 PREFIX = "ray_"
 COUNTERS = {
     "images_made", "images_eaten", "synthesis_seconds", "generator_wait_limiter_seconds", "generator_wait_weights_seconds",
-    "student_wait_data_seconds", "student_wait_limiter_seconds", "restarts",
+    "student_wait_data_seconds", "student_wait_limiter_seconds", "student_wait_students_seconds", "restarts",
 }  # fmt: skip
 GAUGES = {
     "student_steps", "kd_loss", "drawn_item_age_batches", "buffer_images", "buffer_fill_ratio", "shard_bytes",

@@ -67,9 +67,9 @@ def test_student_and_generators_come_back(run: RunDir) -> None:
     one, other = distiller(), distiller()
     one.step(torch.zeros(4, 1, 4, 4, dtype=torch.uint8), torch.ones(4))
     with checkpoints.writing(run, 1) as folder:
-        checkpoints.save_student(folder, one)
+        checkpoints.save_student(folder, "small", one)
         checkpoints.save_generator(folder, "inversion-0", {"a": torch.arange(3), "was_reset": True})
-    checkpoints.load_student(folder, other)
+    checkpoints.load_student(folder, "small", other)
     assert other.num_steps == 1
     assert torch.equal(other.student[1].weight, one.student[1].weight)
     known, new = Stateful(), Stateful()
@@ -82,8 +82,8 @@ def test_student_and_generators_come_back(run: RunDir) -> None:
 @pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "missing", "code"])
 def test_a_damaged_file_is_one_sentence(run: RunDir, damage: str) -> None:
     with checkpoints.writing(run, 1) as folder:
-        checkpoints.save_student(folder, distiller())
-    path = folder / "student.pt"
+        checkpoints.save_student(folder, "small", distiller())
+    path = folder / "students" / "small.pt"
     content = path.read_bytes()
     if damage == "missing":
         path.unlink()
@@ -91,6 +91,6 @@ def test_a_damaged_file_is_one_sentence(run: RunDir, damage: str) -> None:
         torch.save({"student": Stateful()}, path)
     else:
         path.write_bytes({"cut": content[: len(content) // 2], "garbage": b"not a checkpoint", "empty": b""}[damage])
-    with pytest.raises(CheckpointError, match=r"student\.pt cannot be read .*remove its folder") as caught:
-        checkpoints.load_student(folder, distiller())
+    with pytest.raises(CheckpointError, match=r"small\.pt cannot be read .*remove that checkpoint") as caught:
+        checkpoints.load_student(folder, "small", distiller())
     assert "\n" not in str(caught.value)

@@ -11,7 +11,7 @@ from exchange_rig import SIZE, Rig, experiment, request, sampled
 
 from raydfkd.errors import CheckpointError, RateLimiterError
 from raydfkd.pipeline.exchange import Exchange, SampleReply
-from raydfkd.pipeline.exchange_state import build_exchange, build_rate_limiter, load_exchange, save_exchange
+from raydfkd.pipeline.exchange_state import build_exchange, build_rate_limiters, load_exchange, save_exchange
 
 
 def advanced() -> Rig:
@@ -28,9 +28,9 @@ def test_what_is_saved_goes_on_as_the_original(tmp_path: Path) -> None:
     save_exchange(tmp_path, rig.exchange)
     restored = build_exchange(rig.config)
     load_exchange(tmp_path, restored)
-    assert (restored.student_step, restored.student_version) == (2, 1)
+    assert (restored.student_step, restored.student_versions["s"]) == (2, 1)
     assert restored.num_tickets == 4
-    assert restored.limiter.info() == rig.exchange.limiter.info()
+    assert restored.limiters["s"].info() == rig.exchange.limiters["s"].info()
     for exchange in (rig.exchange, restored):
         exchange.register("s", 1, 3, 1, "again")
     one, other = (e.try_sample(request(3, version=1, session="again")) for e in (rig.exchange, restored))
@@ -54,11 +54,11 @@ def test_the_count_of_inserts_is_the_buffers(tmp_path: Path) -> None:
     rig = advanced()
     save_exchange(tmp_path, rig.exchange)
     counts = json.loads((tmp_path / "exchange.json").read_text())
-    counts["limiter"]["inserts"] += 3 * SIZE
+    counts["s"]["limiter"]["inserts"] += 3 * SIZE
     (tmp_path / "exchange.json").write_text(json.dumps(counts))
     restored = build_exchange(rig.config)
     load_exchange(tmp_path, restored)
-    assert restored.limiter.info()["inserts"] == restored.buffer.num_inserts == 4 * SIZE
+    assert restored.limiters["s"].info()["inserts"] == restored.buffer.num_inserts == 4 * SIZE
 
 
 def test_payloads_pass_through_put(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_payloads_pass_through_put(tmp_path: Path) -> None:
     assert [view.payload for view in restored.buffer.shards_after(-1)] == [("ref", "a-0")] * 3
 
 
-@pytest.mark.parametrize("damage", ["", "{", "{}", '{"limiter": 3}'])
+@pytest.mark.parametrize("damage", ["", "{", "{}", '{"s": {"limiter": 3}}'])
 def test_damaged_counts_are_one_sentence(tmp_path: Path, damage: str) -> None:
     rig = advanced()
     save_exchange(tmp_path, rig.exchange)
@@ -83,5 +83,5 @@ def test_damaged_counts_are_one_sentence(tmp_path: Path, damage: str) -> None:
 
 def test_limits_under_which_both_would_wait_are_refused_before_anything_starts() -> None:
     with pytest.raises(RateLimiterError, match="use at least"):
-        build_rate_limiter(experiment(mode="decoupled", samples_per_insert=2, error_buffer=1))
+        build_rate_limiters(experiment(mode="decoupled", samples_per_insert=2, error_buffer=1))
     assert isinstance(build_exchange(experiment()), Exchange)

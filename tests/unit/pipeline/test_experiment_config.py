@@ -11,7 +11,7 @@ import yaml
 
 from raydfkd.errors import ConfigError
 from raydfkd.pipeline.config import ExperimentConfig, build_experiment, derive_seed, load_experiment
-from raydfkd.pipeline.exchange_state import build_rate_limiter
+from raydfkd.pipeline.exchange_state import build_rate_limiters
 from raydfkd.pipeline.teacher_config import TeacherTrainingConfig
 from raydfkd.pipeline.yaml_config import dump_yaml, read_yaml, validate
 
@@ -53,7 +53,16 @@ RATIO = (DECOUPLED, "schedule.samples_per_insert=3", "schedule.error_buffer=200"
         (["task.num_classes=1"], "task.num_classes is 1: it must be greater than or equal to 2"),
         (["sources={}"], "nothing fills the buffer: give sources"),
         (["students={}"], "students is {}: "),
-        (["students.other={model: small_cnn_8}"], "students names 2: one student a run is supported"),
+        (["students.a/b={model: small_cnn_8}"], "student 'a/b' cannot name files: use letters, digits, - and _"),
+        (["sources.inversion.student=big"], "sources.inversion.student 'big' is no student of this run: use small"),
+        (
+            [*RATIO, "students.other={model: small_cnn_8, batch_size: 16}"],
+            "schedule.samples_per_insert holds for each student, but the students draw differently in a step (small 8, oth",
+        ),
+        (
+            ["runtime.runner=local", "students.other={model: small_cnn_8, num_workers: 2}"],
+            "runtime.runner local has one student worker",
+        ),
         (["sources.more={method: fast, batch_size: 8}"], "sources have batch sizes [8, 16]: the schedule counts batches"),
         (["replay.synthetic.capacity=15"], "replay.synthetic.capacity 15 holds less than one synthesized batch of 16"),
         (["runtime.runner=local", DECOUPLED], "runtime.runner local runs in one process and so in lockstep"),
@@ -118,14 +127,14 @@ def test_requests_in_flight_count_for_the_staleness_bound() -> None:
 
 
 def test_the_limiter_is_the_schedules() -> None:
-    lockstep = build_rate_limiter(build("schedule.warmup_batches=2"))
+    lockstep = build_rate_limiters(build("schedule.warmup_batches=2"))["small"]
     assert lockstep.info()["insertable"] == 3 * 16  # the warm-up and the first round
     lockstep.record_insert(48)
     assert lockstep.info()["samplable"] == 6 * 8
-    free = build_rate_limiter(build(DECOUPLED, "schedule.warmup_batches=2"))
+    free = build_rate_limiters(build(DECOUPLED, "schedule.warmup_batches=2"))["small"]
     assert free.info()["insertable"] == float("inf")
     assert not free.can_sample(1)
-    ratio = build_rate_limiter(build(*RATIO, "schedule.warmup_batches=2"))
+    ratio = build_rate_limiters(build(*RATIO, "schedule.warmup_batches=2"))["small"]
     assert ratio.info()["insertable"] == (3 * 32 + 200) // 3
 
 
@@ -189,7 +198,7 @@ def test_what_is_written_reads_back_equal(tmp_path: Path, overrides: tuple[str, 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_shipped_experiment_is_valid_and_runs_again_from_what_it_writes(tmp_path: Path, path: Path) -> None:
     config = load_experiment(path)
-    build_rate_limiter(config)
+    build_rate_limiters(config)
     (tmp_path / "config.yaml").write_text(dump_yaml(config))
     assert load_experiment(tmp_path / "config.yaml") == config
 

@@ -125,7 +125,7 @@ def test_records_of_every_kind_are_written_when_they_are_due(unbroken: RunDir) -
 
 def test_the_saved_students_and_arrays_are_of_the_end(unbroken: RunDir) -> None:
     weights = load_file(unbroken.path / "student.safetensors")
-    last = torch.load(unbroken.checkpoints / "step-00000012" / "student.pt", weights_only=True)
+    last = torch.load(unbroken.checkpoints / "step-00000012" / "students/small.pt", weights_only=True)
     assert all(torch.equal(weights[name], tensor) for name, tensor in last["student"].items())
     with np.load(unbroken.analysis / "buffer.npz") as arrays:
         assert len(arrays["priorities"]) == 40

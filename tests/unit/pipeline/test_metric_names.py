@@ -21,6 +21,7 @@ RECORDS: dict[str, dict[str, Any]] = {
         "images_distilled_since": 64,
         "student_wait_data_s": 0.25,
         "student_wait_limiter_s": 0.5,
+        "student_wait_students_s": 0.5,
         "rss_bytes": 1,
     },
     "distillation": {"kd_loss": 0.7, "item_age": 4.0, "lr": 0.1},

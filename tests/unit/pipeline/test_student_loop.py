@@ -101,7 +101,7 @@ def run(
     hooks = LoopHooks(
         lambda kind, step, **values: log.append(("emit", kind, step, values)),
         lambda step: log.append(("save", step)),
-        lambda: next(answers),
+        lambda number: next(answers),
     )
     evaluator: Any = object() if evaluates and rank == 0 else None
     distiller: Any = kind(log, num_steps)

@@ -109,6 +109,7 @@ def test_trials_are_measured_where_the_scheduler_compares_them(
         ({"experiment": "other.yaml"}, "other.yaml does not exist"),
         ({"overrides": {"schedul": {"rounds": 3}}}, "unknown key schedul: did you mean 'schedule'"),
         ({"objective": {"kind": "evaluation"}}, "needs an evaluation section"),
+        ({"objective": {"student_name": "big"}}, "student_name 'big' is no student of the experiment: use small"),
         ({"objective": {"kind": "agreement", "period_steps": 41}}, "measured every 41 student steps and have 40"),
         ({"scheduler": {"kind": "asha", "grace_period_steps": 80}}, "measured every 80 student steps and have 40"),
         (

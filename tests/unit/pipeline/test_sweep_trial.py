@@ -160,12 +160,25 @@ def test_an_own_checkpoint_is_not_copied_over_itself(tmp_path: Path, teacher: Pa
     run.next()
     run.save(tmp_path / "copy")
     assert run.stop(30)
-    inside = run.run.latest_checkpoint() / "student.pt"
+    inside = run.run.latest_checkpoint() / "students/small.pt"
     written = inside.stat().st_mtime_ns
     on = trial(plan)
     on.load(tmp_path / "copy")
     assert inside.stat().st_mtime_ns == written
     assert plan.folder.read_trial_file("00000")["copied"] == []
+
+
+def test_of_several_students_the_one_that_the_objective_names_is_measured(tmp_path: Path, teacher: Path) -> None:
+    objective = {"num_images": 24, "period_steps": 8, "student_name": "other"}
+    other = {"model": "small_cnn_8", "batch_size": 8, "crop_padding": 1, "flip": False}
+    plan = plan_of(tmp_path, teacher, objective=objective, overrides={"students": {"other": other}})
+    run = trial(plan)
+    measured = drive(run)
+    found = [r["agreement_ema"] for r in run.run.metrics("held_out") if r["student"] == "other"]
+    assert [one["objective"] for one in measured] == found
+    (told,) = plan.folder.trials()
+    assert told.values == found
+    assert plan.folder.manifest()["objective"]["label"] == "agreement with the teacher (averaged student other)"
 
 
 def test_an_evaluation_objective_reads_labels_and_says_so(tmp_path: Path, teacher: Path) -> None:

@@ -181,7 +181,7 @@ def test_stats_and_analysis_describe_the_live_items(make_batch: Make, make_buffe
     np.testing.assert_array_equal(arrays["teacher_class"], expected)
     assert arrays["source"].tolist() == ["ssdkd"] * 4 + ["collected"] * 2
     assert arrays["ages"].tolist() == [1, 1, 2, 2, 0, 0]
-    stats = buffer.stats(student_version=5)
+    stats = buffer.stats(newest_version=lambda generator: 5)
     np.testing.assert_array_equal(stats["class_counts"], np.bincount(expected, minlength=5))
     shares = np.bincount(expected) / 6
     shares = shares[shares > 0]

@@ -28,6 +28,9 @@ class Run(FakeActor):
     def do_stopping(self) -> Any:
         return self.asked
 
+    def do_ends_before(self, student: str, number: int) -> Any:
+        return self.asked
+
     def do_progress(self) -> Any:
         return lambda: self.told
 
@@ -89,13 +92,13 @@ def test_a_replay_actor_that_does_not_answer_is_waited_for_as_long(run: Run, now
 
 
 def test_a_worker_asks_the_log_and_goes_on_while_it_is_away(run: Run) -> None:
-    asker = StopAsker(run, 0, 1)
-    assert asker() is False
+    asker = StopAsker(run, 0, 1, "small")
+    assert asker(0) is False
     run.asked = lambda: ActorUnavailableError("restarting", None)
-    assert asker() is False
+    assert asker(1) is False
     run.asked = True
-    assert asker() is True
-    assert StopAsker(run, 1, 1)() is False, "only the first worker asks"
+    assert asker(2) is True
+    assert StopAsker(run, 1, 1, "small")(2) is False, "only the first worker asks"
     assert is_stopping(run) is True
 
 

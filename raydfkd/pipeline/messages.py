@@ -1,0 +1,94 @@
+"""What generators and students ask of an exchange, and what they are answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raydfkd.replay.buffer import ShardView
+from raydfkd.types import BufferSummary, Sample, WeightsVersion
+
+
+@dataclass(frozen=True)
+class NotYet:
+    """Why something must wait. ``cause`` is one of: limiter, turn, weights, data, peers, complete (no more is wanted in this
+    run), over (waiting is of no use)."""
+
+    cause: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """Leave to synthesize one batch.
+
+    Attributes:
+        number: of the batch, over the whole run.
+        summary: what the buffer held when the batch's turn began.
+        min_version: the oldest student weights it may be made with.
+    """
+
+    number: int
+    summary: BufferSummary
+    min_version: WeightsVersion
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One worker's request for the next batches of its student.
+
+    Attributes:
+        consumer: the student.
+        rank: which of its workers asks.
+        num_batches: training batches wanted.
+        cursor: id of the last shard that the worker's mirror has seen; -1 for none yet, None if it keeps no mirror.
+        student_step: optimizer updates before the first of these batches; names the request.
+        version: weights published so far.
+        keys, priorities: int64 and float32 [n], what the worker learnt since its last request.
+        session: as registered.
+        alone: do not wait for workers of whom nothing was heard. Only after the buffer was lost and restored: another worker
+            may have had its part of these batches before, and now waits for this one elsewhere.
+    """
+
+    consumer: str
+    rank: int
+    num_batches: int
+    cursor: int | None
+    student_step: int
+    version: WeightsVersion
+    keys: np.ndarray
+    priorities: np.ndarray
+    session: str | None = None
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where drawn images lie, for a worker without a mirror. Payloads stay valid even if their images are evicted meanwhile.
+
+    Attributes:
+        shard_ids: int64 [S,B].
+        rows: int32 [S,B], within the shard.
+        payloads: by shard id.
+    """
+
+    shard_ids: np.ndarray
+    rows: np.ndarray
+    payloads: dict[int, Any]
+
+
+@dataclass(frozen=True)
+class SampleReply:
+    """A worker's part of the drawn batches (B / num_workers each), and how to get at the images.
+
+    Attributes:
+        sample: the draws.
+        shards: those that the worker's mirror lacked when they were made.
+        places: where they lie, if the worker keeps no mirror.
+    """
+
+    sample: Sample
+    shards: list[ShardView]
+    places: Places | None = None
