@@ -32,16 +32,23 @@ from raydfkd.types import Synthesizer
 
 @contextmanager
 def writing(run: RunDir, step: int) -> Iterator[Path]:
-    """A fresh folder for the checkpoint of ``step``, which becomes the latest when the block ends well."""
+    """A fresh folder for the checkpoint of ``step``, which becomes the latest when the block ends well.
+
+    One that could not be written whole is of no use, and takes room that a full disk does not have: it is removed.
+    """
     folder = run.checkpoints / f"step-{step:08d}"
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / "generators").mkdir(parents=True)
-    yield folder
-    run.commit_checkpoint(folder)
+    try:
+        (folder / "generators").mkdir(parents=True)
+        yield folder
+        run.commit_checkpoint(folder)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def save_student(folder: Path, distiller: Distiller) -> None:
-    torch.save(distiller.state_dict(), folder / "student.pt")
+    _save(folder / "student.pt", distiller.state_dict())
 
 
 def load_student(folder: Path, distiller: Distiller) -> None:
@@ -55,6 +62,11 @@ def load_student(folder: Path, distiller: Distiller) -> None:
 def save_generator(folder: Path, generator_id: str, state: dict[str, Any]) -> None:
     path = generator_path(folder, generator_id)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _save(path, state)
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    """Through memory: what torch raises when it cannot write to a file does not tell why."""
     content = io.BytesIO()
     torch.save(state, content)
     write_atomically(path, content.getvalue())

@@ -170,6 +170,16 @@ class RuntimeConfig(_Config):
     """MLflow tracking server (or local store) that gets the metrics too; null: none. Needs pip install 'raydfkd[mlflow]'."""
     num_cpus: float | None = Field(None, gt=0)
     """ray, local start only: CPUs that Ray may use; null: all."""
+    placement: dict[Literal["replay", "weights", "pool", "log"], dict[str, float]] = Field(default_factory=dict)
+    """ray: custom Ray resources that the run's own actors ask for, by role, so that each lies on a node that has them, e.g.
+    {replay: {buffer_node: 1}}. One that is not named here lies on the driver's node, which the run cannot outlive anyway."""
+
+    @model_validator(mode="after")
+    def _places(self) -> RuntimeConfig:
+        for role, resources in self.placement.items():
+            if not resources or any(amount <= 0 or kind in ("CPU", "GPU") for kind, amount in resources.items()):
+                raise ValueError(f"{role} is {resources}: give custom resources and amounts above 0, e.g. {{{role}_node: 1}}")
+        return self
 
 
 class ExperimentConfig(_Config):
@@ -212,6 +222,8 @@ class ExperimentConfig(_Config):
             )
         if self.runtime.runner == "local" and self.student.num_workers > 1:
             raise ValueError("runtime.runner local has one student worker: set students.*.num_workers=1 or runner=ray")
+        if self.runtime.runner == "local" and self.runtime.placement:
+            raise ValueError("runtime.runner local has no actors, so runtime.placement would do nothing: leave it out")
         scaled = [name for name, source in self.sources.items() if source.autoscale is not None]
         if scaled and self.schedule.mode == "lockstep":
             raise ValueError(

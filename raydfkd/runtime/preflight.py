@@ -24,7 +24,9 @@ def demands(config: ExperimentConfig) -> list[tuple[str, dict[str, float]]]:
         for source, index in config.generators
     ]
     student = config.student
-    return generators + [(f"student worker {rank}", requested(student.resources)) for rank in range(student.num_workers)]
+    workers = [(f"student worker {rank}", requested(student.resources)) for rank in range(student.num_workers)]
+    placed = [(f"the {role} actor", dict(needed)) for role, needed in config.runtime.placement.items()]
+    return generators + workers + placed
 
 
 def amounts(resources: dict[str, float]) -> str:
@@ -92,6 +94,8 @@ def _sentence(
         )
     else:
         why = f"no node has {amounts(need)} left for it, although the cluster's total would do"
+    if name.startswith("the "):
+        return f"{name} cannot be placed: {why}; change runtime.placement, or add nodes"
     return f"{name} cannot be placed: {why}; {_remedy(short or list(need))}"
 
 

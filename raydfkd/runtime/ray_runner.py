@@ -20,6 +20,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.train import WorkerGroupError
 from ray.util.placement_group import get_current_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydfkd.errors import RunDirError, RunFailedError, RunStoppedError
 from raydfkd.pipeline.config import ExperimentConfig
@@ -29,7 +30,7 @@ from raydfkd.runtime.failures import Failure, original
 from raydfkd.runtime.generator_pool_actor import GeneratorPoolActor
 from raydfkd.runtime.log_actor import LogActor
 from raydfkd.runtime.log_follower import LogFollower
-from raydfkd.runtime.preflight import preflight
+from raydfkd.runtime.preflight import amounts, preflight, requested
 from raydfkd.runtime.replay_actor import SNAPSHOT, ReplayActor
 from raydfkd.runtime.run_context import RunContext
 from raydfkd.runtime.session import session, whereabouts
@@ -101,10 +102,20 @@ def _actors(context: RunContext) -> Iterator[dict[str, Any]]:
     actors: dict[str, Any] = {}
     try:
         for role, actor in classes.items():
-            actors[role] = actor.options(name=context.name_of(role), max_restarts=restarts).remote(context)
+            options = {"name": context.name_of(role), "max_restarts": restarts, **_place(context.config, role)}
+            actors[role] = actor.options(**options).remote(context)
         yield actors
     finally:
         _close(actors)
+
+
+def _place(config: ExperimentConfig, role: str) -> dict[str, Any]:
+    """On the driver's node unless the experiment says otherwise: Ray would choose any, also one that is soon given back."""
+    needed = config.runtime.placement.get(role)  # type: ignore[call-overload]
+    if needed is not None:
+        return {"resources": dict(needed), "scheduling_strategy": "DEFAULT"}
+    here = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=True)}
 
 
 def _close(actors: dict[str, Any]) -> None:
@@ -186,6 +197,12 @@ def _of_the_group(error: BaseException, context: RunContext) -> Failure:
         restarts = context.config.runtime.max_restarts
         causes = "; ".join(f"worker {rank}: {_first_line(original(cause))}" for rank, cause in error.worker_failures.items())
         sentence = f"the student workers died, more often than runtime.max_restarts {restarts} allows ({causes})"
+    elif "startup timed out" in str(error):  # The class of the controller's failure is Ray's own.
+        waited_s, student = context.config.runtime.wait_timeout_s, context.config.student
+        sentence = (
+            f"the student workers found no place within {waited_s:g} s: {student.num_workers} are wanted, and each needs "
+            f"{amounts(requested(student.resources))} on a node; add nodes, then resume"
+        )
     else:
         sentence = f"the student workers could not be started ({_first_line(error)})"
     return Failure.of(RunFailedError(sentence), "the student workers")

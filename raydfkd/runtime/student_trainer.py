@@ -13,6 +13,7 @@ import ray.train.torch
 import torch
 
 from raydfkd.pipeline import builder, checkpoints
+from raydfkd.pipeline.config import ExperimentConfig
 from raydfkd.pipeline.student_loop import LoopHooks, StudentLoop
 from raydfkd.runtime.calls import call
 from raydfkd.runtime.failures import Failure
@@ -22,6 +23,9 @@ from raydfkd.runtime.run_context import RunContext
 from raydfkd.runtime.stopping import StopAsker
 
 FAILURE_GRACE_S = 5.0
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+START_TRIES = 2
+"""Of a worker group that finds no place, or whose node goes while it starts, before the run fails."""
 TRAIN_FOLDER = "train"
 """Ray Train's own folder in the run directory; nothing in it outlives the run."""
 
@@ -36,6 +40,8 @@ def train_student(context: RunContext) -> None:
         ray.train.TrainingFailedError: the group died too often or could not be placed.
     """
     config, student = context.config, context.config.student
+    # Ray Train's patience with a group that finds no place; its default of a minute is shorter than a node takes to come.
+    os.environ[START_TIMEOUT] = str(start_timeout_s(config))
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"context": context},
@@ -47,11 +53,18 @@ def train_student(context: RunContext) -> None:
         run_config=ray.train.RunConfig(
             name="student",
             storage_path=str(context.path / TRAIN_FOLDER),
-            failure_config=ray.train.FailureConfig(max_failures=config.runtime.max_restarts, controller_failure_limit=1),
+            failure_config=ray.train.FailureConfig(
+                max_failures=config.runtime.max_restarts, controller_failure_limit=START_TRIES - 1
+            ),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
     trainer.fit()
+
+
+def start_timeout_s(config: ExperimentConfig) -> float:
+    """Of one try to start the worker group."""
+    return config.runtime.wait_timeout_s / START_TRIES
 
 
 def _worker(settings: dict[str, Any]) -> None:

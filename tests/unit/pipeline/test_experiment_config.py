@@ -42,6 +42,7 @@ def refusal(*overrides: str) -> str:
 
 
 DECOUPLED = "schedule.mode=decoupled"
+PLACED = "runtime.placement={replay: {buffer_node: 1}}"
 RATIO = (DECOUPLED, "schedule.samples_per_insert=3", "schedule.error_buffer=200")
 
 
@@ -58,6 +59,12 @@ RATIO = (DECOUPLED, "schedule.samples_per_insert=3", "schedule.error_buffer=200"
         (["replay.synthetic.capacity=15"], "replay.synthetic.capacity 15 holds less than one synthesized batch of 16"),
         (["runtime.runner=local", DECOUPLED], "runtime.runner local runs in one process and so in lockstep"),
         (["runtime.runner=local", "students.small.num_workers=2"], "runtime.runner local has one student worker"),
+        (["runtime.runner=local", PLACED], "runtime.runner local has no actors, so runtime.placement would do nothing"),
+        (
+            ["runtime.placement={replay: {CPU: 1}}"],
+            "runtime: replay is {'CPU': 1.0}: give custom resources and amounts above 0",
+        ),
+        (["runtime.placement={log: {}}"], "runtime: log is {}: give custom resources and amounts above 0"),
         (["students.small.num_workers=3"], "students.small: batch_size 8 is not divisible by num_workers x"),
         (["schedule.samples_per_insert=2"], "schedule: lockstep does not use samples_per_insert: leave them out or choose"),
         (

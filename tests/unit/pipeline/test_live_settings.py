@@ -96,6 +96,7 @@ VALUES: dict[str, Any] = {
     "teacher.normalization.mean": [0.25],
     "teacher.normalization.std": [0.25],
     "students.s.resources.custom": {"student_node": 1.0},
+    "runtime.placement": {"replay": {"buffer_node": 1.0}},
     "replay.pinned_fraction": 0.5,
 }
 """Other values where a type does not tell one."""
