@@ -79,6 +79,15 @@ class Plan:
     def rounds(self) -> int:
         return max(1, round(self.seconds / self.sleep_s / STEPS_PER_ROUND))
 
+    @property
+    def num_steps(self) -> int:
+        return self.rounds * STEPS_PER_ROUND
+
+    @property
+    def last_steps(self) -> int:
+        """Of the end, which is left in peace: three seconds' worth, and what is drawn in advance."""
+        return round(3.0 / self.sleep_s)
+
 
 def experiment(plan: Plan) -> dict[str, Any]:
     """Grey images of 16 pixels; generators twice as fast as the ratio asks, so that the limiter is at work."""
@@ -144,7 +153,7 @@ class Soak:
     _order: list[str] = field(default_factory=list)
 
     def go_on(self) -> None:
-        """Kills and looks until the run has ended."""
+        """Kills and looks until the run is about to end."""
         with reach(self.run):
             self._services = self._pids_of_services()
             began = time.monotonic()
@@ -158,12 +167,15 @@ class Soak:
                     kill_at = time.monotonic() + self.rng.uniform(*self.plan.pauses_s)
 
     def _is_working(self) -> bool:
-        """Whether the run has actors; afterwards it only writes its result."""
-        return self.process.poll() is None and bool(self.run.manifest().get("actors"))
+        """Whether there is more to come than the last steps: its Ray ends with it, and nobody should be in it then."""
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the run ended with exit code {self.process.returncode}: {self.run.manifest().get('error')}")
+        has_drawn, step = self._ask("replay", "progress") or (False, 0)
+        return not has_drawn or step < self.plan.num_steps - self.plan.last_steps
 
     def _sleep_until(self, moment: float) -> None:
         while time.monotonic() < moment and self._is_working():
-            time.sleep(0.2)
+            time.sleep(min(1.0, self.plan.period_s))
 
     def _ask(self, role: str, method: str) -> Any:
         """What an actor answers, None while it cannot be asked."""
@@ -297,7 +309,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for the run directory, for its report; otherwise it is removed")
     parser.add_argument("--tell", type=Path, help="file for all looks, one JSON object a line")
     given = parser.parse_args()
-    plan = Plan(8.0, 0.05, (0.5, 1.0), 0.5) if given.quick else Plan(60 * given.minutes, 0.25, (20.0, 60.0), 5.0)
+    plan = Plan(12.0, 0.05, (0.5, 1.0), 0.5) if given.quick else Plan(60 * given.minutes, 0.25, (20.0, 60.0), 5.0)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch) if given.keep is None else given.keep
         folder.mkdir(parents=True, exist_ok=True)

@@ -57,7 +57,7 @@ class Site:
         self._cluster.shutdown()
 
 
-def tree(teacher: Path, num_generators: int = 2) -> dict[str, Any]:
+def tree(teacher: Path, num_generators: int = 2, **student: Any) -> dict[str, Any]:
     """Generators, student and buffer each on nodes of their own; two generators at their own speed."""
 
     def on(role: str) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def tree(teacher: Path, num_generators: int = 2) -> dict[str, Any]:
     return experiment(
         teacher,
         source={"num_generators": num_generators, **on("gen")},
-        student={**GATED, **on("student")},
+        student={**GATED, **on("student"), **student},
         schedule={
             "mode": "decoupled",
             "warmup_batches": WARMUP,
@@ -171,8 +171,28 @@ def a_student_s_node_does_not_come_back(folder: Path) -> None:
     site.close()
 
 
+def a_student_worker_joins_late(folder: Path) -> None:
+    """The group begins with the one node there is, and takes in another when it comes."""
+    site = Site(["gen-1", "buffer-1", "student-1"])
+    stop_at(30)
+    elastic = {"num_workers": 2, "min_workers": 1, "resize_period_s": 1.0}
+    live = LiveRun(tree(save_teacher(folder / "teacher.safetensors"), num_generators=1, **elastic), folder / "run")
+    live.wait_for_step(29, PATIENCE_S)
+    wait_until(lambda: live.run.latest_checkpoint() is not None, PATIENCE_S, "no checkpoint was written")
+    assert len(live.ask("log", "student_pids")) == 1
+    site.add("student-2")
+    (grown,) = added(live.run.path, [])
+    assert grown == "student workers were restarted from step 20, 2 of them"
+    assert len(live.ask("log", "student_pids")) == 2
+    stop_at(float("inf"))
+    result = live.result(PATIENCE_S)
+    assert events(live.run.path) == [grown]
+    check(Path(os.environ[FOLDER]), result, num_epochs=1)
+    site.close()
+
+
 STORIES: dict[str, Callable[[Path], None]] = {
-    story.__name__: story for story in (nodes_come_and_go, a_student_s_node_does_not_come_back)
+    story.__name__: story for story in (nodes_come_and_go, a_student_s_node_does_not_come_back, a_student_worker_joins_late)
 }
 
 if __name__ == "__main__":
