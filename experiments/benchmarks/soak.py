@@ -41,7 +41,7 @@ from raydfkd.testing.witness import FOLDER, Testimony
 
 BATCH_SIZE = 64
 STEPS_PER_ROUND = 10
-START_TIMEOUT_S = 300.0
+START_TIMEOUT_S = 900.0
 KINDS = ("generator", "student", "replay")
 LONG_LIVED = ("driver", "log", "pool", "weights", "raylet", "gcs")
 ASK_TIMEOUT_S = 10.0

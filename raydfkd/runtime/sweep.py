@@ -28,7 +28,7 @@ from raydfkd.pipeline import builder
 from raydfkd.pipeline.config import ExperimentConfig
 from raydfkd.pipeline.held_out import make_held_out
 from raydfkd.pipeline.sweep_config import ASHAConfig, PBTConfig, Sweep, probed_points
-from raydfkd.pipeline.sweep_outcome import SweepWatcher, write_end
+from raydfkd.pipeline.sweep_outcome import SweepWatcher, begin_session, write_end
 from raydfkd.pipeline.sweep_space import explore
 from raydfkd.pipeline.sweep_trial import OBJECTIVE, STEPS, TrialPlan
 from raydfkd.replay.arrow import to_parquet
@@ -62,7 +62,7 @@ def run_sweep(sweep: Sweep, folder: SweepDir, *, resume: bool, watcher: SweepWat
         RaydfkdError: the held-out images cannot be made.
         KeyboardInterrupt: it was stopped; what there is so far is written.
     """
-    began = time.time()
+    began = begin_session(folder)
     plan = TrialPlan(sweep, folder.path.absolute())
     runtime = sweep.base.runtime.model_copy(
         update={"address": sweep.config.runtime.address, "num_cpus": sweep.config.runtime.num_cpus}

@@ -58,6 +58,15 @@ class SweepCallback(tune.Callback):
     def __init__(self, path: Path, patience_s: float) -> None:
         self._path, self._patience_s = path, patience_s
         self._idle_since: float | None = None
+        self._told: set[str] = set()
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Tells of the trials that had ended before the sweep was resumed."""
+        for trial in trials:
+            if str(trial.status) == "TERMINATED" and trial.trial_id not in self._told and trial.last_result:
+                result, settings = trial.last_result, dict(trial.config[SETTINGS])
+                self._tell(trial, settings=settings, step=int(result[STEPS]), objective=float(result[OBJECTIVE]))
+                self.on_trial_complete(iteration, trials, trial)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Looks, at each turn of Tune's loop, whether trials wait and none runs.
@@ -85,6 +94,7 @@ class SweepCallback(tune.Callback):
         self._tell(trial, step=int(result[STEPS]), objective=float(result[OBJECTIVE]))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._told.add(trial.trial_id)
         self._tell(trial, state="finished" if trial.last_result.get(DONE) else "stopped")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

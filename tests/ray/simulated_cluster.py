@@ -25,11 +25,17 @@ from raydfkd.runtime.session import NAMESPACE
 from raydfkd.testing.faulty_networks import GATE
 from raydfkd.testing.witness import FOLDER, Testimony
 
-NOTICED_SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
-"""Of Ray, which otherwise takes fifteen seconds to believe that a node is gone."""
+SYSTEM = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_failure_threshold": 3,
+    "enable_worker_prestart": False,
+    "prestart_worker_first_driver": False,
+}
+"""Ray otherwise takes fifteen seconds to believe that a node is gone, and starts processes on each that nobody asked for."""
 RATIO, ERROR_BUFFER, WARMUP = 4.0, 256.0, 4
 ROUNDS, STEPS = 30, 4
-PATIENCE_S = 240
+PATIENCE_S = 400
 """Enough for a machine that has much else to do."""
 
 
@@ -37,7 +43,7 @@ class Site:
     """The nodes, by name; each offers one of the resource of its role (``gen-1`` of ``gen``)."""
 
     def __init__(self, names: list[str]) -> None:
-        head = {"num_cpus": 1, "include_dashboard": False, "_system_config": NOTICED_SOON}
+        head = {"num_cpus": 1, "include_dashboard": False, "_system_config": SYSTEM}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._nodes: dict[str, Any] = {}
         for name in names:

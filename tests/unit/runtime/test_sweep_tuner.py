@@ -128,6 +128,7 @@ class FakeTrial:
 
     def __init__(self, **result: Any) -> None:
         self.trial_id = "ab12c_00003"
+        self.status = "RUNNING"
         self.config = {SETTINGS: {LR: 0.1}}
         self.last_result = result
 
@@ -221,3 +222,22 @@ def test_a_sweep_of_which_no_trial_finds_a_place_ends_and_says_so(monkeypatch: p
     look(59, "PENDING")
     with pytest.raises(WaitTimeoutError, match=r"^waited 60 s for a trial to find a place: .* --resume once there is room$"):
         look(2, "PENDING")
+
+
+def test_a_resumed_sweep_tells_once_of_the_trials_that_had_ended(tmp_path: Path) -> None:
+    told: list[tuple[str, dict[str, Any]]] = []
+
+    class Told(SweepWatcher):
+        def update(self, trial: str, **values: Any) -> None:
+            told.append((trial, values))
+
+    ended, waiting = FakeTrial(**{STEPS: 4, OBJECTIVE: 0.5, DONE: True}), FakeTrial()
+    ended.status, waiting.status = "TERMINATED", "PENDING"
+    callback = SweepCallback(tmp_path, 60)
+    WATCHERS[str(tmp_path)] = Told()
+    try:
+        for _ in range(2):
+            callback.on_step_begin(0, [ended, waiting])
+    finally:
+        WATCHERS.pop(str(tmp_path))
+    assert told == [("00003", {"settings": {LR: 0.1}, "step": 4, "objective": 0.5}), ("00003", {"state": "finished"})]
