@@ -140,6 +140,7 @@ class Soak:
     Attributes:
         killed: kills by kind.
         back_s: seconds from a kill to the next process of that kind, by kind.
+        tell: file that each look is added to.
         looks: one row a look: seconds, bytes by process, object store, numbers of actors and processes.
     """
 
@@ -147,6 +148,7 @@ class Soak:
     process: subprocess.Popen[bytes]
     plan: Plan
     rng: random.Random
+    tell: Path | None = None
     killed: Counter[str] = field(default_factory=Counter)
     back_s: dict[str, list[float]] = field(default_factory=dict)
     looks: list[dict[str, float]] = field(default_factory=list)
@@ -252,6 +254,9 @@ class Soak:
             row |= {"store_mb": store["bytes_used"] / 1e6, "store_objects": store["num_objects"]}
             row["live_actors"] = sum(a["State"] == "ALIVE" for a in ray._private.state.actors().values())
             self.looks.append(row)
+            if self.tell is not None:
+                with self.tell.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
 
 
 def slope_per_hour(seconds: np.ndarray, values: np.ndarray) -> float:
@@ -287,9 +292,9 @@ def figures_of(soak: Soak, wall_s: float) -> dict[str, float]:
     return figures
 
 
-def measure(folder: Path, plan: Plan, seed: int) -> tuple[dict[str, float], list[dict[str, float]]]:
+def measure(folder: Path, plan: Plan, seed: int, tell: Path | None) -> dict[str, float]:
     with started(folder, plan) as (run, process):
-        soak, began = Soak(run, process, plan, random.Random(seed)), time.monotonic()
+        soak, began = Soak(run, process, plan, random.Random(seed), tell), time.monotonic()
         soak.go_on()
         if process.wait(START_TIMEOUT_S) != 0:
             raise RuntimeError(f"the run ended with exit code {process.returncode}: {run.manifest().get('error')}")
@@ -297,8 +302,7 @@ def measure(folder: Path, plan: Plan, seed: int) -> tuple[dict[str, float], list
     if told.broken():
         raise RuntimeError("; ".join(told.broken()))
     figures = figures_of(soak, time.monotonic() - began)
-    figures |= {"images_inserted": len(told.inserted), "images_trained_on": len(told.seen), "buffers": told.num_epochs}
-    return figures, soak.looks
+    return figures | {"images_inserted": len(told.inserted), "images_trained_on": len(told.seen), "buffers": told.num_epochs}
 
 
 def main() -> None:
@@ -307,15 +311,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0, help="that the run would take without kills")
     parser.add_argument("--seed", type=int, default=0, help="of the kills")
     parser.add_argument("--keep", type=Path, help="folder for the run directory, for its report; otherwise it is removed")
-    parser.add_argument("--tell", type=Path, help="file for all looks, one JSON object a line")
+    parser.add_argument("--tell", type=Path, help="file to which every look is added, one JSON object a line")
     given = parser.parse_args()
     plan = Plan(12.0, 0.05, (0.5, 1.0), 0.5) if given.quick else Plan(60 * given.minutes, 0.25, (20.0, 60.0), 5.0)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch) if given.keep is None else given.keep
         folder.mkdir(parents=True, exist_ok=True)
-        figures, looks = measure(folder, plan, given.seed)
-    if given.tell is not None:
-        given.tell.write_text("".join(json.dumps(row) + "\n" for row in looks))
+        figures = measure(folder, plan, given.seed, given.tell)
     for name, value in figures.items():
         print(f"soak: {name} = {value:,.4g}")
     print(json.dumps(figures))

@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.2
 CLOSE_TIMEOUT_S = 20.0
 STUDENT_END_S = 30.0
+PLACED_BYTES = 1 << 20
 
 
 def run_ray(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_from: Path | None) -> None:
@@ -110,12 +111,16 @@ def _actors(context: RunContext) -> Iterator[dict[str, Any]]:
 
 
 def _place(config: ExperimentConfig, role: str) -> dict[str, Any]:
-    """On the driver's node unless the experiment says otherwise: Ray would choose any, also one that is soon given back."""
+    """On the driver's node unless the experiment says otherwise.
+
+    Ray puts an actor that asks for nothing on a node drawn at random, whatever its scheduling strategy, and that node may be
+    given back at any time. So these ask for a little memory.
+    """
     needed = config.runtime.placement.get(role)  # type: ignore[call-overload]
     if needed is not None:
         return {"resources": dict(needed), "scheduling_strategy": "DEFAULT"}
     here = ray.get_runtime_context().get_node_id()
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=True)}
+    return {"memory": PLACED_BYTES, "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=True)}
 
 
 def _close(actors: dict[str, Any]) -> None:
