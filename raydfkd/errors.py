@@ -6,6 +6,8 @@ exception is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+
 
 class RaydfkdError(Exception):
     """Base class of what a user can put right; ``exit_code`` is the process's."""
@@ -57,6 +59,17 @@ class RunFailedError(RaydfkdError):
 
 class WaitTimeoutError(RunFailedError):
     """Something waited for did not come within its time; the message names it."""
+
+
+class DiskFullError(RunFailedError):
+    """A run's results cannot be written any more: the disk is full, or a quota is used up."""
+
+    @classmethod
+    def of(cls, error: BaseException, where: str) -> DiskFullError | None:
+        """For an ``OSError`` that says so; None for every other error."""
+        if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return None
+        return cls(f"{where}: {error.strerror}; free some space, then go on with raydfkd run RUN --resume")
 
 
 class RunStoppedError(RaydfkdError):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from raydfkd.cli.progress_state import ProgressState, table_rows
@@ -17,6 +18,9 @@ from raydfkd.run_dir import RunDir
 PHASES = ("running", "starting", "pending", "draining")
 STALE_S = 60.0
 """A live run on Ray writes a record every few seconds."""
+BATCHES_LOOKED_AT = 5
+STRAGGLING = 3.0
+"""So many times as long as the others takes a generator that is worth a word."""
 
 
 class RunStatus:
@@ -45,9 +49,19 @@ class RunStatus:
             return None
         silent_s = self._clock() - self.run.metrics_path.stat().st_mtime
         if silent_s < STALE_S:
-            return None
+            return self._straggler()
         advice = f"if its process is gone, go on with raydfkd run {self.run.path} --resume"
         return f"nothing was recorded for {silent_s:.0f} s: {advice}"
+
+    def _straggler(self) -> str | None:
+        """The slowest generator, if it is far slower than the others of its source."""
+        paces = {g["name"]: (g["source"], g["batch_s"]) for g in self.generators() if g["state"] == "running" and g["batch_s"]}
+        for name, (source, batch_s) in sorted(paces.items(), key=lambda item: -item[1][1]):
+            others = [pace for other, (of, pace) in paces.items() if of == source and other != name]
+            if others and batch_s > STRAGGLING * median(others):
+                usual = f"where the others of {source} take {median(others):.3g} s"
+                return f"generator {name} takes {batch_s:.3g} s for a batch, {usual}"
+        return None
 
     def refresh(self) -> None:
         """Reads the manifest, and the records that were added."""
@@ -75,6 +89,7 @@ class RunStatus:
     def _forget(self) -> None:
         self._progress = ProgressState(total_steps=_total_steps(self._settings))
         self._delivered: Counter[str] = Counter()
+        self._batches: dict[str, deque[dict[str, Any]]] = defaultdict(lambda: deque(maxlen=BATCHES_LOOKED_AT))
         self._sources: dict[str, dict[str, Any]] = {}
         self._offset = 0
 
@@ -82,13 +97,15 @@ class RunStatus:
         self._progress.take(record)
         if record["kind"] == "synthesis":
             self._delivered[record["generator_id"]] += record["num_images"]
+            self._batches[record["generator_id"]].append(record)
         elif record["kind"] == "generators":
             self._sources[record["source"]] = record
         elif record["kind"] == "event" and str(record["message"]).startswith("resumed "):
             self._sources.clear()  # Its generators are other processes now, of which nothing was heard yet.
 
     def generators(self) -> list[dict[str, Any]]:
-        """One entry a generator: ``name``, ``source``, ``state``, ``pid``, ``restarts`` and ``images_made`` in all.
+        """One entry a generator: ``name``, ``source``, ``state``, ``pid``, ``restarts``, ``images_made`` in all, ``batch_s``
+        (what its last batches took it, waits aside) and ``silent_s`` (from its last batch to the newest record).
 
         ``state`` is running, starting, pending or draining, and ended of one that is not live now. A local run's generators,
         which have no process of their own, run as long as it does.
@@ -101,8 +118,16 @@ class RunStatus:
             entry = known.get(name, {"state": "ended" if source in self._sources else "running", "pid": None, "restarts": 0})
             if over:
                 entry = {**entry, "state": "ended", "pid": None}
-            found.append({**entry, "name": name, "source": source, "images_made": self._delivered[name]})
+            made = {"images_made": self._delivered[name], **self._pace(name)}
+            found.append({**entry, "name": name, "source": source, **made})
         return found
+
+    def _pace(self, name: str) -> dict[str, float | None]:
+        batches = self._batches.get(name)
+        if not batches:
+            return {"batch_s": None, "silent_s": None}
+        silent_s = max(0.0, (self._progress.time_s or 0.0) - batches[-1]["time_s"])
+        return {"batch_s": sum(record.get("seconds", 0.0) for record in batches) / len(batches), "silent_s": silent_s}
 
     def sources(self) -> dict[str, dict[str, int]]:
         """``target`` and the number of generators in each state, by source; empty of a run that is not live."""
@@ -185,9 +210,20 @@ class RunStatus:
         return rows
 
     def generator_rows(self) -> list[tuple[str, ...]]:
-        """Name, state, process id, images made and restarts of each, as text."""
+        """Name, state, process id, images made, seconds a batch and restarts of each, as text."""
+
+        def text(value: float | None, form: str) -> str:
+            return "–" if value is None else format(value, form)
+
         return [
-            (g["name"], g["state"], "–" if g["pid"] is None else str(g["pid"]), f"{g['images_made']:,}", str(g["restarts"]))
+            (
+                g["name"],
+                g["state"],
+                text(g["pid"], ""),
+                text(g["images_made"], ","),
+                text(g["batch_s"], ".3g"),
+                str(g["restarts"]),
+            )
             for g in self.generators()
         ]
 

@@ -34,14 +34,21 @@ STUDENTS = "students"
 
 @contextmanager
 def writing(run: RunDir, step: int) -> Iterator[Path]:
-    """The folder for the checkpoint of ``step``, which becomes the latest when the block ends well."""
+    """The folder for the checkpoint of ``step``, which becomes the latest when the block ends well.
+
+    One that could not be written whole is of no use, and takes room that a full disk does not have: it is removed.
+    """
     folder = folder_of(run, step)
-    for part in folder.glob("*"):
-        if part.name != STUDENTS:  # Those may have been handed in already, and each is written anew.
-            shutil.rmtree(part) if part.is_dir() else part.unlink()
-    (folder / "generators").mkdir(parents=True)
-    yield folder
-    run.commit_checkpoint(folder)
+    try:
+        for part in folder.glob("*"):
+            if part.name != STUDENTS:  # Those may have been handed in already, and each is written anew.
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
+        (folder / "generators").mkdir(parents=True)
+        yield folder
+        run.commit_checkpoint(folder)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def folder_of(run: RunDir, step: int) -> Path:
@@ -70,6 +77,7 @@ def save_generator(folder: Path, generator_id: str, state: dict[str, Any]) -> No
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
+    """Through memory: what torch raises when it cannot write to a file does not tell why."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     torch.save(state, content)

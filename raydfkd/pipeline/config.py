@@ -174,6 +174,16 @@ class RuntimeConfig(_Config):
     """MLflow tracking server (or local store) that gets the metrics too; null: none. Needs pip install 'raydfkd[mlflow]'."""
     num_cpus: float | None = Field(None, gt=0)
     """ray, local start only: CPUs that Ray may use; null: all."""
+    placement: dict[Literal["replay", "weights", "pool", "log"], dict[str, float]] = Field(default_factory=dict)
+    """ray: custom Ray resources that the run's own actors ask for, by role, so that each lies on a node that has them, e.g.
+    {replay: {buffer_node: 1}}. One that is not named here lies on the driver's node, which the run cannot outlive anyway."""
+
+    @model_validator(mode="after")
+    def _places(self) -> RuntimeConfig:
+        for role, resources in self.placement.items():
+            if not resources or any(amount <= 0 or kind in ("CPU", "GPU") for kind, amount in resources.items()):
+                raise ValueError(f"{role} is {resources}: give custom resources and amounts above 0, e.g. {{{role}_node: 1}}")
+        return self
 
 
 class ExperimentConfig(_Config):
@@ -215,10 +225,17 @@ class ExperimentConfig(_Config):
             )
         if self.runtime.runner == "local" and any(student.num_workers > 1 for student in self.students.values()):
             raise ValueError("runtime.runner local has one student worker: set students.*.num_workers=1 or runner=ray")
+        if self.runtime.runner == "local" and self.runtime.placement:
+            raise ValueError("runtime.runner local has no actors, so runtime.placement would do nothing: leave it out")
         scaled = [name for name, source in self.sources.items() if source.autoscale is not None]
         if scaled and self.schedule.mode == "lockstep":
             raise ValueError(
                 f"sources.{scaled[0]}.autoscale needs schedule.mode decoupled: in lockstep a seed fixes who makes what"
+            )
+        if self.student.min_workers is not None and self.schedule.mode == "lockstep":
+            raise ValueError(
+                f"students.{self.student_name}.min_workers needs schedule.mode decoupled: in lockstep a seed fixes the "
+                "student, and each number of workers gives another"
             )
         self._refuse_missing_images()
         sizes = {source.batch_size for source in self.sources.values()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from raydfkd.data.collected import CollectedImages
 from raydfkd.data.config import DatasetConfig
-from raydfkd.errors import CheckpointError, RaydfkdError, RunStoppedError
+from raydfkd.errors import CheckpointError, DiskFullError, RaydfkdError, RunStoppedError
 from raydfkd.pipeline import builder, checkpoints, collecting
 from raydfkd.pipeline.config import ExperimentConfig, generator_id
 from raydfkd.pipeline.exchange_state import build_exchange, load_exchange
@@ -64,6 +65,20 @@ def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Wat
         finally:
             recorder.close()
     except BaseException as error:
+        full = DiskFullError.of(error, f"run directory {run.path} cannot be written to")
+        _mark_end(run, full or error, resume)
+        if full is not None:
+            raise full from error
+        raise
+    shutil.rmtree(run.preparation, ignore_errors=True)  # of use to a resume alone
+    run.update_manifest(state="finished")
+    watcher.finish(result)
+    return result
+
+
+def _mark_end(run: RunDir, error: BaseException, resume: bool) -> None:
+    """How the run ended, in its manifest; what ended it matters more than that this could be written."""
+    with suppress(OSError):
         if isinstance(error, RunStoppedError):
             run.update_manifest(state="stopped")
         elif not resume and _is_refusal(error) and not any(run.metrics()):
@@ -71,11 +86,6 @@ def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Wat
         else:
             state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
             run.update_manifest(state=state, error=str(error) or type(error).__name__)
-        raise
-    shutil.rmtree(run.preparation, ignore_errors=True)  # of use to a resume alone
-    run.update_manifest(state="finished")
-    watcher.finish(result)
-    return result
 
 
 def _check(

@@ -50,6 +50,21 @@ def write_beginning(sweep: Sweep, folder: SweepDir) -> None:
     )
 
 
+def begin_session(folder: SweepDir) -> float:
+    """Notes that the sweep begins or goes on now, and returns that Unix time.
+
+    Of an earlier session that was killed, and so could not say how long it was, the time up to its last record is counted.
+    """
+    manifest = folder.manifest()
+    elapsed_s, since = float(manifest.get("elapsed_s", 0.0)), manifest.get("session_began")
+    if since is not None:
+        written = (path.stat().st_mtime for path in folder.trials_path.glob("*/metrics.jsonl"))
+        elapsed_s += max(0.0, max(written, default=since) - since)
+    now = time.time()
+    folder.update_manifest(session_began=now, elapsed_s=elapsed_s)
+    return now
+
+
 def describe_objective(sweep: Sweep) -> dict[str, str]:
     """``label`` (what the figure is) and ``measured_on`` (which images, and whether they are labelled)."""
     objective = sweep.config.objective
@@ -102,7 +117,7 @@ def write_end(sweep: Sweep, folder: SweepDir, state: str, began: float) -> dict[
         "trials": [_row(trial) for trial in trials],
     }
     folder.write_result(result)
-    folder.update_manifest(state=state, elapsed_s=elapsed_s)
+    folder.update_manifest(state=state, elapsed_s=elapsed_s, session_began=None)
     return result
 
 

@@ -28,6 +28,8 @@ class Section:
     """A part of the page; every field that is not empty is shown, in this order."""
 
     lead: str = ""
+    wide: list[str] = field(default_factory=list)
+    """Plots as wide as the page."""
     plots: list[str] = field(default_factory=list)
     strips: list[Strip] = field(default_factory=list)
     gallery: list[Strip] = field(default_factory=list)

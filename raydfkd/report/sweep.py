@@ -11,7 +11,7 @@ from raydfkd.report.importance import GROUPS, LEAST_TRIALS, RANKS, Importance, i
 from raydfkd.report.outcome import format_duration
 from raydfkd.report.page_parts import Section, Table
 from raydfkd.report.pictures import figure_svg
-from raydfkd.report.sweep_words import figure_text, settings_text, value_text
+from raydfkd.report.sweep_words import figure_text, settings_text, short_names, value_text
 from raydfkd.sweep_dir import SweepDir, Trial, best_of
 
 MOST_PLOTTED_KEYS = 12
@@ -87,13 +87,15 @@ def _table_section(trials: list[Trial], best: Trial | None, mode: str, label: st
         )
         for trial in ordered
     ]
-    headers = ("trial", "state", label, "student steps", "time", *keys)
+    names = short_names(keys)
+    headers = ("trial", "state", label, "student steps", "time", *(names[key] for key in keys))
     lead = "Best first. A trial that ended early was measured after fewer steps; each folder under trials/ is a run of its own."
     return Section(lead=lead, tables=[Table(headers, rows)] if rows else [])
 
 
 def _settings_section(measured: list[Trial], label: str) -> Section:
-    plots = [figure_svg(sweep_figures.parallel_coordinates(measured, label), "parallel")]
+    wide = [figure_svg(sweep_figures.parallel_coordinates(measured, label), "parallel")]
+    plots: list[str] = []
     step, values = _at_common_step(measured)
     found: list[Importance] = importances([trial.settings for trial in measured], values)
     notes = []
@@ -108,7 +110,7 @@ def _settings_section(measured: list[Trial], label: str) -> Section:
         notes.append(f"Importance needs {LEAST_TRIALS} measured trials, there are {len(measured)}.")
     for number, key in enumerate(list(measured[0].settings)[:MOST_PLOTTED_KEYS]):
         plots.append(figure_svg(sweep_figures.objective_against(key, measured, label), f"key-{number}"))
-    return Section(plots=plots, notes=notes)
+    return Section(wide=wide, plots=plots, notes=notes)
 
 
 def _at_common_step(measured: list[Trial]) -> tuple[int | None, list[float]]:

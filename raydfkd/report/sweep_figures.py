@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MOST_LETTERS = 28
+"""Of a line along the height of a plot."""
 WIDE = 20.0
 """A setting whose largest value is so many times its smallest gets a logarithmic axis."""
 
@@ -70,7 +73,8 @@ def parallel_coordinates(trials: Sequence[Trial], label: str) -> Figure:
     for number, scale in enumerate(scales):
         axes.axvline(number, color=style.MUTED, linewidth=0.8)
         for at, text in scale.labels:
-            axes.text(number + 0.03, at, text, fontsize=8, va="center", color=style.INK)
+            side = "bottom" if at > 0.99 else "top" if at < 0.01 else "center"  # clear of the lines, where that is possible
+            axes.text(number + 0.03, at, text, fontsize=8, va=side, color=style.INK)
     axes.grid(visible=False)
     axes.set_xticks(range(len(scales)), [*(names[key] for key in keys), "objective"])
     axes.set_yticks([])
@@ -154,5 +158,5 @@ def _axes(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.set_title(title)
     axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+    axes.set_ylabel(textwrap.fill(y_label, MOST_LETTERS))
     return figure, axes

@@ -11,7 +11,7 @@ from typing import NoReturn
 from ray.exceptions import RayTaskError
 
 from raydfkd import errors
-from raydfkd.errors import RaydfkdError, RunFailedError
+from raydfkd.errors import DiskFullError, RaydfkdError, RunFailedError
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException, where: str) -> Failure:
         cause = original(error)
+        cause = DiskFullError.of(cause, f"{where} could not write") or cause
         # Ray's wrapper prints as the traceback of the other process.
         trace = _COLOURS.sub("", str(error) if isinstance(error, RayTaskError) else "".join(traceback.format_exception(error)))
         return cls(where, type(cause).__name__, str(cause), trace)

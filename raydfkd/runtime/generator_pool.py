@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from raydfkd.errors import RunFailedError, WaitTimeoutError
 from raydfkd.runtime.autoscaler import Autoscaler
@@ -31,6 +31,8 @@ from raydfkd.runtime.scaling import check_scale, scale_message
 
 WATCH_PERIOD_S = 0.5
 PATIENCE_S = 5.0
+NODE_DIED = "its node has died"
+"""In Ray's words for the death of an actor, which has no other sign of it."""
 
 
 class GeneratorPool:
@@ -231,33 +233,33 @@ class GeneratorPool:
             self._finish_start(member, 0)
         except GetTimeoutError:
             return
-        except RayActorError:
-            self._replace(member)
+        except RayActorError as error:
+            self._replace(member, error)
             return
         except RayTaskError as error:
             if not member.added:
                 raise
             self._give_up(member, Failure.of(error, f"generator {member.name}"))
             return
-        if member.replaced:
+        if member.replaced is not None:
             state_age_s = time.monotonic() - member.state_taken_at
             age = "its beginning" if member.state is None else f"its state of {state_age_s:.0f} s ago"
-            message = f"generator {member.name} died and was restarted from {age}; its delivered images stay"
+            message = f"generator {member.name} {member.replaced} and was restarted from {age}; its delivered images stay"
             self._news.event(message, restart=True)
-            member.replaced = False
+            member.replaced = None
 
     def _see_to_life(self, member: Member, attached: list[str] | None) -> None:
         try:
             ray.get(member.actor.alive.remote(), timeout=PATIENCE_S)
-        except GetTimeoutError:
-            return
-        except RayActorError:
-            self._replace(member)
+        except (GetTimeoutError, ActorUnavailableError):
+            return  # A connection that breaks is no death: Ray says within seconds which it was.
+        except RayActorError as error:
+            self._replace(member, error)
             return
         if attached is not None and member.name not in attached:
             self._attach(member)  # A replay actor that came back knows no streams.
 
-    def _replace(self, member: Member) -> None:
+    def _replace(self, member: Member, death: RayActorError) -> None:
         member.restarts += 1
         limit = self._config.runtime.max_restarts
         if member.restarts > limit:
@@ -265,7 +267,7 @@ class GeneratorPool:
                 f"generator {member.name} died {member.restarts} times, which is more than runtime.max_restarts {limit}"
             )
         self._create(member)
-        member.replaced = True
+        member.replaced = "died with its node" if NODE_DIED in str(death) else "died"
 
     def _give_up(self, member: Member, failure: Failure) -> None:
         """One more than the run began with is no reason to end the run."""

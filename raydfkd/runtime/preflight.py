@@ -26,9 +26,10 @@ def demands(config: ExperimentConfig) -> list[tuple[str, dict[str, float]]]:
     workers = [
         (f"{config.label_of(name)} worker {rank}", requested(student.resources))
         for name, student in config.students.items()
-        for rank in range(student.num_workers)
+        for rank in range(student.num_workers if student.min_workers is None else student.min_workers)
     ]
-    return generators + workers
+    placed = [(f"the {role} actor", dict(needed)) for role, needed in config.runtime.placement.items()]
+    return generators + workers + placed
 
 
 def amounts(resources: dict[str, float]) -> str:
@@ -96,6 +97,8 @@ def _sentence(
         )
     else:
         why = f"no node has {amounts(need)} left for it, although the cluster's total would do"
+    if name.startswith("the "):
+        return f"{name} cannot be placed: {why}; change runtime.placement, or add nodes"
     return f"{name} cannot be placed: {why}; {_remedy(short or list(need))}"
 
 

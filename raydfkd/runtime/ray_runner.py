@@ -22,6 +22,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.train import WorkerGroupError
 from ray.util.placement_group import get_current_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydfkd.errors import RunDirError, RunFailedError, RunStoppedError
 from raydfkd.pipeline.config import ExperimentConfig
@@ -31,7 +32,7 @@ from raydfkd.runtime.failures import Failure, original
 from raydfkd.runtime.generator_pool_actor import GeneratorPoolActor
 from raydfkd.runtime.log_actor import LogActor
 from raydfkd.runtime.log_follower import LogFollower
-from raydfkd.runtime.preflight import preflight
+from raydfkd.runtime.preflight import amounts, preflight, requested
 from raydfkd.runtime.replay_actor import SNAPSHOT, ReplayActor
 from raydfkd.runtime.run_context import RunContext
 from raydfkd.runtime.session import session, whereabouts
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.2
 CLOSE_TIMEOUT_S = 20.0
 STUDENT_END_S = 30.0
+PLACED_BYTES = 1 << 20
 
 
 def run_ray(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_from: Path | None) -> None:
@@ -104,10 +106,24 @@ def _actors(context: RunContext) -> Iterator[dict[str, Any]]:
     actors: dict[str, Any] = {}
     try:
         for role, actor in classes.items():
-            actors[role] = actor.options(name=context.name_of(role), max_restarts=restarts).remote(context)
+            options = {"name": context.name_of(role), "max_restarts": restarts, **_place(context.config, role)}
+            actors[role] = actor.options(**options).remote(context)
         yield actors
     finally:
         _close(actors)
+
+
+def _place(config: ExperimentConfig, role: str) -> dict[str, Any]:
+    """On the driver's node unless the experiment says otherwise.
+
+    Ray puts an actor that asks for nothing on a node drawn at random, whatever its scheduling strategy, and that node may be
+    given back at any time. So these ask for a little memory.
+    """
+    needed = config.runtime.placement.get(role)  # type: ignore[call-overload]
+    if needed is not None:
+        return {"resources": dict(needed), "scheduling_strategy": "DEFAULT"}
+    here = ray.get_runtime_context().get_node_id()
+    return {"memory": PLACED_BYTES, "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=True)}
 
 
 def _close(actors: dict[str, Any]) -> None:
@@ -202,6 +218,12 @@ def _of_the_group(error: BaseException, context: RunContext, student: str) -> Fa
         restarts = context.config.runtime.max_restarts
         causes = "; ".join(f"worker {rank}: {_first_line(original(cause))}" for rank, cause in error.worker_failures.items())
         sentence = f"{who} died, more often than runtime.max_restarts {restarts} allows ({causes})"
+    elif "startup timed out" in str(error):  # The class of the controller's failure is Ray's own.
+        waited_s, settings = context.config.runtime.wait_timeout_s, context.config.students[student]
+        sentence = (
+            f"{who} found no place within {waited_s:g} s: {settings.num_workers} are wanted, and each needs "
+            f"{amounts(requested(settings.resources))} on a node; add nodes, then resume"
+        )
     else:
         sentence = f"{who} could not be started ({_first_line(error)})"
     return Failure.of(RunFailedError(sentence), who)

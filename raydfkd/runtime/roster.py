@@ -30,7 +30,7 @@ class Member:
         state: its synthesizer's, as last taken.
         num_batches: made by this actor until then.
         draining_since: when it was told to end.
-        replaced: the actor follows one that died.
+        replaced: how the one died that the actor follows, until it runs; None otherwise.
     """
 
     source: str
@@ -48,7 +48,7 @@ class Member:
     state_taken_at: float = 0.0
     restarts: int = 0
     told_pending: bool = False
-    replaced: bool = False
+    replaced: str | None = None
     started_at: float = 0.0
     draining_since: float | None = None
 
@@ -69,8 +69,8 @@ class Member:
 
     def forget_actor(self) -> None:
         """Its process has ended; its state stays."""
-        self.actor = self.placed = self.building = self.pid = self.draining_since = None
-        self.told_pending = self.replaced = False
+        self.actor = self.placed = self.building = self.pid = self.draining_since = self.replaced = None
+        self.told_pending = False
         self.num_batches = 0
 
 

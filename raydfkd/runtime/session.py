@@ -42,6 +42,14 @@ ALLOCATOR = {
 which costs a student step on a CPU about a tenth. Other C libraries ignore the names."""
 
 
+PATIENT = {"RAY_raylet_start_wait_time_s": "180"}
+"""Ray gives a local cluster 30 s to start, which is too little on a machine that has much else to do."""
+
+
+NO_CHATTER = ("RAY_BACKEND_LOG_LEVEL", "error")
+"""Where a cluster refuses this process, Ray's own library says so on stderr for half a minute before it gives up."""
+
+
 @contextmanager
 def session(config: ExperimentConfig, dashboard: bool = False) -> Iterator[bool]:
     """Ray for the length of a run: the one this process has joined already, the cluster of ``runtime.address``, or a local one.
@@ -65,8 +73,10 @@ def session(config: ExperimentConfig, dashboard: bool = False) -> Iterator[bool]
     if address is None:
         # A local cluster serves this process alone, so it needs no token.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        for name, value in ALLOCATOR.items():
+        for name, value in {**ALLOCATOR, **PATIENT}.items():
             os.environ.setdefault(name, value)
+    else:
+        os.environ.setdefault(*NO_CHATTER)
     try:
         ray.init(
             address="local" if address is None else address,
@@ -76,10 +86,10 @@ def session(config: ExperimentConfig, dashboard: bool = False) -> Iterator[bool]
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except ConnectionError as error:
-        raise ResourceError(
-            f"no Ray cluster answers at {address!r}: check runtime.address, or leave it out for a local Ray"
-        ) from error
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        if address is None:
+            raise  # It was to be started here, which has nothing to do with who may join it.
+        raise _shut_out(address, error, "check runtime.address, or leave it out for a local Ray") from error
     try:
         yield True
     finally:
@@ -135,19 +145,25 @@ def joined(known: dict[str, Any], address: str | None = None) -> Iterator[None]:
     if known.get("auth_mode"):
         os.environ.setdefault("RAY_AUTH_MODE", known["auth_mode"])
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault(*NO_CHATTER)
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         ray.init(where, namespace=known.get("namespace", NAMESPACE), log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ResourceError(
-            f"the Ray cluster at {where!r} does not let this shell in ({reason}): join it from a machine of the cluster, or "
-            "give --address ray://HOST:10001; a cluster with tokens wants RAY_AUTH_MODE=token and its token here"
-        ) from error
+        raise _shut_out(where, error, "join it from a machine of the cluster, or give --address ray://HOST:10001") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _shut_out(address: str, error: Exception, advice: str) -> ResourceError:
+    """Somebody listens there. Ray does not tell a wrong token from a server that is none of its own."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ResourceError(
+        f"the Ray cluster at {address!r} does not let this shell in ({reason}): {advice}; a cluster with tokens wants "
+        "RAY_AUTH_MODE=token and its token in RAY_AUTH_TOKEN"
+    )
 
 
 def _keep_raylet_off_the_terminal() -> None:

@@ -1,8 +1,9 @@
 """Sweeps: trials of one experiment through Ray Tune, as many at once as the cluster holds.
 
 Who waits for whom: Tune's loop, in the driver, waits for its trials' measurements; a trial waits for Tune's word after each;
-what a trial's own run waits for is bounded by its ``runtime.wait_timeout_s``. Tune's state lies in the sweep directory, but a
-trial's own progress is its run directory: Tune may know less after a kill, and a trial that had finished just says so again.
+what a trial's own run waits for is bounded by its ``runtime.wait_timeout_s``, and so is the wait of all trials for a place.
+Tune's state lies in the sweep directory, but a trial's own progress is its run directory: Tune may know less after a kill, and
+a trial that had finished just says so again.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ import ray
 import torch
 from ray import tune
 
-from raydfkd.errors import ResourceError, RunFailedError
+from raydfkd.errors import ResourceError, RunFailedError, WaitTimeoutError
 from raydfkd.pipeline import builder
 from raydfkd.pipeline.config import ExperimentConfig
 from raydfkd.pipeline.held_out import make_held_out
 from raydfkd.pipeline.sweep_config import ASHAConfig, PBTConfig, Sweep, probed_points
-from raydfkd.pipeline.sweep_outcome import SweepWatcher, write_end
+from raydfkd.pipeline.sweep_outcome import SweepWatcher, begin_session, write_end
 from raydfkd.pipeline.sweep_space import explore
 from raydfkd.pipeline.sweep_trial import OBJECTIVE, STEPS, TrialPlan
 from raydfkd.replay.arrow import to_parquet
 from raydfkd.run_dir import RunDir, write_atomically
 from raydfkd.runtime.failures import original
-from raydfkd.runtime.preflight import refusal_of
+from raydfkd.runtime.preflight import amounts, refusal_of
 from raydfkd.runtime.session import assigned_device, session
 from raydfkd.runtime.sweep_concurrency import Demands, most_at_once, trial_bundles, trial_demands
 from raydfkd.runtime.sweep_search import optuna_searcher
@@ -41,6 +42,9 @@ from raydfkd.runtime.sweep_trainable import SETTINGS, WATCHERS, SweepCallback, T
 from raydfkd.sweep_dir import SweepDir
 
 POLL_S = 5.0
+HOLD_OUT_TIMEOUT_S = 4 * 3600.0
+"""For held-out images to be made, which no longer wait for anybody: a warm-up of a slow method takes its time."""
+FETCH_TIMEOUT_S = 60.0
 
 QUIET_TUNE = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -58,7 +62,7 @@ def run_sweep(sweep: Sweep, folder: SweepDir, *, resume: bool, watcher: SweepWat
         RaydfkdError: the held-out images cannot be made.
         KeyboardInterrupt: it was stopped; what there is so far is written.
     """
-    began = time.time()
+    began = begin_session(folder)
     plan = TrialPlan(sweep, folder.path.absolute())
     runtime = sweep.base.runtime.model_copy(
         update={"address": sweep.config.runtime.address, "num_cpus": sweep.config.runtime.num_cpus}
@@ -145,26 +149,49 @@ def _hold_out(sweep: Sweep, folder: SweepDir) -> None:
     resources = [need for _, need in trial_demands(config)]
     largest = max(resources, key=lambda one: (one.get("GPU", 0.0), one.get("CPU", 0.0)))
     need = dict(largest)
-    task = ray.remote(_made_in_parquet).options(
-        num_cpus=need.pop("CPU", 1), num_gpus=need.pop("GPU", 0), resources=need, max_retries=1
-    )
-    made = task.remote(config, getattr(objective, "num_images", 0), sweep.config.search.seed)
+    actor: Any = ray.remote(_HeldOutMaker)
+    again = {"max_restarts": 1, "max_task_retries": 1}
+    maker = actor.options(num_cpus=need.pop("CPU", 1), num_gpus=need.pop("GPU", 0), resources=need, **again).remote()
     try:
-        while not ray.wait([made], timeout=POLL_S)[0]:
-            pass
-        content: bytes = ray.get(made, timeout=POLL_S)
+        place = f"a place for the process that makes the held-out images: it needs {amounts(largest)}"
+        _wait(maker.ready.remote(), config.runtime.wait_timeout_s, place)
+        made = maker.make.remote(config, getattr(objective, "num_images", 0), sweep.config.search.seed)
+        content: bytes = _wait(
+            made, HOLD_OUT_TIMEOUT_S, "the held-out images: set objective.num_images or warmup_batches lower"
+        )
     except ray.exceptions.RayTaskError as error:
         raise original(error) from None
     except ray.exceptions.RayError as error:
         died = f"the process that makes the held-out images died ({type(error).__name__})"
         raise RunFailedError(f"{died}: see Ray's logs") from error
+    finally:
+        ray.kill(maker)
     write_atomically(folder.held_out_path, content)
 
 
-def _made_in_parquet(config: ExperimentConfig, num_images: int, seed: int) -> bytes:
-    resources = config.student.resources
-    torch.set_num_threads(builder.threads_of(resources.num_cpus, resources.num_threads))
-    return to_parquet(make_held_out(config, num_images, seed, builder.choose_device(config, assigned_device())))
+def _wait(answer: Any, timeout_s: float, what: str) -> Any:
+    """An answer that may take minutes; in pieces, so that Ctrl-C is heard meanwhile.
+
+    Raises:
+        WaitTimeoutError: it did not come in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not ray.wait([answer], timeout=min(POLL_S, timeout_s))[0]:
+        if time.monotonic() > deadline:
+            raise WaitTimeoutError(f"waited {timeout_s:.0f} s for {what}")
+    return ray.get(answer, timeout=FETCH_TIMEOUT_S)
+
+
+class _HeldOutMaker:
+    """A process that makes the held-out images where a trial would run."""
+
+    def ready(self) -> None:
+        """Answers once the process has a place."""
+
+    def make(self, config: ExperimentConfig, num_images: int, seed: int) -> bytes:
+        resources = config.student.resources
+        torch.set_num_threads(builder.threads_of(resources.num_cpus, resources.num_threads))
+        return to_parquet(make_held_out(config, num_images, seed, builder.choose_device(config, assigned_device())))
 
 
 def _tuner(plan: TrialPlan, concurrent: int, resume: bool) -> tune.Tuner:
@@ -197,7 +224,7 @@ def _tuner(plan: TrialPlan, concurrent: int, resume: bool) -> tune.Tuner:
             failure_config=tune.FailureConfig(max_failures=0),
             # Tune's own copies serve population-based training alone: a trial's run directory has its checkpoints.
             checkpoint_config=tune.CheckpointConfig(num_to_keep=4, checkpoint_at_end=False),
-            callbacks=[SweepCallback(plan.path)],
+            callbacks=[SweepCallback(plan.path, plan.sweep.base.runtime.wait_timeout_s)],
             verbose=0,
         ),
     )

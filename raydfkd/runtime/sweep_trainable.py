@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
+from raydfkd.errors import WaitTimeoutError
 from raydfkd.pipeline.sweep_outcome import SweepWatcher
 from raydfkd.pipeline.sweep_trial import DONE, OBJECTIVE, STEPS, TrialPlan, TrialRun
 from raydfkd.run_dir import RunDir
@@ -46,10 +48,44 @@ class TrialTrainable(tune.Trainable):
 
 
 class SweepCallback(tune.Callback):
-    """Tells the sweep's watcher, and writes down what a trial that died could not."""
+    """Tells the sweep's watcher, writes down what a trial that died could not, and ends a sweep that stands still.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Args:
+        path: the sweep directory.
+        patience_s: how long no trial may run before the sweep ends, because none finds a place.
+    """
+
+    def __init__(self, path: Path, patience_s: float) -> None:
+        self._path, self._patience_s = path, patience_s
+        self._idle_since: float | None = None
+        self._told: set[str] = set()
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Tells of the trials that had ended before the sweep was resumed."""
+        for trial in trials:
+            if str(trial.status) == "TERMINATED" and trial.trial_id not in self._told and trial.last_result:
+                result, settings = trial.last_result, dict(trial.config[SETTINGS])
+                self._tell(trial, settings=settings, step=int(result[STEPS]), objective=float(result[OBJECTIVE]))
+                self.on_trial_complete(iteration, trials, trial)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Looks, at each turn of Tune's loop, whether trials wait and none runs.
+
+        Raises:
+            WaitTimeoutError: for too long by now.
+        """
+        states = {str(trial.status) for trial in trials}
+        if "RUNNING" in states or "PENDING" not in states:
+            self._idle_since = None
+            return
+        now = time.monotonic()
+        if self._idle_since is None or self._idle_since > now:  # The latter of a callback that was kept and restored.
+            self._idle_since = now
+        if now - self._idle_since > self._patience_s:
+            raise WaitTimeoutError(
+                f"waited {self._patience_s:.0f} s for a trial to find a place: the cluster has lost nodes or others hold them; "
+                "go on with --resume once there is room"
+            )
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._tell(trial, state="running", settings=dict(trial.config[SETTINGS]))
@@ -58,6 +94,7 @@ class SweepCallback(tune.Callback):
         self._tell(trial, step=int(result[STEPS]), objective=float(result[OBJECTIVE]))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._told.add(trial.trial_id)
         self._tell(trial, state="finished" if trial.last_result.get(DONE) else "stopped")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

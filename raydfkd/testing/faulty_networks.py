@@ -95,3 +95,16 @@ class _SlowTeacher(SmallCNN):
 
 def slow_teacher(num_classes: int, image_shape: tuple[int, int, int]) -> SmallCNN:
     return _SlowTeacher(8, num_classes, image_shape[0])
+
+
+class _SlowStudent(SmallCNN):
+    """Sleeps in each training step, as long as the environment variable says."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            time.sleep(float(os.environ[SLEEP_S]))
+        return super().forward(images)
+
+
+def slow_student(num_classes: int, image_shape: tuple[int, int, int]) -> SmallCNN:
+    return _SlowStudent(4, num_classes, image_shape[0])

@@ -148,7 +148,7 @@ def test_the_table_says_how_many_run_and_which_wait(run: RunDir) -> None:
     assert rows["generators of inversion"] == "1 of 4 run, 1 starting, 2 pending"
     assert rows["last event"].startswith("generator inversion-0 died")
     assert "note" not in rows
-    assert status.generator_rows()[0] == ("inversion-0", "running", "12", "32", "1")
+    assert status.generator_rows()[0] == ("inversion-0", "running", "12", "32", "0.5", "1")
 
 
 def test_a_failed_run_says_why(run: RunDir) -> None:
@@ -166,3 +166,26 @@ def test_a_run_that_has_only_begun_has_a_table_too(tmp_path: Path) -> None:
     told = status.as_json()
     assert (told["step"], told["total_steps"], told["buffer_fill"], told["generators"]) == (0, None, None, [])
     assert dict(status.rows())["images"] == "0 made, 0 eaten"
+
+
+def test_a_straggler_is_named(run: RunDir) -> None:
+    def batch(name: str, time_s: float, seconds: float) -> str:
+        return record("synthesis", time_s, 40, generator_id=name, num_images=32, seconds=seconds)
+
+    names = ["inversion-0", "inversion-1", "inversion-2"]
+    live = {"target": 3, "running": 3, "starting": 0, "pending": 0, "draining": 0}
+    listing = [{"name": name, "state": "running", "pid": 1, "restarts": 0} for name in names]
+    with run.metrics_path.open("a") as file:
+        file.write(record("generators", 22.0, 40, source="inversion", **live, generators=listing))
+        for time_s in range(23, 29):
+            file.writelines([batch(names[0], time_s, 0.5), batch(names[1], time_s, 0.6)])
+        file.write(batch(names[2], 30.0, 4.5))
+    status = RunStatus(run)
+    status.refresh()
+    told = {g["name"]: (g["batch_s"], g["silent_s"]) for g in status.as_json()["generators"]}
+    assert told["inversion-0"] == (0.5, 2.0)
+    assert told["inversion-2"] == ((0.5 + 4.5) / 2, 0.0)
+    assert (
+        status.as_json()["note"] == "generator inversion-2 takes 2.5 s for a batch, where the others of inversion take 0.55 s"
+    )
+    assert ("note", status.as_json()["note"]) in status.rows()

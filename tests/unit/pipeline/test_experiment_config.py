@@ -42,6 +42,13 @@ def refusal(*overrides: str) -> str:
 
 
 DECOUPLED = "schedule.mode=decoupled"
+PLACED = "runtime.placement={replay: {buffer_node: 1}}"
+ELASTIC = (
+    DECOUPLED,
+    "students.small.min_workers=1",
+    "students.small.num_workers=2",
+    "students.small.resources.custom={student_node: 1}",
+)
 RATIO = (DECOUPLED, "schedule.samples_per_insert=3", "schedule.error_buffer=200")
 
 
@@ -67,6 +74,18 @@ RATIO = (DECOUPLED, "schedule.samples_per_insert=3", "schedule.error_buffer=200"
         (["replay.synthetic.capacity=15"], "replay.synthetic.capacity 15 holds less than one synthesized batch of 16"),
         (["runtime.runner=local", DECOUPLED], "runtime.runner local runs in one process and so in lockstep"),
         (["runtime.runner=local", "students.small.num_workers=2"], "runtime.runner local has one student worker"),
+        (["runtime.runner=local", PLACED], "runtime.runner local has no actors, so runtime.placement would do nothing"),
+        (
+            ["runtime.placement={replay: {CPU: 1}}"],
+            "runtime: replay is {'CPU': 1.0}: give custom resources and amounts above 0",
+        ),
+        (["runtime.placement={log: {}}"], "runtime: log is {}: give custom resources and amounts above 0"),
+        ([*ELASTIC, "schedule.mode=lockstep"], "students.small.min_workers needs schedule.mode decoupled"),
+        ([*ELASTIC, "students.small.num_workers=1"], "students.small: min_workers 1 must be below num_workers 1"),
+        ([*ELASTIC, "students.small.resources.custom={}"], "students.small: min_workers needs whole resources.custom"),
+        ([*ELASTIC, "students.small.resources.custom={node: 0.5}"], "students.small: min_workers needs whole resources.custom"),
+        ([*ELASTIC, "students.small.num_workers=4"], "students.small: batch_size 8 is not divisible by 3 workers x"),
+        (["students.small.resize_period_s=5"], "students.small: resize_period_s does nothing without min_workers"),
         (["students.small.num_workers=3"], "students.small: batch_size 8 is not divisible by num_workers x"),
         (["schedule.samples_per_insert=2"], "schedule: lockstep does not use samples_per_insert: leave them out or choose"),
         (

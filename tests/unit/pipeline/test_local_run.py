@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from safetensors.torch import load_file
 from tiny_run import At, experiment
 
 from raydfkd.api import Result, distill
-from raydfkd.errors import ConfigError, DataError, RaydfkdError, RunDirError
+from raydfkd.errors import ConfigError, DataError, DiskFullError, RaydfkdError, RunDirError
 from raydfkd.pipeline.config import load_experiment
 from raydfkd.pipeline.recorder import Watcher
 from raydfkd.run_dir import RunDir
@@ -227,6 +229,35 @@ def test_a_broken_run_can_be_resumed_and_is_then_whole(run: Run, unbroken: RunDi
     assert student(resumed) == student(unbroken)
     assert resumed.manifest()["state"] == "finished"
     assert not resumed.manifest().get("error"), "an error that was overcome is not the run's"
+
+
+def test_a_full_disk_is_told_in_one_sentence_and_a_resume_goes_on(
+    run: Run, unbroken: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fills up after the first checkpoint: the second one cannot be written, nor the manifest that it failed."""
+    sync, full = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    monkeypatch.setattr("raydfkd.run_dir.os.fsync", fsync)
+    watcher = At(lambda r: r["kind"] == "distillation" and r["step"] == 8, lambda: full.append(True))
+    with pytest.raises(DiskFullError) as told:
+        run(tmp_path / "run", "schedule.rounds=3", watcher=watcher)
+    assert str(told.value) == (
+        f"run directory {tmp_path / 'run'} cannot be written to: No space left on device; free some space, then go on with "
+        "raydfkd run RUN --resume"
+    )
+    assert told.value.exit_code == 1
+    left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").rglob("*") if path.is_dir())
+    assert left == ["generators", "replay", "shards", "step-00000004"], "what could not be written whole takes no room"
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+    full.clear()
+    resumed = RunDir(run(tmp_path / "run", "schedule.rounds=3", resume=True).run_dir)
+    assert student(resumed) == student(unbroken)
+    assert timeless(resumed) == timeless(unbroken)
 
 
 def test_a_run_that_breaks_while_it_is_finished_goes_on_from_its_end(

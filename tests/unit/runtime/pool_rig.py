@@ -63,11 +63,12 @@ class FakeActor:
 
 
 class FakeGenerator(FakeActor):
-    """``busy``: a batch is in hand. ``refusal``: what its networks' building raises."""
+    """``busy``: a batch is in hand. ``refusal``: what its networks' building raises. ``death``: why it died."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.cluster, self.name = cluster, name
         self.drained = self.dead = self.busy = False
+        self.death: Exception = ActorDiedError()
         self.refusal = cluster.refusal
         self.began_with: bytes | None = None
         self.made = 0
@@ -75,7 +76,7 @@ class FakeGenerator(FakeActor):
     def _answer(self, answer: Any) -> Callable[[], Any]:
         def now() -> Any:
             if self.dead:
-                return ActorDiedError()
+                return self.death
             return answer if self in self.cluster.placed else LATER
 
         return now

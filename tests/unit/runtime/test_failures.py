@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 
 import pytest
 from ray.exceptions import RayTaskError
 
-from raydfkd.errors import CheckpointError, RunFailedError
+from raydfkd.errors import CheckpointError, DiskFullError, RunFailedError
 from raydfkd.runtime.failures import Failure, original
 
 
@@ -50,3 +51,12 @@ def test_wrappers_within_wrappers_are_taken_off() -> None:
     inner = ValueError("inner")
     assert original(wrapped(wrapped(inner))) is inner
     assert original(inner) is inner
+
+
+def test_a_full_disk_is_told_as_such_and_not_as_a_bug(caplog: pytest.LogCaptureFixture) -> None:
+    failure = Failure.of(wrapped(OSError(errno.ENOSPC, "No space left on device", "/run/x")), "student worker 0")
+    with caplog.at_level(logging.ERROR), pytest.raises(DiskFullError) as told:
+        failure.raise_again()
+    assert str(told.value).startswith("student worker 0 could not write: No space left on device; free some space, then go on")
+    assert caplog.text == ""
+    assert "PermissionError" in Failure.of(wrapped(PermissionError(errno.EACCES, "Permission denied")), "x").sentence

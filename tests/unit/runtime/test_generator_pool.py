@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from pool_rig import Cluster, experiment, fake_cluster, pool_of, tend
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from raydfkd.errors import ConfigError, RunFailedError
 from raydfkd.runtime import generator_pool
@@ -140,6 +140,25 @@ def test_one_that_dies_at_work_is_replaced_from_its_last_state(cluster: Cluster,
     [event] = [record for record in cluster.records if record["kind"] == "event"]
     assert event["restart"]
     assert event["message"].startswith("generator inversion-0 died and was restarted from its state of 0 s ago")
+
+
+def test_a_death_with_the_node_is_told_apart(cluster: Cluster, tmp_path: Path) -> None:
+    pool = pool_of(cluster, tmp_path, experiment(1))
+    lost = cluster.newest("inversion-0")
+    lost.dead, lost.death = True, RayActorError(error_msg="The actor died because its node has died. Node Id: 3f")
+    tend(pool)
+    assert cluster.events()[-1].startswith("generator inversion-0 died with its node and was restarted from its beginning")
+
+
+def test_one_that_cannot_be_reached_for_a_moment_is_not_replaced(cluster: Cluster, tmp_path: Path) -> None:
+    pool = pool_of(cluster, tmp_path, experiment(1))
+    mute = cluster.newest("inversion-0")
+    mute.dead, mute.death = True, ActorUnavailableError("the connection broke", None)
+    tend(pool)
+    mute.dead = False
+    assert tend(pool) == {"inversion-0": "running"}
+    assert cluster.created == [mute]
+    assert cluster.killed == []
 
 
 def test_one_that_dies_too_often_ends_the_run(cluster: Cluster, tmp_path: Path) -> None:

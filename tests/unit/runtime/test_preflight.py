@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from replay_rig import config
 
-from raydfkd.runtime.preflight import refusal_of
+from raydfkd.runtime.preflight import demands, refusal_of
 
 LAPTOP = {"CPU": 2.0, "memory": 1e9}
 GPU_NODE = {"CPU": 8.0, "GPU": 1.0}
@@ -61,3 +62,21 @@ def test_a_custom_resource_is_named_as_it_is_set() -> None:
 def test_above_one_gpu_must_be_whole() -> None:
     refusal = refusal_of(actors(1, CPU=1.0, GPU=1.5), [GPU_NODE, {"CPU": 8.0, "GPU": 4.0}])
     assert refusal == "generator inversion-0 asks for 1.5 GPUs: above one, an actor's num_gpus must be whole"
+
+
+def test_an_actor_of_the_run_that_is_sent_to_a_node_that_is_not_there() -> None:
+    demanded = demands(config(placement={"replay": {"buffer_node": 1}}))
+    assert demanded[-1] == ("the replay actor", {"buffer_node": 1.0})
+    refusal = refusal_of(demanded, [{"CPU": 8.0}])
+    assert refusal == (
+        "the replay actor cannot be placed: the run needs 1 buffer_node and the cluster has 0 buffer_node; "
+        "change runtime.placement, or add nodes"
+    )
+    assert refusal_of(demanded, [{"CPU": 8.0}, {"buffer_node": 1.0}]) is None
+
+
+def test_an_elastic_student_needs_room_for_its_fewest_workers() -> None:
+    fixed = config({"mode": "decoupled"})
+    few = fixed.student.model_copy(update={"min_workers": 1, "num_workers": 4})
+    elastic = fixed.model_copy(update={"students": {"small": few}})
+    assert [name for name, _ in demands(elastic)] == ["generator inversion-0", "student worker 0"]

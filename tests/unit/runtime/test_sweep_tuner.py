@@ -12,7 +12,7 @@ import torch
 import yaml
 from ray import cloudpickle, tune
 
-from raydfkd.errors import ResourceError
+from raydfkd.errors import ResourceError, WaitTimeoutError
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.weights import save_weights
 from raydfkd.pipeline.held_out import make_held_out
@@ -21,6 +21,7 @@ from raydfkd.pipeline.sweep_outcome import SweepWatcher, write_beginning
 from raydfkd.pipeline.sweep_trial import DONE, OBJECTIVE, STEPS, TrialPlan
 from raydfkd.replay.arrow import to_parquet
 from raydfkd.runtime import sweep as runtime_sweep
+from raydfkd.runtime import sweep_trainable
 from raydfkd.runtime.sweep_search import optuna_searcher
 from raydfkd.runtime.sweep_trainable import SETTINGS, WATCHERS, SweepCallback, TrialTrainable, name_of
 from raydfkd.sweep_dir import SweepDir
@@ -90,7 +91,7 @@ def test_tune_is_given_what_can_be_pickled_for_a_resume(
         pytest.importorskip("optuna")
     plan = plan_of(tmp_path, teacher, **sections)
     assert isinstance(runtime_sweep._scheduler(plan.sweep), scheduler)
-    cloudpickle.loads(cloudpickle.dumps((runtime_sweep._scheduler(plan.sweep), SweepCallback(plan.path), plan)))
+    cloudpickle.loads(cloudpickle.dumps((runtime_sweep._scheduler(plan.sweep), SweepCallback(plan.path, 60), plan)))
     assert isinstance(runtime_sweep._tuner(plan, 2, resume=True), tune.Tuner)  # nothing to restore yet: a new one
     assert not ray.is_initialized()
 
@@ -127,6 +128,7 @@ class FakeTrial:
 
     def __init__(self, **result: Any) -> None:
         self.trial_id = "ab12c_00003"
+        self.status = "RUNNING"
         self.config = {SETTINGS: {LR: 0.1}}
         self.last_result = result
 
@@ -139,7 +141,7 @@ def test_callbacks_tell_the_watcher_and_write_down_a_death(tmp_path: Path, teach
         def update(self, trial: str, **values: Any) -> None:
             told.append({"trial": trial, **values})
 
-    callback = cloudpickle.loads(cloudpickle.dumps(SweepCallback(plan.path)))
+    callback = cloudpickle.loads(cloudpickle.dumps(SweepCallback(plan.path, 60)))
     WATCHERS[str(plan.path)] = Told()
     try:
         common: dict[str, Any] = {"iteration": 1, "trials": []}
@@ -192,3 +194,50 @@ def test_an_optuna_space_has_the_sweep_s_kinds(tmp_path: Path, teacher: Path) ->
 
 def test_names_of_trials() -> None:
     assert (name_of("ab12c_00003"), name_of("1f2e3d4c")) == ("00003", "1f2e3d4c")
+
+
+class Standing:
+    """A trial in one of Tune's states."""
+
+    def __init__(self, status: str) -> None:
+        self.status = status
+
+
+def test_a_sweep_of_which_no_trial_finds_a_place_ends_and_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(sweep_trainable.time, "monotonic", lambda: now[0])
+    callback = SweepCallback(tmp_path, 60)
+
+    def look(after_s: float, *states: str) -> None:
+        now[0] += after_s
+        callback.on_step_end(0, [Standing(state) for state in states])
+
+    look(0, "PENDING", "TERMINATED")
+    look(59, "PENDING", "TERMINATED")
+    look(10, "RUNNING", "PENDING")
+    look(500, "PENDING")
+    callback = cloudpickle.loads(cloudpickle.dumps(callback))
+    now[0] = 5.0  # another process, with a clock of its own
+    look(0, "PENDING")
+    look(59, "PENDING")
+    with pytest.raises(WaitTimeoutError, match=r"^waited 60 s for a trial to find a place: .* --resume once there is room$"):
+        look(2, "PENDING")
+
+
+def test_a_resumed_sweep_tells_once_of_the_trials_that_had_ended(tmp_path: Path) -> None:
+    told: list[tuple[str, dict[str, Any]]] = []
+
+    class Told(SweepWatcher):
+        def update(self, trial: str, **values: Any) -> None:
+            told.append((trial, values))
+
+    ended, waiting = FakeTrial(**{STEPS: 4, OBJECTIVE: 0.5, DONE: True}), FakeTrial()
+    ended.status, waiting.status = "TERMINATED", "PENDING"
+    callback = SweepCallback(tmp_path, 60)
+    WATCHERS[str(tmp_path)] = Told()
+    try:
+        for _ in range(2):
+            callback.on_step_begin(0, [ended, waiting])
+    finally:
+        WATCHERS.pop(str(tmp_path))
+    assert told == [("00003", {"settings": {LR: 0.1}, "step": 4, "objective": 0.5}), ("00003", {"state": "finished"})]
