@@ -24,7 +24,7 @@ _GREY_MODES = ("1", "L")
 _COLOUR_MODES = ("RGB", "P")
 _CONVERTIBLE_MODES = (*_GREY_MODES, *_COLOUR_MODES, "LA", "RGBA", "CMYK", "YCbCr")
 # What PIL's format readers raise on damaged bytes.
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)
+DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)
 _PART = 64
 
 
@@ -96,7 +96,7 @@ class Decoder:
                 try:
                     with opener(items[i]) as image:
                         images[i] = self._pixels(image, names, i)
-                except _DAMAGE as error:
+                except DAMAGE as error:
                     failures.append((i, f"{names(i)} ({error})"))
             return failures
 

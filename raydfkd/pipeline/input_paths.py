@@ -9,6 +9,7 @@ from typing import Any
 INPUT_PATHS = (
     "teacher.checkpoint", "teacher.model", "students.*.checkpoint", "evaluation.dataset.path", "evaluation.dataset.root",
     "collected.dataset.path", "collected.dataset.root", "collected.exclude", "held_out.path", "sources.*.images.path",
+    "sources.*.images.dataset.path", "sources.*.images.dataset.root",
 )  # fmt: skip
 """Settings of an experiment that name input files (a model only where it is a .pt2 file)."""
 

@@ -37,7 +37,7 @@ COUNTS = {
     "smoke": 4,
     "ssdkd": 3, "ssdkd/table1": 10, "ssdkd/table2": 10, "ssdkd/table4": 24,
     "hidfd": 4, "hidfd/table1": 28, "hidfd/table2": 30, "hidfd/table3": 8,
-    "surrogate/table1": 1, "surrogate/table4": 6, "surrogate/table5": 7,
+    "surrogate": 19, "surrogate/table1": 1, "surrogate/table4": 6, "surrogate/table5": 7,
     "sweeps": 6,
     "teachers": 21,
 }  # fmt: skip
@@ -73,9 +73,9 @@ TINY = {
         "sources.gan.discriminator_channels=1",
     ],
     "render": [
-        "schedule={mode: lockstep, warmup_batches: 1, rounds: 1, student_steps_per_round: 2}",
+        "schedule={mode: lockstep, warmup_batches: 2, rounds: 1, student_steps_per_round: 2, batches_per_round: 0}",
         "sources.render.batch_size=4",
-        "sources.render.images.images_per_family=4",
+        "sources.render.max_tries=1",
     ],
     None: ["schedule={mode: lockstep, warmup_batches: 0, rounds: 1, student_steps_per_round: 2, batches_per_round: 0}"],
 }
@@ -181,6 +181,9 @@ def test_the_shared_files_that_a_run_names_are_there(path: Path) -> None:
     config = load_experiment(path)
     assert config.evaluation is not None
     datasets = [config.evaluation.dataset] + ([] if config.collected is None else [config.collected.dataset])
+    datasets += [
+        source.images.dataset for source in config.sources.values() if hasattr(getattr(source, "images", None), "dataset")
+    ]
     named = [config.teacher.checkpoint, *(getattr(dataset, "path", None) for dataset in datasets)]
     shared = [Path(one) for one in named if one is not None and SHARED in Path(one).parents]
     assert shared or "smoke" in path.parts or not path.stem.startswith("cifar10_")
@@ -245,18 +248,32 @@ def test_the_first_steps_of_hidfd_s_recipes_with_their_own_networks_on_stand_in_
 def test_the_first_steps_of_the_surrogate_studys_recipes_on_stand_in_images(path: Path, tmp_path: Path) -> None:
     """With small networks: the study's own are HiDFD's, which are started above, or take minutes (ResNet-50)."""
     whole = load_experiment(path)
-    capacity = 8
-    stand_in = [
-        "collected.dataset={kind: digits, split: train, max_images: 40, convert: true}",
-        "teacher.model=small_cnn_8",
-        "students.small.model=small_cnn_8",
-        f"replay.pinned.capacity={capacity}",
-        f"collected.num_images={capacity}",
-    ]
-    config = load_experiment(path, [*without_checkpoint(whole), *SHORT, *TINY[None], *stand_in])
+    source = next(iter(whole.sources), None)
+    stand_in = [*STAND_IN_NETWORKS, *(of_collected() if source is None else of_rendered(whole.sources[source]))]
+    config = load_experiment(path, [*without_checkpoint(whole), *SHORT, *TINY[source], *stand_in])
     result = execute(config, RunDir.create(tmp_path / "run"), resume=False, watcher=None, run_ray=no_ray)
-    assert (result["student_steps"], result["images_synthesized"]) == (2, 0)
+    assert (result["student_steps"], result["images_synthesized"]) == (2, 8 if source else 0)
     assert config.student.augmentation == whole.student.augmentation
+
+
+STAND_IN_NETWORKS = ["teacher.model=small_cnn_8", "students.small.model=small_cnn_8"]
+
+
+def of_collected() -> list[str]:
+    """Overrides by which digits stand in for collected images."""
+    dataset = "{kind: digits, split: train, max_images: 40, convert: true}"
+    return [f"collected.dataset={dataset}", "replay.pinned.capacity=8", "collected.num_images=8"]
+
+
+def of_rendered(source: ProceduralConfig) -> list[str]:
+    """Overrides that render small: crops are those of digits, an attack has room in a batch of four."""
+    small = ["sources.render.boundary_attack={share: 1, num_steps: 2}"] if source.boundary_attack is not None else []
+    match source.images.kind:
+        case "crops":
+            small.append("sources.render.images.dataset={kind: digits, split: train, max_images: 4}")
+        case "shaders":
+            small.append("sources.render.images.images_per_family=4")
+    return small
 
 
 def no_ray(*arguments: object) -> None:

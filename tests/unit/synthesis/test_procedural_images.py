@@ -156,7 +156,7 @@ def test_crops_lie_where_they_were_drawn(tmp_path: Path) -> None:
     unit = torch.full((3, 12), 0.5)
     unit[:, 0] = torch.tensor([0.0, 0.3, 1.0])
     unit[1, 2] = 0.0  # the left half
-    places, footprint = source._places(unit, 200, 200)
+    places, footprint = source._places(unit, torch.full((3,), 200.0), torch.full((3,), 200.0))
     assert places[:, :, :, 0].mean((1, 2)).tolist() == pytest.approx([0, -0.5, 0], abs=1e-5)
     spans = places[:, 0, -1, 0] - places[:, 0, 0, 0]
     sides = [math.sqrt(share) / 2 for share in (1 / 500, 1 / 500 + 0.3 * (1 - 1 / 500), 1.0)]
