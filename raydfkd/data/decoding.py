@@ -87,7 +87,20 @@ class Decoder:
         Raises:
             DataError: an image has other channels than the task and ``convert`` is off.
         """
-        images = np.empty((len(items), *self.image_shape), dtype=np.uint8)
+        images, failed = self.decode_all(items, opener, names)
+        if not failed:
+            return images, np.arange(len(items))
+        self.num_skipped += len(failed)
+        self.first_skipped = self.first_skipped or failed[0][1]
+        kept = np.setdiff1d(np.arange(len(items)), [i for i, _ in failed])
+        return images[kept], kept
+
+    def decode_all(
+        self, items: Sequence[Any], opener: Callable[[Any], Image], names: Callable[[int], str]
+    ) -> tuple[np.ndarray, list[tuple[int, str]]]:
+        """As ``decode``, with a place for every item: uint8 [N,C,H,W], black where one could not be read, and for each such
+        its number and its name with the reason."""
+        images = np.zeros((len(items), *self.image_shape), dtype=np.uint8)
         parts = [range(start, min(start + _PART, len(items))) for start in range(0, len(items), _PART)]
 
         def decode_part(part: range) -> list[tuple[int, str]]:
@@ -100,13 +113,7 @@ class Decoder:
                     failures.append((i, f"{names(i)} ({error})"))
             return failures
 
-        failed = [failure for failures in self._pool.map(decode_part, parts) for failure in failures]
-        if not failed:
-            return images, np.arange(len(items))
-        self.num_skipped += len(failed)
-        self.first_skipped = self.first_skipped or failed[0][1]
-        kept = np.setdiff1d(np.arange(len(items)), [i for i, _ in failed])
-        return images[kept], kept
+        return images, [failure for failures in self._pool.map(decode_part, parts) for failure in failures]
 
     def _pixels(self, image: Image, names: Callable[[int], str], i: int) -> np.ndarray:
         channels, height, width = self.image_shape

@@ -8,14 +8,13 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 import ray._private.worker as ray_worker
 from ray.exceptions import RayError
 
 from raydfkd.errors import ResourceError
-from raydfkd.pipeline.config import ExperimentConfig
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +41,25 @@ ALLOCATOR = {
 which costs a student step on a CPU about a tenth. Other C libraries ignore the names."""
 
 
+class RaySettings(Protocol):
+    """``runtime`` of an experiment, or of a data set's build."""
+
+    @property
+    def address(self) -> str | None: ...
+
+    @property
+    def num_cpus(self) -> float | None: ...
+
+
+class RunsOnRay(Protocol):
+    """Settings that say which Ray to join or start."""
+
+    @property
+    def runtime(self) -> RaySettings: ...
+
+
 @contextmanager
-def session(config: ExperimentConfig, dashboard: bool = False) -> Iterator[bool]:
+def session(config: RunsOnRay, dashboard: bool = False) -> Iterator[bool]:
     """Ray for the length of a run: the one this process has joined already, the cluster of ``runtime.address``, or a local one.
 
     ``dashboard`` starts a local Ray's HTTP server too, which Ray Train needs to give back what a killed group held.
