@@ -28,8 +28,9 @@ from raydfkd.runtime.failures import Failure
 from raydfkd.runtime.preflight import refusal_of, requested
 from raydfkd.runtime.session import assigned_device, session
 
-READING_CPUS = 0.5
-"""Of a task that reads a part. Not what a teacher takes by default: Ray Data would fuse steps with equal demands into one."""
+READING_CPUS = (0.5, 0.4)
+"""Of a task that reads a part; the second where a teacher takes as much as the first: Ray Data would make one step of two with
+equal demands, and each teacher would read its own parts."""
 PARTS_AHEAD = 2
 """Parts that wait at each teacher, so that it never waits for them."""
 
@@ -50,9 +51,14 @@ def build_on_ray(build: DatasetBuild, folder: BuildFolder, tell: Tell) -> dict[s
 def _preflight(config: DatasetBuildConfig) -> None:
     nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     teachers = [(f"teacher {n}", requested(config.runtime.resources)) for n in range(config.runtime.num_teachers)]
-    refusal = refusal_of([*teachers, ("the reading of images", {"CPU": READING_CPUS})], nodes)
+    refusal = refusal_of([*teachers, ("the reading of images", {"CPU": _reading_cpus(config)})], nodes)
     if refusal is not None:
         raise ResourceError(refusal)
+
+
+def _reading_cpus(config: DatasetBuildConfig) -> float:
+    first, second = READING_CPUS
+    return second if config.runtime.resources.num_cpus == first else first
 
 
 def execute_on_ray(config: DatasetBuildConfig, work: Pass) -> Iterator[tuple[int, Columns]]:
@@ -63,7 +69,7 @@ def execute_on_ray(config: DatasetBuildConfig, work: Pass) -> Iterator[tuple[int
         stream = ray.data.from_items([vars(span) for span in work.parts], override_num_blocks=len(work.parts))
         if work.read is not None:
             stream = stream.map_batches(
-                _Reading(work), batch_size=None, batch_format="numpy", num_cpus=READING_CPUS, zero_copy_batch=True
+                _Reading(work), batch_size=None, batch_format="numpy", num_cpus=_reading_cpus(config), zero_copy_batch=True
             )
         if work.worker is not None:
             demand = requested(config.runtime.resources)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from build_rig import NUM_CLASSES, build, encoded, files_of, images_of, noise, save_teacher, settings, write_images
 from PIL import Image
 
+from raydfkd.cli.config_reference import settings_of
 from raydfkd.data.selection import select_balanced
 from raydfkd.errors import ConfigError, DataError, RunDirError
 from raydfkd.pipeline.builder import build_frozen_teacher
@@ -20,6 +22,7 @@ from raydfkd.pipeline.dataset_build import DatasetBuild, execute_here
 from raydfkd.pipeline.dataset_config import DatasetBuildConfig, load_dataset_build
 from raydfkd.pipeline.dataset_folder import BuildFolder
 from raydfkd.pipeline.dataset_parts import Columns, Pass, spans
+from raydfkd.pipeline.input_paths import DATASET_BUILD_PATHS
 
 NUM_IMAGES = 33
 
@@ -248,6 +251,12 @@ def test_paths_are_looked_for_beside_the_file_that_names_them(tmp_path: Path) ->
     assert config.dataset is not None
     assert config.dataset.path == str(tmp_path / "images.parquet")  # type: ignore[union-attr]
     assert (config.selection.num_images, config.num_rendered) == (7, 28)
+
+
+def test_no_setting_of_a_build_that_names_an_input_file_is_forgotten() -> None:
+    found = {re.sub(r"\[.*?\]", "", path) for path, *_ in settings_of(DatasetBuildConfig)}
+    files = {path for path in found if path.split(".")[-1] in ("path", "root", "checkpoint")}
+    assert files | {"teacher.model"} == set(DATASET_BUILD_PATHS)
 
 
 def test_parts_cover_all_and_stay_small() -> None:
