@@ -1,6 +1,6 @@
 """What ``raydfkd dataset build`` adds to the teacher's forward pass, and whether its memory grows with its input.
 
-    python experiments/benchmarks/dataset_build.py [--quick] [--teachers N]
+    python experiments/benchmarks/dataset_build.py [--quick] [--images N] [--teachers N]
 
 50,000 JPEG images in a Parquet file are built into a data set of 50,000, class-balanced, through Ray Data; then four times as
 many. They are CIFAR-10's of ``../shared/data`` over and over and the teacher the WRN-16-2 beside them, or where these are not
@@ -8,7 +8,8 @@ there noise and random weights. Bare is the same teacher over the same images, d
 threads as the build's teachers have together, before and after the build; Ray runs already, the build's actors do not.
 
 Memory: what this process and Ray's workers hold for themselves (private pages, added up), and what lies in the object store,
-looked at ten times a second. Prints readable lines and, last, one JSON object of the figures.
+looked at ten times a second. ``ratio_of_cpu_time`` sets what all processes of the build computed, their start included, against the bare pass: other work
+on the machine hardly touches it. Prints readable lines and, last, one JSON object of the figures.
 """
 
 from __future__ import annotations
@@ -92,23 +93,30 @@ def settings(images: Path, num_images: int, teachers: int, threads: int, part_si
     )
 
 
-def bare_images_per_s(config: DatasetBuildConfig, path: Path, threads: int) -> float:
-    """Of the teacher's forward pass alone."""
+def bare_images_per_s(config: DatasetBuildConfig, path: Path, threads: int) -> tuple[float, float]:
+    """Of the teacher's forward pass alone: a second, and a second of computing."""
     images = load_unlabelled(ParquetConfig(path=str(path)), (3, 32, 32)).images
     torch.set_num_threads(threads)
     eye = Eye(config, torch.device("cpu"))
     eye.judge(images[:256])
-    began = time.perf_counter()
+    began, computed = time.perf_counter(), time.process_time()
     eye.judge(images)
-    return len(images) / (time.perf_counter() - began)
+    return len(images) / (time.perf_counter() - began), len(images) / (time.process_time() - computed)
 
 
-class Memory:
+class Watch:
     """Looks at this process, Ray's workers and the object store until it is told to stop."""
 
     def __init__(self) -> None:
         self.private_mib = self.driver_mib = self.store_mib = 0.0
+        self._ticks: dict[int, tuple[int, int]] = {}
+        self._looked = False
         self._stopped = threading.Event()
+
+    @property
+    def cpu_s(self) -> float:
+        """Computed by all of them together meanwhile."""
+        return sum(last - first for first, last in self._ticks.values()) / os.sysconf("SC_CLK_TCK")
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -123,7 +131,13 @@ class Memory:
     def _look(self) -> None:
         while not self._stopped.wait(SAMPLE_PERIOD_S):
             driver = private_bytes(os.getpid())
-            total = driver + sum(_private(pid) for pid in _workers())
+            workers = _workers()
+            for pid in (os.getpid(), *workers):
+                ticks = _ticks(pid)
+                # A worker that is new has computed nothing before.
+                self._ticks[pid] = (self._ticks.get(pid, (0 if self._looked else ticks, 0))[0], ticks)
+            self._looked = True
+            total = driver + sum(_private(pid) for pid in workers)
             self.private_mib = max(self.private_mib, total / MIB)
             self.driver_mib = max(self.driver_mib, driver / MIB)
             self.store_mib = max(self.store_mib, object_store()["bytes_used"] / MIB)
@@ -157,6 +171,14 @@ def _is_worker(pid: int) -> bool:
         return False
 
 
+def _ticks(pid: int) -> int:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return 0
+    return int(fields[11]) + int(fields[12])
+
+
 def _private(pid: int) -> int:
     try:
         return private_bytes(pid)
@@ -164,15 +186,15 @@ def _private(pid: int) -> int:
         return 0  # it ended meanwhile
 
 
-def built(config: DatasetBuildConfig, out: Path) -> tuple[dict[str, float], Memory]:
+def built(config: DatasetBuildConfig, out: Path) -> tuple[dict[str, float], Watch]:
     """Seconds of the whole build and the pace of its first pass once that is under way, and what it took of memory."""
-    memory, seen = Memory(), []
+    watch, seen = Watch(), []
 
     def tell(name: str, done: int, total: int) -> None:
         seen.append((name, done, time.perf_counter()))
 
     began = time.perf_counter()
-    with memory.watched():
+    with watch.watched():
         build_on_ray(DatasetBuild(config), BuildFolder.begin(out, config), tell)
     seconds = time.perf_counter() - began
     judged = [(done, at) for name, done, at in seen if name == "judging" and done]
@@ -181,16 +203,17 @@ def built(config: DatasetBuildConfig, out: Path) -> tuple[dict[str, float], Memo
     for name in ("judging", "writing"):
         times = [at for which, _, at in seen if which == name]
         figures[f"{name}_s"] = times[-1] - times[0]
-    return figures, memory
+    return figures, watch
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; its figures mean nothing")
+    parser.add_argument("--images", type=int, default=50_000, help="candidates of the first build, and images of both")
     parser.add_argument("--teachers", type=int, default=1, help="actors with a teacher")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch threads of all teachers together")
     given = parser.parse_args()
-    count, part_size = (192, 64) if given.quick else (50_000, 2_048)
+    count, part_size = (192, 64) if given.quick else (given.images, 2_048)
     figures: dict[str, Any] = {"num_images": count, "teachers": given.teachers, "threads": given.threads}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -204,14 +227,17 @@ def main() -> None:
             bare.append(bare_images_per_s(configs[1], folder / "1.parquet", given.threads))
             _, memory_4x = built(configs[4], folder / "out-4")
         figures |= {
-            "bare_images_per_s": statistics.mean(bare),
-            "bare_spread": max(bare) / min(bare),
+            "bare_images_per_s": statistics.mean(each for each, _ in bare),
+            "bare_spread": max(bare)[0] / min(bare)[0],
+            "bare_images_per_cpu_s": statistics.mean(each for _, each in bare),
+            "build_images_per_cpu_s": count / memory.cpu_s,
             "build_images_per_s": count / whole["seconds"],
             "judging_images_per_s": whole["judging_per_s"],
             "judging_s": whole["judging_s"],
             "writing_s": whole["writing_s"],
         }
         figures["build_ratio"] = figures["build_images_per_s"] / figures["bare_images_per_s"]
+        figures["build_ratio_of_cpu_time"] = figures["build_images_per_cpu_s"] / figures["bare_images_per_cpu_s"]
         figures["judging_ratio"] = figures["judging_images_per_s"] / figures["bare_images_per_s"]
         for scale, seen in ((1, memory), (4, memory_4x)):
             figures[f"peak_private_mib_{scale}x"] = seen.private_mib

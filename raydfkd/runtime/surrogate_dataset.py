@@ -8,7 +8,8 @@ under way, so that memory does not grow with the data set. An actor that dies is
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +44,8 @@ def build_on_ray(build: DatasetBuild, folder: BuildFolder, tell: Tell) -> dict[s
         WaitTimeoutError: no part was finished for ``runtime.wait_timeout_s``.
         RaydfkdError: see ``DatasetBuild.run``.
     """
+    # Else Ray's core tells on stderr, of every pool, that an actor's restart needs its arguments, which Ray Data keeps.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with session(build.config):
         _preflight(build.config)
         return build.run(folder, execute_on_ray, tell)
@@ -75,7 +78,7 @@ def execute_on_ray(config: DatasetBuildConfig, work: Pass) -> Iterator[tuple[int
             demand = requested(config.runtime.resources)
             stream = stream.map_batches(
                 _Pooled,
-                fn_constructor_args=(config, work),
+                fn_constructor_args=(config, work.worker),
                 batch_size=None,
                 batch_format="numpy",
                 zero_copy_batch=True,
@@ -128,14 +131,13 @@ class _Reading:
 class _Pooled:
     """A pass's worker in an actor of the pool. Made at the first part, whose errors Ray Data hands on as they are."""
 
-    def __init__(self, config: DatasetBuildConfig, work: Pass) -> None:
+    def __init__(self, config: DatasetBuildConfig, make: Callable[[DatasetBuildConfig, torch.device], Worker]) -> None:
         self._config = config
-        self._make = work.worker
+        self._make = make
         self._worker: Worker | None = None
 
     def __call__(self, columns: Columns) -> Columns:
         if self._worker is None:
-            assert self._make is not None
             resources = self._config.runtime.resources
             torch.set_num_threads(builder.threads_of(resources.num_cpus, resources.num_threads))
             self._worker = self._make(self._config, builder.device_of(self._config.runtime.device, assigned_device()))

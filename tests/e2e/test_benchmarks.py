@@ -79,6 +79,7 @@ EXPECTED = {
         "bare_images_per_s",
         "build_images_per_s",
         "build_ratio",
+        "build_ratio_of_cpu_time",
         "judging_images_per_s",
         "judging_ratio",
         "writing_s",

@@ -1,4 +1,4 @@
-"""Any rows of a data set: the same images as reading it from end to end, and data sets of decoded pixels as raydfkd writes them."""
+"""Any rows of a data set: the same images as from reading it whole; and data sets of decoded pixels, as raydfkd writes them."""
 
 from __future__ import annotations
 
