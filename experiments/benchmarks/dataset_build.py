@@ -8,8 +8,8 @@ there noise and random weights. Bare is the same teacher over the same images, d
 threads as the build's teachers have together, before and after the build; Ray runs already, the build's actors do not.
 
 Memory: what this process and Ray's workers hold for themselves (private pages, added up), and what lies in the object store,
-looked at ten times a second. ``ratio_of_cpu_time`` sets what all processes of the build computed, their start included, against the bare pass: other work
-on the machine hardly touches it. Prints readable lines and, last, one JSON object of the figures.
+looked at ten times a second. ``ratio_of_cpu_time`` sets what all processes of the build computed, their start included,
+against the bare pass: other work on the machine hardly touches it. Prints readable lines and, last, one JSON object.
 """
 
 from __future__ import annotations
@@ -223,7 +223,9 @@ def main() -> None:
         configs = {n: settings(folder / f"{n}.parquet", count, given.teachers, each, part_size) for n in (1, 4)}
         with session(configs[1]):
             bare = [bare_images_per_s(configs[1], folder / "1.parquet", given.threads)]
+            print(f"dataset_build: bare {bare[0][0]:,.0f} images/s, {bare[0][1]:,.0f} a second of computing", flush=True)
             whole, memory = built(configs[1], folder / "out-1")
+            print(f"dataset_build: built in {whole['seconds']:.0f} s, {memory.cpu_s:.0f} s of computing: {whole}", flush=True)
             bare.append(bare_images_per_s(configs[1], folder / "1.parquet", given.threads))
             _, memory_4x = built(configs[4], folder / "out-4")
         figures |= {
