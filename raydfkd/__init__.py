@@ -15,6 +15,8 @@ _LAZY = {
     "Result": "raydfkd.api",
     "sweep": "raydfkd.api",
     "SweepResult": "raydfkd.api",
+    "build_dataset": "raydfkd.api",
+    "BuiltDataset": "raydfkd.api",
     "ExperimentConfig": "raydfkd.pipeline.config",
     "FrozenTeacher": "raydfkd.models.teacher",
     "RaydfkdError": "raydfkd.errors",

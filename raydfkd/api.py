@@ -1,8 +1,8 @@
-"""The Python entry points: ``raydfkd.distill`` and ``raydfkd.sweep``. The command line calls them too."""
+"""The Python entry points: ``raydfkd.distill``, ``sweep`` and ``build_dataset``. The command line calls them too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,68 @@ def sweep(
         if folder.result_path.exists():
             write_sweep_report(folder.path)
     return SweepResult(result, folder.path, folder.report_path, folder.best_path if folder.best_path.exists() else None)
+
+
+@dataclass(frozen=True)
+class BuiltDataset:
+    """A finished data set to distil on.
+
+    Attributes:
+        path: its folder, for ``collected.dataset: {kind: parquet, path: ...}``.
+        manifest: what its build.json holds.
+        starvation: in words, which classes it lacks.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    starvation: str
+
+
+def build_dataset(
+    path: str | Path,
+    *,
+    overrides: Iterable[str] = (),
+    out: str | Path | None = None,
+    resume: bool = False,
+    tell: Callable[[str, int, int], None] | None = None,
+) -> BuiltDataset:
+    """Builds a data set to distil on, to the end.
+
+    Args:
+        path: a build's YAML file, or the folder of a data set for the one it holds.
+        overrides: ``a.b=c`` settings that replace the file's.
+        out: its folder; otherwise the one given as ``path``, otherwise ``datasets/<name>``.
+        resume: go on with the one that was begun there: finished parts are kept.
+        tell: told what is being done, and how many images of how many are.
+
+    Raises:
+        RaydfkdError: something the caller can put right, in one sentence.
+    """
+    from raydfkd.evaluation.transfer_set import describe_starvation
+    from raydfkd.pipeline.dataset_build import DatasetBuild, execute_here
+    from raydfkd.pipeline.dataset_config import load_dataset_build
+    from raydfkd.pipeline.dataset_folder import BuildFolder
+    from raydfkd.pipeline.inspection import class_names
+
+    given = Path(path)
+    config = load_dataset_build(given / "build.yaml" if given.is_dir() else given, overrides)
+    place = Path(out) if out is not None else given if given.is_dir() else Path("datasets") / given.stem
+    if resume:
+        folder = BuildFolder.reopen(place, config)
+        build = DatasetBuild(config)
+    else:
+        BuildFolder.require_free(place)  # before the teacher is loaded
+        build = DatasetBuild(config)
+        folder = BuildFolder.begin(place, config)
+    told = (lambda name, done, total: None) if tell is None else tell
+    if config.runtime.runner == "local":
+        manifest = build.run(folder, execute_here, told)
+    else:
+        from raydfkd.runtime.surrogate_dataset import build_on_ray
+
+        manifest = build_on_ray(build, folder, told)
+    words = describe_starvation(manifest["class_counts"], class_names(config.teacher.checkpoint))
+    return BuiltDataset(place, manifest, words)
 
 
 def _sweep_folder(file: Path) -> Path:

@@ -23,6 +23,7 @@ _BOUNDS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below
 def reference_text() -> str:
     """Markdown: one section per file kind and top-level key, one line per setting."""
     from raydfkd.pipeline.config import ExperimentConfig
+    from raydfkd.pipeline.dataset_config import DatasetBuildConfig
     from raydfkd.pipeline.sweep_config import SweepConfig
     from raydfkd.pipeline.teacher_config import TeacherTrainingConfig
 
@@ -40,6 +41,7 @@ def reference_text() -> str:
         ("An experiment (`raydfkd run`)", ExperimentConfig),
         ("A teacher's training (`raydfkd train-teacher`)", TeacherTrainingConfig),
         ("A sweep (`raydfkd sweep`)", SweepConfig),
+        ("A data set's build (`raydfkd dataset build`)", DatasetBuildConfig),
     ):
         lines += ["", f"## {title}", "", *_lines(model)]
     return "\n".join(lines) + "\n"

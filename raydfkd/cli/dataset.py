@@ -1,4 +1,4 @@
-"""``raydfkd dataset inspect``: what images are worth to a student, before it learns from them."""
+"""``raydfkd dataset``: its verbs, and ``inspect``: what images are worth to a student, before it learns from them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from raydfkd.cli.dataset_build import build
 from raydfkd.cli.table import render
 from raydfkd.errors import ConfigError
 
@@ -25,6 +26,9 @@ BAR_WIDTH = 40
 @app.callback()
 def dataset() -> None:
     """Data sets to distil on."""
+
+
+app.command("build")(build)
 
 
 @app.command()

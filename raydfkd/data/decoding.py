@@ -24,7 +24,7 @@ _GREY_MODES = ("1", "L")
 _COLOUR_MODES = ("RGB", "P")
 _CONVERTIBLE_MODES = (*_GREY_MODES, *_COLOUR_MODES, "LA", "RGBA", "CMYK", "YCbCr")
 # What PIL's format readers raise on damaged bytes.
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)
+DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)
 _PART = 64
 
 
@@ -87,7 +87,20 @@ class Decoder:
         Raises:
             DataError: an image has other channels than the task and ``convert`` is off.
         """
-        images = np.empty((len(items), *self.image_shape), dtype=np.uint8)
+        images, failed = self.decode_all(items, opener, names)
+        if not failed:
+            return images, np.arange(len(items))
+        self.num_skipped += len(failed)
+        self.first_skipped = self.first_skipped or failed[0][1]
+        kept = np.setdiff1d(np.arange(len(items)), [i for i, _ in failed])
+        return images[kept], kept
+
+    def decode_all(
+        self, items: Sequence[Any], opener: Callable[[Any], Image], names: Callable[[int], str]
+    ) -> tuple[np.ndarray, list[tuple[int, str]]]:
+        """As ``decode``, with a place for every item: uint8 [N,C,H,W], black where one could not be read, and for each such
+        its number and its name with the reason."""
+        images = np.zeros((len(items), *self.image_shape), dtype=np.uint8)
         parts = [range(start, min(start + _PART, len(items))) for start in range(0, len(items), _PART)]
 
         def decode_part(part: range) -> list[tuple[int, str]]:
@@ -96,17 +109,11 @@ class Decoder:
                 try:
                     with opener(items[i]) as image:
                         images[i] = self._pixels(image, names, i)
-                except _DAMAGE as error:
+                except DAMAGE as error:
                     failures.append((i, f"{names(i)} ({error})"))
             return failures
 
-        failed = [failure for failures in self._pool.map(decode_part, parts) for failure in failures]
-        if not failed:
-            return images, np.arange(len(items))
-        self.num_skipped += len(failed)
-        self.first_skipped = self.first_skipped or failed[0][1]
-        kept = np.setdiff1d(np.arange(len(items)), [i for i, _ in failed])
-        return images[kept], kept
+        return images, [failure for failures in self._pool.map(decode_part, parts) for failure in failures]
 
     def _pixels(self, image: Image, names: Callable[[int], str], i: int) -> np.ndarray:
         channels, height, width = self.image_shape

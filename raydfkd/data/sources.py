@@ -71,7 +71,7 @@ def open_source(config: DigitsConfig | ParquetConfig | ImageFolderConfig | Torch
     return _torchvision(config, labelled)
 
 
-def _chosen(total: int, max_images: int | None) -> np.ndarray:
+def evenly_spaced(total: int, max_images: int | None) -> np.ndarray:
     """Which of ``total`` images to read: all, or evenly spaced ones, so that data sorted by class keeps its balance."""
     if max_images is None or max_images >= total:
         return np.arange(total)
@@ -105,7 +105,7 @@ def _digits(config: DigitsConfig) -> Source:
 
     bunch = load_digits()
     rows = digits_split(bunch.target, config.split)
-    rows = rows[_chosen(len(rows), config.max_images)]
+    rows = rows[evenly_spaced(len(rows), config.max_images)]
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
 
     def chunks() -> Iterator[Chunk]:
@@ -139,22 +139,25 @@ def _parquet(config: ParquetConfig, labelled: bool) -> Source:
         try:
             readers.append(pq.ParquetFile(path))
         except (pa.ArrowException, OSError) as error:
-            raise _damaged(path, error) from error
-        _check_columns(path, readers[-1].schema_arrow, config, labelled)
+            raise damaged(path, error) from error
+        check_columns(path, readers[-1].schema_arrow, config, labelled)
     description = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     total = sum(reader.metadata.num_rows for reader in readers)
-    chosen = _chosen(total, config.max_images)
+    chosen = evenly_spaced(total, config.max_images)
     classes = _parquet_classes(readers[0].schema_arrow.metadata or {}, config.label_column)
     chunks = _parquet_chunks(files, readers, chosen, config, labelled)
-    return Source(files[0].stem, description, len(chosen), classes, open_encoded, chunks)
+    opener = parquet_opener(readers[0].schema_arrow.field(config.image_column).type)
+    return Source(files[0].stem, description, len(chosen), classes, opener, chunks)
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
+def damaged(path: Path, error: Exception) -> DataError:
+    """The refusal of a file that Arrow cannot read."""
     reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
     return DataError(f"{path} cannot be read as Parquet ({reason}): it is damaged, incomplete or another format")
 
 
-def _check_columns(path: Path, schema: Any, config: ParquetConfig, labelled: bool) -> None:
+def check_columns(path: Path, schema: Any, config: ParquetConfig, labelled: bool) -> None:
+    """Raises DataError if a column that will be read is missing or holds something else."""
     import pyarrow as pa
 
     for setting in ("image_column", "label_column") if labelled else ("image_column",):
@@ -166,8 +169,42 @@ def _check_columns(path: Path, schema: Any, config: ParquetConfig, labelled: boo
         raise DataError(f"{path} column {config.label_column!r} holds {label}, not integer classes: correct label_column")
     if pa.types.is_struct(image):
         image = image.field("bytes").type if image.get_field_index("bytes") >= 0 else image
+    if holds_pixels(image):
+        return
     if not (pa.types.is_binary(image) or pa.types.is_large_binary(image)):
         raise DataError(f"{path} column {config.image_column!r} holds {image}, not encoded image bytes: correct image_column")
+
+
+def holds_pixels(column_type: Any) -> bool:
+    """Whether a column holds decoded images, uint8 tensors [C,H,W], as raydfkd writes them."""
+    import pyarrow as pa
+
+    if not isinstance(column_type, pa.FixedShapeTensorType):
+        return False
+    return column_type.value_type == pa.uint8() and len(column_type.shape) == 3
+
+
+def parquet_opener(column_type: Any) -> Callable[[Any], Image]:
+    """What makes a PIL image of an item of :func:`encoded_images`."""
+    return _open_pixels if holds_pixels(column_type) else open_encoded
+
+
+def encoded_images(column: Any) -> list[Any]:
+    """The images of an Arrow array: encoded bytes, or uint8 arrays [C,H,W] where it holds pixels."""
+    import pyarrow as pa
+
+    if holds_pixels(column.type):
+        return list(column.to_numpy_ndarray()) if len(column) else []
+    if pa.types.is_struct(column.type):
+        column = column.field("bytes")
+    found: list[Any] = column.to_pylist()
+    return found
+
+
+def _open_pixels(pixels_CHW: np.ndarray) -> Image:
+    from PIL import Image
+
+    return Image.fromarray(pixels_CHW[0] if len(pixels_CHW) == 1 else np.ascontiguousarray(pixels_CHW.transpose(1, 2, 0)))
 
 
 def _parquet_classes(metadata: dict[bytes, bytes], label_column: str) -> tuple[str, ...] | None:
@@ -201,7 +238,7 @@ def _parquet_chunks(
                 yield _parquet_chunk(path, batch, rows, file_row, config)
                 file_row += len(batch)
         except (pa.ArrowException, OSError) as error:
-            raise _damaged(path, error) from error
+            raise damaged(path, error) from error
         finally:
             reader.close()
         first_row += file_row
@@ -216,32 +253,23 @@ def _parquet_chunk(path: Path, batch: Any, rows: np.ndarray, file_row: int, conf
         if column.null_count:
             raise DataError(f"{path} has rows without a label in column {config.label_column!r}: remove or label them")
         labels = column.to_numpy(zero_copy_only=False).astype(np.int64)
-    images = batch.column(config.image_column).take(pa.array(rows))
-    if pa.types.is_struct(images.type):
-        images = images.field("bytes")
     return Chunk(
-        images.to_pylist(),
+        encoded_images(batch.column(config.image_column).take(pa.array(rows))),
         labels,
         lambda i: f"image {file_row + int(rows[i])} of {path}",
     )
 
 
 def _image_folder(config: ImageFolderConfig, labelled: bool) -> Source:
-    root = Path(config.path).expanduser()
-    if not root.is_dir():
-        raise DataError(f"data set {root} {'is not a folder' if root.exists() else 'does not exist'}: correct its path")
+    root = _folder(config)
     folders = sorted(place for place in root.iterdir() if place.is_dir() and not place.name.startswith("."))
-    if not labelled:
-        folders = [root]
-    elif not folders:
+    if labelled and not folders:
         raise DataError(f"data set {root} has no folders: it needs one folder of images per class")
-    found = [
-        (path, label if labelled else -1)
-        for label, folder in enumerate(folders)
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in _SUFFIXES
-    ]
-    chosen = _chosen(len(found), config.max_images)
+    if labelled:
+        found = [(path, label) for label, folder in enumerate(folders) for path in _image_files(folder)]
+    else:
+        found = [(path, -1) for path in _image_files(root)]
+    chosen = evenly_spaced(len(found), config.max_images)
 
     def chunks() -> Iterator[Chunk]:
         for part in _slices(chosen):
@@ -253,10 +281,26 @@ def _image_folder(config: ImageFolderConfig, labelled: bool) -> Source:
     return Source(root.name, str(root), len(chosen), classes, open_file, chunks())
 
 
+def image_files(config: ImageFolderConfig) -> list[Path]:
+    """Every image file of the folder and those in it, in the order of their paths. Raises DataError if there is no folder."""
+    return _image_files(_folder(config))
+
+
+def _folder(config: ImageFolderConfig) -> Path:
+    root = Path(config.path).expanduser()
+    if not root.is_dir():
+        raise DataError(f"data set {root} {'is not a folder' if root.exists() else 'does not exist'}: correct its path")
+    return root
+
+
+def _image_files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES]
+
+
 def _torchvision(config: TorchvisionConfig, labelled: bool) -> Source:
     dataset = _torchvision_dataset(config)
     labels_of = getattr(dataset, "targets", getattr(dataset, "labels", None))
-    chosen = _chosen(len(dataset), config.max_images)
+    chosen = evenly_spaced(len(dataset), config.max_images)
 
     def chunks() -> Iterator[Chunk]:
         for part in _slices(chosen):

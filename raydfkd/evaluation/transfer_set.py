@@ -19,7 +19,7 @@ from raydfkd.evaluation.metrics import class_entropy
 from raydfkd.models.precision import autocast
 from raydfkd.models.teacher import FrozenTeacher, pixels_of
 from raydfkd.synthesis.boundary import Logits, attack_settings, boundary_attack
-from raydfkd.synthesis.config import BoundaryAttackConfig
+from raydfkd.synthesis.config import AttackConfig
 
 CHUNK = 500
 """Images in one forward pass of the teacher."""
@@ -127,7 +127,7 @@ def boundary_distances(logits: Logits, images: Tensor, num_steps: int = 50) -> T
     with torch.no_grad():
         scores = logits(images)
     runner_up = scores.topk(2, dim=1).indices[:, 1]
-    settings = attack_settings(BoundaryAttackConfig(num_steps=num_steps, deeper_steps=0.0), scores.shape[1], images[0].numel())
+    settings = attack_settings(AttackConfig(num_steps=num_steps, deeper_steps=0.0), scores.shape[1], images[0].numel())
     pairs = boundary_attack(logits, images, runner_up, dataclasses.replace(settings, threshold=math.inf))
     distances = images.new_full((len(images),), math.inf)
     middles = (pairs.before + pairs.after) / 2

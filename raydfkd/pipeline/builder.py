@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from raydfkd.models.shared_classifier import share_classifier
 from raydfkd.models.teacher import FrozenTeacher, build_teacher
 from raydfkd.models.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient
 from raydfkd.models.weights import load_weights, read_metadata
-from raydfkd.pipeline.config import ExperimentConfig, derive_seed, generator_id
+from raydfkd.pipeline.config import ExperimentConfig, TaskConfig, TeacherConfig, derive_seed, generator_id
 from raydfkd.synthesis.attacked import AttackedSynthesizer
 from raydfkd.synthesis.context import SynthesisContext, SynthesisParts
 from raydfkd.synthesis.methods import METHODS
@@ -32,7 +33,11 @@ def choose_device(config: ExperimentConfig, assigned: str | None = None) -> torc
     Raises:
         ConfigError: cuda is asked for and there is none.
     """
-    asked = config.runtime.device
+    return device_of(config.runtime.device, assigned)
+
+
+def device_of(asked: str, assigned: str | None = None) -> torch.device:
+    """As :func:`choose_device`, of ``runtime.device`` itself."""
     if asked == "cpu":
         return torch.device("cpu")
     available = torch.cuda.is_available() if assigned is None else assigned.startswith("cuda")
@@ -41,7 +46,17 @@ def choose_device(config: ExperimentConfig, assigned: str | None = None) -> torc
     return torch.device(assigned or "cuda:0") if available else torch.device("cpu")
 
 
-def build_frozen_teacher(config: ExperimentConfig) -> FrozenTeacher:
+class HasTeacher(Protocol):
+    """Settings that name a task and a teacher: an experiment's, or those of a data set's build."""
+
+    @property
+    def task(self) -> TaskConfig: ...
+
+    @property
+    def teacher(self) -> TeacherConfig: ...
+
+
+def build_frozen_teacher(config: HasTeacher) -> FrozenTeacher:
     """The teacher with its weights and normalisation.
 
     Raises:
@@ -68,7 +83,7 @@ def build_frozen_teacher(config: ExperimentConfig) -> FrozenTeacher:
     )
 
 
-def _require_same_task(config: ExperimentConfig, metadata: dict[str, str]) -> None:
+def _require_same_task(config: HasTeacher, metadata: dict[str, str]) -> None:
     """What a file of ``train-teacher`` says of itself makes a clearer sentence than tensors of another shape."""
     checkpoint, task = config.teacher.checkpoint, config.task
     if metadata.get("num_classes", str(task.num_classes)) != str(task.num_classes):

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 INPUT_PATHS = (
     "teacher.checkpoint", "teacher.model", "students.*.checkpoint", "evaluation.dataset.path", "evaluation.dataset.root",
     "collected.dataset.path", "collected.dataset.root", "collected.exclude", "held_out.path", "sources.*.images.path",
+    "sources.*.images.dataset.path", "sources.*.images.dataset.root",
 )  # fmt: skip
 """Settings of an experiment that name input files (a model only where it is a .pt2 file)."""
 
 
-def anchor_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+DATASET_BUILD_PATHS = (
+    "teacher.checkpoint", "teacher.model", "dataset.path", "dataset.root", "images.path", "images.dataset.path",
+    "images.dataset.root",
+)  # fmt: skip
+"""The same of a data set's build."""
+
+
+def anchor_paths(tree: dict[str, Any], folder: Path, paths: Iterable[str] = INPUT_PATHS) -> dict[str, Any]:
     """A copy of unchecked settings whose input paths are absolute: beside ``folder``, else in the working directory.
 
     What is no path there is left for the check to refuse.
     """
     result = copy.deepcopy(tree)
-    for dotted in INPUT_PATHS:
+    for dotted in paths:
         _anchor(result, dotted.split("."), folder)
     return result
 

@@ -21,6 +21,7 @@ from raydfkd.pipeline.local_runner import run_local
 from raydfkd.pipeline.outcome import finish
 from raydfkd.pipeline.recorder import Recorder, Watcher, describe_environment
 from raydfkd.run_dir import RunDir, write_atomically
+from raydfkd.synthesis.procedural.config import CropsImagesConfig, ProceduralConfig
 
 Runner = Callable[[ExperimentConfig, RunDir, Recorder, Path | None], None]
 
@@ -147,6 +148,9 @@ def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) 
         splits.append({"dataset": str(config.held_out.path), "split": "held out", "purpose": "agreement with the teacher only"})
     if config.collected is not None:
         splits.append(_split_read(config.collected.dataset, "training, as collected images; labels not read"))
+    for source in config.sources.values():
+        if isinstance(source, ProceduralConfig) and isinstance(source.images, CropsImagesConfig):
+            splits.append(_split_read(source.images.dataset, "training, crops of its pictures; labels not read"))
     run.update_manifest(
         state="running",
         error=None,

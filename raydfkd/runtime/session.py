@@ -8,14 +8,13 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 import ray._private.worker as ray_worker
 from ray.exceptions import RayError
 
 from raydfkd.errors import ResourceError
-from raydfkd.pipeline.config import ExperimentConfig
 
 logger = logging.getLogger(__name__)
 
@@ -41,17 +40,32 @@ ALLOCATOR = {
 """For the workers of a local Ray: glibc keeps freed memory. Its default unmaps a step's activations and faults them in again,
 which costs a student step on a CPU about a tenth. Other C libraries ignore the names."""
 
-
 PATIENT = {"RAY_raylet_start_wait_time_s": "180"}
 """Ray gives a local cluster 30 s to start, which is too little on a machine that has much else to do."""
-
 
 NO_CHATTER = ("RAY_BACKEND_LOG_LEVEL", "error")
 """Where a cluster refuses this process, Ray's own library says so on stderr for half a minute before it gives up."""
 
 
+class RaySettings(Protocol):
+    """``runtime`` of an experiment, or of a data set's build."""
+
+    @property
+    def address(self) -> str | None: ...
+
+    @property
+    def num_cpus(self) -> float | None: ...
+
+
+class RunsOnRay(Protocol):
+    """Settings that say which Ray to join or start."""
+
+    @property
+    def runtime(self) -> RaySettings: ...
+
+
 @contextmanager
-def session(config: ExperimentConfig, dashboard: bool = False) -> Iterator[bool]:
+def session(config: RunsOnRay, dashboard: bool = False) -> Iterator[bool]:
     """Ray for the length of a run: the one this process has joined already, the cluster of ``runtime.address``, or a local one.
 
     ``dashboard`` starts a local Ray's HTTP server too, which Ray Train needs to give back what a killed group held.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from raydfkd.models.precision import autocast
 from raydfkd.models.teacher import FrozenTeacher
-from raydfkd.synthesis.config import BoundaryAttackConfig
+from raydfkd.synthesis.config import AttackConfig
 
 Logits = Callable[[Tensor], Tensor]
 """Float images [N,C,H,W] in [0,1] to logits [N,K], each image for itself, with a gradient to the images."""
@@ -49,7 +49,7 @@ class BoundaryPairs:
 
 @dataclass(frozen=True)
 class AttackSettings:
-    """``BoundaryAttackConfig`` with every number in force.
+    """``AttackConfig`` with every number in force.
 
     Attributes:
         threshold: largest softmax probability allowed on either side.
@@ -67,7 +67,7 @@ class AttackSettings:
     deeper_steps: float
 
 
-def attack_settings(config: BoundaryAttackConfig, num_classes: int, num_values: int) -> AttackSettings:
+def attack_settings(config: AttackConfig, num_classes: int, num_values: int) -> AttackSettings:
     """With the defaults for such classes and images of ``num_values`` channels x pixels (ours: threshold .6 up to 10 classes,
     .5 above; a first step of one grey level a value)."""
     threshold = config.threshold
@@ -229,7 +229,7 @@ class BoundaryAttack:
         bf16: bfloat16 autocast where the device has it.
     """
 
-    def __init__(self, config: BoundaryAttackConfig, teacher: FrozenTeacher, device: torch.device, bf16: bool = True) -> None:
+    def __init__(self, config: AttackConfig, teacher: FrozenTeacher, device: torch.device, bf16: bool = True) -> None:
         self.config = config
         self.teacher = teacher
         self.device = device

@@ -25,13 +25,11 @@ class ResourcesConfig(BaseModel):
     """Custom Ray resources per actor, e.g. {gen_node: 1}."""
 
 
-class BoundaryAttackConfig(BaseModel):
-    """Some images of each batch are pushed to where the teacher changes its mind; the pictures on both sides are kept."""
+class AttackConfig(BaseModel):
+    """The boundary attack: images are pushed to where the teacher changes its mind, and those on both sides are kept."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    share: float = Field(0.8, gt=0, le=1)
-    """Largest share of a batch that the attack's images take; 0.8: an image and the four that come of it, as in the paper."""
     num_steps: int = Field(50, ge=1)
     """Steps tried on each image at most."""
     threshold: float | None = Field(None, gt=0, le=1)
@@ -49,6 +47,13 @@ class BoundaryAttackConfig(BaseModel):
     def images_per_attack(self) -> int:
         """What comes of an attacked image."""
         return 4 if self.deeper_steps > 0 else 2
+
+
+class BoundaryAttackConfig(AttackConfig):
+    """The attack on some images of each batch."""
+
+    share: float = Field(0.8, gt=0, le=1)
+    """Largest share of a batch that the attack's images take; 0.8: an image and the four that come of it, as in the paper."""
 
     def num_attacked(self, batch_size: int) -> int:
         """Images of a batch that are attacked."""

@@ -123,6 +123,32 @@ def test_sweep(checkout: Path) -> None:
     assert "student accuracy, last" in told
 
 
+def test_dataset(checkout: Path) -> None:
+    """A fifth of the candidates; a kill, and the build goes on; the student then knows digits from noise alone."""
+    short = "num_candidates=1500 selection.num_images=1000 runtime.part_size=200"
+    build = f"raydfkd dataset build experiments/smoke/digits_build.yaml --out datasets/digits {short}"
+    with (checkout / "build.log").open("w") as log:
+        command = [str(RAYDFKD), *build.split()[1:]]
+        begun = subprocess.Popen(command, cwd=checkout, env=_environment(), stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 180
+        while not (checkout / "datasets/digits/work/judged-00000.npz").exists():
+            assert begun.poll() is None, (checkout / "build.log").read_text()
+            assert time.monotonic() < deadline, "no part in 180 s\n" + (checkout / "build.log").read_text()
+            time.sleep(0.05)
+        os.kill(begun.pid, signal.SIGKILL)
+        begun.wait()
+    told = typed(f"{build} --resume", checkout)
+    assert "data set: datasets/digits" in told
+    assert json.loads((checkout / "datasets/digits/build.json").read_text())["num_images"] == 1000
+    inspect = "raydfkd dataset inspect datasets/digits --teacher experiments/teachers/digits.safetensors"
+    assert "No class is starved" in typed(inspect, checkout)
+    small = "schedule.rounds=30 replay.pinned.capacity=1000"
+    typed(f"raydfkd run experiments/smoke/digits_built.yaml --out runs/digits-built {small}", checkout)
+    result = json.loads((checkout / "runs/digits-built/result.json").read_text())
+    assert (result["method"], result["student_steps"]) == ("collected", 600)
+    assert result["student"]["metric_last"] > 0.3
+
+
 def test_hidfd(checkout: Path) -> None:
     """At a budget of seconds; the student with its teacher's classifier is exported without the teacher."""
     short = "sources.gan.pretrain_steps=40 sources.gan.steps_per_batch=1 schedule.rounds=10"

@@ -13,11 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
+from raydfkd.data.config import ParquetConfig
+from raydfkd.data.datasets import load_unlabelled
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.discriminators import build_discriminator
 from raydfkd.models.generators import build_conditional_generator, build_generator
 from raydfkd.pipeline import builder
 from raydfkd.pipeline.config import ExperimentConfig, load_experiment
+from raydfkd.pipeline.dataset_build import DatasetBuild, execute_here
+from raydfkd.pipeline.dataset_config import DatasetBuildConfig, load_dataset_build
+from raydfkd.pipeline.dataset_folder import BuildFolder
 from raydfkd.pipeline.exchange_state import build_exchange, build_rate_limiters
 from raydfkd.pipeline.run import execute
 from raydfkd.pipeline.sweep_config import load_sweep
@@ -34,10 +39,11 @@ EXPERIMENTS = ROOT / "experiments"
 SHARED = (ROOT.parent / "shared").resolve()  # may be a link
 
 COUNTS = {
-    "smoke": 5,
+    "smoke": 7,
     "ssdkd": 3, "ssdkd/table1": 10, "ssdkd/table2": 10, "ssdkd/table4": 24,
     "hidfd": 4, "hidfd/table1": 28, "hidfd/table2": 30, "hidfd/table3": 8,
-    "surrogate/table1": 1, "surrogate/table4": 6, "surrogate/table5": 7,
+    "surrogate": 19, "surrogate/builds": 8, "surrogate/table1": 8, "surrogate/table2": 5, "surrogate/table3": 4,
+    "surrogate/table4": 12, "surrogate/table5": 14, "surrogate/table6": 4, "surrogate/table7": 4,
     "sweeps": 6,
     "teachers": 21,
 }  # fmt: skip
@@ -46,7 +52,10 @@ COUNTS = {
 FILES = [path for path in sorted(EXPERIMENTS.rglob("*.yaml")) if path.relative_to(EXPERIMENTS).parts[0] != "results"]
 RECIPES = [path for path in FILES if path.parent.name == "teachers"]
 SWEEPS = [path for path in FILES if path.parent.name == "sweeps"]
-RUNS = [path for path in FILES if path.parent.name not in ("teachers", "sweeps")]
+BUILDS = [p for p in FILES if p.stem.endswith("_build") or p.parent.name == "builds" or "surrogate/table3" in p.as_posix()]
+RUNS = [path for path in FILES if path.parent.name not in ("teachers", "sweeps") and path not in BUILDS]
+FINE_TUNED = [path for path in RUNS if "surrogate/table2" in path.as_posix()]
+"""Their teachers come from ImageNet weights and not from a recipe of ours."""
 
 SHORT = [
     "runtime.runner=local",
@@ -73,9 +82,9 @@ TINY = {
         "sources.gan.discriminator_channels=1",
     ],
     "render": [
-        "schedule={mode: lockstep, warmup_batches: 1, rounds: 1, student_steps_per_round: 2}",
+        "schedule={mode: lockstep, warmup_batches: 2, rounds: 1, student_steps_per_round: 2, batches_per_round: 0}",
         "sources.render.batch_size=4",
-        "sources.render.images.images_per_family=4",
+        "sources.render.max_tries=1",
     ],
     None: ["schedule={mode: lockstep, warmup_batches: 0, rounds: 1, student_steps_per_round: 2, batches_per_round: 0}"],
 }
@@ -104,7 +113,7 @@ def name_of(path: Path) -> str:
     return path.relative_to(EXPERIMENTS).with_suffix("").as_posix()
 
 
-def without_checkpoint(config: ExperimentConfig) -> list[str]:
+def without_checkpoint(config: ExperimentConfig | DatasetBuildConfig) -> list[str]:
     """Overrides by which a teacher of random weights stands in."""
     channels = config.task.image_shape[0]
     return ["teacher.checkpoint=null", f"teacher.normalization={{mean: {[0.5] * channels}, std: {[0.25] * channels}}}"]
@@ -162,6 +171,9 @@ def test_a_run_s_teacher_is_there_or_made_by_the_recipe_that_its_comment_names(p
     assert checkpoint is not None
     if SHARED in checkpoint.parents:
         return
+    if path in FINE_TUNED:
+        assert "ImageNet-1k weights fine-tuned" in path.read_text()
+        return
     recipe = checkpoint.with_suffix(".yaml")
     trained = validate(TeacherTrainingConfig, read_yaml(recipe), recipe)
     task = config.task
@@ -182,6 +194,9 @@ def test_the_shared_files_that_a_run_names_are_there(path: Path) -> None:
     config = load_experiment(path)
     assert config.evaluation is not None
     datasets = [config.evaluation.dataset] + ([] if config.collected is None else [config.collected.dataset])
+    datasets += [
+        source.images.dataset for source in config.sources.values() if hasattr(getattr(source, "images", None), "dataset")
+    ]
     named = [config.teacher.checkpoint, *(getattr(dataset, "path", None) for dataset in datasets)]
     shared = [Path(one) for one in named if one is not None and SHARED in Path(one).parents]
     assert shared or "smoke" in path.parts or not path.stem.startswith("cifar10_")
@@ -194,6 +209,43 @@ def test_the_shared_files_that_a_run_names_are_there(path: Path) -> None:
 def test_a_teacher_s_recipe_is_read_and_its_network_built(path: Path) -> None:
     recipe = validate(TeacherTrainingConfig, read_yaml(path), path)
     build_on_meta(recipe.model, recipe.num_classes, recipe.image_shape)
+
+
+@pytest.mark.parametrize("path", BUILDS, ids=name_of)
+def test_a_data_set_s_build_is_read_and_built_small_from_stand_in_images(path: Path, tmp_path: Path) -> None:
+    """With a teacher of random weights in this process, two parts of eight images."""
+    whole = load_dataset_build(path)
+    assert whole.teacher.checkpoint is not None
+    build_on_meta(whole.teacher.model, whole.task.num_classes, whole.task.image_shape)
+    stand_in = []
+    if whole.dataset is not None:
+        stand_in = ["dataset={kind: digits, split: train, max_images: 16, convert: true}"]
+    elif whole.images is not None and whole.images.kind == "crops":
+        stand_in = ["images.dataset={kind: digits, split: train, max_images: 4}"]
+    short = ["teacher.model=small_cnn_8", "selection.num_images=12", "runtime={runner: local, part_size: 8, bf16: false}"]
+    if whole.images is not None:
+        short += ["num_candidates=16", "drop_degenerate=false"]
+    if whole.boundary_attack is not None:
+        short.append("boundary_attack.num_steps=2")
+    config = load_dataset_build(path, [*without_checkpoint(whole), *short, *stand_in])
+    told = DatasetBuild(config).run(BuildFolder.begin(tmp_path / "out", config), execute_here, lambda name, done, total: None)
+    assert (told["num_candidates"], told["num_images"]) == (16, 12)
+    assert len(load_unlabelled(ParquetConfig(path=str(tmp_path / "out")), config.task.image_shape)) == 12
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the project's shared data folder is not there")
+@pytest.mark.parametrize("path", [path for path in BUILDS if "smoke" not in path.parts], ids=name_of)
+def test_the_shared_files_that_a_build_names_are_there(path: Path) -> None:
+    config = load_dataset_build(path)
+    named = [config.teacher.checkpoint, *(getattr(one, "path", None) for one in (config.dataset, inner_of(config.images)))]
+    shared = [Path(one) for one in named if one is not None and SHARED in Path(one).parents]
+    assert shared or path.parent.name == "table3"
+    assert [one for one in shared if not one.is_file()] == []
+
+
+def inner_of(images: object) -> object:
+    return getattr(images, "dataset", None)
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=name_of)
@@ -246,18 +298,32 @@ def test_the_first_steps_of_hidfd_s_recipes_with_their_own_networks_on_stand_in_
 def test_the_first_steps_of_the_surrogate_studys_recipes_on_stand_in_images(path: Path, tmp_path: Path) -> None:
     """With small networks: the study's own are HiDFD's, which are started above, or take minutes (ResNet-50)."""
     whole = load_experiment(path)
-    capacity = 8
-    stand_in = [
-        "collected.dataset={kind: digits, split: train, max_images: 40, convert: true}",
-        "teacher.model=small_cnn_8",
-        "students.small.model=small_cnn_8",
-        f"replay.pinned.capacity={capacity}",
-        f"collected.num_images={capacity}",
-    ]
-    config = load_experiment(path, [*without_checkpoint(whole), *SHORT, *TINY[None], *stand_in])
+    source = next(iter(whole.sources), None)
+    stand_in = [*STAND_IN_NETWORKS, *(of_collected() if source is None else of_rendered(whole.sources[source]))]
+    config = load_experiment(path, [*without_checkpoint(whole), *SHORT, *TINY[source], *stand_in])
     result = execute(config, RunDir.create(tmp_path / "run"), resume=False, watcher=None, run_ray=no_ray)
-    assert (result["student_steps"], result["images_synthesized"]) == (2, 0)
+    assert (result["student_steps"], result["images_synthesized"]) == (2, 8 if source else 0)
     assert config.student.augmentation == whole.student.augmentation
+
+
+STAND_IN_NETWORKS = ["teacher.model=small_cnn_8", "students.small.model=small_cnn_8"]
+
+
+def of_collected() -> list[str]:
+    """Overrides by which digits stand in for collected images."""
+    dataset = "{kind: digits, split: train, max_images: 40, convert: true}"
+    return [f"collected.dataset={dataset}", "replay.pinned.capacity=8", "collected.num_images=8"]
+
+
+def of_rendered(source: ProceduralConfig) -> list[str]:
+    """Overrides that render small: crops are those of digits, an attack has room in a batch of four."""
+    small = ["sources.render.boundary_attack={share: 1, num_steps: 2}"] if source.boundary_attack is not None else []
+    match source.images.kind:
+        case "crops":
+            small.append("sources.render.images.dataset={kind: digits, split: train, max_images: 4}")
+        case "shaders":
+            small.append("sources.render.images.images_per_family=4")
+    return small
 
 
 def no_ray(*arguments: object) -> None:

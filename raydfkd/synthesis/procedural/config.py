@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from raydfkd.data.config import DatasetConfig
 from raydfkd.synthesis.config import SynthesisConfig
 
 
@@ -97,9 +98,22 @@ class PhotographImagesConfig(_Images):
     """Smallest crop, as a share of half the picture."""
 
 
+class CropsImagesConfig(_Images):
+    """Random crops of the pictures of a data set, made as those of one large picture."""
+
+    kind: Literal["crops"] = "crops"
+    """Kind of images."""
+    dataset: DatasetConfig
+    """Where the pictures are; their labels, if any, are not read."""
+    max_pictures: int = Field(400, ge=1)
+    """Pictures read at most, evenly spaced over the data set; all of them are held in memory."""
+    min_area: float = Field(1 / 500, gt=0, le=1)
+    """Smallest crop, as a share of half the picture."""
+
+
 ImagesConfig = Annotated[
     NoiseImagesConfig | SpectralImagesConfig | LeavesImagesConfig | ShaderImagesConfig | GlslFolderImagesConfig
-    | PhotographImagesConfig,
+    | PhotographImagesConfig | CropsImagesConfig,
     Field(discriminator="kind"),
 ]  # fmt: skip
 """Any source of procedural images, told apart by ``kind``."""

@@ -1,4 +1,4 @@
-"""Random crops of one large picture.
+"""Random crops of one large picture, or of many.
 
 After Asano and Saeed, "The Augmented Image Prior: Distilling 1000 Classes by Extrapolating from a Single Image" (ICLR 2023).
 
@@ -9,7 +9,9 @@ from a pyramid of the picture instead of four in a row, and beyond its edge the 
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,60 +19,75 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from raydfkd.data.config import DatasetConfig
+from raydfkd.data.decoding import DAMAGE
+from raydfkd.data.sources import open_source
 from raydfkd.errors import DataError
-from raydfkd.synthesis.procedural.images import LUMA, in_channels
+from raydfkd.synthesis.procedural.images import LUMA, in_channels, to_uint8
 
+logger = logging.getLogger(__name__)
+
+SMALLEST_SIDE = 8
+"""Pixels that a data set's picture must have on its shorter side."""
 LARGEST_ANGLE = math.radians(30)
 ASPECTS = (3 / 4, 4 / 3)
 JITTER, HUE_JITTER = 0.4, 0.1
 """Brightness, contrast and saturation by a factor in 1 -+ 0.4; hue by up to 0.1 turns."""
 
 
-class PhotographCrops:
+class PictureCrops:
     """Crops of one picture, or of several in turn at random.
 
     Args:
-        path: any image file; None: the two photographs that come with scikit-learn.
+        pictures: [3,H,W] in [0,1] each.
         min_area: smallest share of the half picture in a crop.
-
-    Raises:
-        DataError: the file is not there, or is no picture.
     """
 
     def __init__(
-        self, path: Path | None, image_shape: tuple[int, int, int], device: torch.device, min_area: float = 1 / 500
+        self,
+        pictures: Iterable[Tensor],
+        image_shape: tuple[int, int, int],
+        device: torch.device,
+        min_area: float = 1 / 500,
     ) -> None:
         self._channels, self._height, self._width = image_shape
         self._device = device
         self._min_area = min_area
-        pictures = bundled_photographs() if path is None else [read_photograph(path)]
-        self._pyramids = [pyramid(picture.to(device)) for picture in pictures]
+        # As bytes, a quarter of the memory: hundreds of pictures may be held.
+        self._pyramids = [[to_uint8(level) for level in pyramid(picture.to(device))] for picture in pictures]
+        self._sizes = torch.tensor([list(levels[0].shape[1:]) for levels in self._pyramids], dtype=torch.float)
 
     def render(self, count: int, generator: torch.Generator) -> Tensor:
         which = torch.randint(len(self._pyramids), (count,), generator=generator)
         unit = torch.rand(count, 12, generator=generator)
         images = torch.empty(count, 3, self._height, self._width, device=self._device)
-        for number, levels in enumerate(self._pyramids):
+        sizes = self._sizes[which]
+        places, footprint = self._places(unit, sizes[:, 0], sizes[:, 1])
+        places, levels = places.to(self._device), footprint.log2().round()
+        for number in which.unique().tolist():
+            halves = self._pyramids[number]
             mine = (which == number).nonzero()[:, 0]
-            height, width = levels[0].shape[1:]
-            places, footprint = self._places(unit[mine], height, width)
-            level = footprint.log2().round().clamp(0, len(levels) - 1)
-            for depth, picture in enumerate(levels):
-                rows = (level == depth).nonzero()[:, 0]
-                if len(rows):
-                    images[mine[rows].to(self._device)] = _sampled(picture, places[rows].to(self._device))
+            depths = levels[mine].clamp(0, len(halves) - 1).int()
+            for depth in depths.unique().tolist():
+                rows = mine[depths == depth].to(self._device)
+                images[rows] = _sampled(halves[depth].float() / 255, places[rows])
         images = jittered(images, unit[:, 6:11].to(self._device))
         flipped = (unit[:, 11] < 0.5).to(self._device)
         images = torch.where(flipped[:, None, None, None], images.flip(3), images)
         return in_channels(images.clamp_(0.0, 1.0), self._channels)
 
-    def _places(self, unit: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """(where each pixel comes from [B,H,W,2], in -1 to 1 over the picture; source pixels per pixel along a side [B])."""
+    def _places(self, unit: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
+        """(where each pixel comes from [B,H,W,2], in -1 to 1 over the picture; source pixels per pixel along a side [B]).
+
+        Args:
+            unit: [B,12], numbers in [0,1).
+            height, width: float [B], of the picture that each is cut from.
+        """
         area = self._min_area + (1 - self._min_area) * unit[:, 0]
         aspect = torch.exp(math.log(ASPECTS[0]) + unit[:, 1] * math.log(ASPECTS[1] / ASPECTS[0]))
         side = (area * height * width / 4).sqrt()
-        half_width = (side * aspect.sqrt() / 2).clamp(max=width / 4)
-        half_height = (side / aspect.sqrt() / 2).clamp(max=height / 4)
+        half_width = torch.minimum(side * aspect.sqrt() / 2, width / 4)
+        half_height = torch.minimum(side / aspect.sqrt() / 2, height / 4)
         # The crop lies in a half of the picture that itself lies anywhere: its middle is the sum of both.
         x = width / 4 + unit[:, 2] * width / 2 + (unit[:, 3] * 2 - 1) * (width / 4 - half_width)
         y = height / 4 + unit[:, 4] * height / 2 + (unit[:, 5] * 2 - 1) * (height / 4 - half_height)
@@ -82,10 +99,43 @@ class PhotographCrops:
         u = u + v * shear.view(-1, 1, 1)
         cosine, sine = angle.cos().view(-1, 1, 1), angle.sin().view(-1, 1, 1)
         turned_x, turned_y = u * cosine - v * sine, u * sine + v * cosine
-        from_x = (x.view(-1, 1, 1) + turned_x * half_width.view(-1, 1, 1)) / width * 2 - 1
-        from_y = (y.view(-1, 1, 1) + turned_y * half_height.view(-1, 1, 1)) / height * 2 - 1
+        from_x = (x.view(-1, 1, 1) + turned_x * half_width.view(-1, 1, 1)) / width.view(-1, 1, 1) * 2 - 1
+        from_y = (y.view(-1, 1, 1) + turned_y * half_height.view(-1, 1, 1)) / height.view(-1, 1, 1) * 2 - 1
         footprint = torch.maximum(half_width * 2 / self._width, half_height * 2 / self._height) / math.sqrt(2)
         return torch.stack([from_x, from_y], -1), footprint.clamp(min=1e-6)
+
+
+class PhotographCrops(PictureCrops):
+    """Crops of one picture file, or of the two photographs that come with scikit-learn (path None).
+
+    Raises:
+        DataError: the file is not there, or is no picture.
+    """
+
+    def __init__(
+        self, path: Path | None, image_shape: tuple[int, int, int], device: torch.device, min_area: float = 1 / 500
+    ) -> None:
+        pictures = bundled_photographs() if path is None else [read_photograph(path)]
+        super().__init__(pictures, image_shape, device, min_area)
+
+
+class DatasetCrops(PictureCrops):
+    """Crops of the pictures of a data set, of which at most ``max_pictures``, evenly spaced, are read and held.
+
+    Raises:
+        DataError: it is not there, or holds no picture that can be read.
+    """
+
+    def __init__(
+        self,
+        dataset: DatasetConfig,
+        max_pictures: int,
+        image_shape: tuple[int, int, int],
+        device: torch.device,
+        min_area: float = 1 / 500,
+    ) -> None:
+        pictures = read_pictures(dataset, max_pictures)
+        super().__init__((picture.float().div_(255) for picture in pictures), image_shape, device, min_area)
 
 
 def _sampled(picture_CHW: Tensor, places_BHW2: Tensor) -> Tensor:
@@ -149,6 +199,41 @@ def read_photograph(path: Path) -> Tensor:
             f"{path} has {pixels.shape[1]} x {pixels.shape[0]} pixels: a picture to crop from needs at least 16 x 16"
         )
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div_(255).contiguous()
+
+
+def read_pictures(dataset: DatasetConfig, max_pictures: int) -> list[Tensor]:
+    """Pictures of a data set at their own sizes, each uint8 [3,H,W]; those that cannot be read are left out and told of.
+
+    Raises:
+        DataError: none is left.
+    """
+    most = max_pictures if dataset.max_images is None else min(max_pictures, dataset.max_images)
+    source = open_source(dataset.model_copy(update={"max_images": most}), labelled=False)
+    pictures, refused = [], []
+    for chunk in source.chunks:
+        for i, item in enumerate(chunk.items):
+            try:
+                with source.opener(item) as opened:
+                    pixels = np.asarray(opened.convert("RGB"))
+            except DAMAGE as error:
+                refused.append(f"{chunk.name(i)} ({error})")
+                continue
+            if min(pixels.shape[:2]) < SMALLEST_SIDE:
+                refused.append(f"{chunk.name(i)} ({pixels.shape[1]} x {pixels.shape[0]} pixels)")
+                continue
+            pictures.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous())
+    if not pictures:
+        told = f", the first being {refused[0]}" if refused else ""
+        raise DataError(f"data set {source.description} holds no picture to crop from{told}: correct images.dataset")
+    if refused:
+        logger.warning(
+            "%s: %d of %d pictures cannot be read or are too small and are left out, the first being %s",
+            source.description,
+            len(refused),
+            source.total,
+            refused[0],
+        )
+    return pictures
 
 
 def bundled_photographs() -> list[Tensor]:

@@ -6,6 +6,7 @@ import torch
 
 from raydfkd.models.frozen_teacher import FrozenTeacher
 from raydfkd.synthesis.procedural.config import (
+    CropsImagesConfig,
     GlslFolderImagesConfig,
     ImagesConfig,
     LeavesImagesConfig,
@@ -52,3 +53,7 @@ def build_source(config: ImagesConfig, teacher: FrozenTeacher, device: torch.dev
             from raydfkd.synthesis.procedural.photograph import PhotographCrops
 
             return PhotographCrops(config.path, shape, device, config.min_area)
+        case CropsImagesConfig():
+            from raydfkd.synthesis.procedural.photograph import DatasetCrops
+
+            return DatasetCrops(config.dataset, config.max_pictures, shape, device, config.min_area)

@@ -95,3 +95,44 @@ def test_small_natural_sets_are_used_whole() -> None:
 def test_classes_that_are_none_are_refused(classes: list[int], total: int) -> None:
     with pytest.raises(ValueError, match=r"must be in \[0, 2\)"):
         select_balanced(np.array(classes), 2, total)
+
+
+def written_out(classes: list[int], num_classes: int, total: int) -> list[int]:
+    """The paper's rule as a loop over classes: how many images each shall have."""
+    groups = [[i for i, c in enumerate(classes) if c == k] for k in range(num_classes)]
+    seen = [k for k in range(num_classes) if groups[k]]
+    shares = [0] * num_classes
+    for k in seen:
+        shares[k] = total // len(seen)
+    for k in sorted(seen, key=lambda k: (-len(groups[k]), k))[: total - sum(shares)]:
+        shares[k] += 1
+    return shares
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        [0, 3, 6, 9],  # none, few, exactly its part of 18, and many
+        [6, 6, 6, 0],
+        [0, 0, 0, 1],
+        [1, 1, 1, 18],
+        [5, 7, 0, 6],  # 6 is one below, exactly and one above
+        [18, 0, 0, 0],
+    ],
+)
+def test_classes_with_none_few_exactly_their_part_and_many(counts: list[int]) -> None:
+    classes = np.random.default_rng(1).permutation(np.repeat(np.arange(4), counts))
+    chosen = select_balanced(classes, 4, 18, seed=2)
+    wanted = written_out(classes.tolist(), 4, 18)
+    assert np.bincount(classes[chosen], minlength=4).tolist() == wanted
+    for k, (there, share) in enumerate(zip(counts, wanted, strict=True)):
+        uses = sorted(np.bincount(chosen, minlength=len(classes))[classes == k].tolist())
+        whole, more = divmod(share, there) if there else (0, 0)
+        # Each as often as every other or once more; where there are as many as wanted, each once; where more, a subset.
+        assert uses == [whole] * (there - more) + [whole + 1] * more
+
+
+def test_what_a_class_lacks_its_own_images_repeat_and_what_is_missing_the_others_share() -> None:
+    assert written_out([0, 0, 2], 3, 10) == [5, 0, 5]
+    classes = np.array([0, 0, 2])
+    assert np.bincount(select_balanced(classes, 3, 10), minlength=3)[2] == 5

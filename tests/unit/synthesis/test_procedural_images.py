@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from raydfkd.data.config import ImageFolderConfig
 from raydfkd.errors import ConfigError, DataError
 from raydfkd.models.frozen_teacher import Normalization
 from raydfkd.synthesis.procedural import leaves, photograph
@@ -18,7 +19,7 @@ from raydfkd.synthesis.procedural.filters import filter_images, has_two_colours,
 from raydfkd.synthesis.procedural.images import ImageSource, in_channels, require_grey_or_colour, to_uint8
 from raydfkd.synthesis.procedural.leaves import DeadLeaves, radius_probabilities
 from raydfkd.synthesis.procedural.noise import PixelNoise, SpectralNoise, spectral_amplitudes
-from raydfkd.synthesis.procedural.photograph import PhotographCrops, hue_rotation
+from raydfkd.synthesis.procedural.photograph import DatasetCrops, PhotographCrops, hue_rotation, read_pictures
 
 CPU = torch.device("cpu")
 
@@ -156,12 +157,34 @@ def test_crops_lie_where_they_were_drawn(tmp_path: Path) -> None:
     unit = torch.full((3, 12), 0.5)
     unit[:, 0] = torch.tensor([0.0, 0.3, 1.0])
     unit[1, 2] = 0.0  # the left half
-    places, footprint = source._places(unit, 200, 200)
+    places, footprint = source._places(unit, torch.full((3,), 200.0), torch.full((3,), 200.0))
     assert places[:, :, :, 0].mean((1, 2)).tolist() == pytest.approx([0, -0.5, 0], abs=1e-5)
     spans = places[:, 0, -1, 0] - places[:, 0, 0, 0]
     sides = [math.sqrt(share) / 2 for share in (1 / 500, 1 / 500 + 0.3 * (1 - 1 / 500), 1.0)]
     assert spans.tolist() == pytest.approx([side * 2 / math.sqrt(2) * 7 / 8 for side in sides], rel=1e-4)
     assert footprint.tolist() == pytest.approx([side * 200 / 8 / math.sqrt(2) for side in sides], rel=1e-4)
+
+
+def test_crops_of_a_data_set_are_of_its_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two pictures of one colour each: every crop is of one of them, and both are cut from; a damaged file is left out."""
+    for name, colour in (("a", (255, 0, 0)), ("b", (0, 0, 255))):
+        Image.fromarray(np.full((20, 30, 3), colour, np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "c.png").write_bytes(b"no picture")
+    dataset = ImageFolderConfig(path=str(tmp_path))
+    source = DatasetCrops(dataset, 10, (3, 8, 8), CPU)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(photograph, "jittered", lambda images, unit: images)
+        images = source.render(40, generator())
+    red, blue = images[:, 0], images[:, 2]
+    assert torch.allclose(torch.maximum(red, blue), torch.ones(40, 8, 8), atol=1e-5)
+    assert torch.minimum(red, blue).max() < 1e-5
+    assert 5 < int(red.mean((1, 2)).round().sum()) < 35
+    assert "1 of 3 pictures cannot be read" in caplog.text
+    assert len(read_pictures(dataset, 2)) == 2
+    for name in "ab":
+        (tmp_path / f"{name}.png").unlink()
+    with pytest.raises(DataError, match=r"holds no picture to crop from, the first being .*c\.png"):
+        DatasetCrops(dataset, 10, (3, 8, 8), CPU)
 
 
 def test_crops_of_every_size_show_the_picture_s_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,106 @@
+"""``raydfkd dataset build`` as it is typed, without Ray: what it prints and refuses, and that its data set goes into a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from raydfkd.cli.dataset_build import Lines
+from raydfkd.cli.main import app
+from raydfkd.models.catalog import build_classifier
+from raydfkd.models.weights import save_weights
+from raydfkd.pipeline.config import load_experiment
+from raydfkd.pipeline.run import execute
+from raydfkd.run_dir import RunDir
+
+TASK = "task: {num_classes: 10, image_shape: [1, 8, 8]}\nteacher: {model: small_cnn_4, checkpoint: teacher.safetensors}\n"
+BUILD = f"""{TASK}
+dataset: {{kind: digits, split: train, max_images: 40}}
+selection: {{num_images: 30}}
+runtime: {{runner: local, part_size: 16, bf16: false}}
+"""
+RUN = f"""{TASK}
+collected: {{dataset: {{kind: parquet, path: built, split: rendered}}}}
+replay: {{synthetic: {{capacity: 1}}, pinned: {{capacity: 30}}}}
+students: {{small: {{model: small_cnn_4, batch_size: 8, crop_padding: 1, flip: false}}}}
+schedule: {{warmup_batches: 0, batches_per_round: 0, rounds: 1, student_steps_per_round: 2}}
+runtime: {{runner: local, bf16: false, device: cpu}}
+"""
+
+
+def raydfkd(*arguments: object, rc: int = 0) -> str:
+    result = CliRunner().invoke(app, ["dataset", *map(str, arguments)], prog_name="raydfkd")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == rc, result.output
+    return result.stderr if rc else result.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("verb")
+    torch.manual_seed(0)
+    metadata = {"model": "small_cnn_4", "num_classes": "10", "image_shape": "[1, 8, 8]", "mean": "[0.5]", "std": "[0.5]"}
+    save_weights(build_classifier("small_cnn_4", 10, (1, 8, 8)), folder / "teacher.safetensors", metadata)
+    (folder / "build.yaml").write_text(BUILD)
+    (folder / "run.yaml").write_text(RUN)
+    raydfkd("build", folder / "build.yaml", "--out", folder / "built")
+    return folder
+
+
+def test_it_tells_its_progress_and_what_it_built(folder: Path, tmp_path: Path) -> None:
+    told = raydfkd("build", folder / "build.yaml", "--out", tmp_path / "out", "selection.num_images=12")
+    lines = [" ".join(line.split()) for line in told.splitlines()]
+    assert any(line.startswith("judging 40/40") for line in lines)
+    assert any(line.startswith("writing 12/12") for line in lines)
+    assert {"candidates 40", "images 12", "could not be read 0"} <= set(lines)
+    assert "starved" in told
+    assert lines[-1] == f"data set: {tmp_path / 'out'}"
+    manifest = json.loads((tmp_path / "out" / "build.json").read_text())
+    assert (manifest["state"], manifest["split"], manifest["num_images"]) == ("finished", "train", 12)
+    assert len(manifest["teacher_sha256"]) == 64
+
+
+def test_what_it_built_can_be_inspected_and_distilled_on(folder: Path, tmp_path: Path) -> None:
+    told = raydfkd("inspect", folder / "built", "--teacher", folder / "teacher.safetensors", "--attacked", 2)
+    assert "images" in told
+    assert " 30" in told
+    config = load_experiment(folder / "run.yaml")
+    assert config.collected is not None
+    result = execute(config, RunDir.create(tmp_path / "run"), resume=False, watcher=None, run_ray=lambda *arguments: None)
+    assert (result["method"], result["student_steps"]) == ("collected", 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["{folder}/none.yaml"], "none.yaml does not exist"),
+        (["{folder}/build.yaml", "--out", "{folder}/built"], "holds a finished data set already: choose another --out"),
+        (["{folder}/build.yaml", "--out", "{folder}/built", "--resume"], "is finished: there is nothing to resume"),
+        (["{folder}/built"], "holds a finished data set already"),
+        (["{folder}/build.yaml", "--out", "{folder}/teacher.safetensors"], "is a file: choose another --out"),
+        (["{folder}/build.yaml", "--out", "{folder}/new", "selection.images=3"], "unknown key selection.images"),
+        (["{folder}/build.yaml", "--out", "{folder}/new", "dataset.kind=parquet"], "dataset.path is missing"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_sentence(folder: Path, arguments: list[str], expected: str) -> None:
+    told = raydfkd("build", *(one.format(folder=folder) for one in arguments), rc=2)
+    assert expected in " ".join(told.split())
+    assert "Traceback" not in told
+    assert not (folder / "new").exists()
+
+
+def test_plain_lines_come_every_few_seconds_and_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    lines = Lines(clock=lambda: now[0], terminal=False)
+    for done in range(0, 101, 10):
+        lines("judging", done, 100)
+        now[0] += 1
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "judging 0/100"
+    assert told[-1] == "judging 100/100  10 images/s  0 s left"
+    assert len(told) == 3
