@@ -156,7 +156,7 @@ class Testimony:
     def _epochs_with_repeated_keys(self) -> list[str]:
         keys: dict[str, list[int]] = {}
         for note in self._buffer:
-            keys.setdefault(note["epoch"], []).extend(note.get("restored", note.get("keys")))
+            keys.setdefault(note["epoch"], []).extend(note["restored"] if "restored" in note else note["keys"])
         return [epoch for epoch, known in keys.items() if len(set(known)) != len(known)]
 
 
