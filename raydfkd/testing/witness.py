@@ -96,6 +96,7 @@ def _watch_limiter(module: ModuleType) -> None:
     def watched_sample(self: Any, n: int) -> None:
         kept = self._samples + n <= self._rule.most_samples(self._inserts)
         sample(self, n)
+        most[id(self)] = max(most.get(id(self), 0), self._samples)
         _note("limiter", inserts=self._inserts, samples=self._samples, kept=bool(kept or n == 0))
 
     limiter.record_insert, limiter.record_sample = watched_insert, watched_sample
