@@ -1,7 +1,7 @@
 """Writes down, in every process of a run, what went into the buffer, what came out, and whether the rate limiter was heeded.
 
 ``install`` is a worker process's set-up hook: ``runtime_env={"worker_process_setup_hook": "raydfkd.testing.witness.install"}``.
-It costs a worker nothing until that worker imports the buffer or the student's client. ``Testimony`` reads what was written.
+It costs a worker nothing until that worker imports the buffer or the student's client. ``Witnessed`` reads what was written.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ _WATCHED: dict[str, Callable[[ModuleType], None]] = {
 }
 
 
-class Testimony:
+class Witnessed:
     """What the processes of a run wrote down.
 
     Attributes:

@@ -23,7 +23,7 @@ from raydfkd.run_dir import write_atomically
 from raydfkd.runtime import student_trainer
 from raydfkd.runtime.session import NAMESPACE
 from raydfkd.testing.faulty_networks import GATE
-from raydfkd.testing.witness import FOLDER, Testimony
+from raydfkd.testing.witness import FOLDER, Witnessed
 
 SYSTEM = {
     "health_check_initial_delay_ms": 0,
@@ -106,7 +106,7 @@ def added(path: Path, known: list[str], number: int = 1) -> list[str]:
 
 def check(folder: Path, result: dict[str, Any], num_epochs: int) -> None:
     """The property: students saw a part of what was inserted, keys are unique, counts add up, the limiter was heeded."""
-    told = Testimony(folder)
+    told = Witnessed(folder)
     assert told.broken() == []
     assert told.num_epochs == num_epochs
     assert set(told.steps) == set(range(ROUNDS * STEPS)), "every step was taken"
