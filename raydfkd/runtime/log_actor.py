@@ -7,11 +7,9 @@ from typing import Any
 
 import ray
 
-from raydfkd.errors import WaitTimeoutError
 from raydfkd.runtime.autoscale import WaitMeter, Waits
 from raydfkd.runtime.failures import Failure
 from raydfkd.runtime.metrics import RunMetrics
-from raydfkd.runtime.preflight import amounts, requested
 from raydfkd.runtime.run_context import RunContext
 
 
@@ -23,18 +21,13 @@ class LogActor:
         self._records: list[dict[str, Any]] = []
         self._failure: Failure | None = None
         self._student_pids: list[list[int]] = []
-        self._config = context.config
-        self._without_students_since: float | None = None
-        restarted = ray.get_runtime_context().was_current_actor_reconstructed
-        if context.config.student.min_workers is not None and not restarted:
-            self.note_students_lost()
         self._stopping = False
         self._targets: dict[str, int] = {}
         self._newest_step = 0
         scaled = [source.autoscale.window_s for source in context.config.sources.values() if source.autoscale is not None]
         self._meter = WaitMeter(max(scaled, default=0.0)) if scaled else None
         self._metrics = RunMetrics(context)
-        if restarted:
+        if ray.get_runtime_context().was_current_actor_reconstructed:
             self.push("event", 0, {"message": "log actor restarted; records on their way to it are lost", "restart": True})
 
     def push(self, kind: str, step: int | None, values: dict[str, Any]) -> None:
@@ -72,7 +65,6 @@ class LogActor:
 
     def drain(self) -> tuple[list[dict[str, Any]], Failure | None]:
         """All records since the last call, and the run's failure."""
-        self._check_students()
         records, self._records = self._records, []
         return records, self._failure
 
@@ -87,23 +79,7 @@ class LogActor:
     def begin_session(self, pids: list[int]) -> int:
         """A student's worker group has started; returns how often it had before."""
         self._student_pids.append(pids)
-        self._without_students_since = None
         return len(self._student_pids) - 1
-
-    def note_students_lost(self) -> None:
-        """An elastic student's workers have ended or not begun; Ray Train would wait for nodes without end."""
-        self._without_students_since = time.monotonic()
-
-    def _check_students(self) -> None:
-        patience_s, student = self._config.runtime.wait_timeout_s, self._config.student
-        since = self._without_students_since
-        if since is not None and time.monotonic() - since > patience_s:
-            need = amounts(requested(student.resources))
-            sentence = (
-                f"waited {patience_s:.0f} s for student workers: at least {student.min_workers} are wanted, and each needs "
-                f"{need} on a node; add nodes, then resume"
-            )
-            self.fail(Failure.of(WaitTimeoutError(sentence), "the student workers"))
 
     def student_pids(self) -> list[int]:
         """Process ids of the student workers, by rank; empty before they have started."""

@@ -24,8 +24,7 @@ def demands(config: ExperimentConfig) -> list[tuple[str, dict[str, float]]]:
         for source, index in config.generators
     ]
     student = config.student
-    num_workers = student.num_workers if student.min_workers is None else student.min_workers
-    workers = [(f"student worker {rank}", requested(student.resources)) for rank in range(num_workers)]
+    workers = [(f"student worker {rank}", requested(student.resources)) for rank in range(student.num_workers)]
     placed = [(f"the {role} actor", dict(needed)) for role, needed in config.runtime.placement.items()]
     return generators + workers + placed
 

@@ -13,7 +13,6 @@ import ray.train.torch
 import torch
 
 from raydfkd.pipeline import builder, checkpoints
-from raydfkd.pipeline.config import ExperimentConfig
 from raydfkd.pipeline.student_loop import LoopHooks, StudentLoop
 from raydfkd.runtime.calls import call
 from raydfkd.runtime.failures import Failure
@@ -24,7 +23,6 @@ from raydfkd.runtime.stopping import StopAsker
 
 FAILURE_GRACE_S = 5.0
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-ELASTIC_START_TIMEOUT_S = 30.0
 START_TRIES = 2
 """Of a worker group that finds no place, or whose node goes while it starts, before the run fails."""
 TRAIN_FOLDER = "train"
@@ -42,13 +40,12 @@ def train_student(context: RunContext) -> None:
     """
     config, student = context.config, context.config.student
     # Ray Train's patience with a group that finds no place; its default of a minute is shorter than a node takes to come.
-    os.environ[START_TIMEOUT] = str(start_timeout_s(config))
+    os.environ[START_TIMEOUT] = str(config.runtime.wait_timeout_s / START_TRIES)
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"context": context},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=student.num_workers if student.min_workers is None else (student.min_workers, student.num_workers),
-            elastic_resize_monitor_interval_s=student.resize_period_s,
+            num_workers=student.num_workers,
             use_gpu=student.resources.num_gpus > 0,
             resources_per_worker=requested(student.resources),
         ),
@@ -56,31 +53,12 @@ def train_student(context: RunContext) -> None:
             name="student",
             storage_path=str(context.path / TRAIN_FOLDER),
             failure_config=ray.train.FailureConfig(
-                max_failures=config.runtime.max_restarts,
-                # An elastic group may try with more nodes than are left, before Ray has noticed that one is gone.
-                controller_failure_limit=START_TRIES - 1 if student.min_workers is None else config.runtime.max_restarts,
+                max_failures=config.runtime.max_restarts, controller_failure_limit=START_TRIES - 1
             ),
-            callbacks=[] if student.min_workers is None else [_GroupWatch(context)],
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
     trainer.fit()
-
-
-def start_timeout_s(config: ExperimentConfig) -> float:
-    """Of one try to start the worker group. An elastic one soon tries again with fewer."""
-    whole = config.runtime.wait_timeout_s / START_TRIES
-    return whole if config.student.min_workers is None else min(whole, ELASTIC_START_TIMEOUT_S)
-
-
-class _GroupWatch(ray.train.UserCallback):
-    """Tells the run's log when an elastic group has lost workers; called in Ray Train's controller."""
-
-    def __init__(self, context: RunContext) -> None:
-        self._context = context
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        self._context.actor("log").note_students_lost.remote()
 
 
 def _worker(settings: dict[str, Any]) -> None:
@@ -118,9 +96,9 @@ def _lost_a_peer(error: Exception) -> bool:
 
 
 def _train(context: RunContext) -> None:
+    config, run = context.config, context.run
     place = ray.train.get_context()
     rank, world_size = place.get_world_rank(), place.get_world_size()
-    config, run = _with_workers(context.config, world_size), context.run
     resources = config.student.resources
     torch.set_num_threads(builder.threads_of(resources.num_cpus, resources.num_threads))
     assigned = ray.train.torch.get_device()
@@ -142,14 +120,6 @@ def _train(context: RunContext) -> None:
     _failure(context)  # Calls of one caller keep their order: once this is answered, the log has all records.
 
 
-def _with_workers(config: ExperimentConfig, number: int) -> ExperimentConfig:
-    """The experiment as of an elastic group of so many workers, among whom the batch is divided."""
-    if config.student.min_workers is None:
-        return config
-    student = config.student.model_copy(update={"num_workers": number})
-    return config.model_copy(update={"students": {config.student_name: student}})
-
-
 def _begin_session(context: RunContext, rank: int, world_size: int, step: int) -> str:
     """A new name for this start of the group, the same on all its workers; a restart leaves a line in the log."""
     pids: list[Any] = [os.getpid()]
@@ -162,9 +132,7 @@ def _begin_session(context: RunContext, rank: int, world_size: int, step: int) -
         log = context.actor("log")
         earlier = call(lambda: log.begin_session.remote(pids), context.config.runtime.wait_timeout_s, "the run's log")
         if earlier:
-            number = "" if context.config.student.min_workers is None else f", {world_size} of them"
-            message = f"student workers were restarted from step {step}{number}"
-            log.push.remote("event", step, {"message": message, "restart": True})
+            log.push.remote("event", step, {"message": f"student workers were restarted from step {step}", "restart": True})
     return str(name[0])
 
 
