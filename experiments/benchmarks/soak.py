@@ -37,7 +37,7 @@ from rig import object_store, resident_bytes
 from raydfkd.run_dir import RunDir
 from raydfkd.runtime.live import reach
 from raydfkd.testing.faulty_networks import SLEEP_S
-from raydfkd.testing.witness import FOLDER, Testimony
+from raydfkd.testing.witness import FOLDER, Witnessed
 
 BATCH_SIZE = 64
 STEPS_PER_ROUND = 10
@@ -298,7 +298,7 @@ def measure(folder: Path, plan: Plan, seed: int, tell: Path | None) -> dict[str,
         soak.go_on()
         if process.wait(START_TIMEOUT_S) != 0:
             raise RuntimeError(f"the run ended with exit code {process.returncode}: {run.manifest().get('error')}")
-    told = Testimony(folder / "witness")
+    told = Witnessed(folder / "witness")
     if told.broken():
         raise RuntimeError("; ".join(told.broken()))
     figures = figures_of(soak, time.monotonic() - began)

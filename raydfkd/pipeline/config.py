@@ -232,11 +232,6 @@ class ExperimentConfig(_Config):
             raise ValueError(
                 f"sources.{scaled[0]}.autoscale needs schedule.mode decoupled: in lockstep a seed fixes who makes what"
             )
-        if self.student.min_workers is not None and self.schedule.mode == "lockstep":
-            raise ValueError(
-                f"students.{self.student_name}.min_workers needs schedule.mode decoupled: in lockstep a seed fixes the "
-                "student, and each number of workers gives another"
-            )
         self._refuse_missing_images()
         sizes = {source.batch_size for source in self.sources.values()}
         if len(sizes) > 1:

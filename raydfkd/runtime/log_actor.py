@@ -7,11 +7,9 @@ from typing import Any
 
 import ray
 
-from raydfkd.errors import WaitTimeoutError
 from raydfkd.runtime.autoscale import WaitMeter, Waits
 from raydfkd.runtime.failures import Failure
 from raydfkd.runtime.metrics import RunMetrics
-from raydfkd.runtime.preflight import amounts, requested
 from raydfkd.runtime.run_context import RunContext
 from raydfkd.runtime.stop_agreement import StopAgreement
 
@@ -23,22 +21,14 @@ class LogActor:
     def __init__(self, context: RunContext) -> None:
         self._records: list[dict[str, Any]] = []
         self._failure: Failure | None = None
-        self._config = context.config
         self._student_pids: dict[str, list[list[int]]] = {name: [] for name in context.config.students}
-        self._lost_since: dict[str, float] = {}
-        """By elastic student: since when it has no workers."""
-        restarted = ray.get_runtime_context().was_current_actor_reconstructed
-        if not restarted:
-            for name, student in context.config.students.items():
-                if student.min_workers is not None:
-                    self.note_students_lost(name)
         self._stop = StopAgreement()
         self._targets: dict[str, int] = {}
         self._newest_step = 0
         scaled = [source.autoscale.window_s for source in context.config.sources.values() if source.autoscale is not None]
         self._meter = WaitMeter(max(scaled, default=0.0)) if scaled else None
         self._metrics = RunMetrics(context)
-        if restarted:
+        if ray.get_runtime_context().was_current_actor_reconstructed:
             self.push("event", 0, {"message": "log actor restarted; records on their way to it are lost", "restart": True})
 
     def push(self, kind: str, step: int | None, values: dict[str, Any]) -> None:
@@ -80,7 +70,6 @@ class LogActor:
 
     def drain(self) -> tuple[list[dict[str, Any]], Failure | None]:
         """All records since the last call, and the run's failure."""
-        self._check_students()
         records, self._records = self._records, []
         return records, self._failure
 
@@ -95,23 +84,7 @@ class LogActor:
     def begin_session(self, student: str, pids: list[int]) -> int:
         """A student's worker group has started; returns how often it had before."""
         self._student_pids[student].append(pids)
-        self._lost_since.pop(student, None)
         return len(self._student_pids[student]) - 1
-
-    def note_students_lost(self, student: str) -> None:
-        """An elastic student's workers have ended or not begun; Ray Train would wait for nodes without end."""
-        self._lost_since[student] = time.monotonic()
-
-    def _check_students(self) -> None:
-        patience_s = self._config.runtime.wait_timeout_s
-        for name, since in self._lost_since.items():
-            if time.monotonic() - since > patience_s:
-                student, who = self._config.students[name], f"the {self._config.label_of(name)} workers"
-                sentence = (
-                    f"waited {patience_s:.0f} s for {who}: at least {student.min_workers} are wanted, and each needs "
-                    f"{amounts(requested(student.resources))} on a node; add nodes, then resume"
-                )
-                self.fail(Failure.of(WaitTimeoutError(sentence), who))
 
     def student_pids(self, student: str | None = None) -> list[int]:
         """Process ids of a student's workers (None: the first one's), by rank; empty before they have started."""

@@ -6,8 +6,9 @@ import logging
 import math
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import ray
@@ -42,9 +43,6 @@ which costs a student step on a CPU about a tenth. Other C libraries ignore the 
 
 PATIENT = {"RAY_raylet_start_wait_time_s": "180"}
 """Ray gives a local cluster 30 s to start, which is too little on a machine that has much else to do."""
-
-NO_CHATTER = ("RAY_BACKEND_LOG_LEVEL", "error")
-"""Where a cluster refuses this process, Ray's own library says so on stderr for half a minute before it gives up."""
 
 
 class RaySettings(Protocol):
@@ -89,17 +87,16 @@ def session(config: RunsOnRay, dashboard: bool = False) -> Iterator[bool]:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         for name, value in {**ALLOCATOR, **PATIENT}.items():
             os.environ.setdefault(name, value)
-    else:
-        os.environ.setdefault(*NO_CHATTER)
     try:
-        ray.init(
-            address="local" if address is None else address,
-            namespace=NAMESPACE,
-            num_cpus=None if address is not None else _whole(config.runtime.num_cpus),
-            include_dashboard=dashboard if address is None else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with nullcontext() if address is None else _stderr_to_log():
+            ray.init(
+                address="local" if address is None else address,
+                namespace=NAMESPACE,
+                num_cpus=None if address is not None else _whole(config.runtime.num_cpus),
+                include_dashboard=dashboard if address is None else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         if address is None:
             raise  # It was to be started here, which has nothing to do with who may join it.
@@ -159,16 +156,33 @@ def joined(known: dict[str, Any], address: str | None = None) -> Iterator[None]:
     if known.get("auth_mode"):
         os.environ.setdefault("RAY_AUTH_MODE", known["auth_mode"])
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault(*NO_CHATTER)
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        ray.init(where, namespace=known.get("namespace", NAMESPACE), log_to_driver=False, logging_level=logging.ERROR)
+        with _stderr_to_log():
+            ray.init(where, namespace=known.get("namespace", NAMESPACE), log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise _shut_out(where, error, "join it from a machine of the cluster, or give --address ray://HOST:10001") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _stderr_to_log() -> Iterator[None]:
+    """Sends what is written to stderr meanwhile to the log at level INFO: Ray's own library repeats a refusal there for half a
+    minute, with time stamps, before it raises it."""
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as aside:
+        os.dup2(aside.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            aside.seek(0)
+            for line in aside.read().decode(errors="replace").splitlines():
+                logger.info("Ray: %s", line)
 
 
 def _shut_out(address: str, error: Exception, advice: str) -> ResourceError:

@@ -1,7 +1,7 @@
 """Writes down, in every process of a run, what went into the buffer, what came out, and whether the rate limiter was heeded.
 
 ``install`` is a worker process's set-up hook: ``runtime_env={"worker_process_setup_hook": "raydfkd.testing.witness.install"}``.
-It costs a worker nothing until that worker imports the buffer or the student's client. ``Testimony`` reads what was written.
+It costs a worker nothing until that worker imports the buffer or the student's client. ``Witnessed`` reads what was written.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ def _watch_limiter(module: ModuleType) -> None:
     def watched_sample(self: Any, n: int) -> None:
         kept = self._samples + n <= self._rule.most_samples(self._inserts)
         sample(self, n)
+        most[id(self)] = max(most.get(id(self), 0), self._samples)
         _note("limiter", inserts=self._inserts, samples=self._samples, kept=bool(kept or n == 0))
 
     limiter.record_insert, limiter.record_sample = watched_insert, watched_sample
@@ -121,7 +122,7 @@ _WATCHED: dict[str, Callable[[ModuleType], None]] = {
 }
 
 
-class Testimony:
+class Witnessed:
     """What the processes of a run wrote down.
 
     Attributes:

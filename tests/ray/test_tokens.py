@@ -30,7 +30,7 @@ def guarded() -> Iterator[str]:
         with log.open("w") as out:
             head = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | settings)
         try:
-            wait_until(lambda: "--address='" in log.read_text() or head.poll() is not None, 240, "the head has not started")
+            wait_until(lambda: "--address='" in log.read_text() or head.poll() is not None, 600, "the head has not started")
             yield log.read_text().partition("--address='")[2].partition("'")[0]
         finally:
             head.terminate()
