@@ -31,7 +31,11 @@ def build(
     """
     from raydfkd.api import build_dataset
 
-    done = build_dataset(file, overrides=overrides or [], out=out, resume=resume, tell=Lines())
+    try:
+        done = build_dataset(file, overrides=overrides or [], out=out, resume=resume, tell=Lines())
+    except KeyboardInterrupt:
+        typer.echo("raydfkd: stopped by Ctrl-C; a build that had begun goes on with --resume and the same folder", err=True)
+        raise typer.Exit(130) from None
     found = done.manifest
     typer.echo(render(("figure", "value"), _rows(found)))
     typer.echo()
