@@ -45,7 +45,8 @@ def numbers_of(images: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(images.numpy().reshape(len(images), -1)[:, :4]).view(np.uint32)[:, 0]
 
 
-class Numbered:
+@ray.remote(num_cpus=0, max_concurrency=4)
+class NumberedGenerator:
     """Streams numbered batches, from ``first`` on, as fast as it gets leave."""
 
     def __init__(self, context: RunContext, generator_id: str, turn: int, num_turns: int, first: int) -> None:
@@ -70,9 +71,6 @@ class Numbered:
 
     def made(self) -> int:
         return self._next
-
-
-NumberedGenerator = ray.remote(num_cpus=0, max_concurrency=4)(Numbered)
 
 
 @dataclass
