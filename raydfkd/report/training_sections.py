@@ -47,7 +47,7 @@ def _metric_figure(found: dict[str, list[np.ndarray]], column: int, x_label: str
         [(_, last, ema, _)] = found.values()
         return figures.metric_curve(next(iter(over.values())), x_label, last, ema, teacher, metric)
     title = f"{metric} over {'steps' if column == 0 else 'time'} (last weights of each student)"
-    curves = {name: (over[name], last) for name, (_, last, _, _) in found.items()}
+    curves = {name: figures.Curve.of(over[name], last[None]) for name, (_, last, _, _) in found.items()}
     return figures.overlay(curves, title[0].upper() + title[1:], x_label, teacher)
 
 

@@ -116,7 +116,7 @@ def check_refusal(done: Finished) -> None:
     ("override", "expected"),
     [
         pytest.param(["schedule.roundz=3"], "unknown key schedule.roundz: did you mean 'rounds'", id="unknown key"),
-        pytest.param(["sources.inversion.steps=3"], "did you mean 'steps_per_batch'", id="unknown key of a method"),
+        pytest.param(["sources.inversion.steps=3"], "or 'steps_per_batch'?", id="unknown key of a method"),
         pytest.param(["schedule.rounds=many"], "schedule.rounds is 'many': it must be a valid integer", id="wrong type"),
         pytest.param(["schedule.rounds=0"], "schedule.rounds is 0: it must be greater than", id="out of range"),
         pytest.param(["students=null"], "students is None", id="null for a map"),
@@ -323,7 +323,7 @@ def test_the_checkpoint_before_a_damaged_one_is_taken_once_that_is_removed(stopp
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("students.small.model=small_cnn_16", "the student in"),
+        ("students.small.model=small_cnn_16", "the student 'small' in"),
         ("sources.inversion.base_channels=8", "the generator 'inversion-0' in"),
         ("replay.synthetic.capacity=32", "use the experiment that it was saved with"),
         ("task.num_classes=7", "num_classes"),

@@ -18,7 +18,8 @@ from raydfkd.pipeline.yaml_config import dump_yaml, read_yaml, validate
 ROOT = Path(__file__).parents[3]
 SHIPPED = sorted([*(ROOT / "experiments").rglob("*.yaml"), *(ROOT / "raydfkd").rglob("*.yaml")])
 TEACHERS = [path for path in SHIPPED if path.parent.name == "teachers" or path.name == "demo_teacher.yaml"]
-EXPERIMENTS = [path for path in SHIPPED if path not in TEACHERS and path.parent.name != "sweeps"]
+BUILDS = [p for p in SHIPPED if p.stem.endswith("_build") or p.parent.name == "builds" or "surrogate/table3" in p.as_posix()]
+EXPERIMENTS = [path for path in SHIPPED if path not in (*TEACHERS, *BUILDS) and path.parent.name != "sweeps"]
 
 TREE: dict[str, Any] = {
     "task": {"num_classes": 10, "image_shape": [1, 8, 8]},

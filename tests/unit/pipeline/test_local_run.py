@@ -252,7 +252,9 @@ def test_a_full_disk_is_told_in_one_sentence_and_a_resume_goes_on(
     )
     assert told.value.exit_code == 1
     left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").rglob("*") if path.is_dir())
-    assert left == ["generators", "replay", "shards", "step-00000004"], "what could not be written whole takes no room"
+    assert left == ["generators", "replay", "shards", "step-00000004", "students"], (
+        "what could not be written whole takes no room"
+    )
     assert not list((tmp_path / "run").rglob("*.tmp"))
     full.clear()
     resumed = RunDir(run(tmp_path / "run", "schedule.rounds=3", resume=True).run_dir)
