@@ -11,7 +11,6 @@ from torch import nn
 
 from raydfkd.distillation.distiller import Distiller
 from raydfkd.evaluation.classification import Evaluator
-from raydfkd.evaluation.metrics import class_entropy
 from raydfkd.models.precision import autocast
 from raydfkd.models.shared_classifier import SharedClassifierStudent, describe_shared_classifier
 from raydfkd.models.teacher import FrozenTeacher, pixels_of
@@ -115,7 +114,7 @@ def _result(
         "images_synthesized": exchange.buffer.num_inserts,
         "images_distilled": sum(student["images_distilled"] for student in students.values()),
         "student_steps": first["student_steps"],
-        "class_entropy": class_entropy(exchange.buffer.summary().class_counts),
+        "class_entropy": exchange.buffer.stats()["class_entropy"],
         "device": device_name(device),
     }
 

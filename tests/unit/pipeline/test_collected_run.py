@@ -14,6 +14,7 @@ from tiny_run import At, experiment
 
 from raydfkd.api import Result, distill
 from raydfkd.errors import ConfigError
+from raydfkd.evaluation import class_entropy
 from raydfkd.pipeline import collecting
 from raydfkd.run_dir import RunDir
 from raydfkd.synthesis import hidfd
@@ -83,6 +84,11 @@ def test_the_same_seed_repeats_it_and_streaming_goes_on_training(run: Run, tmp_p
 def test_collected_images_alone_need_no_generator(run: Run, tmp_path: Path) -> None:
     result = run(tmp_path / "run", "sources.gan=null", "schedule.warmup_batches=0").result
     assert (result["method"], result["images_synthesized"], result["student_steps"]) == ("collected", 0, 8)
+    with np.load(tmp_path / "run" / "analysis" / "buffer.npz") as kept:
+        counts = np.bincount(kept["teacher_class"], minlength=10)
+    assert counts.sum() == 20
+    assert class_entropy(counts) > 0.5
+    assert result["class_entropy"] == pytest.approx(class_entropy(counts))
 
 
 def test_synthetic_images_alone(run: Run, tmp_path: Path) -> None:
