@@ -29,8 +29,8 @@ updates so far; the slowest student's where it is no student's record) and value
   (``generator_wait_limiter_s``, ``generator_wait_weights_s``) and the synthesizer's losses (``bn_loss``, ``one_hot_loss``,
   ``adversarial_loss``, ``loss``; a GAN's ``*_loss``, ``real_confidence``, ``synthetic_confidence``, ``class_hit_rate`` and
   ``class_evenness``).
-* ``preparation``: ``generator_id``, ``done`` and ``total`` steps of a generator's work before its first batch, and the
-  means of its losses as in ``synthesis``.
+* ``preparation``: ``generator_id``, ``done`` and ``total`` steps of a generator's work before its first batch, ``prepare_s``
+  (seconds since the last of these records), and the means of its losses as in ``synthesis``.
 * ``distillation``: means since the last record: ``kd_loss``, ``lr``, ``agreement``, ``importance_weight_mean``, ``item_age``,
   ``grad_norm``, ``step_s`` (seconds of computing a step).
 * ``replay``: ``size``, ``capacity``, ``pinned_fraction`` (of a training batch), ``class_counts`` (list), ``class_entropy``,

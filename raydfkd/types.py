@@ -90,10 +90,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Preparation:
-    """A slice of what a synthesizer does before its first batch: ``done`` of ``total`` steps, and its mean losses."""
+    """A slice of what a synthesizer does before its first batch: ``done`` of ``total`` steps, the seconds that the slice took,
+    and its mean losses."""
 
     done: int
     total: int
+    seconds: float
     metrics: dict[str, float] = field(default_factory=dict)
 
 

@@ -190,7 +190,8 @@ def _prepare(run: RunDir, recorder: Recorder, synthesizers: dict[str, Synthesize
             if not announced:
                 recorder.stage("preparing", name)
                 announced = True
-            recorder.emit("preparation", 0, generator_id=name, done=prepared.done, total=prepared.total, **prepared.metrics)
+            figures = {"done": prepared.done, "total": prepared.total, "prepare_s": prepared.seconds}
+            recorder.emit("preparation", 0, generator_id=name, **figures, **prepared.metrics)
             if time.monotonic() - saved_at > recorder.config.runtime.snapshot_period_s:
                 checkpoints.save_generator(run.preparation, name, synthesizer.state_dict())
                 saved_at = time.monotonic()

@@ -124,7 +124,9 @@ def totals_of(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
     sums = dict.fromkeys((*STUDENT_WAITS, *GENERATOR_WAITS, "synthesis_s", "distillation_s"), 0.0)
     restarts, last_steps = 0, dict[str, int]()
     for record in records:
-        if record["kind"] == "synthesis":
+        if record["kind"] == "preparation":
+            sums["synthesis_s"] += record["prepare_s"]
+        elif record["kind"] == "synthesis":
             sums["synthesis_s"] += record["seconds"]
         elif record["kind"] == "distillation":
             student = record.get("student", "")

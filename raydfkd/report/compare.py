@@ -124,7 +124,7 @@ def _seed_tables(settings: Settings, metric: str) -> list[Table]:
         behind = _spread([_points_behind(outcome) for outcome in outcomes], unit="")
         seconds = [outcome["end_to_end_s"] for outcome in outcomes if outcome.get("end_to_end_s") is not None]
         rows.append((label, str(len(outcomes)), *spread, behind, format_duration(float(np.mean(seconds)) if seconds else None)))
-    headers = ("setting", "runs", f"{metric}, last", f"{metric}, EMA", "agreement", "points behind the teacher", "end to end")
+    headers = ("setting", "runs", f"{metric}, last", f"{metric}, EMA", "agreement", "points behind teacher", "end to end")
     return [Table(headers, rows, title="Mean and standard deviation over runs")]
 
 
@@ -151,7 +151,7 @@ def _table(settings: Settings, metric: str) -> Table:
         for run in group:
             row = [label if run.result is not None else f"{label} ({run.state})"]
             rows.append(tuple(row + [MISSING if (cell := cells(run.outcome)) is None else cell for _, cells in _COLUMNS]))
-    return Table(("run", *(header.replace("accuracy", metric) for header, _ in _COLUMNS)), rows)
+    return Table(("run", *(header.replace("accuracy", metric) for header, _ in _COLUMNS)), rows, title="Each run")
 
 
 _COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str | None]], ...] = (

@@ -60,7 +60,7 @@ class HiDFDSynthesizer:
                 break
         if not trained.count:
             return None
-        return Preparation(self.gan.num_steps, self.config.pretrain_steps, trained.means())
+        return Preparation(self.gan.num_steps, self.config.pretrain_steps, time.monotonic() - began, trained.means())
 
     def step(self, summary: BufferSummary) -> SyntheticBatch:
         trained = _Means()

@@ -32,7 +32,7 @@ class Synthesizer:
         if self.prepared == self.slices:
             return None
         self.prepared += 1
-        return Preparation(self.prepared, self.slices)
+        return Preparation(self.prepared, self.slices, 0.5)
 
     def step(self, summary: BufferSummary) -> SyntheticBatch:
         self.made += 1

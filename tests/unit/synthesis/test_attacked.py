@@ -78,10 +78,10 @@ def test_a_restored_stage_goes_on_bit_for_bit() -> None:
 def test_preparation_and_weights_are_the_inner_ones() -> None:
     synthesizer = attacked()
     told: list[Any] = []
-    synthesizer.inner.prepare = lambda: Preparation(1, 2)  # type: ignore[method-assign]
+    synthesizer.inner.prepare = lambda: Preparation(1, 2, 0.5)  # type: ignore[method-assign]
     synthesizer.inner.load_student = lambda weights, version: told.append((weights, version))  # type: ignore[method-assign]
     synthesizer.load_student(np.zeros(3), 7)
-    assert synthesizer.prepare() == Preparation(1, 2)
+    assert synthesizer.prepare() == Preparation(1, 2, 0.5)
     assert told[0][1] == 7
 
 
