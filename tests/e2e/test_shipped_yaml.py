@@ -281,17 +281,18 @@ def test_the_first_steps_of_hidfd_s_recipes_with_their_own_networks_on_stand_in_
     _, height, width = whole.task.image_shape
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
-    for number in range(6):
+    for number in range(4):
         pixels = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
     stand_in = [
         f"collected={{dataset: {{kind: image_folder, path: {tmp_path / 'images'}, split: stand-in}}}}",
-        "replay.pinned.capacity=6",
+        "replay.pinned.capacity=4",
     ]
     source = next(iter(whole.sources), None)
-    config = load_experiment(path, [*without_checkpoint(whole), *SHORT, *TINY[source], *stand_in])
+    few = ["runtime.bf16=true", "students.small.batch_size=2", *([f"sources.{source}.batch_size=2"] if source else [])]
+    config = load_experiment(path, [*without_checkpoint(whole), *SHORT, *TINY[source], *stand_in, *few])
     result = execute(config, RunDir.create(tmp_path / "run"), resume=False, watcher=None, run_ray=no_ray)
-    assert (result["student_steps"], result["images_synthesized"]) == (2, 8 if source else 0)
+    assert (result["student_steps"], result["images_synthesized"]) == (2, 4 if source else 0)
 
 
 @pytest.mark.parametrize("path", SURROGATE, ids=name_of)
