@@ -16,7 +16,8 @@ pytestmark = pytest.mark.usefixtures("no_actor_left")
 
 RECORDS = {
     "throughput": {
-        "images_distilled_since": 64, "student_wait_data_s": 0.5, "student_wait_limiter_s": 0.25, "student_wait_students_s": 0.125,
+        "images_distilled_since": 64,
+        "student_wait_data_s": 0.5, "student_wait_limiter_s": 0.25, "student_wait_students_s": 0.125,
     },
     "distillation": {"kd_loss": 0.5, "item_age": 3.0},
     "generators": {"source": "inversion", "target": 3, "running": 2, "pending": 1},
