@@ -106,22 +106,24 @@ def _actors(context: RunContext) -> Iterator[dict[str, Any]]:
     actors: dict[str, Any] = {}
     try:
         for role, actor in classes.items():
-            options = {"name": context.name_of(role), "max_restarts": restarts, **_place(context.config, role)}
+            options = {"name": context.name_of(role), "max_restarts": restarts, **_place(context, role)}
             actors[role] = actor.options(**options).remote(context)
         yield actors
     finally:
         _close(actors)
 
 
-def _place(config: ExperimentConfig, role: str) -> dict[str, Any]:
-    """On the driver's node unless the experiment says otherwise.
+def _place(context: RunContext, role: str) -> dict[str, Any]:
+    """On the driver's node unless the experiment says otherwise; a sweep's trial has its actors in its placement group.
 
     Ray puts an actor that asks for nothing on a node drawn at random, whatever its scheduling strategy, and that node may be
     given back at any time. So these ask for a little memory.
     """
-    needed = config.runtime.placement.get(role)  # type: ignore[call-overload]
+    needed = context.config.runtime.placement.get(role)  # type: ignore[call-overload]
     if needed is not None:
         return {"resources": dict(needed), "scheduling_strategy": "DEFAULT"}
+    if context.grouped:
+        return {}  # Outside of the group, the pool's generators would look for places outside of it too.
     here = ray.get_runtime_context().get_node_id()
     return {"memory": PLACED_BYTES, "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=True)}
 
