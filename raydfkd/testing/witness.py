@@ -64,8 +64,8 @@ def _watch_buffer(module: ModuleType) -> None:
     buffer = module.ReplayBuffer
     insert, load = buffer.insert, buffer.load_state_dict
 
-    def watched_insert(self: Any, batch: Any, payload: Any) -> Any:
-        report = insert(self, batch, payload)
+    def watched_insert(self: Any, batch: Any, payload: Any, *judge: Any) -> Any:
+        report = insert(self, batch, payload, *judge)
         shard = next(s for t in self.tables.values() for i, s in t.storage.shards.items() if i == report.shard_id)
         _note("buffer", epoch=self.identity, keys=shard.keys.tolist(), images=_checksums(batch.images))
         return report
