@@ -135,7 +135,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         for process in reversed(started):
             process.send_signal(signal.SIGTERM)
         for process in reversed(started):
-            process.wait(60)
+            process.wait(150)
         shutil.rmtree(temp, ignore_errors=True)
 
 
