@@ -44,11 +44,26 @@ def build_on_ray(build: DatasetBuild, folder: BuildFolder, tell: Tell) -> dict[s
         WaitTimeoutError: no part was finished for ``runtime.wait_timeout_s``.
         RaydfkdError: see ``DatasetBuild.run``.
     """
-    # Else Ray's core tells on stderr, of every pool, that an actor's restart needs its arguments, which Ray Data keeps.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    with session(build.config):
+    with _silent_core(), session(build.config):
         _preflight(build.config)
         return build.run(folder, execute_on_ray, tell)
+
+
+@contextmanager
+def _silent_core() -> Iterator[None]:
+    """Else Ray's core tells on stderr, of every pool, that an actor's restart needs its arguments, which Ray Data keeps.
+
+    Only meanwhile: a process that is started with the level in its environment is told of that on stderr.
+    """
+    name = "RAY_BACKEND_LOG_LEVEL"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "fatal"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _preflight(config: DatasetBuildConfig) -> None:

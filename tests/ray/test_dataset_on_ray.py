@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from raydfkd.pipeline.dataset_build import DatasetBuild, execute_here
 from raydfkd.pipeline.dataset_config import DatasetBuildConfig
 from raydfkd.pipeline.dataset_folder import BuildFolder
 from raydfkd.pipeline.dataset_parts import Columns, Pass, Span, spans
+from raydfkd.runtime.session import QUIET
 from raydfkd.runtime.surrogate_dataset import build_on_ray, execute_on_ray
 
 
@@ -59,7 +61,10 @@ def built(config: DatasetBuildConfig, out: Path, on_ray: bool) -> dict[str, byte
 def test_ray_builds_what_is_built_without_it(teacher: Path, tmp_path: Path, ray_instance: None, kind: str) -> None:
     made = {} if kind == "read" else {"images": {"kind": "spectral"}, "num_candidates": 110}
     config = settings(teacher, boundary_attack={"num_steps": 20}, **made)
+    before = {name for name in os.environ if name.startswith("RAY_")}
     on_ray = built(config, tmp_path / "ray", on_ray=True)
+    # All else would be inherited by the commands started from here.
+    assert {name for name in os.environ if name.startswith("RAY_")} <= before | {*QUIET}
     assert on_ray == built(config, tmp_path / "local", on_ray=False)
     assert len(on_ray) >= 2
 
