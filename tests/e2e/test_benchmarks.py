@@ -74,6 +74,14 @@ EXPECTED = {
         "scale_up_s",
         "scale_down_s",
     },
+    "soak.py": {
+        *(f"kills.{kind}" for kind in ("generator", "student", "replay")),
+        *(f"{name}.slope_per_hour" for name in ("driver_mb", "log_mb", "pool_mb", "replay_mb", "store_mb", "live_actors")),
+        "student_steps",
+        "restarts",
+        "images_inserted",
+        "buffers",
+    },
     "dataset_build.py": {
         "num_images",
         "bare_images_per_s",
