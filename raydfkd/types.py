@@ -98,6 +98,10 @@ class Preparation:
     seconds: float
     metrics: dict[str, float] = field(default_factory=dict)
 
+    def record(self) -> dict[str, float]:
+        """The values of a ``preparation`` metrics record."""
+        return {"done": self.done, "total": self.total, "prepare_s": self.seconds, **self.metrics}
+
 
 class Synthesizer(Protocol):
     """Makes images. Owns its networks, optimisers and random generator; never sees Ray, replay or files."""

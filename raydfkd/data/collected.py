@@ -73,7 +73,7 @@ def collect(config: CollectedConfig, teacher: FrozenTeacher, seed: int, device: 
         DataError: there is nothing to read, the images have other channels than the teacher's, or fewer than two are left.
     """
     found = _left_over(load_unlabelled(config.dataset, teacher.image_shape), config.exclude)
-    classes, confidences = _judge(teacher, found.images, device, bf16)
+    classes, confidences = teacher.to(device).judge_all(found.images, device, bf16, CHUNK)
     rng = np.random.default_rng(seed)
     chosen = np.arange(len(found))
     if config.num_images is not None:
@@ -167,17 +167,6 @@ def _long_tail(
     counts = long_tailed_counts(np.bincount(classes, minlength=num_classes), num_images, imbalance)
     members = [rng.permutation(np.flatnonzero(classes == k))[: counts[k]] for k in range(num_classes)]
     return np.sort(np.concatenate(members))
-
-
-def _judge(teacher: FrozenTeacher, images: np.ndarray, device: torch.device, bf16: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The teacher's class int32 [N] and its confidence float32 [N]."""
-    classes, confidences = [], []
-    teacher = teacher.to(device)
-    for chunk in torch.from_numpy(images).split(CHUNK):
-        judged = teacher.judge(chunk.to(device), bf16)
-        classes.append(judged.classes.cpu().numpy())
-        confidences.append(judged.confidences.cpu().numpy())
-    return np.concatenate(classes), np.concatenate(confidences)
 
 
 def _shortened(counts: np.ndarray) -> str:

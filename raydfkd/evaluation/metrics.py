@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from raydfkd.replay.statistics import relative_entropy
+
 
 def agreement(predictions_a: np.ndarray, predictions_b: np.ndarray) -> float:
     """Share of images on which two networks name the same class, in [0,1].
@@ -28,12 +30,7 @@ def class_entropy(counts: np.ndarray) -> float:
     counts = np.asarray(counts, dtype=np.float64)
     if counts.ndim != 1 or len(counts) < 2 or counts.min() < 0:
         raise ValueError(f"class counts must be a vector of at least 2 non-negative numbers, got shape {counts.shape}")
-    total = counts.sum()
-    if total == 0:
-        return 0.0
-    shares = counts[counts > 0] / total
-    # 0 is added for the sake of a single class, whose sum is -0.
-    return float(np.clip(-(shares * np.log(shares)).sum() / np.log(len(counts)), 0.0, 1.0)) + 0.0
+    return relative_entropy(counts)
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:

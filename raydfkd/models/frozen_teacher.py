@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -120,6 +121,21 @@ class FrozenTeacher(nn.Module):
             logits = self(pixels_of(stored)).float()
         confidences, classes = logits.softmax(1).max(1)
         return Judgement(logits, classes.int(), confidences)
+
+    def judge_all(self, images: np.ndarray, device: torch.device, bf16: bool, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of any number of uint8 images [N,C,H,W]: the classes int32 [N] and their confidences float32 [N].
+
+        Args:
+            device: the teacher's.
+            batch_size: images judged at a time.
+        """
+        classes, confidences = np.empty(len(images), np.int32), np.empty(len(images), np.float32)
+        for first in range(0, len(images), batch_size):
+            chunk = slice(first, first + batch_size)
+            # A copy: what comes through Ray's object store cannot be written to, which torch warns of.
+            judged = self.judge(torch.from_numpy(images[chunk].copy()).to(device), bf16)
+            classes[chunk], confidences[chunk] = judged.classes.cpu().numpy(), judged.confidences.cpu().numpy()
+        return classes, confidences
 
     def forward_features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [B,K] and the penultimate features [B,d], which are what enters the classifier head."""

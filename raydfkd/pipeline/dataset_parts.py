@@ -18,7 +18,6 @@ import torch
 
 from raydfkd.data.decoding import Decoder
 from raydfkd.data.rows import RowReader
-from raydfkd.models.precision import autocast
 from raydfkd.models.teacher import FrozenTeacher
 from raydfkd.pipeline import builder
 from raydfkd.pipeline.config import derive_seed
@@ -239,20 +238,9 @@ class Eye:
         self._bf16 = config.runtime.bf16
         self._batch_size = config.runtime.batch_size
 
-    @torch.no_grad()
     def judge(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of uint8 [n,C,H,W]: the class, int32 [n], and its probability, float32 [n]."""
-        classes = np.empty(len(images), np.int32)
-        confidences = np.empty(len(images), np.float32)
-        for first in range(0, len(images), self._batch_size):
-            chunk = slice(first, first + self._batch_size)
-            # A copy: what comes through Ray's object store cannot be written to, which torch warns of.
-            view = torch.from_numpy(images[chunk].copy()).to(self._device).float().div_(255)
-            with autocast(self._device, self._bf16):
-                logits = self.teacher(view.contiguous(memory_format=torch.channels_last)).float()
-            confidence, predicted = logits.softmax(1).max(1)
-            classes[chunk], confidences[chunk] = predicted.int().cpu().numpy(), confidence.cpu().numpy()
-        return classes, confidences
+        return self.teacher.judge_all(images, self._device, self._bf16, self._batch_size)
 
 
 def _columns(part: int, row: np.ndarray, **others: np.ndarray) -> Columns:

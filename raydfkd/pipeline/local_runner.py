@@ -190,8 +190,7 @@ def _prepare(run: RunDir, recorder: Recorder, synthesizers: dict[str, Synthesize
             if not announced:
                 recorder.stage("preparing", name)
                 announced = True
-            figures = {"done": prepared.done, "total": prepared.total, "prepare_s": prepared.seconds}
-            recorder.emit("preparation", 0, generator_id=name, **figures, **prepared.metrics)
+            recorder.emit("preparation", 0, generator_id=name, **prepared.record())
             if time.monotonic() - saved_at > recorder.config.runtime.snapshot_period_s:
                 checkpoints.save_generator(run.preparation, name, synthesizer.state_dict())
                 saved_at = time.monotonic()

@@ -22,7 +22,8 @@ def relative_entropy(counts: np.ndarray) -> float:
     if total == 0 or len(counts) < 2:
         return 0.0
     shares = counts[counts > 0] / total
-    return float(-(shares * np.log(shares)).sum() / np.log(len(counts)))
+    # 0 is added for the sake of a single class, whose sum is -0.
+    return float(-(shares * np.log(shares)).sum() / np.log(len(counts))) + 0.0
 
 
 def buffer_statistics(buffer: ReplayBuffer, newest_version: Callable[[str], WeightsVersion] | None = None) -> dict[str, Any]:

@@ -103,8 +103,7 @@ class GeneratorActor:
         how_far = None if prepared is None else f"preparation step {prepared.done} of {prepared.total}"
         self._replay.note_preparation.remote(stream, how_far)
         if prepared is not None:
-            figures = {"done": prepared.done, "total": prepared.total, "prepare_s": prepared.seconds}
-            values = {"generator_id": self._generator_id, **figures, **prepared.metrics}
+            values = {"generator_id": self._generator_id, **prepared.record()}
             self._context.actor("log").push.remote("preparation", 0, values)
 
     def _newest(self, known: WeightsVersion) -> tuple[WeightsVersion, np.ndarray | None]:

@@ -42,6 +42,19 @@ def run_command(
         return Finished(process.exitcode, *told)
 
 
+def invoke(*arguments: object, rc: int = 0) -> str:
+    """Runs the command in this process and returns its standard output, or its standard error where ``rc`` is not 0."""
+    from typer.testing import CliRunner
+
+    from raydfkd.cli.main import app
+
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="raydfkd")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == rc, result.output
+    return result.stderr if rc else result.stdout
+
+
 def _server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)

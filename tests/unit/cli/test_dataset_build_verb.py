@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from raydfkd.cli.dataset_build import Lines
-from raydfkd.cli.main import app
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.weights import save_weights
 from raydfkd.pipeline.config import load_experiment
 from raydfkd.pipeline.run import execute
 from raydfkd.run_dir import RunDir
+from raydfkd.testing.command import invoke
 
 TASK = "task: {num_classes: 10, image_shape: [1, 8, 8]}\nteacher: {model: small_cnn_4, checkpoint: teacher.safetensors}\n"
 BUILD = f"""{TASK}
@@ -32,12 +32,7 @@ runtime: {{runner: local, bf16: false, device: cpu}}
 """
 
 
-def raydfkd(*arguments: object, rc: int = 0) -> str:
-    result = CliRunner().invoke(app, ["dataset", *map(str, arguments)], prog_name="raydfkd")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == rc, result.output
-    return result.stderr if rc else result.stdout
+raydfkd = partial(invoke, "dataset")
 
 
 @pytest.fixture(scope="module")

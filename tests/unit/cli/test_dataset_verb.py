@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from raydfkd.cli.main import app
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.weights import save_weights
 from raydfkd.replay.arrow import to_parquet
+from raydfkd.testing.command import invoke
 from raydfkd.types import SyntheticBatch
 
 NAMES = ["zero", "one", "two", "three"]
 
 
-def raydfkd(*arguments: object, rc: int = 0) -> str:
-    result = CliRunner().invoke(app, ["dataset", "inspect", *map(str, arguments)], prog_name="raydfkd")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == rc, result.output
-    return result.stderr if rc else result.stdout
+raydfkd = partial(invoke, "dataset", "inspect")
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from raydfkd.cli.main import app
 from raydfkd.cli.run import DEMO, DEMO_TEACHER
 from raydfkd.errors import ResourceError
 from raydfkd.models.weights import read_metadata
 from raydfkd.pipeline.config import load_experiment
 from raydfkd.pipeline.yaml_config import read_yaml
+from raydfkd.testing.command import invoke as raydfkd
 
 ROOT = Path(__file__).parents[3]
 
@@ -42,15 +41,6 @@ schedule: {warmup_batches: 1, rounds: 2, student_steps_per_round: 2}
 evaluation: {dataset: {kind: digits, max_images: 50}}
 runtime: {runner: local, bf16: false}
 """
-
-
-def raydfkd(*arguments: object, rc: int = 0) -> str:
-    """Runs the command in this process and returns its standard output, or its standard error where ``rc`` is not 0."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments], prog_name="raydfkd")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == rc, result.output
-    return result.stderr if rc else result.stdout
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_run import At, experiment
-from typer.testing import CliRunner
 
 from raydfkd.api import Result, distill
-from raydfkd.cli.main import app
 from raydfkd.errors import RunDirError
 from raydfkd.models.weights import read_metadata
 from raydfkd.run_dir import RunDir
+from raydfkd.testing.command import invoke
 
 Tensors = dict[str, torch.Tensor]
 
@@ -119,26 +118,19 @@ def test_a_killed_and_resumed_run_ends_like_an_unbroken_one(run: Run, both: RunD
     assert resumed.result()["images_distilled"] == both.result()["images_distilled"]
 
 
-def typed(*arguments: object, code: int = 0) -> str:
-    """Runs the command in this process; what it printed, or its refusal."""
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="raydfkd")
-    assert done.exit_code == code, done.output
-    return done.stderr if code else done.stdout
-
-
 def test_evaluate_and_export_choose_a_student_by_its_name(both: RunDir, tmp_path: Path) -> None:
-    measured = {line.split()[0]: line.split()[1:3] for line in typed("evaluate", both.path).splitlines()[2:]}
+    measured = {line.split()[0]: line.split()[1:3] for line in invoke("evaluate", both.path).splitlines()[2:]}
     last = {name: f"{student['metric_last']:.2%}" for name, student in both.result()["students"].items()}
     assert list(measured) == ["teacher", "student", "student_ema", "student-other", "student_ema-other"]
     assert (measured["student"], measured["student-other"]) == (["small_cnn_4", last["small"]], ["small_cnn_8", last["other"]])
-    one = typed("evaluate", both.path, "--student", "other").splitlines()[2:]
+    one = invoke("evaluate", both.path, "--student", "other").splitlines()[2:]
     assert [line.split()[0] for line in one] == ["teacher", "student-other", "student_ema-other"]
-    file = typed("evaluate", both.student_path("other"), "--config", both.config_path, "--student", "other").splitlines()
+    file = invoke("evaluate", both.student_path("other"), "--config", both.config_path, "--student", "other").splitlines()
     assert file[3].split()[2] == last["other"]
-    told = typed("export", both.path, "--student", "other", "--format", "safetensors", "--out", tmp_path / "o.safetensors")
+    told = invoke("export", both.path, "--student", "other", "--format", "safetensors", "--out", tmp_path / "o.safetensors")
     assert told.startswith("small_cnn_8 exported to")
-    assert "has no student 'third': use small, other" in typed("evaluate", both.path, "--student", "third", code=2)
-    refused = typed("export", both.path, "--student", "third", "--format", "pt2", "--out", tmp_path / "o.pt2", code=2)
+    assert "has no student 'third': use small, other" in invoke("evaluate", both.path, "--student", "third", rc=2)
+    refused = invoke("export", both.path, "--student", "third", "--format", "pt2", "--out", tmp_path / "o.pt2", rc=2)
     assert "has no student 'third': it has small, other" in refused
 
 
