@@ -88,6 +88,11 @@ class StudentConfig(BaseModel):
     """torch.compile the student's and the teacher's forward pass (slow start, faster steps)."""
     num_workers: int = Field(1, ge=1)
     """Ray Train workers (DDP); the global batch stays batch_size."""
+    min_workers: int | None = Field(None, ge=1)
+    """ray, decoupled: fewest workers to train with. The group takes in as many as have a node, up to num_workers; when nodes
+    come or go it starts again from the last checkpoint with as many as there are then. null: always num_workers."""
+    resize_period_s: float = Field(60.0, gt=0)
+    """With min_workers: seconds between looks for nodes that have come."""
     resources: ResourcesConfig = ResourcesConfig()
     """What each worker asks of the cluster."""
 
@@ -104,6 +109,31 @@ class StudentConfig(BaseModel):
                 f"batch_size {self.batch_size} is not divisible by num_workers x accumulation_steps = {parts}: "
                 f"choose a multiple of {parts}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _elastic(self) -> StudentConfig:
+        if self.min_workers is None:
+            if self.resize_period_s != StudentConfig.model_fields["resize_period_s"].default:
+                raise ValueError("resize_period_s does nothing without min_workers: give both or neither")
+            return self
+        if self.min_workers >= self.num_workers:
+            raise ValueError(
+                f"min_workers {self.min_workers} must be below num_workers {self.num_workers}, the most there may be"
+            )
+        if not self.resources.custom or any(
+            amount % 1 for amount in (self.resources.num_gpus, *self.resources.custom.values())
+        ):
+            raise ValueError(
+                "min_workers needs whole resources.custom that only the students' nodes offer, e.g. {student_node: 1}: Ray "
+                "counts all CPUs and GPUs of a node as free for students, whatever generators hold there"
+            )
+        for number in range(self.min_workers, self.num_workers):
+            if self.batch_size % (number * self.accumulation_steps):
+                raise ValueError(
+                    f"batch_size {self.batch_size} is not divisible by {number} workers x accumulation_steps, and min_workers "
+                    f"{self.min_workers} allows so many: choose another batch_size or number of workers"
+                )
         return self
 
     @property

@@ -232,6 +232,12 @@ class ExperimentConfig(_Config):
             raise ValueError(
                 f"sources.{scaled[0]}.autoscale needs schedule.mode decoupled: in lockstep a seed fixes who makes what"
             )
+        elastic = [name for name, student in self.students.items() if student.min_workers is not None]
+        if elastic and self.schedule.mode == "lockstep":
+            raise ValueError(
+                f"students.{elastic[0]}.min_workers needs schedule.mode decoupled: in lockstep a seed fixes the student, and "
+                "each number of workers gives another"
+            )
         self._refuse_missing_images()
         sizes = {source.batch_size for source in self.sources.values()}
         if len(sizes) > 1:

@@ -7,9 +7,11 @@ from typing import Any
 
 import ray
 
+from raydfkd.errors import WaitTimeoutError
 from raydfkd.runtime.autoscale import WaitMeter, Waits
 from raydfkd.runtime.failures import Failure
 from raydfkd.runtime.metrics import RunMetrics
+from raydfkd.runtime.preflight import amounts, requested
 from raydfkd.runtime.run_context import RunContext
 from raydfkd.runtime.stop_agreement import StopAgreement
 
@@ -22,6 +24,8 @@ class LogActor:
         self._records: list[dict[str, Any]] = []
         self._failure: Failure | None = None
         self._student_pids: dict[str, list[list[int]]] = {name: [] for name in context.config.students}
+        self._config = context.config
+        self._without_workers_since: dict[str, float] = {}
         self._stop = StopAgreement()
         self._targets: dict[str, int] = {}
         self._newest_step = 0
@@ -30,6 +34,10 @@ class LogActor:
         self._metrics = RunMetrics(context)
         if ray.get_runtime_context().was_current_actor_reconstructed:
             self.push("event", 0, {"message": "log actor restarted; records on their way to it are lost", "restart": True})
+        else:
+            for name, student in context.config.students.items():
+                if student.min_workers is not None:
+                    self.note_workers_lost(name)
 
     def push(self, kind: str, step: int | None, values: dict[str, Any]) -> None:
         """Takes a record; one of step None gets the newest step that was heard of."""
@@ -70,6 +78,7 @@ class LogActor:
 
     def drain(self) -> tuple[list[dict[str, Any]], Failure | None]:
         """All records since the last call, and the run's failure."""
+        self._check_workers()
         records, self._records = self._records, []
         return records, self._failure
 
@@ -84,7 +93,23 @@ class LogActor:
     def begin_session(self, student: str, pids: list[int]) -> int:
         """A student's worker group has started; returns how often it had before."""
         self._student_pids[student].append(pids)
+        self._without_workers_since.pop(student, None)
         return len(self._student_pids[student]) - 1
+
+    def note_workers_lost(self, student: str) -> None:
+        """An elastic student's workers have ended or not begun; Ray Train would wait for nodes without end."""
+        self._without_workers_since[student] = time.monotonic()
+
+    def _check_workers(self) -> None:
+        patience_s = self._config.runtime.wait_timeout_s
+        for name, since in self._without_workers_since.items():
+            if time.monotonic() - since > patience_s:
+                student, label = self._config.students[name], self._config.label_of(name)
+                sentence = (
+                    f"waited {patience_s:.0f} s for {label} workers: at least {student.min_workers} are wanted, and each needs "
+                    f"{amounts(requested(student.resources))} on a node; add nodes, then resume"
+                )
+                self.fail(Failure.of(WaitTimeoutError(sentence), f"the {label} workers"))
 
     def student_pids(self, student: str | None = None) -> list[int]:
         """Process ids of a student's workers (None: the first one's), by rank; empty before they have started."""

@@ -15,6 +15,7 @@ import torch
 
 from raydfkd.distillation.distiller import Distiller
 from raydfkd.pipeline import builder, checkpoints
+from raydfkd.pipeline.config import ExperimentConfig
 from raydfkd.pipeline.messages import NotYet
 from raydfkd.pipeline.student_loop import LoopHooks, StudentLoop
 from raydfkd.runtime.calls import call
@@ -28,6 +29,7 @@ from raydfkd.runtime.stopping import StopAsker
 FAILURE_GRACE_S = 5.0
 MEET_WAIT_S = 2.0
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+ELASTIC_START_TIMEOUT_S = 60.0
 START_TRIES = 2
 """Of a worker group that finds no place, or whose node goes while it starts, before the run fails."""
 TRAIN_FOLDER = "train"
@@ -45,12 +47,14 @@ def train_student(context: RunContext, name: str) -> None:
     """
     config, student = context.config, context.config.students[name]
     # Ray Train's patience with a group that finds no place; its default of a minute is shorter than a node takes to come.
-    os.environ[START_TIMEOUT] = str(config.runtime.wait_timeout_s / START_TRIES)
+    elastic, patience_s, start_s = student.min_workers is not None, config.runtime.wait_timeout_s, start_timeout_s(config)
+    os.environ[START_TIMEOUT] = str(start_s)
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"context": context, "student": name},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=student.num_workers,
+            num_workers=(student.min_workers, student.num_workers) if student.min_workers is not None else student.num_workers,
+            elastic_resize_monitor_interval_s=student.resize_period_s,
             use_gpu=student.resources.num_gpus > 0,
             resources_per_worker=requested(student.resources),
         ),
@@ -58,12 +62,36 @@ def train_student(context: RunContext, name: str) -> None:
             name=f"student-{name}",
             storage_path=str(context.path / TRAIN_FOLDER),
             failure_config=ray.train.FailureConfig(
-                max_failures=config.runtime.max_restarts, controller_failure_limit=START_TRIES - 1
+                max_failures=config.runtime.max_restarts,
+                # An elastic group may try with more nodes than are left, before Ray has noticed that one is gone.
+                controller_failure_limit=config.runtime.max_restarts if elastic else round(patience_s / start_s) - 1,
             ),
+            callbacks=[_GroupWatch(context, name)] if elastic else [],
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
     trainer.fit()
+
+
+def start_timeout_s(config: ExperimentConfig) -> float:
+    """Of one try to start a worker group. An elastic one soon tries again with fewer.
+
+    Ray Train reads it from the environment, so all groups of a run have the same.
+    """
+    whole = config.runtime.wait_timeout_s / START_TRIES
+    elastic = any(student.min_workers is not None for student in config.students.values())
+    return min(whole, ELASTIC_START_TIMEOUT_S) if elastic else whole
+
+
+class _GroupWatch(ray.train.UserCallback):
+    """Tells the run's log when an elastic group has lost workers; called in Ray Train's controller."""
+
+    def __init__(self, context: RunContext, student: str) -> None:
+        self._context = context
+        self._student = student
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        self._context.actor("log").note_workers_lost.remote(self._student)
 
 
 def _worker(settings: dict[str, Any]) -> None:
@@ -102,9 +130,9 @@ def _lost_a_peer(error: Exception) -> bool:
 
 
 def _train(context: RunContext, student: str) -> None:
-    config, run = context.config, context.run
     place = ray.train.get_context()
     rank, world_size = place.get_world_rank(), place.get_world_size()
+    config, run = _with_workers(context.config, student, world_size), context.run
     resources = config.students[student].resources
     torch.set_num_threads(builder.threads_of(resources.num_cpus, resources.num_threads))
     assigned = ray.train.torch.get_device()
@@ -127,6 +155,15 @@ def _train(context: RunContext, student: str) -> None:
     _failure(context)  # Calls of one caller keep their order: once this is answered, the log has all records.
 
 
+def _with_workers(config: ExperimentConfig, student: str, number: int) -> ExperimentConfig:
+    """The experiment as of an elastic group of so many workers, among whom the batch is divided."""
+    settings = config.students[student]
+    if settings.min_workers is None:
+        return config
+    students = {**config.students, student: settings.model_copy(update={"num_workers": number})}
+    return config.model_copy(update={"students": students})
+
+
 def _begin_session(context: RunContext, student: str, rank: int, world_size: int, step: int) -> str:
     """A new name for this start of the group, the same on all its workers; a restart leaves a line in the log."""
     pids: list[Any] = [os.getpid()]
@@ -139,7 +176,8 @@ def _begin_session(context: RunContext, student: str, rank: int, world_size: int
         log, config = context.actor("log"), context.config
         earlier = call(lambda: log.begin_session.remote(student, pids), config.runtime.wait_timeout_s, "the run's log")
         if earlier:
-            message = f"{config.label_of(student)} workers were restarted from step {step}"
+            number = "" if config.students[student].min_workers is None else f", {world_size} of them"
+            message = f"{config.label_of(student)} workers were restarted from step {step}{number}"
             log.push.remote("event", step, {"message": message, "restart": True})
     return str(name[0])
 

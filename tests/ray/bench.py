@@ -45,8 +45,7 @@ def numbers_of(images: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(images.numpy().reshape(len(images), -1)[:, :4]).view(np.uint32)[:, 0]
 
 
-@ray.remote(num_cpus=0, max_concurrency=4)
-class NumberedGenerator:
+class Numbered:
     """Streams numbered batches, from ``first`` on, as fast as it gets leave."""
 
     def __init__(self, context: RunContext, generator_id: str, turn: int, num_turns: int, first: int) -> None:
@@ -71,6 +70,9 @@ class NumberedGenerator:
 
     def made(self) -> int:
         return self._next
+
+
+NumberedGenerator = ray.remote(num_cpus=0, max_concurrency=4)(Numbered)
 
 
 @dataclass

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,3 +187,23 @@ def _student_size(teacher: Path) -> int:
     from raydfkd.pipeline.config import build_experiment
 
     return len(flat_weights(builder.build_student(build_experiment(experiment(teacher)))))
+
+
+def test_an_elastic_student_that_finds_no_node_is_waited_for_as_long_as_for_all_else(teacher: Path, tmp_path: Path) -> None:
+    elastic = {"num_workers": 2, "min_workers": 1, "resources": {"num_cpus": 1, "custom": {"student_node": 1}}}
+    tree = experiment(teacher, schedule=DECOUPLED, student=elastic, runtime={"wait_timeout_s": 2})
+    with bench(tree, tmp_path) as actors:
+
+        def failure() -> Any:
+            return ray.get(actors.log.drain.remote(), timeout=60)[1]
+
+        ray.get(actors.log.begin_session.remote("small", [1, 2]), timeout=60)
+        time.sleep(2.5)
+        assert failure() is None, "its workers are there"
+        ray.get(actors.log.note_workers_lost.remote("small"), timeout=60)
+        assert failure() is None
+        time.sleep(2.5)
+        assert failure().message == (
+            "waited 2 s for student workers: at least 1 are wanted, and each needs 1 CPU, 1 student_node on a node; add nodes, "
+            "then resume"
+        )

@@ -44,6 +44,12 @@ def refusal(*overrides: str) -> str:
 
 DECOUPLED = "schedule.mode=decoupled"
 PLACED = "runtime.placement={replay: {buffer_node: 1}}"
+ELASTIC = (
+    DECOUPLED,
+    "students.small.min_workers=1",
+    "students.small.num_workers=2",
+    "students.small.resources.custom={student_node: 1}",
+)
 RATIO = (DECOUPLED, "schedule.samples_per_insert=3", "schedule.error_buffer=200")
 
 
@@ -75,6 +81,12 @@ RATIO = (DECOUPLED, "schedule.samples_per_insert=3", "schedule.error_buffer=200"
             "runtime: replay is {'CPU': 1.0}: give custom resources and amounts above 0",
         ),
         (["runtime.placement={log: {}}"], "runtime: log is {}: give custom resources and amounts above 0"),
+        ([*ELASTIC, "schedule.mode=lockstep"], "students.small.min_workers needs schedule.mode decoupled"),
+        ([*ELASTIC, "students.small.num_workers=1"], "students.small: min_workers 1 must be below num_workers 1"),
+        ([*ELASTIC, "students.small.resources.custom={}"], "students.small: min_workers needs whole resources.custom"),
+        ([*ELASTIC, "students.small.resources.custom={node: 0.5}"], "students.small: min_workers needs whole resources.custom"),
+        ([*ELASTIC, "students.small.num_workers=4"], "students.small: batch_size 8 is not divisible by 3 workers x"),
+        (["students.small.resize_period_s=5"], "students.small: resize_period_s does nothing without min_workers"),
         (["students.small.num_workers=3"], "students.small: batch_size 8 is not divisible by num_workers x"),
         (["schedule.samples_per_insert=2"], "schedule: lockstep does not use samples_per_insert: leave them out or choose"),
         (

@@ -63,6 +63,16 @@ NEEDS: dict[str, list[str]] = {
     "students.s.augmentation.randaugment_magnitude": ["students.s.augmentation.level=standard"],
     "students.s.augmentation.elastic_alpha": ["students.s.augmentation.level=high"],
     "students.s.augmentation.elastic_sigma": ["students.s.augmentation.level=high"],
+    **{
+        f"students.s.{name}": [
+            "schedule.mode=decoupled",
+            "students.s.num_workers=4",
+            "students.s.min_workers=2",
+            "students.s.batch_size=24",
+            "students.s.resources.custom={student_node: 1}",
+        ]
+        for name in ("min_workers", "resize_period_s")
+    },
     "students.s.objective.teacher_output": ["students.s.objective.temperature=1"],
     "students.s.objective.label_smoothing": ["students.s.objective={temperature: 1, teacher_output: smoothed}"],
     **{

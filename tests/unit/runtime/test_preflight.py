@@ -73,3 +73,10 @@ def test_an_actor_of_the_run_that_is_sent_to_a_node_that_is_not_there() -> None:
         "change runtime.placement, or add nodes"
     )
     assert refusal_of(demanded, [{"CPU": 8.0}, {"buffer_node": 1.0}]) is None
+
+
+def test_an_elastic_student_needs_room_for_its_fewest_workers() -> None:
+    fixed = config({"mode": "decoupled"})
+    few = fixed.student.model_copy(update={"min_workers": 1, "num_workers": 4})
+    elastic = fixed.model_copy(update={"students": {"small": few}})
+    assert [name for name, _ in demands(elastic)] == ["generator inversion-0", "student worker 0"]
