@@ -45,6 +45,9 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.2
 CLOSE_TIMEOUT_S = 20.0
 STUDENT_END_S = 30.0
+"""How long a failed run waits for its students' groups, which nothing else would end where the session goes on."""
+LAST_CALL_S = 5.0
+"""And where it ends with the run: leaving Ray while a group's thread is in one of its calls may end the process with a fault."""
 PLACED_BYTES = 1 << 20
 
 
@@ -182,7 +185,7 @@ def _drive(context: RunContext, recorder: Recorder, actors: dict[str, Any], pati
     """Starts generators and students side by side, and follows the run until the students' groups have ended.
 
     Args:
-        patient: after a failure, wait for the groups to end too, because nothing else would end them.
+        patient: after a failure, wait longer for the groups to end, because nothing else would end them.
     """
     follower, stop = LogFollower(recorder, actors), StopWatch(actors, context.config.runtime.wait_timeout_s)
     groups = [_StudentGroup(context, student) for student in context.config.students]
@@ -203,7 +206,7 @@ def _drive(context: RunContext, recorder: Recorder, actors: dict[str, Any], pati
         if not _all_ended_within(groups, 0):
             # Whatever the reason, nobody shall wait for this run any more.
             actors["replay"].abort.remote("the run was stopped")
-            if patient and not _all_ended_within(groups, STUDENT_END_S):
+            if not _all_ended_within(groups, STUDENT_END_S if patient else LAST_CALL_S) and patient:
                 logger.warning("the student workers do not end within %.0f s and are left behind", STUDENT_END_S)
 
 

@@ -55,7 +55,7 @@ def test_a_dead_worker_takes_only_its_own_student_back(
     rounds = 12
     tree = two_students(
         teacher,
-        small=GATED,
+        small={**GATED, "num_workers": 2},
         schedule={"mode": "decoupled", "rounds": rounds},
         runtime={"checkpoint_period_rounds": 5, "log_period_steps": 1},
     )
