@@ -205,6 +205,7 @@ def test_a_failure_of_the_job_ends_with_1(cluster: Cluster) -> None:
     done = cluster.submit(*words)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "this student has a bug" in done.stdout
+    assert "SIGSEGV" not in done.stdout
 
 
 def test_ctrl_c_leaves_the_job(cluster: Cluster) -> None:
