@@ -44,7 +44,7 @@ COUNTS = {
     "hidfd": 4, "hidfd/table1": 28, "hidfd/table2": 30, "hidfd/table3": 8,
     "surrogate": 19, "surrogate/builds": 8, "surrogate/table1": 8, "surrogate/table2": 5, "surrogate/table3": 4,
     "surrogate/table4": 12, "surrogate/table5": 14, "surrogate/table6": 4, "surrogate/table7": 4,
-    "sweeps": 6,
+    "sweeps": 7,
     "teachers": 21,
 }  # fmt: skip
 """How many files each folder ships; change it with them."""
