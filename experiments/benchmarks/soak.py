@@ -36,6 +36,7 @@ from rig import object_store, resident_bytes
 
 from raydfkd.run_dir import RunDir
 from raydfkd.runtime.live import reach
+from raydfkd.runtime.session import LEAN
 from raydfkd.testing.faulty_networks import SLEEP_S
 from raydfkd.testing.witness import FOLDER, Witnessed
 
@@ -120,7 +121,7 @@ def experiment(plan: Plan) -> dict[str, Any]:
 def started(folder: Path, plan: Plan) -> Iterator[tuple[RunDir, subprocess.Popen[bytes]]]:
     """The run, in a process of its own that does not outlive the context."""
     (folder / "witness").mkdir()
-    settings = {SLEEP_S: str(plan.sleep_s), FOLDER: str(folder / "witness"), "RAY_AUTH_MODE": "disabled"}
+    settings = {**LEAN, SLEEP_S: str(plan.sleep_s), FOLDER: str(folder / "witness"), "RAY_AUTH_MODE": "disabled"}
     run = RunDir(folder / "run")
     command = [sys.executable, "-c", DRIVER, json.dumps(experiment(plan)), str(run.path)]
     process = subprocess.Popen(command, env={**os.environ, **settings}, stdout=subprocess.DEVNULL)

@@ -47,7 +47,7 @@ CLOSE_TIMEOUT_S = 20.0
 STUDENT_END_S = 30.0
 """How long a failed run waits for its students' groups, which nothing else would end where the session goes on."""
 LAST_CALL_S = 5.0
-"""And where it ends with the run: leaving Ray while a group's thread is in one of its calls may end the process with a fault."""
+"""And where it ends with the run: a thread that is still in a call to Ray when Ray is left may take the process down."""
 PLACED_BYTES = 1 << 20
 
 
