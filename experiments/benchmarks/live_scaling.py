@@ -1,6 +1,6 @@
 """Generators scaled 1 -> 4 -> 1 in a live run: what it does to the student's pace, and to the images that are made.
 
-    python experiments/benchmarks/live_scaling.py [--quick] [--keep DIR]
+    python experiments/benchmarks/live_scaling.py [--quick] [--sleep-s 2] [--keep DIR]
 
 A run on a local Ray, in a process of its own. Its teacher sleeps for a fixed time in synthesis (and nowhere else), so that a
 batch costs time and hardly any processor: two cores then show what four generators with processors of their own would do. The
@@ -120,13 +120,16 @@ def phases_of(run: RunDir) -> dict[str, tuple[float, float]]:
 
 
 def figures_of(run: RunDir) -> dict[str, float]:
-    steps = np.array([(record["time_s"], record["step"]) for record in run.metrics("throughput")])
+    throughput = list(run.metrics("throughput"))
+    steps = np.array([(record["time_s"], record["step"]) for record in throughput])
+    waits = np.array([record["student_wait_data_s"] + record["student_wait_limiter_s"] for record in throughput])
     batches = np.array([(record["time_s"], record["num_images"]) for record in run.metrics("synthesis")])
     figures = {}
     for name, (begin, end) in phases_of(run).items():
         first, last = np.interp([begin, end], steps[:, 0], steps[:, 1])
         inside = (batches[:, 0] > begin) & (batches[:, 0] <= end)
         figures[f"steps_per_s_{name}"] = float(last - first) / (end - begin)
+        figures[f"wait_fraction_{name}"] = float(waits[(steps[:, 0] > begin) & (steps[:, 0] <= end)].sum()) / (end - begin)
         figures[f"images_per_s_{name}"] = float(batches[inside, 1].sum()) / (end - begin)
     for rate in ("steps", "images"):
         for name in ("4", "1_again"):
@@ -153,9 +156,10 @@ def measure(folder: Path, phase_s: float, sleep_s: float) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="short phases, to see that it runs; its figures mean nothing")
+    parser.add_argument("--sleep-s", type=float, default=2.0, help="of a step of synthesis; a batch takes two")
     parser.add_argument("--keep", type=Path, help="folder for the run directory, for its report; otherwise it is removed")
     given = parser.parse_args()
-    phase_s, sleep_s = (4.0, 0.1) if given.quick else (60.0, 0.5)
+    phase_s, sleep_s = (4.0, 0.1) if given.quick else (60.0, given.sleep_s)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch) if given.keep is None else given.keep
         folder.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ def timeline(run: RunData) -> Section:
     figure = _figure(running, stepped, rates(made_at, images), run.elapsed_s)
     return Section(
         lead="Generators that ran, what the students did meanwhile, and what was made. Events say why their number changed.",
-        plots=[figure_svg(figure, "timeline")],
+        wide=[figure_svg(figure, "timeline")],
     )
 
 

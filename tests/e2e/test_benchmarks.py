@@ -66,7 +66,7 @@ EXPECTED = {
         for source in ("noise", "spectral", "leaves", "photograph", "shaders_torch", "filters")
     },
     "live_scaling.py": {
-        *(f"{rate}_{phase}" for rate in ("steps_per_s", "images_per_s") for phase in ("1", "4", "1_again")),
+        *(f"{rate}_{phase}" for rate in ("steps_per_s", "wait_fraction", "images_per_s") for phase in ("1", "4", "1_again")),
         "steps_ratio_4_to_1",
         "images_ratio_4_to_1",
         "steps_ratio_1_again_to_1",

@@ -37,7 +37,7 @@ def test_a_run_of_few_records_has_one_span() -> None:
 
 def test_a_live_scaled_run_has_its_timeline(tmp_path: Path) -> None:
     section = timeline(load_run(write_fake_run(tmp_path / "run")))
-    [plot] = section.plots
+    [plot] = section.wide
     for title in ("Generators that run", "Student steps/s", "Images/s made", "time in minutes"):
         assert title in plot
 
