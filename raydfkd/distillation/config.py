@@ -102,25 +102,27 @@ class StudentConfig(BaseModel):
         return {"kind": "kl", **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
-    def _divisible(self) -> StudentConfig:
-        parts = self.num_workers * self.accumulation_steps
-        if self.batch_size % parts:
+    def _workers(self) -> StudentConfig:
+        if self.min_workers is not None and self.min_workers >= self.num_workers:
             raise ValueError(
-                f"batch_size {self.batch_size} is not divisible by num_workers x accumulation_steps = {parts}: "
-                f"choose a multiple of {parts}"
+                f"min_workers {self.min_workers} must be below num_workers {self.num_workers}, the most there may be"
             )
+        for number in range(self.num_workers, self.fewest_workers - 1, -1):
+            parts = number * self.accumulation_steps
+            if self.batch_size % parts:
+                why = "" if number == self.num_workers else f" (min_workers {self.min_workers} allows {number})"
+                raise ValueError(
+                    f"batch_size {self.batch_size} is not divisible by workers x accumulation_steps = {parts}{why}: choose a "
+                    "multiple of that, or another number of workers"
+                )
         return self
 
     @model_validator(mode="after")
     def _elastic(self) -> StudentConfig:
-        if self.min_workers is None:
+        if not self.elastic:
             if self.resize_period_s != StudentConfig.model_fields["resize_period_s"].default:
                 raise ValueError("resize_period_s does nothing without min_workers: give both or neither")
             return self
-        if self.min_workers >= self.num_workers:
-            raise ValueError(
-                f"min_workers {self.min_workers} must be below num_workers {self.num_workers}, the most there may be"
-            )
         if not self.resources.custom or any(
             amount % 1 for amount in (self.resources.num_gpus, *self.resources.custom.values())
         ):
@@ -128,13 +130,16 @@ class StudentConfig(BaseModel):
                 "min_workers needs whole resources.custom that only the students' nodes offer, e.g. {student_node: 1}: Ray "
                 "counts all CPUs and GPUs of a node as free for students, whatever generators hold there"
             )
-        for number in range(self.min_workers, self.num_workers):
-            if self.batch_size % (number * self.accumulation_steps):
-                raise ValueError(
-                    f"batch_size {self.batch_size} is not divisible by {number} workers x accumulation_steps, and min_workers "
-                    f"{self.min_workers} allows so many: choose another batch_size or number of workers"
-                )
         return self
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers may change during a run."""
+        return self.min_workers is not None
+
+    @property
+    def fewest_workers(self) -> int:
+        return self.num_workers if self.min_workers is None else self.min_workers
 
     @property
     def augmentations(self) -> Augmentations:

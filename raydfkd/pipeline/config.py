@@ -232,7 +232,7 @@ class ExperimentConfig(_Config):
             raise ValueError(
                 f"sources.{scaled[0]}.autoscale needs schedule.mode decoupled: in lockstep a seed fixes who makes what"
             )
-        elastic = [name for name, student in self.students.items() if student.min_workers is not None]
+        elastic = [name for name, student in self.students.items() if student.elastic]
         if elastic and self.schedule.mode == "lockstep":
             raise ValueError(
                 f"students.{elastic[0]}.min_workers needs schedule.mode decoupled: in lockstep a seed fixes the student, and "

@@ -157,8 +157,6 @@ def run_local(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_
     loops = [_build_loop(config, name, distillers[name], sources[name], hooks, device) for name in distillers]
     if resume_from is None:
         _prepare(run, recorder, synthesizers)
-    resumed = any(distiller.num_steps for distiller in distillers.values())
-    recorder.stage("distilling" if resumed else "filling the buffer")
     _alternate(loops)
 
 
@@ -185,11 +183,7 @@ def _prepare(run: RunDir, recorder: Recorder, synthesizers: dict[str, Synthesize
     """Lets every synthesizer do what comes before its first batch."""
     saved_at = time.monotonic()
     for name, synthesizer in synthesizers.items():
-        announced = False
         while (prepared := synthesizer.prepare()) is not None:
-            if not announced:
-                recorder.stage("preparing", name)
-                announced = True
             recorder.emit("preparation", 0, generator_id=name, **prepared.record())
             if time.monotonic() - saved_at > recorder.config.runtime.snapshot_period_s:
                 checkpoints.save_generator(run.preparation, name, synthesizer.state_dict())

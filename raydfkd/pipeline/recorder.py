@@ -16,6 +16,8 @@ from raydfkd.pipeline.mlflow_log import MlflowLog
 from raydfkd.run_dir import MetricsWriter, RunDir
 
 GRID_ROWS, GRID_COLUMNS = 8, 16
+STAGES = {"preparation": "preparing", "synthesis": "filling the buffer", "distillation": "distilling"}
+"""By the kind of record that tells that it has begun, in their order."""
 
 
 class Watcher:
@@ -48,6 +50,7 @@ class Recorder:
         self._tensorboard: Any = None
         self.finished = False
         """Set once the run has come to its end."""
+        self._coming = dict(STAGES)
         self._restarts = sum(bool(record.get("restart")) for record in run.metrics("event"))
 
     @property
@@ -56,6 +59,7 @@ class Recorder:
 
     def emit(self, kind: str, step: int, *, wall_s: float | None = None, **values: Any) -> None:
         """One metrics record, see ``run_dir.py``; ``wall_s`` is the Unix time at which it arose elsewhere."""
+        self._announce(kind)
         late_s = 0.0 if wall_s is None else max(0.0, time.time() - wall_s)
         record = self._writer.write(kind, step, late_s=late_s, **values)
         self.watcher.update(record)
@@ -70,6 +74,13 @@ class Recorder:
 
     def stage(self, name: str, detail: str = "") -> None:
         self.watcher.stage(name, detail)
+
+    def _announce(self, kind: str) -> None:
+        """The first record of its kind tells that a stage has begun, and that no earlier one is left."""
+        if kind in self._coming:
+            self.stage(self._coming[kind])
+            later = list(self._coming)[list(self._coming).index(kind) + 1 :]
+            self._coming = {name: self._coming[name] for name in later}
 
     def save_grid(self, images: np.ndarray, step: int) -> None:
         """Writes samples/round-*.png: up to 128 images [N,C,H,W] in a grid."""

@@ -36,7 +36,7 @@ class LogActor:
             self.push("event", 0, {"message": "log actor restarted; records on their way to it are lost", "restart": True})
         else:
             for name, student in context.config.students.items():
-                if student.min_workers is not None:
+                if student.elastic:
                     self.note_workers_lost(name)
 
     def push(self, kind: str, step: int | None, values: dict[str, Any]) -> None:
@@ -106,8 +106,8 @@ class LogActor:
             if time.monotonic() - since > patience_s:
                 student, label = self._config.students[name], self._config.label_of(name)
                 sentence = (
-                    f"waited {patience_s:.0f} s for {label} workers: at least {student.min_workers} are wanted, and each needs "
-                    f"{amounts(requested(student.resources))} on a node; add nodes, then resume"
+                    f"waited {patience_s:.0f} s for {label} workers: at least {student.fewest_workers} are wanted, and each "
+                    f"needs {amounts(requested(student.resources))} on a node; add nodes, then resume"
                 )
                 self.fail(Failure.of(WaitTimeoutError(sentence), f"the {label} workers"))
 

@@ -33,7 +33,6 @@ class LogFollower:
         self._log, self._replay, self._pool = actors["log"], actors["replay"], actors["pool"]
         self._next_stats = time.monotonic() + STATS_PERIOD_S
         self._pictured = -1
-        self._stages = {"preparation": "preparing", "synthesis": "filling the buffer", "distillation": "distilling"}
 
     def follow(self, last: bool = False) -> Failure | None:
         """Takes what is new; returns the run's failure, if it has failed."""
@@ -48,19 +47,11 @@ class LogFollower:
         except RunFailedError as error:
             return Failure.of(error, "the driver")
         for record in records:
-            self._announce(record["kind"])
             self._recorder.emit(record.pop("kind"), record.pop("step"), **record)
         if due:
             self._next_stats = time.monotonic() + STATS_PERIOD_S
             self._take_stats(last)
         return failure
-
-    def _announce(self, kind: str) -> None:
-        """The first record of its kind tells that a stage has begun, and that no earlier one is left."""
-        if kind in self._stages:
-            self._recorder.stage(self._stages[kind])
-            later = list(self._stages)[list(self._stages).index(kind) + 1 :]
-            self._stages = {name: self._stages[name] for name in later}
 
     def _take_stats(self, last: bool) -> None:
         try:

@@ -26,7 +26,7 @@ def demands(config: ExperimentConfig) -> list[tuple[str, dict[str, float]]]:
     workers = [
         (f"{config.label_of(name)} worker {rank}", requested(student.resources))
         for name, student in config.students.items()
-        for rank in range(student.num_workers if student.min_workers is None else student.min_workers)
+        for rank in range(student.fewest_workers)
     ]
     placed = [(f"the {role} actor", dict(needed)) for role, needed in config.runtime.placement.items()]
     return generators + workers + placed

@@ -47,13 +47,13 @@ def train_student(context: RunContext, name: str) -> None:
     """
     config, student = context.config, context.config.students[name]
     # Ray Train's patience with a group that finds no place; its default of a minute is shorter than a node takes to come.
-    elastic, patience_s, start_s = student.min_workers is not None, config.runtime.wait_timeout_s, start_timeout_s(config)
+    patience_s, start_s = config.runtime.wait_timeout_s, start_timeout_s(config)
     os.environ[START_TIMEOUT] = str(start_s)
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"context": context, "student": name},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=(student.min_workers, student.num_workers) if student.min_workers is not None else student.num_workers,
+            num_workers=(student.fewest_workers, student.num_workers) if student.elastic else student.num_workers,
             elastic_resize_monitor_interval_s=student.resize_period_s,
             use_gpu=student.resources.num_gpus > 0,
             resources_per_worker=requested(student.resources),
@@ -64,9 +64,9 @@ def train_student(context: RunContext, name: str) -> None:
             failure_config=ray.train.FailureConfig(
                 max_failures=config.runtime.max_restarts,
                 # An elastic group may try with more nodes than are left, before Ray has noticed that one is gone.
-                controller_failure_limit=config.runtime.max_restarts if elastic else round(patience_s / start_s) - 1,
+                controller_failure_limit=config.runtime.max_restarts if student.elastic else round(patience_s / start_s) - 1,
             ),
-            callbacks=[_GroupWatch(context, name)] if elastic else [],
+            callbacks=[_GroupWatch(context, name)] if student.elastic else [],
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -79,7 +79,7 @@ def start_timeout_s(config: ExperimentConfig) -> float:
     Ray Train reads it from the environment, so all groups of a run have the same.
     """
     whole = config.runtime.wait_timeout_s / START_TRIES
-    elastic = any(student.min_workers is not None for student in config.students.values())
+    elastic = any(student.elastic for student in config.students.values())
     return min(whole, ELASTIC_START_TIMEOUT_S) if elastic else whole
 
 
@@ -158,7 +158,7 @@ def _train(context: RunContext, student: str) -> None:
 def _with_workers(config: ExperimentConfig, student: str, number: int) -> ExperimentConfig:
     """The experiment as of an elastic group of so many workers, among whom the batch is divided."""
     settings = config.students[student]
-    if settings.min_workers is None:
+    if not settings.elastic:
         return config
     students = {**config.students, student: settings.model_copy(update={"num_workers": number})}
     return config.model_copy(update={"students": students})
@@ -176,7 +176,7 @@ def _begin_session(context: RunContext, student: str, rank: int, world_size: int
         log, config = context.actor("log"), context.config
         earlier = call(lambda: log.begin_session.remote(student, pids), config.runtime.wait_timeout_s, "the run's log")
         if earlier:
-            number = "" if config.students[student].min_workers is None else f", {world_size} of them"
+            number = f", {world_size} of them" if config.students[student].elastic else ""
             message = f"{config.label_of(student)} workers were restarted from step {step}{number}"
             log.push.remote("event", step, {"message": message, "restart": True})
     return str(name[0])

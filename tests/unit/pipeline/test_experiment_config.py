@@ -85,9 +85,15 @@ RATIO = (DECOUPLED, "schedule.samples_per_insert=3", "schedule.error_buffer=200"
         ([*ELASTIC, "students.small.num_workers=1"], "students.small: min_workers 1 must be below num_workers 1"),
         ([*ELASTIC, "students.small.resources.custom={}"], "students.small: min_workers needs whole resources.custom"),
         ([*ELASTIC, "students.small.resources.custom={node: 0.5}"], "students.small: min_workers needs whole resources.custom"),
-        ([*ELASTIC, "students.small.num_workers=4"], "students.small: batch_size 8 is not divisible by 3 workers x"),
+        (
+            [*ELASTIC, "students.small.num_workers=4"],
+            "students.small: batch_size 8 is not divisible by workers x accumulation_steps = 3 (min_",
+        ),
         (["students.small.resize_period_s=5"], "students.small: resize_period_s does nothing without min_workers"),
-        (["students.small.num_workers=3"], "students.small: batch_size 8 is not divisible by num_workers x"),
+        (
+            ["students.small.num_workers=3"],
+            "students.small: batch_size 8 is not divisible by workers x accumulation_steps = 3:",
+        ),
         (["schedule.samples_per_insert=2"], "schedule: lockstep does not use samples_per_insert: leave them out or choose"),
         (
             ["schedule.prefetch=1", "schedule.batches_per_request=2", "schedule.max_staleness_rounds=0"],

@@ -388,6 +388,6 @@ def test_a_watcher_is_told_of_stages_records_and_the_end(run: Run, tmp_path: Pat
 
     watcher = Listening()
     result = run(tmp_path / "run", watcher=watcher)
-    assert watcher.stages == ["checking the teacher", "filling the buffer", "finishing"]
+    assert watcher.stages == ["checking the teacher", "filling the buffer", "distilling", "finishing"]
     assert len(watcher.records) == len(list(RunDir(result.run_dir).metrics()))
     assert watcher.results == [result.result]

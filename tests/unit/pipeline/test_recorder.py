@@ -62,7 +62,7 @@ def test_a_record_is_written_shown_and_drawn(made: Recorder) -> None:
     records = list(made.run.metrics())
     assert [(r["kind"], r["step"]) for r in records] == [("evaluation", 7), ("synthesis", 8)]
     assert records[0]["time_s"] >= 100
-    assert [record["kind"] for record in made.watcher.heard] == ["evaluation", "synthesis"]
+    assert [heard["kind"] for heard in made.watcher.heard if isinstance(heard, dict)] == ["evaluation", "synthesis"]
     assert made._tensorboard.scalars == [("evaluation/metric_last", 0.5, 7), ("synthesis/a-0/seconds", 1, 8)]
 
 
@@ -119,6 +119,13 @@ def test_stages_go_to_the_watcher_and_closing_closes_all(made: Recorder) -> None
     assert made.watcher.heard == [("finishing", "now")]
     made.close()
     assert made._tensorboard.closed
+
+
+def test_a_stage_is_told_by_its_first_record_and_none_that_comes_before_it(made: Recorder) -> None:
+    for kind in ("event", "synthesis", "synthesis", "preparation", "distillation", "synthesis", "distillation"):
+        made.emit(kind, 0)
+    stages = [heard for heard in made.watcher.heard if isinstance(heard, tuple)]
+    assert stages == [("filling the buffer", ""), ("distilling", "")]
 
 
 def test_pictures_are_named_by_round_and_hold_128_at_most(made: Recorder) -> None:
