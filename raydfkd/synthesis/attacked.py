@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,19 @@ from raydfkd.models.teacher import FrozenTeacher
 from raydfkd.synthesis.boundary import AttackedImages, BoundaryAttack
 from raydfkd.synthesis.config import SynthesisConfig
 from raydfkd.synthesis.context import SynthesisContext
+from raydfkd.synthesis.procedural.balance import even_shares, first_of_each
+from raydfkd.synthesis.procedural.config import ProceduralConfig
 from raydfkd.types import BufferSummary, Preparation, Synthesizer, SyntheticBatch, WeightsVersion
 
 
 class AttackedSynthesizer:
     """Another synthesizer, some of whose images are attacked.
 
-    The paper adds the attack's images to the set and selects the set's old size from all of them. Here every batch keeps
-    its size, so that buffer, schedule and step count mean the same with and without the attack: an image that is attacked
-    stays, and what comes of it takes the places of images that are not.
+    The paper adds the attack's images to the set and selects the set's old size from all of them, class by class. Here that
+    is done batch by batch, so that buffer, schedule and step count mean the same with and without the attack: of the images
+    made and those that the attack made of some, a batch takes those that make the buffer's classes even; of a class, first
+    the attack's images, then the attacked, then the others. With a source that is not class-balanced it takes them in that
+    order alone.
 
     Args:
         inner: makes the images.
@@ -39,6 +44,7 @@ class AttackedSynthesizer:
         self.inner = inner
         self.attack = BoundaryAttack(config.boundary_attack, teacher.to(device), device, context.bf16)
         self.num_attacked = config.boundary_attack.num_attacked(config.batch_size)
+        self.balanced = isinstance(config, ProceduralConfig) and config.class_balanced
         self.rng = torch.Generator().manual_seed(context.seed + 1)  # not the draws of the inner one
 
     def prepare(self) -> Preparation | None:
@@ -52,7 +58,13 @@ class AttackedSynthesizer:
         order = torch.randperm(len(batch), generator=self.rng).numpy()
         rows = order[: self.num_attacked]
         made = self.attack(batch.images[rows], batch.teacher_class[rows], self.rng)
-        return _merged(batch, order[: len(batch) - len(made.images)], made)
+        everything = _joined(made, batch, order)
+        chosen = np.arange(len(everything))
+        if self.balanced:
+            counts = np.bincount(everything.teacher_class, minlength=len(summary.class_counts))
+            shares = even_shares(summary.class_counts, counts, len(batch))
+            chosen = np.flatnonzero(first_of_each(everything.teacher_class, shares))
+        return _rows(everything, chosen[: len(batch)])
 
     def state_dict(self) -> dict[str, Any]:
         return {"inner": self.inner.state_dict(), "rng": self.rng.get_state()}
@@ -62,21 +74,19 @@ class AttackedSynthesizer:
         self.rng.set_state(state["rng"].cpu())
 
 
-def _merged(batch: SyntheticBatch, kept: np.ndarray, made: AttackedImages) -> SyntheticBatch:
-    """The batch's ``kept`` rows, of which the attacked ones come first, and the attack's images."""
+def _joined(made: AttackedImages, batch: SyntheticBatch, order: np.ndarray) -> SyntheticBatch:
+    """The attack's images, and then the batch's in the order given."""
     priorities = None
     if batch.priorities is not None:
         # Nobody has seen the new ones yet: they start as high as the batch's highest.
         highest = np.full(len(made.images), batch.priorities.max(), batch.priorities.dtype)
-        priorities = np.concatenate([batch.priorities[kept], highest])
-    return SyntheticBatch(
-        images=np.concatenate([batch.images[kept], made.images]),
-        targets=np.concatenate([batch.targets[kept], made.targets]),
-        teacher_class=np.concatenate([batch.teacher_class[kept], made.teacher_class]),
-        teacher_confidence=np.concatenate([batch.teacher_confidence[kept], made.teacher_confidence]),
-        source=batch.source,
-        generator_id=batch.generator_id,
-        student_version=batch.student_version,
+        priorities = np.concatenate([highest, batch.priorities[order]])
+    return replace(
+        batch,
+        images=np.concatenate([made.images, batch.images[order]]),
+        targets=np.concatenate([made.targets, batch.targets[order]]),
+        teacher_class=np.concatenate([made.teacher_class, batch.teacher_class[order]]),
+        teacher_confidence=np.concatenate([made.teacher_confidence, batch.teacher_confidence[order]]),
         priorities=priorities,
         metrics=batch.metrics
         | {
@@ -84,4 +94,15 @@ def _merged(batch: SyntheticBatch, kept: np.ndarray, made: AttackedImages) -> Sy
             "attack_crossed": made.num_crossed / made.num_attacked,
             "attack_pairs": made.num_pairs / made.num_attacked,
         },
+    )
+
+
+def _rows(batch: SyntheticBatch, rows: np.ndarray) -> SyntheticBatch:
+    return replace(
+        batch,
+        images=batch.images[rows],
+        targets=batch.targets[rows],
+        teacher_class=batch.teacher_class[rows],
+        teacher_confidence=batch.teacher_confidence[rows],
+        priorities=None if batch.priorities is None else batch.priorities[rows],
     )

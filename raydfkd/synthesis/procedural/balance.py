@@ -30,6 +30,17 @@ def even_shares(held_K: np.ndarray, available_K: np.ndarray, total: int) -> np.n
     return added
 
 
+def first_of_each(classes_N: np.ndarray, shares_K: np.ndarray) -> np.ndarray:
+    """bool [N]: whether fewer than its class's share of the same class come before it."""
+    by_class = classes_N.argsort(kind="stable")
+    counts = np.bincount(classes_N, minlength=len(shares_K))
+    sorted_classes = classes_N[by_class]
+    rank = np.arange(len(classes_N)) - (np.cumsum(counts) - counts)[sorted_classes]
+    found = np.empty(len(classes_N), bool)
+    found[by_class] = rank < shares_K[sorted_classes]
+    return found
+
+
 def evenness(counts_K: np.ndarray) -> float:
     """Relative entropy H / log K of class counts: 1 for equal counts, 0 for one class alone."""
     shares = counts_K / max(1, counts_K.sum())

@@ -16,6 +16,8 @@ LEAST_STD = 4.0
 """Of the pixel values (0 to 255) in the channel where they vary most; below it, a picture is constant."""
 LEAST_SHARE = 0.05
 """Share of the pixels that must differ from the most frequent colour."""
+TWO_COLOURS_SHARE = 0.6
+"""Of the pixels that the two most frequent colours of a picture of two colours cover; the rest are its soft edges."""
 COLOUR_BITS = 5
 """Colours are compared in so many bits a channel."""
 THUMBNAIL, THUMBNAIL_BITS = 8, 4
@@ -28,7 +30,7 @@ class Filtered:
 
     Attributes:
         constant: hardly any contrast.
-        two_colours: two colours or fewer, or nearly all pixels of one colour.
+        two_colours: two colours and their mixtures, or nearly all pixels of one colour.
         duplicate: the same as an earlier picture of the batch.
     """
 
@@ -58,18 +60,34 @@ def is_constant(images_BCHW: Tensor) -> Tensor:
 
 
 def has_two_colours(images_BCHW: Tensor) -> Tensor:
-    """bool [B]: at most two colours, or fewer than ``LEAST_SHARE`` of the pixels differ from the most frequent one."""
+    """bool [B]: two colours, their mixtures at soft edges included, or nearly all pixels of one colour.
+
+    Two colours: the two most frequent ones cover ``TWO_COLOURS_SHARE`` of the pixels, and the colour of every pixel lies
+    between them, as where the mean of several rays falls on both sides of an edge. Nearly all of one colour: fewer than
+    ``LEAST_SHARE`` of the pixels differ from the most frequent one.
+    """
     coarse = (images_BCHW >> (8 - COLOUR_BITS)).int().flatten(2)
     code = coarse[:, 0]
     for channel in range(1, coarse.shape[1]):
         code = (code << COLOUR_BITS) | coarse[:, channel]
-    code = code.sort(1).values
-    position = torch.arange(code.shape[1], device=code.device)
-    begins = torch.ones_like(code, dtype=torch.bool)
-    begins[:, 1:] = code[:, 1:] != code[:, :-1]
-    start = torch.where(begins, position, 0).cummax(1).values
-    longest = (position - start + 1).amax(1)
-    return (begins.sum(1) <= 2) | (longest > (1 - LEAST_SHARE) * code.shape[1])
+    first = code.mode(1, keepdim=True).values
+    is_first = code == first
+    # A picture of one colour has no second: that stands for it which the first is not, and covers nothing.
+    second = torch.where(is_first, -1 - torch.arange(code.shape[1], device=code.device), code).mode(1, keepdim=True).values
+    is_second = code == second
+    pixels = images_BCHW.float().flatten(2)
+    a, b = _mean_where(pixels, is_first), _mean_where(pixels, is_second)
+    along = b - a
+    position = ((pixels - a) * along).sum(1, keepdim=True) / along.square().sum(1, keepdim=True).clamp(min=1)
+    between = (pixels - a - position.clamp(0, 1) * along).abs().amax((1, 2)) <= 2 ** (8 - COLOUR_BITS)
+    share_of_first, share_of_second = is_first.float().mean(1), is_second.float().mean(1)
+    return (share_of_first > 1 - LEAST_SHARE) | between & (share_of_first + share_of_second >= TWO_COLOURS_SHARE)
+
+
+def _mean_where(pixels_BCN: Tensor, mask_BN: Tensor) -> Tensor:
+    """[B,C,1]: mean colour of the pixels of the mask."""
+    weights = mask_BN[:, None].float()
+    return (pixels_BCN * weights).sum(2, keepdim=True) / weights.sum(2, keepdim=True).clamp(min=1)
 
 
 def is_duplicate(images_BCHW: Tensor) -> Tensor:

@@ -59,10 +59,10 @@ class PictureCrops:
 
     def render(self, count: int, generator: torch.Generator) -> Tensor:
         which = torch.randint(len(self._pyramids), (count,), generator=generator)
-        unit = torch.rand(count, 12, generator=generator)
+        cut, jitter, mirrored = torch.rand(count, 14, generator=generator).split([8, 5, 1], dim=1)  # all independent
         images = torch.empty(count, 3, self._height, self._width, device=self._device)
         sizes = self._sizes[which]
-        places, footprint = self._places(unit, sizes[:, 0], sizes[:, 1])
+        places, footprint = self._places(cut, sizes[:, 0], sizes[:, 1])
         places, levels = places.to(self._device), footprint.log2().round()
         for number in which.unique().tolist():
             halves = self._pyramids[number]
@@ -71,28 +71,27 @@ class PictureCrops:
             for depth in depths.unique().tolist():
                 rows = mine[depths == depth].to(self._device)
                 images[rows] = _sampled(halves[depth].float() / 255, places[rows])
-        images = jittered(images, unit[:, 6:11].to(self._device))
-        flipped = (unit[:, 11] < 0.5).to(self._device)
-        images = torch.where(flipped[:, None, None, None], images.flip(3), images)
+        images = jittered(images, jitter.to(self._device))
+        images = torch.where((mirrored < 0.5).to(self._device)[:, :, None, None], images.flip(3), images)
         return in_channels(images.clamp_(0.0, 1.0), self._channels)
 
-    def _places(self, unit: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
+    def _places(self, unit_B8: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
         """(where each pixel comes from [B,H,W,2], in -1 to 1 over the picture; source pixels per pixel along a side [B]).
 
         Args:
-            unit: [B,12], numbers in [0,1).
+            unit_B8: numbers in [0,1).
             height, width: float [B], of the picture that each is cut from.
         """
-        area = self._min_area + (1 - self._min_area) * unit[:, 0]
-        aspect = torch.exp(math.log(ASPECTS[0]) + unit[:, 1] * math.log(ASPECTS[1] / ASPECTS[0]))
+        area = self._min_area + (1 - self._min_area) * unit_B8[:, 0]
+        aspect = torch.exp(math.log(ASPECTS[0]) + unit_B8[:, 1] * math.log(ASPECTS[1] / ASPECTS[0]))
         side = (area * height * width / 4).sqrt()
         half_width = torch.minimum(side * aspect.sqrt() / 2, width / 4)
         half_height = torch.minimum(side / aspect.sqrt() / 2, height / 4)
         # The crop lies in a half of the picture that itself lies anywhere: its middle is the sum of both.
-        x = width / 4 + unit[:, 2] * width / 2 + (unit[:, 3] * 2 - 1) * (width / 4 - half_width)
-        y = height / 4 + unit[:, 4] * height / 2 + (unit[:, 5] * 2 - 1) * (height / 4 - half_height)
-        angle = (unit[:, 10] * 2 - 1) * LARGEST_ANGLE
-        shear = torch.tan((unit[:, 7] * 2 - 1) * LARGEST_ANGLE)
+        x = width / 4 + unit_B8[:, 2] * width / 2 + (unit_B8[:, 3] * 2 - 1) * (width / 4 - half_width)
+        y = height / 4 + unit_B8[:, 4] * height / 2 + (unit_B8[:, 5] * 2 - 1) * (height / 4 - half_height)
+        angle = (unit_B8[:, 6] * 2 - 1) * LARGEST_ANGLE
+        shear = torch.tan((unit_B8[:, 7] * 2 - 1) * LARGEST_ANGLE)
         grid_x = (2 * torch.arange(self._width) + 1.0) / self._width - 1
         grid_y = (2 * torch.arange(self._height) + 1.0) / self._height - 1
         u, v = grid_x.view(1, 1, -1) / math.sqrt(2), grid_y.view(1, -1, 1) / math.sqrt(2)

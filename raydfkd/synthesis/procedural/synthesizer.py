@@ -16,7 +16,7 @@ from torch import Tensor
 from raydfkd.errors import DataError
 from raydfkd.models.teacher import FrozenTeacher
 from raydfkd.synthesis.context import SynthesisContext, SynthesisParts
-from raydfkd.synthesis.procedural.balance import even_shares, evenness
+from raydfkd.synthesis.procedural.balance import even_shares, evenness, first_of_each
 from raydfkd.synthesis.procedural.config import ProceduralConfig
 from raydfkd.synthesis.procedural.filters import filter_images
 from raydfkd.synthesis.procedural.images import ImageSource, to_uint8
@@ -144,13 +144,7 @@ class ProceduralSynthesizer:
         size = self.config.batch_size
         order = torch.randperm(len(classes_N), generator=self.rng)
         if self.config.class_balanced:
-            shares = torch.from_numpy(even_shares(held, counts, size))
-            by_class = order[classes_N[order].argsort(stable=True)]
-            sorted_classes = classes_N[by_class]
-            begins = torch.from_numpy(np.cumsum(counts) - counts)
-            rank = torch.arange(len(by_class)) - begins[sorted_classes]
-            taken = by_class[rank < shares[sorted_classes]]
-            order = taken[torch.randperm(len(taken), generator=self.rng)]
+            order = order[torch.from_numpy(first_of_each(classes_N[order].numpy(), even_shares(held, counts, size)))]
         return order.repeat(-(-size // len(order)))[:size]
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from pydantic import ValidationError
 from tiny_synthesis import CLASSES, SHAPE, build_teacher, make, summary
 
 from raydfkd.synthesis.attacked import AttackedSynthesizer
+from raydfkd.synthesis.boundary import AttackedImages
 from raydfkd.synthesis.config import FastConfig
 from raydfkd.synthesis.context import SynthesisContext
-from raydfkd.types import Preparation
+from raydfkd.synthesis.procedural.config import ProceduralConfig
+from raydfkd.types import BufferSummary, Preparation
 
 ATTACK: dict[str, Any] = {"threshold": 0.9, "step_size": 0.1}
 
@@ -40,13 +42,43 @@ def test_a_batch_keeps_its_size_and_the_attacked_images_stay_in_it() -> None:
         assert len(array) == 20
     assert batch.images.shape == (20, *SHAPE)
     originals = [any((image == one).all() for one in untouched.images) for image in batch.images]
-    assert originals == [True] * (20 - 4 * pairs) + [False] * (4 * pairs)
+    assert originals == [False] * (4 * pairs) + [True] * (20 - 4 * pairs)
     with torch.no_grad():
         judged = build_teacher()(torch.from_numpy(batch.images).float() / 255).argmax(1)
     np.testing.assert_array_equal(judged.numpy(), batch.teacher_class)
     assert untouched.priorities is not None
     assert batch.priorities is not None
-    np.testing.assert_array_equal(batch.priorities[20 - 4 * pairs :], untouched.priorities.max())
+    np.testing.assert_array_equal(batch.priorities[: 4 * pairs], untouched.priorities.max())
+
+
+@pytest.mark.parametrize(
+    ("class_balanced", "held", "expected"),
+    [
+        (True, [100, 0, 0], (24, 16)),  # all that the attack made of the class that lacks
+        (True, [0, 100, 0], (40, 0)),
+        (True, [0, 0, 0], (24, 16)),
+        (False, [100, 0, 0], (24, 16)),  # all that the attack made, and the rest as it comes
+        (False, [0, 100, 0], (24, 16)),
+    ],
+)
+def test_a_class_balanced_source_and_its_attack_together_make_the_buffer_even(
+    class_balanced: bool, held: list[int], expected: tuple[int, int]
+) -> None:
+    """The source makes 40 images of class 0; the attack makes of 10 of them 16 of class 0 and 16 of class 1."""
+    config = ProceduralConfig(batch_size=40, class_balanced=class_balanced, boundary_attack={**ATTACK, "share": 0.8})
+    context = SynthesisContext("render-0", 3, 3, 20.0, bf16=False)
+    inner = make("fast", batch_size=40)
+    whole = replace(inner.step(summary()), teacher_class=np.zeros(40, np.int32))
+    inner.step = lambda held: whole  # type: ignore[method-assign]
+    synthesizer = AttackedSynthesizer(inner, config, inner.teacher, context, torch.device("cpu"))
+    classes = np.repeat([0, 1], 16)
+    synthesizer.attack = lambda images, classes_of, rng: AttackedImages(  # type: ignore[assignment]
+        np.full((32, *SHAPE), 7, np.uint8), classes, classes, np.ones(32, np.float32), np.arange(32) // 4, 8, 8
+    )
+    found = synthesizer.step(BufferSummary(sum(held), np.array(held), 0))
+    assert tuple(np.bincount(found.teacher_class, minlength=2)) == expected
+    made = (found.images == 7).all((1, 2, 3))
+    assert made.sum() == (16 if expected[1] == 0 else 32), "of a class, what the attack made comes first"
 
 
 def test_without_priorities_there_are_none() -> None:
