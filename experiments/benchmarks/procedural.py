@@ -3,7 +3,8 @@
     python experiments/benchmarks/procedural.py [--quick] [--device cuda]
 
 Each source renders batches until the time is up; ``filters`` is what judging a batch costs. ``shaders_glsl`` is there where
-moderngl and EGL are, and is OpenGL on whatever that finds (Mesa's llvmpipe on a machine without a graphics card).
+moderngl and EGL are, and is OpenGL on whatever that finds (Mesa's llvmpipe on a machine without a graphics card); its programs
+are compiled beforehand, and ``glsl_compile_s`` is how long that takes for all.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from raydfkd.synthesis.procedural.leaves import DeadLeaves
 from raydfkd.synthesis.procedural.noise import PixelNoise, SpectralNoise
 from raydfkd.synthesis.procedural.photograph import PhotographCrops
 from raydfkd.synthesis.procedural.shader_images import ShaderImages
+from raydfkd.synthesis.procedural.shaders.catalog import family_names
 
 SIDES = (32, 224)
 QUICK_FAMILIES = ("voronoi_mosaic", "marble", "julia_set", "checkerboard")
@@ -39,10 +41,20 @@ def sources(side: int, device: torch.device, quick: bool) -> Iterator[tuple[str,
     yield "leaves", DeadLeaves(shape, device)
     yield "photograph", PhotographCrops(None, shape, device)
     yield "shaders_torch", ShaderImages(shape, device, families)
-    try:
+    with contextlib.suppress(ConfigError):  # told of by ``compile_glsl``
         yield "shaders_glsl", ShaderImages(shape, device, families, renderer="glsl")
+
+
+def compile_glsl(quick: bool) -> dict[str, float]:
+    """Draws every family once, after which its program is there; the seconds that it took, or nothing without OpenGL."""
+    began, generator = time.perf_counter(), torch.Generator().manual_seed(0)
+    try:
+        for name in QUICK_FAMILIES if quick else family_names():
+            ShaderImages((3, 8, 8), torch.device("cpu"), (name,), renderer="glsl").render(1, generator)
     except ConfigError as error:
         print(f"shaders_glsl left out: {error}")
+        return {}
+    return {"glsl_compile_s": time.perf_counter() - began}
 
 
 def images_per_s(work: Callable[[], int], seconds: float, device: torch.device) -> float:
@@ -85,7 +97,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     quick = arguments.quick
     batch_sizes, seconds = ((8, 2), 0.0) if quick else ((256, 16), 10.0)
-    figures: dict[str, object] = {"threads": torch.get_num_threads()}
+    figures: dict[str, object] = {"threads": torch.get_num_threads(), **compile_glsl(quick)}
     for side, batch_size in zip(SIDES, batch_sizes, strict=True):
         figures[f"px{side}"] = measure(side, batch_size, seconds, device, quick)
     with contextlib.suppress(ConfigError):
