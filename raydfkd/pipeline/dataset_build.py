@@ -113,14 +113,14 @@ class DatasetBuild:
         self._judge(folder, execute, tell)
         candidates = self._judged(folder)
         chosen = self._select(candidates)
-        attacked = None
+        attacked, taken = None, np.empty(0, np.int64)
         if self.config.boundary_attack is not None:
             attacked = self._attack(folder, execute, tell, candidates, np.unique(chosen))
             chosen, taken = self._select_again(candidates, np.unique(chosen), attacked)
         self._write_originals(folder, execute, tell, candidates, chosen)
         if attacked is not None:
             self._write_attacked(folder, attacked, taken, first_file=-(-len(chosen) // self.images_per_file))
-        summary = self._summary(candidates, chosen, None if attacked is None else attacked.classes[taken])
+        summary = self._summary(candidates, chosen, attacked, taken)
         folder.finish(seconds=round(time.monotonic() - began, 1), **summary)
         return folder.manifest()
 
@@ -281,15 +281,17 @@ class DatasetBuild:
         batch = SyntheticBatch(images, targets, classes, confidences, "surrogate", "dataset-build", -1)
         write_atomically(folder.images_path(number), to_parquet(batch))
 
-    def _summary(self, candidates: Candidates, chosen: np.ndarray, attacked: np.ndarray | None) -> dict[str, Any]:
-        """What is told of the finished data set."""
+    def _summary(
+        self, candidates: Candidates, chosen: np.ndarray, attacked: _Attacked | None, taken: np.ndarray
+    ) -> dict[str, Any]:
+        """What is told of the finished data set, made of the ``chosen`` candidates and the ``taken`` images of the attack."""
 
-        def counted(classes: np.ndarray) -> np.ndarray:
-            return np.bincount(classes, minlength=self.num_classes)
+        def counted(chosen: np.ndarray, taken: np.ndarray) -> np.ndarray:
+            made = np.empty(0, np.int32) if attacked is None else attacked.classes[taken]
+            return np.bincount(np.concatenate([candidates.classes[chosen], made]), minlength=self.num_classes)
 
-        before = counted(candidates.classes[candidates.usable])
-        taken = candidates.classes[chosen]
-        after = counted(taken if attacked is None else np.concatenate([taken, attacked]))
+        before = counted(candidates.usable, taken[:0])
+        after = counted(chosen, taken)
         dataset = self.config.dataset
         return {
             "source": self.config.images.kind if self.config.images is not None else str(self._description),
@@ -299,9 +301,10 @@ class DatasetBuild:
             "dropped": candidates.dropped,
             "num_images": int(after.sum()),
             "num_distinct_candidates": len(np.unique(chosen)),
-            "num_attacked_images": 0 if attacked is None else len(attacked),
+            "num_attacked_images": len(taken),
             "candidate_class_counts": before.tolist(),
             "class_counts": after.tolist(),
+            "distinct_class_counts": counted(np.unique(chosen), np.unique(taken)).tolist(),
             "candidate_class_entropy": class_entropy(before),
             "class_entropy": class_entropy(after),
         }

@@ -57,6 +57,7 @@ def test_what_is_written_is_the_selection_of_what_the_teacher_sees(folder: Path,
     assert np.concatenate([b.teacher_confidence for b in batches]) == pytest.approx(confidences[chosen], abs=1e-5)
     assert {batch.source for batch in batches} == {"surrogate"}
     assert told["class_counts"] == np.bincount(classes[chosen], minlength=NUM_CLASSES).tolist()
+    assert told["distinct_class_counts"] == np.bincount(classes[np.unique(chosen)], minlength=NUM_CLASSES).tolist()
     assert told["candidate_class_counts"] == np.bincount(classes[there], minlength=NUM_CLASSES).tolist()
     assert (told["num_skipped"], len(told["skipped"]), told["state"]) == (2, 2, "finished")
     assert "image 5 of" in told["skipped"][0]
@@ -159,6 +160,16 @@ def test_the_attack_fills_classes_that_the_teacher_sees_rarely(folder: Path, tmp
     assert stored.tolist() == np.concatenate([batch.teacher_class for batch in batches]).tolist()
     assert attacked.sum() == told["num_attacked_images"]
     assert (confidence[attacked] < 0.9).any()
+
+
+def test_copies_of_candidates_and_of_the_attack_s_images_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    told = build(settings(folder, selection={"num_images": 300}, boundary_attack={"num_steps": 30}), tmp_path / "out")
+    batches = images_of(tmp_path / "out")
+    _, first = np.unique(np.concatenate([batch.images for batch in batches]), axis=0, return_index=True)
+    classes = np.concatenate([batch.teacher_class for batch in batches])
+    assert told["class_counts"] == np.bincount(classes, minlength=NUM_CLASSES).tolist()
+    assert told["distinct_class_counts"] == np.bincount(classes[first], minlength=NUM_CLASSES).tolist()
+    assert 0 < len(first) < 300
 
 
 def test_a_folder_of_files_gives_the_same_as_parquet(folder: Path, tmp_path: Path) -> None:
