@@ -19,19 +19,33 @@ from raydfkd.run_dir import write_atomically
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def load_weights(model: nn.Module, path: str | Path, head: str | None = None) -> list[str]:
     """Loads the state in ``path`` into ``model``, in place and strictly.
 
     A torch file may hold the state itself or under ``state_dict`` or ``model``, with or without DataParallel's ``module.``
     prefix. ``num_batches_tracked`` may be absent.
+
+    Args:
+        model: the network.
+        path: the file.
+        head: dotted name of the layer that gives the logits, which may be of another number of classes in the file; its
+            tensors then stay as the model has them. None: every tensor must fit.
+
+    Returns:
+        The names of the head's tensors that stayed as they were.
 
     Raises:
         CheckpointError: the file is missing, damaged, wants to run code, or is of another architecture.
     """
     path = Path(path)
     state = _without_prefix(read_state(path), "module.")
+    own = {} if head is None else {f"{head}.{name}": t for name, t in model.get_submodule(head).state_dict().items()}
+    kept = [n for n, t in own.items() if n in state and state[n].ndim == t.ndim and state[n].shape[1:] == t.shape[1:]]
+    kept = [n for n in kept if len(state[n]) != len(own[n])]
+    state |= {name: own[name] for name in kept}
     _check_names_and_shapes(model, state, path)
     model.load_state_dict(state, strict=False)
+    return kept
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:

@@ -42,12 +42,13 @@ def _anchor(node: Any, keys: list[str], folder: Path) -> None:
         if rest:
             _anchor(value, rest, folder)
         elif isinstance(value, list):
-            node[name] = [_absolute(one, folder) for one in value]
+            node[name] = [absolute(one, folder) for one in value]
         elif key != "model" or str(value).endswith(".pt2"):
-            node[name] = _absolute(value, folder)
+            node[name] = absolute(value, folder)
 
 
-def _absolute(value: Any, folder: Path) -> Any:
+def absolute(value: Any, folder: Path) -> Any:
+    """A path as an absolute one: in ``folder``, or in the working directory where only that has it. No path: itself."""
     if not isinstance(value, str | Path):
         return value
     path = Path(value).expanduser()

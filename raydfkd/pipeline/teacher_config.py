@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from raydfkd.augment.config import AugmentationConfig, Augmentations
 from raydfkd.data.config import DatasetConfig
 from raydfkd.distillation.config import OptimizerConfig
+from raydfkd.pipeline.input_paths import absolute
 
 
 class NormalizationConfig(BaseModel):
@@ -40,6 +41,9 @@ class TeacherTrainingConfig(BaseModel):
     """Classes K."""
     image_shape: tuple[int, int, int]
     """[C, H, W] of the network's input."""
+    initial_weights: Path | None = None
+    """Weights to begin from, e.g. of ImageNet-1k; tensors of the last linear layer that are of another number of classes start
+    random. None: random weights."""
     dataset: DatasetConfig
     """Labelled images to train on."""
     evaluation: DatasetConfig | None = None
@@ -87,6 +91,8 @@ class TeacherTrainingConfig(BaseModel):
         return self.augmentation.resolve(self.crop_padding, self.flip)
 
     def resolve(self, base: Path) -> Self:
-        """The same settings with relative data paths made absolute, see ``DatasetConfig.resolve``."""
+        """The same settings with relative paths made absolute, see ``DatasetConfig.resolve``."""
         evaluation = None if self.evaluation is None else self.evaluation.resolve(base)
-        return self.model_copy(update={"dataset": self.dataset.resolve(base), "evaluation": evaluation})
+        weights = None if self.initial_weights is None else Path(absolute(self.initial_weights, base))
+        update = {"dataset": self.dataset.resolve(base), "evaluation": evaluation, "initial_weights": weights}
+        return self.model_copy(update=update)

@@ -23,9 +23,10 @@ from raydfkd.distillation.schedule import learning_rate
 from raydfkd.errors import CheckpointError, ResourceError, RunFailedError
 from raydfkd.evaluation import Evaluation, evaluate
 from raydfkd.models.catalog import build_classifier
+from raydfkd.models.features import find_head
 from raydfkd.models.precision import autocast
 from raydfkd.models.teacher import Normalization
-from raydfkd.models.weights import save_weights
+from raydfkd.models.weights import load_weights, save_weights
 from raydfkd.pipeline.teacher_config import TeacherTrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -57,16 +58,17 @@ def train_teacher(
     """Trains one classifier on labelled images and saves it.
 
     The file's metadata, all text: ``model``, ``num_classes``, ``image_shape``, ``mean``, ``std``, ``classes`` (JSON),
-    ``train_split``, ``epochs``, ``seed`` and, where it was measured, ``accuracy`` and ``evaluation_split``.
+    ``train_split``, ``epochs``, ``seed``, ``initial_weights`` (a file's name, where there was one) and, where it was measured,
+    ``accuracy`` and ``evaluation_split``.
 
     Args:
-        config: the recipe; relative data paths are relative to the working directory (see ``config.resolve``).
+        config: the recipe; relative paths are relative to the working directory (see ``config.resolve``).
         out_path: the file to write, ``*.safetensors``.
         progress: called after each epoch.
 
     Raises:
-        RaydfkdError: the data, the model's name, the device or the path is wrong (before any training), or the training
-            diverged.
+        RaydfkdError: the data, the model's name, the initial weights, the device or the path is wrong (before any training),
+            or the training diverged.
     """
     path = _checked_path(out_path)
     device = _device(config.device)
@@ -90,7 +92,7 @@ class _Training:
     def __init__(self, config: TeacherTrainingConfig, train: ImageDataset, device: torch.device) -> None:
         self.config = config
         self.device = device
-        self.network = build_classifier(config.model, config.num_classes, config.image_shape)
+        self.network = _initial_network(config)
         self.network.to(device).to(memory_format=torch.channels_last)
         self.network_ema = copy.deepcopy(self.network).eval() if config.ema_decay is not None else None
         self.normalization = Normalization(*_mean_std(config, train)).to(device)
@@ -198,6 +200,16 @@ def _checked_path(out_path: str | Path) -> Path:
     return path
 
 
+def _initial_network(config: TeacherTrainingConfig) -> nn.Module:
+    network = build_classifier(config.model, config.num_classes, config.image_shape)
+    if config.initial_weights is None:
+        return network
+    kept = load_weights(network, config.initial_weights, find_head(network, None, config.num_classes))
+    random = f"; {' and '.join(kept)} start random, for {config.num_classes} classes" if kept else ""
+    logger.info("the network begins from %s%s", config.initial_weights, random)
+    return network
+
+
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ResourceError("device cuda is asked for and this machine has no CUDA device: set device to auto or cpu")
@@ -233,6 +245,8 @@ def _metadata(
         "epochs": str(config.epochs),
         "seed": str(config.seed),
     }
+    if config.initial_weights is not None:
+        metadata["initial_weights"] = config.initial_weights.name
     if evaluation is not None:
         metadata["accuracy"] = f"{evaluation.metric:.4f}"
         metadata["evaluation_split"] = evaluation.split

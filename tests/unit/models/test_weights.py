@@ -120,6 +120,44 @@ def test_another_number_of_classes_shows_both_shapes(tmp_path: Path) -> None:
         load_weights(network(), tmp_path / "w.safetensors")
 
 
+def test_a_head_of_another_number_of_classes_stays_as_it_is_and_the_rest_is_loaded(tmp_path: Path) -> None:
+    source, target = network(0, num_classes=5), network(1)
+    save_weights(source, tmp_path / "w.safetensors")
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    assert load_weights(target, tmp_path / "w.safetensors", head="fc") == ["fc.weight", "fc.bias"]
+    for name, tensor in target.state_dict().items():
+        assert torch.equal(tensor, before[name] if name.startswith("fc.") else source.state_dict()[name])
+
+
+def test_a_head_of_as_many_classes_is_loaded(tmp_path: Path) -> None:
+    source, target = network(0), network(1)
+    save_weights(source, tmp_path / "w.safetensors")
+    assert load_weights(target, tmp_path / "w.safetensors", head="fc") == []
+    assert same_state(source, target)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda s: {**s, "fc.weight": torch.zeros(5, 9)},
+            r"1 of another shape, first 'fc.weight' \(file \[5, 9\], model \[3, 8\]\)",
+        ),
+        (lambda s: {**s, "fc.bias": torch.tensor(0.0)}, r"1 of another shape, first 'fc.bias'"),
+        (lambda s: {n: t for n, t in s.items() if n != "fc.bias"}, r"1 missing, first 'fc.bias'"),
+        (lambda s: {**s, "fc.scale": torch.zeros(5)}, r"1 unexpected, first 'fc.scale'"),
+        (lambda s: {**s, "features.0.weight": torch.zeros(2, 1, 3, 3)}, r"1 of another shape, first 'features.0.weight'"),
+    ],
+    ids=["features", "scalar", "missing", "unexpected", "body"],
+)
+def test_a_head_may_differ_in_the_number_of_classes_alone(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], told: str
+) -> None:
+    torch.save(change(network(0, num_classes=5).state_dict()), tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=told):
+        load_weights(network(), tmp_path / "w.pt", head="fc")
+
+
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
 @pytest.mark.parametrize("keep", [0, 4, 300, -10])
 def test_truncated_file(tmp_path: Path, name: str, keep: int) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from raydfkd.errors import CheckpointError, DataError, ResourceError, RunFailedE
 from raydfkd.evaluation import evaluate
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.teacher import build_teacher
+from raydfkd.models.weights import read_metadata
 from raydfkd.pipeline.teacher_config import NormalizationConfig, TeacherTrainingConfig
-from raydfkd.pipeline.teacher_training import train_teacher
+from raydfkd.pipeline.teacher_training import _initial_network, train_teacher
 from raydfkd.pipeline.yaml_config import read_yaml, validate
 
 ROOT = Path(__file__).parents[3]
@@ -119,6 +121,58 @@ def test_every_setting_is_read(tmp_path: Path, changes: dict[str, Any]) -> None:
     plain = train_teacher(digits(epochs=1, evaluation=None), tmp_path / "plain.safetensors")
     changed = train_teacher(digits(epochs=1, evaluation=None, **changes), tmp_path / "changed.safetensors")
     assert not torch.equal(load_file(plain.path)["fc.weight"], load_file(changed.path)["fc.weight"])
+
+
+def test_it_begins_from_the_weights_of_another_task_with_a_head_of_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A learning rate of next to nothing leaves what the training began from to be seen."""
+    torch.manual_seed(1)
+    other = build_classifier("small_cnn_8", 7, (1, 8, 8))
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    still = {"epochs": 1, "evaluation": None, "optimizer": OptimizerConfig(lr=1e-12, final_lr=0, weight_decay=0)}
+    with caplog.at_level(logging.INFO):
+        from_other = train_teacher(digits(**still, initial_weights=tmp_path / "other.pt"), tmp_path / "a.safetensors")
+    assert "other.pt; fc.weight and fc.bias start random, for 10 classes" in caplog.text
+    from_random = train_teacher(digits(**still), tmp_path / "b.safetensors")
+    begun, random, given = load_file(from_other.path), load_file(from_random.path), other.state_dict()
+    for name, _ in other.named_parameters():
+        torch.testing.assert_close(begun[name], (random if name.startswith("fc.") else given)[name], rtol=0, atol=1e-6)
+    assert read_metadata(from_other.path)["initial_weights"] == "other.pt"
+    assert "initial_weights" not in read_metadata(from_random.path)
+
+
+def test_it_begins_from_the_logits_of_a_network_of_the_same_classes(tmp_path: Path) -> None:
+    first = train_teacher(digits(epochs=1, evaluation=None), tmp_path / "first.safetensors")
+    config = digits(evaluation=None, seed=1, initial_weights=first.path)
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = build_classifier("small_cnn_8", 10, (1, 8, 8))
+    expected.load_state_dict(load_file(first.path))
+    torch.testing.assert_close(_initial_network(config).eval()(images), expected.eval()(images))
+
+
+def test_initial_weights_of_another_network_are_refused_before_training(tmp_path: Path) -> None:
+    torch.save(build_classifier("wrn_10_1", 10, (1, 8, 8)).state_dict(), tmp_path / "other.pt")
+    for name, told in (("other.pt", "another architecture than this SmallCNN"), ("none.pt", "there is no weights file")):
+        with pytest.raises(CheckpointError, match=told) as caught:
+            train_teacher(digits(initial_weights=tmp_path / name), tmp_path / "t.safetensors")
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "t.safetensors").exists()
+
+
+def test_initial_weights_are_looked_for_beside_the_recipe_and_else_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes, here = tmp_path / "recipes", tmp_path / "here"
+    for folder in (recipes, here):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+    config = digits(initial_weights="w.pt")
+    (here / "w.pt").touch()
+    assert config.resolve(recipes).initial_weights == here / "w.pt"
+    (recipes / "w.pt").touch()
+    assert config.resolve(recipes).initial_weights == recipes / "w.pt"
+    assert digits().resolve(recipes).initial_weights is None
 
 
 def test_a_batch_larger_than_the_data_is_the_data(tmp_path: Path) -> None:
