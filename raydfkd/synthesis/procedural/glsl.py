@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import struct
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -22,8 +23,12 @@ void main() {
 UniformValue = int | float | tuple[float, ...] | np.ndarray
 
 
+CHECKED_SIZE = 4
+"""Height and width of the picture by which a shader is tried."""
+
+
 class ShaderError(Exception):
-    """A fragment shader that the driver refuses; its text is the driver's."""
+    """A fragment shader that cannot be drawn; its text is the driver's, or names the uniform that has another type."""
 
 
 _LOCAL = threading.local()
@@ -40,24 +45,24 @@ class GlslRenderer:
     def __init__(self) -> None:
         self._context()
 
-    def check(self, source: str) -> None:
-        """Compiles a fragment shader.
+    def check(self, source: str, uniforms: Mapping[str, UniformValue]) -> None:
+        """Draws one small picture, because a shader that compiles may still declare a uniform as something else.
 
         Raises:
-            ShaderError: it does not compile.
+            ShaderError: it cannot be drawn.
         """
-        self._program(source)
+        self.draw(source, uniforms, CHECKED_SIZE, CHECKED_SIZE)
 
     def draw(self, source: str, uniforms: Mapping[str, UniformValue], height: int, width: int) -> np.ndarray:
         """One picture, uint8 [height,width,3], the top row first. Uniforms that the shader has not are left out.
 
         Raises:
-            ShaderError: it does not compile.
+            ShaderError: it does not compile, or a uniform has another type than its value.
         """
         program, vertices = self._program(source)
         for name, value in uniforms.items():
             if name in program:
-                _set(program[name], value)
+                _set(program[name], name, value)
         frame = self._frame(height, width)
         frame.use()
         frame.clear(0.0, 0.0, 0.0, 1.0)
@@ -93,12 +98,17 @@ class GlslRenderer:
         return frames[height, width]
 
 
-def _set(uniform: Any, value: UniformValue) -> None:
+def _set(uniform: Any, name: str, value: UniformValue) -> None:
     if isinstance(value, np.ndarray):
         # The driver may have cut off the end of an array that nothing reads.
         uniform.write(np.ascontiguousarray(value[: uniform.array_length], np.float32).tobytes())
-    else:
+        return
+    try:
         uniform.value = value
+    # What moderngl raises depends on the type that the shader declares.
+    except (struct.error, TypeError, ValueError, _moderngl().Error) as error:
+        wanted = f"vec{len(value)}" if isinstance(value, tuple) else type(value).__name__
+        raise ShaderError(f"its uniform {name} is declared as another type than {wanted}") from error
 
 
 def _moderngl() -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from raydfkd.errors import DataError
-from raydfkd.synthesis.procedural.glsl import GlslRenderer, ShaderError, UniformValue
+from raydfkd.synthesis.procedural.glsl import CHECKED_SIZE, GlslRenderer, ShaderError, UniformValue
 from raydfkd.synthesis.procedural.images import in_channels, reduced
 from raydfkd.synthesis.procedural.user_shaders import complete_shader
 
@@ -23,14 +23,15 @@ logger = logging.getLogger(__name__)
 class GlslFolder:
     """Pictures of random shaders of a folder (and the folders in it), each at a random time.
 
-    A shader that does not compile is left out, with a warning that names it.
+    A shader that cannot be drawn, because it does not compile or declares one of :func:`uniforms` as another type, is left out,
+    with a warning that names it.
 
     Args:
         supersampling: rendered so many times as large, and the mean taken.
         times_s: earliest and latest time in seconds.
 
     Raises:
-        DataError: there is no such folder, no shader in it, or none that compiles.
+        DataError: there is no such folder, no shader in it, or none that can be drawn.
         ConfigError: moderngl or EGL is missing.
     """
 
@@ -48,7 +49,7 @@ class GlslFolder:
         self._times_s = times_s
         self._device = device
         self._renderer = GlslRenderer()
-        self.files, self._sources = _compiled(path, self._renderer)
+        self.files, self._sources = _drawable(path, self._renderer)
 
     def render(self, count: int, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(self._sources), (count,), generator=generator).tolist()
@@ -88,7 +89,7 @@ def uniforms(time_s: float, height: int, width: int) -> dict[str, UniformValue]:
     }
 
 
-def _compiled(path: Path, renderer: GlslRenderer) -> tuple[list[Path], list[str]]:
+def _drawable(path: Path, renderer: GlslRenderer) -> tuple[list[Path], list[str]]:
     if not path.is_dir():
         raise DataError(f"shader folder {path} {'is not a folder' if path.exists() else 'does not exist'}: correct images.path")
     found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
@@ -99,12 +100,12 @@ def _compiled(path: Path, renderer: GlslRenderer) -> tuple[list[Path], list[str]
     for file in found:
         source = complete_shader(file.read_text(encoding="utf-8", errors="replace"))
         try:
-            renderer.check(source)
+            renderer.check(source, uniforms(0.0, CHECKED_SIZE, CHECKED_SIZE))
             good.append((file, source))
         except ShaderError as error:
             lines = [line.strip() for line in str(error).splitlines() if "error" in line.lower() and "0:" in line]
             reason = (lines or str(error).splitlines())[0]
-            logger.warning("shader %s does not compile and is left out: %s", file, reason)
+            logger.warning("shader %s cannot be drawn and is left out: %s", file, reason)
     if not good:
-        raise DataError(f"none of the {len(found)} shaders in {path} compiles (the last one: {reason}): correct them")
+        raise DataError(f"none of the {len(found)} shaders in {path} can be drawn (the last one: {reason}): correct them")
     return [file for file, _ in good], [source for _, source in good]

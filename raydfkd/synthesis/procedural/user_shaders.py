@@ -13,7 +13,7 @@ import re
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _REMOVED = re.compile(r"^[ \t]*(?:#version|#extension)[^\n]*$|\bprecision\s+\w+\s+\w+\s*;", re.MULTILINE)
-_DECLARATION = re.compile(r"(?<![\w.])((?:[a-z]+\s+)?)(float|int|vec[234])\s+([^;(){}=]*)(?=[;=])")
+_DECLARATION = re.compile(r"(?<![\w.])((?:[a-z]+\s+)*)(float|int|vec[234])\s+([^;(){}=]*)(?=[;=])")
 _QUALIFIERS = {"uniform", "in", "out", "inout", "const", "varying", "attribute", "struct", "flat"}
 
 SHADERTOY_UNIFORMS = """
@@ -154,7 +154,7 @@ def zero_initialised(body: str) -> str:
     def with_values(match: re.Match[str]) -> str:
         before, kind, names = match.groups()
         follows_value = body[match.end()] == "="
-        if before.strip() in _QUALIFIERS or _inside_parameters(body, match.start()) or "[" in names:
+        if not _QUALIFIERS.isdisjoint(before.split()) or _inside_parameters(body, match.start()) or "[" in names:
             return match.group()
         zero = {"float": "0.0", "int": "0"}.get(kind, f"{kind}(0.0)")
         listed = [name.strip() for name in names.split(",")]

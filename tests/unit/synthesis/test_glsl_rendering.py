@@ -84,6 +84,8 @@ RED_RIGHT = {
     "shadertoy.glsl": "void mainImage(out vec4 c, in vec2 p) { c = vec4(p.x / iResolution.x, fract(iTime) * 0.0, 0.0, 1.0); }",
     "classic.frag": "precision mediump float; uniform vec2 resolution; uniform float time;\n"
     "void main() { gl_FragColor = vec4(gl_FragCoord.x / resolution.x, 0.0, 0.0 * time, 1.0); }",
+    "precise.frag": "#version 300 es\nuniform highp vec2 resolution;\nout highp vec4 mine;\n"
+    "void main() { highp float x; x += gl_FragCoord.x; mine = vec4(x / resolution.x, 0.0, 0.0, 1.0); }",
     "classic_es3.frag": "#version 300 es\nprecision highp float;\nuniform vec2 resolution;\nout vec4 mine;\n"
     "void main() { mine = vec4(gl_FragCoord.x / resolution.x, 0.0, 0.0, 1.0); }",
     "geek.frag": "void main() { gl_FragColor = vec4(gl_FragCoord.x / r.x, 0.0 * t, 0.0, 1.0); }",
@@ -147,6 +149,11 @@ def test_time_reaches_the_shader() -> None:
         ("float f(vec2 p, float q) { return q; }", "float f(vec2 p, float q) { return q; }"),
         ("struct S { float a; };", "struct S { float a; };"),
         ("const float k = 1.0;", "const float k = 1.0;"),
+        ("out highp vec4 c;", "out highp vec4 c;"),
+        ("uniform lowp float a, b;", "uniform lowp float a, b;"),
+        ("varying mediump vec2 v;", "varying mediump vec2 v;"),
+        ("flat in highp int n;", "flat in highp int n;"),
+        ("highp vec3 p; mediump float q;", "highp vec3 p = vec3(0.0); mediump float q = 0.0;"),
     ],
 )
 def test_variables_without_a_value_get_zero(text: str, expected: str) -> None:
@@ -163,10 +170,38 @@ def test_a_broken_shader_is_left_out_and_named(tmp_path: Path, caplog: pytest.Lo
         source = GlslFolder(tmp_path, (3, 4, 8), CPU)
     assert [file.name for file in source.files] == ["good.glsl"]
     assert len(caplog.records) == 1
-    assert "broken.frag does not compile and is left out" in caplog.text
+    assert "broken.frag cannot be drawn and is left out: 0:" in caplog.text
     images = source.render(2, torch.Generator().manual_seed(0))
     assert images.shape == (2, 3, 4, 8)
     assert (images[:, 0].diff(dim=2) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("declared", "used", "wanted"),
+    [
+        ("int frame", "float(frame)", "frame is declared as another type than float"),
+        ("bool frame", "float(frame)", "frame is declared as another type than float"),
+        ("vec3 resolution", "resolution.x", "resolution is declared as another type than vec2"),
+        ("float mouse", "mouse", "mouse is declared as another type than vec2"),
+        ("vec2 time", "time.x", "time is declared as another type than float"),
+        ("float time[3]", "time[2]", "time is declared as another type than float"),
+        ("sampler2D time", "texture2D(time, vec2(0.0)).x", "time is declared as another type than float"),
+        ("mat2 time", "time[0][0]", "time is declared as another type than float"),
+        ("vec2 iFrame", "iFrame.x", "iFrame is declared as another type than int"),
+    ],
+)
+def test_a_shader_that_compiles_but_cannot_be_drawn_is_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, declared: str, used: str, wanted: str
+) -> None:
+    renderer()
+    (tmp_path / "good.glsl").write_text(RED_RIGHT["shadertoy.glsl"])
+    (tmp_path / "odd.frag").write_text(f"uniform {declared};\nvoid main() {{ gl_FragColor = vec4({used}); }}")
+    with caplog.at_level(logging.WARNING):
+        source = GlslFolder(tmp_path, (3, 4, 8), CPU)
+    assert [file.name for file in source.files] == ["good.glsl"]
+    assert len(caplog.records) == 1
+    assert f"odd.frag cannot be drawn and is left out: its uniform {wanted}" in caplog.text
+    assert source.render(3, torch.Generator().manual_seed(0)).shape == (3, 3, 4, 8)
 
 
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
@@ -182,7 +217,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
 
 def test_a_shader_error_is_the_driver_s() -> None:
     with pytest.raises(ShaderError, match="vec5"):
-        renderer().check("#version 330 core\nout vec4 o; void main() { o = vec5(1.0); }")
+        renderer().check("#version 330 core\nout vec4 o; void main() { o = vec5(1.0); }", {})
 
 
 def test_without_moderngl_one_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
