@@ -210,7 +210,8 @@ def build_dataset(
         from raydfkd.runtime.surrogate_dataset import build_on_ray
 
         manifest = build_on_ray(build, folder, told)
-    words = describe_starvation(manifest["class_counts"], class_names(config.teacher.checkpoint))
+    names = class_names(config.teacher.checkpoint)
+    words = describe_starvation(manifest["class_counts"], manifest["distinct_class_counts"], names)
     return BuiltDataset(place, manifest, words)
 
 

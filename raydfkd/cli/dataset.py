@@ -33,14 +33,20 @@ app.command("build")(build)
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Parquet files of images, or a run directory for its buffer.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH",
+            help="A folder of images or of Parquet files, a YAML file that names a data set, or a run for its buffer.",
+        ),
+    ],
     teacher: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Weights by train-teacher, or an experiment; a run directory has its own."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the figures and their plots.")] = None,
     attacked: Annotated[int, typer.Option(min=0, help="Images whose distance to the boundary is measured.")] = 200,
-    max_images: Annotated[int | None, typer.Option(min=1, help="Images read at most.")] = None,
+    max_images: Annotated[int | None, typer.Option(min=1, help="Images read at most, evenly spaced.")] = None,
 ) -> None:
     """Say how good images are to distil on, by the teacher's answers alone.
 
@@ -56,7 +62,7 @@ def inspect(
     typer.echo()
     typer.echo(render(("class", "images", ""), _bars(figures, names)))
     typer.echo()
-    typer.echo(describe_starvation(figures.class_counts, names))
+    typer.echo(describe_starvation(figures.class_counts, figures.distinct_class_counts, names))
     if out is not None:
         _write(figures, names, out)
         typer.echo(f"figures: {out}")
@@ -73,9 +79,7 @@ def _measure(
     from raydfkd.run_dir import RunDir
 
     if (path / "manifest.json").exists():
-        config, images = inspection.run_images(RunDir.open(path))
-        if max_images is not None:
-            images = images[:max_images]
+        config, images = inspection.run_images(RunDir.open(path), max_images)
         if teacher_path is None:
             teacher, names = build_frozen_teacher(config), inspection.class_names(config.teacher.checkpoint)
         else:
@@ -84,7 +88,7 @@ def _measure(
         raise ConfigError(f"dataset inspect needs --teacher FILE to judge {path}: weights that train-teacher wrote")
     else:
         teacher, names = inspection.teacher_of(teacher_path)
-        images = inspection.parquet_images(path, teacher.image_shape, max_images)
+        images = inspection.dataset_images(path, teacher.image_shape, max_images)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return inspect_images(teacher, images, device, num_attacked=attacked), names
 
@@ -113,6 +117,10 @@ def _write(figures: TransferSetFigures, names: Sequence[str] | None, out: Path) 
         "classes": class_histogram(counts, shown, "Images by the teacher's class"),
         "confidence": histogram(figures.confidences, "How sure the teacher is", "its largest probability", (0.0, 1.0)),
     }
+    if len(figures.pair_distances):
+        distances, span = figures.pair_distances, (0.0, max(1.0, float(figures.pair_distances.max())))
+        label = "cosine distance of the teacher's features"
+        plots["diversity"] = histogram(distances, "How much the images differ", label, span, counted="pairs")
     reached = figures.boundary_distances[figures.boundary_distances < math.inf]
     if len(reached):
         plots["boundary"] = histogram(reached, "Distance to the decision boundary", "L2 over pixels in [0,1]")
@@ -120,5 +128,5 @@ def _write(figures: TransferSetFigures, names: Sequence[str] | None, out: Path) 
     for name, plot in plots.items():
         write_atomically(out / f"{name}.png", figure_png(plot))
     values = {name: None if isinstance(value, float) and math.isinf(value) else value for name, value in figures.rows()}
-    values |= {"class counts": counts.tolist()}
+    values |= {"class counts": counts.tolist(), "distinct class counts": figures.distinct_class_counts.tolist()}
     write_atomically(out / "figures.json", json.dumps(values, indent=1) + "\n")

@@ -22,9 +22,13 @@ from raydfkd.synthesis.boundary import Logits, attack_settings, boundary_attack
 from raydfkd.synthesis.config import AttackConfig
 
 CHUNK = 500
-"""Images in one forward pass of the teacher."""
+"""Images in one pass of the teacher at most."""
+CHUNK_PIXELS = CHUNK * 32 * 32
+"""Pixels in one at most: the boundary attack keeps what a pass backwards needs, which grows with them."""
+MOST_PAIRED = 500
+"""Images drawn at most whose features are compared one by one: 124,750 pairs."""
 STARVED_SHARE = 0.1
-"""A class is starved with fewer images than this share of an even part of them (ours)."""
+"""A class is starved with fewer distinct images than this share of an even part of all images (ours)."""
 _MOST_NAMED = 12
 
 
@@ -36,10 +40,11 @@ class TransferSetFigures:
         num_images: N.
         class_counts: int64 [K], images by the teacher's class.
         class_entropy: H / log K of those, in [0,1]; the study's best sets are above .9, its worst at .1 to .6.
+        distinct_class_counts: int64 [K], the counts without exact copies.
         confidences: float32 [N], the teacher's largest probability of each.
         diversity: mean cosine distance of the teacher's penultimate features over all pairs of images, in [0,2]; 0: all look
             alike to it. Of the logits where there is no such layer. None for one image.
-        duplicate_share: share of images of which there is an exact copy before them.
+        pair_distances: float32, these distances of all pairs of at most 500 images; empty for one image.
         boundary_distances: float32, of some images: how far (L2, pixels in [0,1]) the way to the runner-up class is until the
             teacher changes its mind; infinite where the attack did not get there. Empty if it was not asked for.
     """
@@ -47,10 +52,16 @@ class TransferSetFigures:
     num_images: int
     class_counts: np.ndarray
     class_entropy: float
+    distinct_class_counts: np.ndarray
     confidences: np.ndarray
     diversity: float | None
-    duplicate_share: float
+    pair_distances: np.ndarray
     boundary_distances: np.ndarray
+
+    @property
+    def duplicate_share(self) -> float:
+        """Share of images that are byte for byte like one before them."""
+        return 1 - int(self.distinct_class_counts.sum()) / self.num_images
 
     @property
     def boundary_distance(self) -> float | None:
@@ -86,28 +97,36 @@ def inspect_images(
     if len(images) == 0:
         raise DataError("there is no image to inspect: give a data set or a buffer that holds some")
     teacher = teacher.to(device).to(memory_format=torch.channels_last)
-    counts = np.zeros(teacher.num_classes, np.int64)
-    confidences, total = [], None
-    for chunk in torch.from_numpy(images).split(CHUNK):
+    drawn = np.random.default_rng(seed).permutation(len(images))
+    in_sample = torch.zeros(len(images), dtype=torch.bool)
+    in_sample[drawn[:MOST_PAIRED]] = True
+    size = _chunk_size(images)
+    classes, confidences, sample, total = [], [], [], None
+    for chunk, paired in zip(torch.from_numpy(images).split(size), in_sample.split(size), strict=True):
         with torch.no_grad(), autocast(device, bf16):
             logits, features = _read(teacher, chunk.to(device))
         confidence, predicted = logits.softmax(1).max(1)
-        counts += np.bincount(predicted.cpu().numpy(), minlength=teacher.num_classes)
+        classes.append(predicted.cpu().numpy())
         confidences.append(confidence.cpu().numpy())
-        part = _unit(features).sum(0)
+        directions = _unit(features)
+        sample.append(directions[paired.to(device)])
+        part = directions.sum(0)
         total = part if total is None else total + part
     assert total is not None
-    chosen = np.random.default_rng(seed).permutation(len(images))[:num_attacked]
+    attacked = drawn[:num_attacked]
     with autocast(device, bf16):
-        parts = torch.from_numpy(images[chosen]).split(CHUNK) if len(chosen) else ()
+        parts = torch.from_numpy(images[attacked]).split(size) if len(attacked) else ()
         distances = [boundary_distances(teacher, pixels_of(part.to(device))) for part in parts]
+    classes_N = np.concatenate(classes)
+    counts = np.bincount(classes_N, minlength=teacher.num_classes)
     return TransferSetFigures(
         num_images=len(images),
         class_counts=counts,
         class_entropy=class_entropy(counts),
+        distinct_class_counts=np.bincount(classes_N[distinct_rows(images)], minlength=teacher.num_classes),
         confidences=np.concatenate(confidences),
         diversity=_mean_cosine_distance(float(total.square().sum()), len(images)),
-        duplicate_share=duplicate_share(images),
+        pair_distances=_pair_distances(torch.cat(sample)),
         boundary_distances=np.concatenate([np.empty(0, np.float32), *(part.cpu().numpy() for part in distances)]),
     )
 
@@ -140,43 +159,61 @@ def feature_diversity(features_ND: Tensor) -> float | None:
     return _mean_cosine_distance(float(_unit(features_ND).sum(0).square().sum()), len(features_ND))
 
 
-def duplicate_share(images: np.ndarray) -> float:
-    """Share of images that are byte for byte like one before them."""
+def distinct_rows(images: np.ndarray) -> np.ndarray:
+    """int64, the images that are not byte for byte like one before them."""
     rows = np.ascontiguousarray(images).reshape(len(images), -1)
-    distinct = np.unique(rows.view(np.dtype((np.void, rows.shape[1]))))
-    return 1 - len(distinct) / len(images)
+    _, first = np.unique(rows.view(np.dtype((np.void, rows.shape[1]))), return_index=True)
+    return np.sort(first)
 
 
-def starved_classes(class_counts: np.ndarray) -> np.ndarray:
-    """int64, classes with fewer than a tenth of an even part of the images, the poorest first."""
-    counts = np.asarray(class_counts)
-    order = np.argsort(counts, kind="stable")
-    return order[counts[order] < STARVED_SHARE * counts.sum() / len(counts)]
+def starved_classes(class_counts: np.ndarray, distinct_class_counts: np.ndarray) -> np.ndarray:
+    """int64, classes with fewer distinct images than a tenth of an even part of all images, the poorest first.
+
+    Copies count for the even part alone: a class that is one image, repeated, is as poor as that image.
+
+    Args:
+        class_counts: int [K], with copies.
+        distinct_class_counts: int [K], without.
+    """
+    distinct = np.asarray(distinct_class_counts)
+    order = np.argsort(distinct, kind="stable")
+    return order[distinct[order] < STARVED_SHARE * np.sum(class_counts) / len(distinct)]
 
 
-def describe_starvation(class_counts: np.ndarray, names: Sequence[str] | None = None) -> str:
+def describe_starvation(
+    class_counts: np.ndarray | Sequence[int],
+    distinct_class_counts: np.ndarray | Sequence[int],
+    names: Sequence[str] | None = None,
+) -> str:
     """In words, which classes the teacher sees too rarely for a student to learn them.
 
     Args:
-        class_counts: int [K].
+        class_counts: int [K], with copies.
+        distinct_class_counts: int [K], without.
         names: of the classes; their numbers otherwise.
     """
-    counts = np.asarray(class_counts)
-    even = counts.sum() / len(counts)
-    starved = starved_classes(counts)
+    counts, distinct = np.asarray(class_counts), np.asarray(distinct_class_counts)
+    even = f"even part of {counts.sum() / len(counts):,.0f} images"
+    starved = starved_classes(counts, distinct)
     if len(starved) == 0:
-        return f"No class is starved: each of the {len(counts)} has at least a tenth of its even part of {even:,.0f} images."
-    missing, few = starved[counts[starved] == 0], starved[counts[starved] > 0]
+        return f"No class is starved: each of the {len(counts)} has, without copies, at least a tenth of its {even}."
+    missing, few = starved[distinct[starved] == 0], starved[distinct[starved] > 0]
     parts = []
     if len(missing):
         parts.append(f"the teacher sees {_named(missing, names)} in no image at all")
     if len(few):
-        told = _named(few, names, [f"{counts[k]:,}" for k in few])
-        parts.append(f"{told} {'has' if len(few) == 1 else 'have'} less than a tenth of an even part of {even:,.0f} images")
+        told = _named(few, names, [_held(int(distinct[k]), int(counts[k])) for k in few])
+        parts.append(f"{told} {'has' if len(few) == 1 else 'have'}, without copies, less than a tenth of an {even}")
     return (
         f"{len(starved)} of {len(counts)} classes {'is' if len(starved) == 1 else 'are'} starved: {'; '.join(parts)}. "
         "Add images that resemble them, balance the selection, or use the boundary attack."
     )
+
+
+def _held(distinct: int, count: int) -> str:
+    if distinct == count:
+        return f"{count:,}"
+    return f"{distinct:,} distinct image{'' if distinct == 1 else 's'}, repeated to {count:,}"
 
 
 def _named(classes: np.ndarray, names: Sequence[str] | None, notes: Sequence[str] | None = None) -> str:
@@ -198,9 +235,22 @@ def _read(teacher: FrozenTeacher, images: Tensor) -> tuple[Tensor, Tensor]:
     return logits.float(), features.float()
 
 
+def _chunk_size(images: np.ndarray) -> int:
+    height, width = images.shape[2:]
+    return max(1, min(CHUNK, CHUNK_PIXELS // (height * width)))
+
+
 def _unit(features: Tensor) -> Tensor:
     return torch.nn.functional.normalize(features.double(), dim=1)
 
 
 def _mean_cosine_distance(squared_length: float, num: int) -> float | None:
     return None if num < 2 else 1 - (squared_length - num) / (num * (num - 1))
+
+
+def _pair_distances(directions_MD: Tensor) -> np.ndarray:
+    """Cosine distances of all pairs of unit rows, float32 [M (M - 1) / 2]."""
+    distances = 1 - (directions_MD @ directions_MD.T).cpu().numpy()
+    upper = np.triu_indices(len(directions_MD), 1)
+    # Rounding puts some copies a trifle below 0.
+    return distances[upper].clip(min=0).astype(np.float32)

@@ -1,22 +1,25 @@
-"""The images of a run's buffer or of Parquet files, and the teacher that judges them, for ``raydfkd dataset inspect``."""
+"""The images of a run's buffer or of any data set, and the teacher that judges them, for ``raydfkd dataset inspect``."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from raydfkd.data.config import ParquetConfig
+from raydfkd.data.config import CollectedConfig, DatasetConfig, ImageFolderConfig, ParquetConfig
 from raydfkd.data.datasets import load_unlabelled
-from raydfkd.data.sources import parquet_files
-from raydfkd.errors import DataError, RunDirError, TeacherError
+from raydfkd.data.sources import evenly_spaced, parquet_files
+from raydfkd.errors import ConfigError, DataError, RunDirError, TeacherError
 from raydfkd.models.frozen_teacher import FrozenTeacher
 from raydfkd.models.teacher import build_teacher
 from raydfkd.models.weights import read_metadata
 from raydfkd.pipeline.builder import build_frozen_teacher
 from raydfkd.pipeline.config import ExperimentConfig, load_experiment
 from raydfkd.pipeline.exchange_state import build_exchange, load_exchange
+from raydfkd.pipeline.input_paths import DATASET_BUILD_PATHS, INPUT_PATHS, anchor_paths
+from raydfkd.pipeline.yaml_config import merge, read_layers, validate
 from raydfkd.replay.arrow import from_parquet, holds_synthetic_batch
 from raydfkd.run_dir import RunDir
 
@@ -52,8 +55,11 @@ def class_names(checkpoint: Path | None) -> tuple[str, ...] | None:
     return tuple(named) or None
 
 
-def run_images(run: RunDir) -> tuple[ExperimentConfig, np.ndarray]:
+def run_images(run: RunDir, max_images: int | None = None) -> tuple[ExperimentConfig, np.ndarray]:
     """The run's experiment, and what its buffer held at the newest checkpoint, uint8 [N,C,H,W].
+
+    Args:
+        max_images: at most so many, evenly spaced.
 
     Raises:
         RunDirError: there is no checkpoint.
@@ -66,27 +72,57 @@ def run_images(run: RunDir) -> tuple[ExperimentConfig, np.ndarray]:
     exchange = build_exchange(config)
     load_exchange(checkpoint, exchange)
     parts = [shard.payload.images[shard.slots >= 0] for shard in exchange.buffer.shards_after(-1)]
-    return config, np.concatenate([np.empty((0, *config.task.image_shape), np.uint8), *parts])
+    images = np.concatenate([np.empty((0, *config.task.image_shape), np.uint8), *parts])
+    return config, images[evenly_spaced(len(images), max_images)]
 
 
-def parquet_images(path: Path, image_shape: tuple[int, int, int], max_images: int | None = None) -> np.ndarray:
-    """Images of Parquet files, uint8 [N,C,H,W]: encoded ones in a column ``image``, or tensors as raydfkd writes them.
+def dataset_images(path: Path, image_shape: tuple[int, int, int], max_images: int | None = None) -> np.ndarray:
+    """Images of a data set, uint8 [N,C,H,W].
 
     Args:
-        path: a file, or a folder of ``*.parquet``.
+        path: see :func:`dataset_of`.
         max_images: at most so many, evenly spaced.
 
     Raises:
-        DataError: there is none, or they have another shape than the teacher's.
+        ConfigError: a YAML file names no data set.
+        DataError: there is none, it has other channels than the teacher, or raydfkd wrote it at another size.
     """
-    files = parquet_files(str(path))
-    if not holds_synthetic_batch(files[0]):
-        return load_unlabelled(ParquetConfig(path=str(path), max_images=max_images), image_shape).images
-    images = np.concatenate([from_parquet(file.read_bytes()).images for file in files])
+    config = dataset_of(path)
+    if max_images is not None:
+        config = config.model_copy(update={"max_images": max_images})
+    if not isinstance(config, ParquetConfig) or not holds_synthetic_batch(parquet_files(config.path)[0]):
+        return load_unlabelled(config, image_shape).images
+    images = np.concatenate([from_parquet(file.read_bytes()).images for file in parquet_files(config.path)])
     if images.shape[1:] != tuple(image_shape):
         raise DataError(
             f"the images in {path} are {list(images.shape[1:])}, the teacher's {list(image_shape)}: make them anew at its size"
         )
-    if max_images is None or len(images) <= max_images:
-        return images
-    return images[np.linspace(0, len(images), max_images, endpoint=False).astype(np.int64)]
+    return images[evenly_spaced(len(images), config.max_images)]
+
+
+def dataset_of(path: Path) -> DatasetConfig:
+    """The data set that is meant by a path.
+
+    Args:
+        path: a Parquet file, a folder of ``*.parquet``, a folder of images, or a YAML file: of a data set's own settings
+            (``kind: ...``), of a build (its ``dataset``) or of an experiment (its ``collected.dataset``).
+
+    Raises:
+        ConfigError: a YAML file names none.
+    """
+    if path.suffix in (".yaml", ".yml"):
+        return _dataset_of_file(path)
+    if path.is_dir() and not any(path.glob("*.parquet")):
+        return ImageFolderConfig(path=str(path))
+    return ParquetConfig(path=str(path))
+
+
+def _dataset_of_file(path: Path) -> DatasetConfig:
+    tree: dict[str, Any] = {}
+    for file, layer in read_layers(path):
+        tree = merge(tree, anchor_paths(layer, file.parent, ("path", "root", *DATASET_BUILD_PATHS, *INPUT_PATHS)))
+    collected = tree.get("collected")
+    section = tree if "kind" in tree else collected.get("dataset") if isinstance(collected, dict) else tree.get("dataset")
+    if section is None:
+        raise ConfigError(f"{path} names no data set: give one by kind, or a file with dataset or collected.dataset")
+    return validate(CollectedConfig, {"dataset": section}, path).dataset

@@ -153,7 +153,9 @@ def class_bars(values: np.ndarray, names: Sequence[str], title: str, label: str)
 
 
 @style.styled
-def histogram(values: np.ndarray, title: str, x_label: str, span: tuple[float, float] | None = None) -> Figure:
+def histogram(
+    values: np.ndarray, title: str, x_label: str, span: tuple[float, float] | None = None, counted: str = "images"
+) -> Figure:
     """Distribution of ``values`` [n] as shares of all, with the median. Positive ones over two decades get a log axis."""
     figure, axes = _figure(title, x_label)
     values = values[np.isfinite(values)]
@@ -174,7 +176,7 @@ def histogram(values: np.ndarray, title: str, x_label: str, span: tuple[float, f
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(0, float(counts.max()) / len(values) * 1.15)
     _share_ticks(axes.yaxis)
-    axes.set_ylabel("share of images")
+    axes.set_ylabel(f"share of {counted}")
     axes.legend(loc="best")
     return figure
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from raydfkd.cli.dataset_build import Lines
 from raydfkd.models.catalog import build_classifier
@@ -53,11 +54,46 @@ def test_it_tells_its_progress_and_what_it_built(folder: Path, tmp_path: Path) -
     assert any(line.startswith("judging 40/40") for line in lines)
     assert any(line.startswith("writing 12/12") for line in lines)
     assert {"candidates 40", "images 12", "could not be read 0"} <= set(lines)
-    assert "starved" in told
-    assert lines[-1] == f"data set: {tmp_path / 'out'}"
     manifest = json.loads((tmp_path / "out" / "build.json").read_text())
+    missing = manifest["class_counts"].count(0)
+    assert missing > 1
+    assert lines[-2].startswith(f"{missing} of 10 classes are starved: the teacher sees classes ")
+    assert lines[-1] == f"data set: {tmp_path / 'out'}"
     assert (manifest["state"], manifest["split"], manifest["num_images"]) == ("finished", "train", 12)
     assert len(manifest["teacher_sha256"]) == 64
+
+
+def test_a_class_of_one_image_is_starved_however_often_it_is_repeated(tmp_path: Path) -> None:
+    """A teacher of dark and bright pictures, twenty dark ones and one bright one: balanced, there are twenty of each."""
+    torch.manual_seed(0)
+    network = build_classifier("small_cnn_4", 2, (1, 8, 8)).eval()
+    dark, bright = torch.full((1, 1, 8, 8), -0.5), torch.full((1, 1, 8, 8), 0.5)
+    with torch.no_grad():
+        lead = network(bright) - network(dark)
+        if lead[0, 1] < lead[0, 0]:
+            network.fc.weight.neg_()  # type: ignore[union-attr, operator]
+        network.fc.bias.sub_((network(bright) + network(dark))[0] / 2)  # type: ignore[union-attr, operator]
+    metadata = {"model": "small_cnn_4", "num_classes": "2", "image_shape": "[1, 8, 8]", "mean": "[0.5]", "std": "[1.0]"}
+    save_weights(network, tmp_path / "teacher.safetensors", metadata)
+    (tmp_path / "pictures").mkdir()
+    for i, level in enumerate([*range(20), 250]):
+        Image.new("L", (8, 8), level).save(tmp_path / "pictures" / f"{i:02d}.png")
+    (tmp_path / "build.yaml").write_text(
+        "task: {num_classes: 2, image_shape: [1, 8, 8]}\n"
+        "teacher: {model: small_cnn_4, checkpoint: teacher.safetensors, normalization: {mean: [0.5], std: [1.0]}}\n"
+        "dataset: {kind: image_folder, path: pictures}\n"
+        "selection: {num_images: 40}\n"
+        "runtime: {runner: local, bf16: false}\n"
+    )
+    expected = (
+        "1 of 2 classes is starved: class 1 (1 distinct image, repeated to 20) has, without copies, less than a tenth of an "
+        "even part of 20 images."
+    )
+    built = raydfkd("build", tmp_path / "build.yaml", "--out", tmp_path / "built")
+    inspected = raydfkd("inspect", tmp_path / "built", "--teacher", tmp_path / "teacher.safetensors", "--attacked", 0)
+    for told in (built, inspected):
+        assert expected in told
+        assert ["relative", "class", "entropy", "1"] in [line.split() for line in told.splitlines()]
 
 
 def test_what_it_built_can_be_inspected_and_distilled_on(folder: Path, tmp_path: Path) -> None:

@@ -48,6 +48,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(image[0]).save(folder / "image.png")
         encoded.append((folder / "image.png").read_bytes())
     pq.write_table(pa.table({"image": encoded}), folder / "encoded.parquet")
+    (folder / "photos" / "below").mkdir(parents=True)
+    for i, content in enumerate(encoded):
+        (folder / "photos" / ("below" if i % 2 else "") / f"{i:02d}.png").write_bytes(content)
     return folder
 
 
@@ -68,8 +71,28 @@ def test_encoded_images_are_the_same_to_it_and_fewer_can_be_read(folder: Path) -
     told = raydfkd(folder / "encoded.parquet", *weights)
     assert "share of exact duplicates                 0" in told
     assert "median distance to the decision boundary  -" in told
-    for path in (folder / "encoded.parquet", folder / "tensors"):
+    for path in (folder / "encoded.parquet", folder / "tensors", folder / "photos"):
         assert "images                                    5" in raydfkd(path, *weights, "--max-images", 5)
+
+
+def test_a_folder_of_images_and_files_that_name_a_data_set(folder: Path) -> None:
+    """A data set's own settings, a build's candidates, an experiment's collected images, beside the files that name them."""
+    weights = ("--teacher", folder / "teacher.safetensors", "--attacked", 0)
+    told = raydfkd(folder / "photos", *weights)
+    assert "images                                    12\n" in told
+    files = {
+        "own.yaml": "{kind: image_folder, path: photos}",
+        "build.yaml": "{task: {num_classes: 4}, dataset: {kind: parquet, path: encoded.parquet}}",
+        "below/experiment.yml": "{base: ../base.yaml, collected: {num_images: 5}}",
+        "base.yaml": "{collected: {dataset: {kind: image_folder, path: photos}}}",
+    }
+    (folder / "below").mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text)
+        (folder / "base.yaml").write_text(files["base.yaml"])
+        assert raydfkd(folder / name, *weights) == told, name
+    (folder / "built.yaml").write_text("{kind: parquet, path: tensors, max_images: 7}")
+    assert "images                                    7\n" in raydfkd(folder / "built.yaml", *weights)
 
 
 def test_what_is_written(folder: Path, tmp_path: Path) -> None:
@@ -77,7 +100,8 @@ def test_what_is_written(folder: Path, tmp_path: Path) -> None:
     raydfkd(folder / "tensors", "--teacher", folder / "teacher.safetensors", "--attacked", 3, "--out", out)
     written = json.loads((out / "figures.json").read_text())
     assert written["images"] == sum(written["class counts"]) == 24
-    for name in ("classes.png", "confidence.png"):
+    assert written["distinct class counts"] == [12, 0, 0, 0]
+    for name in ("classes.png", "confidence.png", "diversity.png"):
         assert (out / name).read_bytes()[:4] == b"\x89PNG"
 
 
@@ -89,6 +113,12 @@ def test_what_is_refused(folder: Path, tmp_path: Path) -> None:
     )
     assert "does not exist" in raydfkd(folder / "nothing", "--teacher", teacher, rc=2)
     assert "is a file: name a folder" in raydfkd(folder / "tensors", "--teacher", teacher, "--out", teacher, rc=2)
+    (tmp_path / "none.yaml").write_text("{task: {num_classes: 4}, dataset: null, collected: images}")
+    assert "none.yaml names no data set" in raydfkd(tmp_path / "none.yaml", "--teacher", teacher, rc=2)
+    (tmp_path / "wrong.yaml").write_text("{kind: image_folder, folder: photos}")
+    assert "dataset.folder" in raydfkd(tmp_path / "wrong.yaml", "--teacher", teacher, rc=2)
+    (tmp_path / "empty").mkdir()
+    assert "holds no image" in raydfkd(tmp_path / "empty", "--teacher", teacher, rc=2)
     torch.manual_seed(0)
     other = tmp_path / "other.safetensors"
     metadata = {"model": "small_cnn_4", "num_classes": "4", "image_shape": "[1, 12, 12]", "mean": "[0.5]", "std": "[0.5]"}

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from raydfkd.cli.run import DEMO, DEMO_TEACHER
 from raydfkd.errors import ResourceError
 from raydfkd.models.weights import read_metadata
 from raydfkd.pipeline.config import load_experiment
+from raydfkd.pipeline.inspection import run_images
 from raydfkd.pipeline.yaml_config import read_yaml
+from raydfkd.run_dir import RunDir
 from raydfkd.testing.command import invoke as raydfkd
 
 ROOT = Path(__file__).parents[3]
@@ -107,6 +110,10 @@ def test_dataset_inspect_reads_the_buffer_of_a_run(folder: Path) -> None:
     result = json.loads((folder / "run" / "result.json").read_text())
     assert float(entropy) == pytest.approx(result["class_entropy"], rel=1e-3)
     assert "starved" in lines[-1]
+    fewer = raydfkd("dataset", "inspect", folder / "run", "--attacked", 0, "--max-images", 5).splitlines()
+    assert fewer[2].split() == ["images", "5"]
+    run = RunDir.open(folder / "run")
+    assert np.array_equal(run_images(run, 5)[1], run_images(run)[1][[0, 9, 19, 28, 38]])
 
 
 def test_evaluate_says_what_is_missing(folder: Path, tmp_path: Path) -> None:

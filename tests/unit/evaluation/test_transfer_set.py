@@ -14,7 +14,7 @@ from raydfkd.errors import DataError
 from raydfkd.evaluation.transfer_set import (
     boundary_distances,
     describe_starvation,
-    duplicate_share,
+    distinct_rows,
     feature_diversity,
     inspect_images,
     starved_classes,
@@ -56,8 +56,8 @@ def test_diversity_is_the_mean_over_pairs() -> None:
 
 def test_duplicates_are_counted_once_each() -> None:
     images = byte_images(6)
-    assert duplicate_share(images) == 0
-    assert duplicate_share(images[[0, 1, 0, 2, 0, 1]]) == pytest.approx(0.5)
+    assert distinct_rows(images).tolist() == [0, 1, 2, 3, 4, 5]
+    assert distinct_rows(images[[0, 1, 0, 2, 0, 1]]).tolist() == [0, 1, 3]
 
 
 def test_distance_to_the_boundary_of_a_linear_teacher_is_known() -> None:
@@ -84,12 +84,16 @@ def test_figures_of_a_set() -> None:
     confidence, predicted = probabilities.max(1)
     counts = np.bincount(predicted.numpy(), minlength=3)
     np.testing.assert_array_equal(found.class_counts, counts)
+    np.testing.assert_array_equal(found.distinct_class_counts, np.bincount(predicted[:30].numpy(), minlength=3))
     shares = counts / 40
     assert found.class_entropy == pytest.approx(-(shares * np.log(shares)).sum() / np.log(3))
     np.testing.assert_allclose(found.confidences, confidence.numpy(), rtol=1e-5)
     assert found.duplicate_share == pytest.approx(0.25)
     features = torch.from_numpy(images).flatten(1).float() / 255 - 0.5
     assert found.diversity == pytest.approx(feature_diversity(features), abs=1e-5)
+    assert len(found.pair_distances) == 40 * 39 / 2
+    assert found.pair_distances.mean() == pytest.approx(found.diversity, abs=1e-5)
+    assert np.sort(found.pair_distances)[:10] == pytest.approx(np.zeros(10), abs=1e-6)  # the copies
     assert len(found.boundary_distances) == 12
     assert found.boundary_distance == pytest.approx(np.median(found.boundary_distances))
     assert dict(found.rows())["images"] == 40
@@ -102,30 +106,70 @@ def test_the_boundary_need_not_be_looked_for_and_no_image_is_no_set() -> None:
     assert len(found.boundary_distances) == 0
     assert found.boundary_distance is None
     assert found.diversity is None
+    assert len(found.pair_distances) == 0
     with pytest.raises(DataError, match="no image to inspect"):
         inspect_images(teacher, byte_images(0), torch.device("cpu"))
 
 
 def test_starved_is_less_than_a_tenth_of_an_even_part() -> None:
-    assert starved_classes(np.array([100, 100, 100])).tolist() == []
-    assert starved_classes(np.array([9, 0, 291])).tolist() == [1, 0]
-    assert starved_classes(np.array([10, 0, 290])).tolist() == [1]
+    for counts, starved in (([100, 100, 100], []), ([9, 0, 291], [1, 0]), ([10, 0, 290], [1])):
+        assert starved_classes(np.array(counts), np.array(counts)).tolist() == starved
+
+
+def test_copies_do_not_feed_a_class() -> None:
+    """However often the one image of a class is repeated, and the more so if that makes the even part larger."""
+    assert starved_classes(np.array([100, 100, 100]), np.array([100, 10, 9])).tolist() == [2]
+    assert starved_classes(np.array([1000, 1000]), np.array([99, 1])).tolist() == [1, 0]
+
+
+def test_large_images_go_through_the_teacher_in_smaller_parts() -> None:
+    """As many pixels at once as 500 images of 32x32 have, at least one image, and no more than 500 of any."""
+    for size, num, expected in ((4, 501, [500, 1]), (32, 501, [500, 1]), (64, 130, [125, 5]), (800, 2, [1, 1])):
+        passes: list[int] = []
+        network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2))
+        network.register_forward_pre_hook(lambda _, inputs, passes=passes: passes.append(len(inputs[0])))  # type: ignore[misc]
+        teacher = FrozenTeacher(network, 2, (1, size, size), (0.5,), (1.0,))
+        inspect_images(teacher, np.zeros((num, 1, size, size), np.uint8), torch.device("cpu"), num_attacked=0)
+        assert passes == expected
+        passes.clear()
+        inspect_images(teacher, np.zeros((num, 1, size, size), np.uint8), torch.device("cpu"), num_attacked=num)
+        assert max(passes[len(expected) :]) == expected[0]  # the attack
 
 
 @pytest.mark.parametrize(
     ("counts", "names", "expected"),
     [
-        ([100, 120, 80], None, "No class is starved: each of the 3 has at least a tenth of its even part of 100 images."),
+        (
+            [100, 120, 80],
+            None,
+            "No class is starved: each of the 3 has, without copies, at least a tenth of its even part of 100 images.",
+        ),
         ([0, 200, 100], None, "1 of 3 classes is starved: the teacher sees class 0 in no image at all. "),
         (
             [0, 5, 0, 1195],
             ["cat", "dog", "fox", "owl"],
-            "3 of 4 classes are starved: the teacher sees classes cat, fox in no image at all; class dog (5) has less than a "
-            "tenth of an even part of 300 images. ",
+            "3 of 4 classes are starved: the teacher sees classes cat, fox in no image at all; class dog (5) has, without "
+            "copies, less than a tenth of an even part of 300 images. ",
         ),
-        ([3, 9, 1000, 1000], None, "2 of 4 classes are starved: classes 0 (3), 1 (9) have less than a tenth of an even part"),
+        ([3, 9, 1000, 1000], None, "2 of 4 classes are starved: classes 0 (3), 1 (9) have, without copies, less than a tenth"),
         ([0] * 15 + [9000], None, "classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 3 others in no image at all"),
     ],
 )
 def test_starvation_is_said_in_words(counts: list[int], names: list[str] | None, expected: str) -> None:
-    assert expected in describe_starvation(np.array(counts), names)
+    assert expected in describe_starvation(counts, counts, names)
+
+
+@pytest.mark.parametrize(
+    ("distinct", "expected"),
+    [
+        ([5000, 4000, 500], "No class is starved"),
+        (
+            [5000, 4000, 3],
+            "1 of 3 classes is starved: class 2 (3 distinct images, repeated to 5,000) has, without copies, less than a tenth "
+            "of an even part of 5,000 images. ",
+        ),
+        ([1, 4000, 3], "classes 0 (1 distinct image, repeated to 5,000), 2 (3 distinct images, repeated to 5,000) have"),
+    ],
+)
+def test_repeated_images_are_told(distinct: list[int], expected: str) -> None:
+    assert expected in describe_starvation([5000, 5000, 5000], distinct)
