@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 _GREY_MODES = ("1", "L")
 _COLOUR_MODES = ("RGB", "P")
-_CONVERTIBLE_MODES = (*_GREY_MODES, *_COLOUR_MODES, "LA", "RGBA", "CMYK", "YCbCr")
+_SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
+_CONVERTIBLE_MODES = (*_GREY_MODES, *_COLOUR_MODES, *_SIXTEEN_BIT_MODES, "LA", "RGBA", "CMYK", "YCbCr")
 # What PIL's format readers raise on damaged bytes.
 DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)
 _PART = 64
@@ -36,7 +37,17 @@ def open_encoded(encoded: bytes | None) -> Image:
 
     if encoded is None:
         raise ValueError("the image is null")
-    return Image.open(BytesIO(encoded), formats=FORMATS)
+    return opened(lambda: Image.open(BytesIO(encoded), formats=FORMATS))
+
+
+def opened(make: Callable[[], Image]) -> Image:
+    """The image that ``make`` gives; one of so many pixels that PIL fears an attack is damaged, a ValueError."""
+    from PIL import Image
+
+    try:
+        return make()
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from error
 
 
 def open_file(path: Path) -> Image:
@@ -118,9 +129,12 @@ class Decoder:
     def _pixels(self, image: Image, names: Callable[[int], str], i: int) -> np.ndarray:
         channels, height, width = self.image_shape
         image.load()
-        matching = _GREY_MODES if channels == 1 else _COLOUR_MODES
-        if image.mode not in matching and not (self.convert and image.mode in _CONVERTIBLE_MODES):
+        if image.mode not in _CONVERTIBLE_MODES:
+            raise ValueError(f"pixel mode {image.mode} cannot be read")
+        if not self.convert and image.mode not in (_GREY_MODES if channels == 1 else _COLOUR_MODES):
             raise DataError(_channel_message(names(i), image.mode, channels))
+        if image.mode in _SIXTEEN_BIT_MODES:
+            image = _eight_bit(image)
         wanted = "L" if channels == 1 else "RGB"
         if image.mode != wanted:
             image = image.convert(wanted)
@@ -131,6 +145,13 @@ class Decoder:
         return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
+def _eight_bit(image: Image) -> Image:
+    """Grey of 16 bits scaled to 8; PIL's own conversion clips it."""
+    from PIL import Image
+
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+
+
 def _cover(image: Image, width: int, height: int) -> Image:
     from PIL import Image, ImageOps
 
@@ -139,6 +160,4 @@ def _cover(image: Image, width: int, height: int) -> Image:
 
 def _channel_message(name: str, mode: str, channels: int) -> str:
     has = {"L": "1 channel", "1": "1 channel", "RGB": "3 channels", "P": "3 channels"}.get(mode, f"pixel mode {mode}")
-    if mode not in _CONVERTIBLE_MODES:
-        return f"{name} has pixel mode {mode}, which cannot be read: save it as 8-bit grey or RGB"
     return f"{name} has {has} but the task's image_shape has {channels}: change image_shape or set convert: true"

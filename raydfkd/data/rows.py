@@ -23,6 +23,7 @@ from raydfkd.data.sources import (
     encoded_images,
     evenly_spaced,
     image_files,
+    open_parquet,
     open_source,
     parquet_files,
     parquet_opener,
@@ -32,7 +33,7 @@ from raydfkd.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_BATCH = 1024
+_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,10 @@ def open_rows(config: DatasetConfig) -> RowReader:
 
 @dataclass(frozen=True)
 class ParquetRows:
-    """Rows of Parquet files. A read touches only the row groups that hold them, and holds one batch of each at a time.
+    """Rows of Parquet files. A read touches only the row groups that hold them.
+
+    Of a group, pages are streamed, however large it is, and a process whose next read lies further on in the group goes on
+    from there: parts read one after the other go through the file once. A page is held whole, besides what is asked for.
 
     Attributes:
         begins: int64 [G+1], the first row of each row group over all files, and their number.
@@ -139,27 +143,57 @@ class ParquetRows:
             first_of_file = self.begins[group - within]
             here = wanted[group_of == group]
             try:
-                items += self._of_group(path, within, here - self.begins[group])
+                items += _of_group(path, within, self.image_column, here - self.begins[group])
             except (pa.ArrowException, OSError) as error:
                 raise damaged(path, error) from error
             names += [f"image {row} of {path}" for row in (here - first_of_file).tolist()]
         return Rows(items, opener, names.__getitem__)
 
-    def _of_group(self, path: Path, group: int, rows: np.ndarray) -> list[Any]:
+
+class _GroupReader:
+    """Goes through the images of one row group from its first row on.
+
+    Attributes:
+        begin: first row of the batch at hand, below which nothing can be read any more.
+    """
+
+    def __init__(self, path: Path, group: int, column: str) -> None:
+        batches = open_parquet(path).iter_batches(_BATCH, row_groups=[group], columns=[column])
+        self._columns = (batch.column(0) for batch in batches)
+        self._column = next(self._columns)
+        self.begin = 0
+
+    def read(self, rows: np.ndarray) -> list[Any]:
+        """The images of these rows of the group, rising."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         items: list[Any] = []
-        begin = 0
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_BATCH, row_groups=[group], columns=[self.image_column]):
-                low, high = np.searchsorted(rows, [begin, begin + len(batch)])
-                if high > low:
-                    items += encoded_images(batch.column(self.image_column).take(pa.array(rows[low:high] - begin)))
-                begin += len(batch)
-                if high == len(rows):
-                    break
-        return items
+        low = 0
+        while True:
+            end = self.begin + len(self._column)
+            high = int(np.searchsorted(rows, end))
+            items += encoded_images(self._column.take(pa.array(rows[low:high] - self.begin)))
+            if high == len(rows):
+                return items
+            low, self.begin = high, end
+            self._column = next(self._columns)
+
+
+_under_way: dict[tuple[object, ...], _GroupReader] = {}
+"""The process's last reader, by what it reads; not here while it reads, so that no other thread gets it."""
+
+
+def _of_group(path: Path, group: int, column: str, rows: np.ndarray) -> list[Any]:
+    state = path.stat()
+    # A file that was written anew in between is another.
+    key = (path, state.st_size, state.st_mtime_ns, group, column)
+    reader = _under_way.pop(key, None)
+    _under_way.clear()
+    if reader is None or rows[0] < reader.begin:
+        reader = _GroupReader(path, group, column)
+    items = reader.read(rows)
+    _under_way[key] = reader
+    return items
 
 
 @dataclass(frozen=True)

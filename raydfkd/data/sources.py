@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raydfkd.data.config import DigitsConfig, ImageFolderConfig, ParquetConfig, TorchvisionConfig
-from raydfkd.data.decoding import open_encoded, open_file
+from raydfkd.data.decoding import open_encoded, open_file, opened
 from raydfkd.errors import DataError, UnknownNameError
 from raydfkd.registry import nearest
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _CHUNK = 4096
+_BUFFER_BYTES = 1 << 20
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
 
@@ -131,13 +132,12 @@ def parquet_files(path: str | list[str]) -> list[Path]:
 
 def _parquet(config: ParquetConfig, labelled: bool) -> Source:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     files = parquet_files(config.path)
     readers: list[Any] = []
     for path in files:
         try:
-            readers.append(pq.ParquetFile(path))
+            readers.append(open_parquet(path))
         except (pa.ArrowException, OSError) as error:
             raise damaged(path, error) from error
         check_columns(path, readers[-1].schema_arrow, config, labelled)
@@ -148,6 +148,13 @@ def _parquet(config: ParquetConfig, labelled: bool) -> Source:
     chunks = _parquet_chunks(files, readers, chosen, config, labelled)
     opener = parquet_opener(readers[0].schema_arrow.field(config.image_column).type)
     return Source(files[0].stem, description, len(chosen), classes, opener, chunks)
+
+
+def open_parquet(path: Path) -> Any:
+    """The ``ParquetFile`` of a path, which streams a row group's pages: by default, all of a column's would be read at once."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
 
 
 def damaged(path: Path, error: Exception) -> DataError:
@@ -298,7 +305,7 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _torchvision(config: TorchvisionConfig, labelled: bool) -> Source:
-    dataset = _torchvision_dataset(config)
+    dataset = _torchvision_dataset(config, labelled)
     labels_of = getattr(dataset, "targets", getattr(dataset, "labels", None))
     chosen = evenly_spaced(len(dataset), config.max_images)
 
@@ -316,12 +323,21 @@ def _torchvision(config: TorchvisionConfig, labelled: bool) -> Source:
         f"torchvision {config.name} in {config.root}",
         len(chosen),
         None if classes is None else tuple(str(name) for name in classes),
-        lambda i: dataset[int(i)][0],
+        lambda i: _torchvision_image(config, dataset, int(i)),
         chunks(),
     )
 
 
-def _torchvision_dataset(config: TorchvisionConfig) -> Any:
+def _torchvision_image(config: TorchvisionConfig, dataset: Any, i: int) -> Image:
+    from PIL import Image
+
+    found = opened(lambda: dataset[i][0])
+    if not isinstance(found, Image.Image):
+        raise DataError(f"torchvision {config.name} has {type(found).__name__} in place of an image: use another data set")
+    return found
+
+
+def _torchvision_dataset(config: TorchvisionConfig, labelled: bool) -> Any:
     from torchvision import datasets
 
     known = [name for name in datasets.__all__ if name not in ("VisionDataset", "FakeData", "DatasetFolder", "ImageFolder")]
@@ -336,8 +352,10 @@ def _torchvision_dataset(config: TorchvisionConfig) -> Any:
         arguments["train"] = config.split == "train"
     elif "split" in accepted:
         arguments["split"] = config.split
-    else:
+    elif labelled:
         raise DataError(f"torchvision {config.name} has no train or test split to read: use an image_folder instead")
+    elif needed := [name for name, one in accepted.items() if one.default is one.empty and name != "root"]:
+        raise DataError(f"torchvision {config.name} needs {', '.join(needed)} besides root: use an image_folder instead")
     try:
         return factory(str(Path(config.root).expanduser()), **arguments)
     except (RuntimeError, OSError, ValueError, ImportError) as error:

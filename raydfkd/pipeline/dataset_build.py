@@ -1,9 +1,10 @@
 """``raydfkd dataset build``: candidates, the teacher's opinion of them, and the paper's selection. Knows nothing of Ray.
 
 "What Makes a Good Dataset for Knowledge Distillation?", Sec. 3.2 and the boundary attack. Memory is bounded by going over the
-candidates twice: the first pass keeps 8 bytes of each, its class and its confidence; the selection is made of these alone; the
-second pass reads the selected images again and writes them. Only candidates that are rendered, which would cost more to make
-again than to keep, wait on disk in between. At most some parts of images are in memory at a time.
+candidates twice: the first pass keeps 8 bytes of each, its class and its confidence, and 8 more of a rendered one, by which
+duplicates are found; the selection is made of these alone; the second pass reads the selected images again and writes them.
+Only candidates that are rendered, which would cost more to make again than to keep, wait on disk in between. At most some parts
+of images are in memory at a time.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ FILE_BYTES = 128 << 20
 """Most bytes of the images of one file that is written."""
 MOST_NAMED = 100
 """Images named at most among those left out."""
-_REASONS = ("constant", "two_colours", "duplicate")
 
 
 def execute_here(config: DatasetBuildConfig, work: Pass) -> Iterator[tuple[int, Columns]]:
@@ -72,6 +72,15 @@ class Candidates:
     @property
     def usable(self) -> np.ndarray:
         return np.flatnonzero(self.classes >= 0)
+
+    def drop_repeated(self, thumbnails: np.ndarray) -> None:
+        """Of those with the same thumbnail, uint64 [N], leaves the first."""
+        usable = self.usable
+        _, first = np.unique(thumbnails[usable], return_index=True)
+        repeated = np.delete(usable, first)
+        if len(repeated):
+            self.classes[repeated], self.confidences[repeated] = -1, 0.0
+            self.dropped["duplicate"] = self.dropped.get("duplicate", 0) + len(repeated)
 
 
 class DatasetBuild:
@@ -103,12 +112,16 @@ class DatasetBuild:
         """Does what is still to be done; returns what build.json then holds.
 
         Raises:
-            DataError: no candidate can be used, or the candidates changed since the build was begun.
+            DataError: no candidate can be used, or the candidates or the teacher changed since the build was begun.
         """
         began = time.monotonic()
         before = folder.manifest().get("num_candidates", self.num_candidates)
         if before != self.num_candidates:
             raise DataError(f"there were {before} candidates and now are {self.num_candidates}: build in another --out")
+        judge = folder.manifest().get("teacher_sha256", self.teacher_sha256)
+        if judge != self.teacher_sha256:
+            was, now = judge[:12], self.teacher_sha256[:12]
+            raise DataError(f"the teacher's sha256 was {was} and now is {now}: use the same weights, or build in another --out")
         folder.update(num_candidates=self.num_candidates, teacher_sha256=self.teacher_sha256, **describe_environment())
         self._judge(folder, execute, tell)
         candidates = self._judged(folder)
@@ -151,8 +164,8 @@ class DatasetBuild:
             if rendered:
                 kept = columns["error"] == ""
                 save_columns(folder.stored_path(number), {key: columns[key][kept] for key in ("row", "image")})
-            named = ("teacher_class", "teacher_confidence", "error")
-            save_columns(folder.judged_path(number), {key: columns[key] for key in named})
+            named = ("teacher_class", "teacher_confidence", "error", "thumbnail")
+            save_columns(folder.judged_path(number), {key: columns[key] for key in named if key in columns})
             progress.done(number)
 
     def _judged(self, folder: BuildFolder) -> Candidates:
@@ -163,6 +176,7 @@ class DatasetBuild:
         """
         classes = np.empty(self.num_candidates, np.int32)
         confidences = np.empty(self.num_candidates, np.float32)
+        thumbnails = np.empty(self.num_candidates, np.uint64)
         found = Candidates(classes, confidences)
         for span in spans(self.num_candidates, self.config.part_size):
             with np.load(folder.judged_path(span.number)) as part:
@@ -174,12 +188,21 @@ class DatasetBuild:
                     else:
                         found.num_skipped += 1
                         found.skipped += [error] if len(found.skipped) < MOST_NAMED else []
+                if self._compares:
+                    thumbnails[here] = part["thumbnail"]
+        if self._compares:
+            found.drop_repeated(thumbnails)
         if len(found.usable) == 0:
             raise DataError(self._none_left(found))
         if found.num_skipped:
             first, total = found.skipped[0], self.num_candidates
             logger.warning("%d of %d images could not be read, the first being %s", found.num_skipped, total, first)
         return found
+
+    @property
+    def _compares(self) -> bool:
+        """Whether duplicates are looked for; each part has found its own batches' alone."""
+        return self.reader is None and self.config.drop_degenerate
 
     def _none_left(self, found: Candidates) -> str:
         if self.reader is None:

@@ -89,7 +89,7 @@ class DatasetBuildConfig(_Config):
     num_candidates: int | None = Field(None, ge=1)
     """images: how many are made; null: four times selection.num_images."""
     drop_degenerate: bool = True
-    """images: drop constant and two-colour ones, and duplicates within a batch."""
+    """images: drop constant and two-colour ones, and duplicates of earlier ones."""
     selection: SelectionConfig = SelectionConfig()
     """Which of them are taken."""
     boundary_attack: AttackConfig | None = None

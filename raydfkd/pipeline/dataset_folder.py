@@ -30,7 +30,8 @@ from raydfkd.pipeline.yaml_config import dump_yaml
 from raydfkd.run_dir import write_atomically
 
 WITHOUT_EFFECT = ("runner", "num_teachers", "resources", "address", "num_cpus", "wait_timeout_s")
-"""Settings of the runtime that may differ when a build goes on: what is built does not depend on them."""
+"""Settings of the runtime that may differ when a build goes on: what is built does not depend on them. ``dataset.convert`` may
+too: what was read without it is read the same with it, and an image far down that needs it shall not cost what was judged."""
 
 
 class BuildFolder:
@@ -73,7 +74,7 @@ class BuildFolder:
 
     @classmethod
     def reopen(cls, path: Path, config: DatasetBuildConfig) -> BuildFolder:
-        """Opens an unfinished build of the same settings.
+        """Opens an unfinished build of the same settings; where they may differ, ``build.yaml`` then has the new ones.
 
         Raises:
             RunDirError: there is none, it is finished, or was begun with other settings.
@@ -87,6 +88,7 @@ class BuildFolder:
         changed = _differences(_lasting(before), _lasting(config))
         if changed:
             raise RunDirError(f"{path} was begun with other settings ({', '.join(changed)}): use the same, or another --out")
+        write_atomically(folder.config_path, dump_yaml(config))
         folder.work.mkdir(exist_ok=True)
         return folder
 
@@ -145,6 +147,8 @@ def _lasting(config: DatasetBuildConfig) -> dict[str, Any]:
     tree = config.model_dump(mode="json")
     for name in WITHOUT_EFFECT:
         del tree["runtime"][name]
+    if tree["dataset"] is not None:
+        del tree["dataset"]["convert"]
     return tree
 
 

@@ -2,8 +2,9 @@
 
 Columns are a mapping of names to arrays with a row an image: ``part`` int64, ``row`` int64 (the candidate's number), ``image``
 uint8 [n,C,H,W], ``error`` text (why it is no candidate; empty: it is one), and what the teacher says: ``teacher_class`` int32
-(-1 where there is an error) and ``teacher_confidence`` float32. A part always comes whole, so that what is computed of it
-depends on neither the number of workers nor the order in which they finish.
+(-1 where there is an error) and ``teacher_confidence`` float32; where duplicates are dropped, ``thumbnail`` uint64, by which
+those in other parts are found. A part always comes whole, so that what is computed of it depends on neither the number of
+workers nor the order in which they finish.
 """
 
 from __future__ import annotations
@@ -158,26 +159,30 @@ class Render:
 
         span = Span.of(columns)
         generator = torch.Generator().manual_seed(derive_seed(self._config.runtime.seed, "candidates", span.number))
-        images, errors = [], []
+        images, filtered = [], []
         for first in range(span.first, span.last, self._config.runtime.batch_size):
             count = min(self._config.runtime.batch_size, span.last - first)
             batch = to_uint8(self._source.render(count, generator))
             images.append(batch.cpu().contiguous().numpy())
-            errors.append(self._why_dropped(batch))
-        rows, image, error = np.arange(span.first, span.last), np.concatenate(images), np.concatenate(errors)
+            filtered.append(self._filter(batch))
+        rows, image = np.arange(span.first, span.last), np.concatenate(images)
+        found = {name: np.concatenate([one[name] for one in filtered]) for name in filtered[0]}
         classes, confidences = self._eye.judge(image)
-        classes[error != ""], confidences[error != ""] = -1, 0.0
-        return _columns(span.number, rows, image=image, error=error, teacher_class=classes, teacher_confidence=confidences)
+        wrong = found["error"] != ""
+        classes[wrong], confidences[wrong] = -1, 0.0
+        return _columns(span.number, rows, image=image, teacher_class=classes, teacher_confidence=confidences, **found)
 
-    def _why_dropped(self, images: torch.Tensor) -> np.ndarray:
-        from raydfkd.synthesis.procedural.filters import filter_images
+    def _filter(self, images: torch.Tensor) -> Columns:
+        """The columns ``error`` and ``thumbnail``, if duplicates are dropped."""
+        from raydfkd.synthesis.procedural.filters import filter_images, thumbnail_hashes
 
         errors = np.full(len(images), "", dtype=object)
-        if self._config.drop_degenerate:
-            found = filter_images(images)
-            for reason in ("constant", "two_colours", "duplicate"):
-                errors[getattr(found, reason).cpu().numpy()] = reason
-        return errors
+        if not self._config.drop_degenerate:
+            return {"error": errors}
+        found = filter_images(images)
+        for reason in ("constant", "two_colours", "duplicate"):
+            errors[getattr(found, reason).cpu().numpy()] = reason
+        return {"error": errors, "thumbnail": thumbnail_hashes(images)}
 
 
 class Attack:

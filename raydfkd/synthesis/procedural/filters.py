@@ -6,8 +6,10 @@ coloured pixels; the paper gives no numbers, these are ours.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -92,9 +94,21 @@ def _mean_where(pixels_BCN: Tensor, mask_BN: Tensor) -> Tensor:
 
 def is_duplicate(images_BCHW: Tensor) -> Tensor:
     """bool [B]: an earlier picture of the batch has the same thumbnail."""
-    thumbnails = F.adaptive_avg_pool2d(images_BCHW.float(), THUMBNAIL)
-    codes = (thumbnails / (256 / 2**THUMBNAIL_BITS)).floor().to(torch.uint8).flatten(1)
+    codes = _thumbnail_codes(images_BCHW)
     _, group = codes.unique(dim=0, return_inverse=True)
     number = torch.arange(len(codes), device=codes.device)
     first = torch.full_like(number, len(codes)).scatter_reduce_(0, group, number, "amin")
     return first[group] < number
+
+
+def thumbnail_hashes(images_BCHW: Tensor) -> np.ndarray:
+    """uint64 [B]: equal where thumbnails are, so that pictures of different batches can be compared."""
+    codes = _thumbnail_codes(images_BCHW).cpu().numpy()
+    hashes = [hashlib.blake2b(code.tobytes(), digest_size=8).digest() for code in codes]
+    return np.frombuffer(b"".join(hashes), dtype="<u8").astype(np.uint64)
+
+
+def _thumbnail_codes(images_BCHW: Tensor) -> Tensor:
+    """uint8 [B, C x 8 x 8]."""
+    thumbnails = F.adaptive_avg_pool2d(images_BCHW.float(), THUMBNAIL)
+    return (thumbnails / (256 / 2**THUMBNAIL_BITS)).floor().to(torch.uint8).flatten(1)

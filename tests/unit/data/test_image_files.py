@@ -83,10 +83,29 @@ def test_other_pixel_modes_need_conversion(tmp_path: Path, mode: str) -> None:
     assert load_dataset(config.model_copy(update={"convert": True}), SHAPE, 1).images.shape == (1, *SHAPE)
 
 
-def test_sixteen_bit_images_are_refused(tmp_path: Path) -> None:
-    config = one_image(tmp_path, Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000))
-    with pytest.raises(DataError, match="pixel mode I;16, which cannot be read"):
-        load_dataset(config.model_copy(update={"convert": True}), (1, 8, 8), 1)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bit_grey_is_scaled_to_eight_where_conversion_is_asked_for(tmp_path: Path, channels: int) -> None:
+    pixels = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    config = one_image(tmp_path, Image.fromarray(pixels))
+    with pytest.raises(DataError, match=r"pixel mode I;16 but the task's image_shape has .: .*convert: true"):
+        load_dataset(config, (channels, 8, 8), 1)
+    found = load_dataset(config.model_copy(update={"convert": True}), (channels, 8, 8), 1).images[0]
+    assert np.array_equal(found, np.stack([pixels // 256] * channels))
+
+
+def test_images_of_other_pixels_are_left_out_like_damaged_ones(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_folder(tmp_path, {"only/a.png": encoded(coloured(0, size=4))})
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "only" / "b.tif")
+    assert load_dataset(config, (3, 4, 4), 1).num_skipped == 1
+    assert "b.tif (pixel mode F cannot be read)" in caplog.text
+    caplog.clear()
+    (tmp_path / "only" / "b.tif").unlink()
+    (tmp_path / "only" / "huge.png").write_bytes(encoded(coloured(0, size=8)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    assert load_dataset(config, (3, 4, 4), 1).num_skipped == 1
+    assert "huge.png (Image size (64 pixels) exceeds limit" in caplog.text
 
 
 def test_palette_images_are_colour(tmp_path: Path) -> None:

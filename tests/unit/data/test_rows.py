@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -100,3 +103,67 @@ def test_an_empty_data_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="is empty: it holds no image"):
         open_rows(ImageFolderConfig(path=str(tmp_path / "none")))
+
+
+IN_ONE_GROUP = 800
+
+
+def write_one_group(path: Path, seed: int) -> list[bytes]:
+    """8 MB of images, undecodable, as one row group of pages of 160 KB."""
+    rng = np.random.default_rng(seed)
+    images = [rng.bytes(10_000) for _ in range(IN_ONE_GROUP)]
+    table = pa.table({"image": pa.array(images, pa.binary())})
+    pq.write_table(table, path, use_dictionary=False, data_page_size=1, write_batch_size=16)
+    assert pq.read_metadata(path).num_row_groups == 1
+    return images
+
+
+@dataclass
+class Watched:
+    """What Arrow does while Parquet files are read: how many rows it decodes, and the most bytes it holds at once."""
+
+    num_rows: int = 0
+    peak: int = 0
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    found = Watched()
+    plain = pq.ParquetFile.iter_batches
+
+    def iter_batches(self: pq.ParquetFile, *args: Any, **kwargs: Any) -> Iterator[pa.RecordBatch]:
+        for batch in plain(self, *args, **kwargs):
+            found.num_rows += len(batch)
+            found.peak = max(found.peak, pa.total_allocated_bytes())
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", iter_batches)
+    return found
+
+
+def test_a_large_row_group_is_never_held_whole(tmp_path: Path, watched: Watched) -> None:
+    images = write_one_group(tmp_path / "one.parquet", seed=0)
+    before = pa.total_allocated_bytes()
+    found = open_rows(ParquetConfig(path=str(tmp_path / "one.parquet"))).read(np.arange(500, 520))
+    assert found.items == images[500:520]
+    assert 0 < watched.peak - before < sum(map(len, images))
+
+
+def test_parts_one_after_the_other_go_through_a_row_group_once(tmp_path: Path, watched: Watched) -> None:
+    images = write_one_group(tmp_path / "one.parquet", seed=0)
+    reader = open_rows(ParquetConfig(path=str(tmp_path / "one.parquet")))
+    for expected in (IN_ONE_GROUP, 2 * IN_ONE_GROUP):
+        for first in range(0, IN_ONE_GROUP, 50):
+            # As Ray does it: each part with a reader of its own. The last row comes again, as one that is repeated.
+            rows = np.arange(max(0, first - 1), first + 50)
+            assert pickle.loads(pickle.dumps(reader)).read(rows).items == [images[row] for row in rows]
+        assert watched.num_rows == expected
+    assert reader.read(np.array([3])).items == [images[3]]
+
+
+def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "one.parquet"
+    for seed in range(2):
+        images = write_one_group(path, seed)
+        reader = open_rows(ParquetConfig(path=str(path)))
+        assert reader.read(np.array([300 + seed])).items == [images[300 + seed]]

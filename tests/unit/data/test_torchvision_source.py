@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_samples import coloured, encoded
 
 from raydfkd.data import TorchvisionConfig, load_dataset
+from raydfkd.data.datasets import load_unlabelled
 from raydfkd.errors import DataError, UnknownNameError
 
 
@@ -63,3 +65,41 @@ def test_unknown_names_and_splits(tmp_path: Path) -> None:
         load_dataset(TorchvisionConfig(name="CIFAR10", root=str(tmp_path), split="val"), (3, 32, 32), 10)
     with pytest.raises(DataError, match="no train or test split"):
         load_dataset(TorchvisionConfig(name="Caltech101", root=str(tmp_path)), (3, 32, 32), 101)
+
+
+def write_eurosat(root: Path) -> TorchvisionConfig:
+    """Three images of two classes in the official layout, and one that is cut off."""
+    for i, name in enumerate(("Forest/a", "Forest/b", "River/a", "River/cut")):
+        place = root / "eurosat" / "2750" / f"{name}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(encoded(coloured(i))[: 100 if name == "River/cut" else None])
+    return TorchvisionConfig(name="EuroSAT", root=str(root))
+
+
+def test_images_alone_need_no_split(tmp_path: Path) -> None:
+    config = write_eurosat(tmp_path)
+    found = load_unlabelled(config, (3, 8, 8))
+    assert np.array_equal(found.images, np.stack([coloured(i).transpose(2, 0, 1) for i in range(3)]))
+    assert found.num_skipped == 1
+    with pytest.raises(DataError, match="no train or test split"):
+        load_dataset(config, (3, 8, 8), 2)
+
+
+def test_data_sets_that_are_not_images_in_a_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import EuroSAT
+
+    with pytest.raises(DataError, match="torchvision CocoDetection needs annFile besides root: use an image_folder"):
+        load_unlabelled(TorchvisionConfig(name="CocoDetection", root=str(tmp_path)), (3, 8, 8))
+    config = write_eurosat(tmp_path)
+    monkeypatch.setattr(EuroSAT, "__getitem__", lambda self, i: (("left", "right"), 0))
+    with pytest.raises(DataError, match="torchvision EuroSAT has tuple in place of an image"):
+        load_unlabelled(config, (3, 8, 8))
+
+
+def test_a_huge_image_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    config = write_eurosat(tmp_path)
+    (tmp_path / "eurosat" / "2750" / "Forest" / "b.png").write_bytes(encoded(coloured(1, size=32)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert len(load_unlabelled(config, (3, 8, 8))) == 2

@@ -139,6 +139,33 @@ def test_rendered_candidates_are_filtered_and_counted(folder: Path, tmp_path: Pa
     assert (told["dropped"], told["num_images"]) == ({}, 24)
 
 
+class _FewPictures:
+    """A source that draws each candidate among ten pictures, so that there are duplicates in a batch and between parts."""
+
+    def render(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.from_numpy(noise(10)[:, None])[torch.randint(10, (count,), generator=generator)].float() / 255
+
+
+def test_duplicates_are_dropped_wherever_they_are(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raydfkd.synthesis.procedural.sources.build_source", lambda *_: _FewPictures())
+
+    def last_part_first(config: DatasetBuildConfig, work: Pass) -> Iterator[tuple[int, Columns]]:
+        return execute_here(config, Pass(work.name, work.parts[::-1], work.read, work.worker))
+
+    config = settings(folder, dataset=None, images={"kind": "noise"}, num_candidates=NUM_IMAGES)
+    told = build(config, tmp_path / "out")
+    pictures = {picture.tobytes() for batch in images_of(tmp_path / "out") for picture in batch.images}
+    usable = sum(told["candidate_class_counts"])
+    assert usable == len(pictures) == told["num_distinct_candidates"] <= 10
+    assert sum(told["dropped"].values()) == NUM_IMAGES - usable
+    assert told["dropped"]["duplicate"] > 10
+    again = build(config, tmp_path / "backwards", last_part_first)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "backwards")
+    assert again["dropped"] == told["dropped"]
+    unfiltered = build(config.model_copy(update={"drop_degenerate": False}), tmp_path / "all")
+    assert (unfiltered["dropped"], sum(unfiltered["candidate_class_counts"])) == ({}, NUM_IMAGES)
+
+
 def test_the_attack_fills_classes_that_the_teacher_sees_rarely(folder: Path, tmp_path: Path) -> None:
     """Candidates of one class alone: the attack's images have the others, and the boundary is near them."""
     config = settings(folder)
@@ -231,6 +258,38 @@ def test_other_candidates_than_when_it_was_begun_are_refused(folder: Path, tmp_p
     place.update(num_candidates=NUM_IMAGES + 1)
     with pytest.raises(DataError, match="there were 34 candidates and now are 33"):
         DatasetBuild(config).run(place, execute_here, lambda name, done, total: None)
+
+
+def test_another_teacher_than_when_it_was_begun_is_refused(folder: Path, tmp_path: Path) -> None:
+    config = settings(folder)
+    place = BuildFolder.begin(tmp_path / "out", config)
+    place.update(teacher_sha256="0123456789abcdef")
+    with pytest.raises(DataError, match=r"the teacher's sha256 was 0123456789ab and now is .*: use the same weights"):
+        DatasetBuild(config).run(place, execute_here, lambda name, done, total: None)
+
+
+def test_an_image_far_down_that_needs_conversion_does_not_cost_what_was_judged(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for i, picture in enumerate(noise(NUM_IMAGES)):
+        content = encoded(np.stack([picture] * 3, axis=-1) if i == 25 else picture)
+        (tmp_path / "images" / f"{i:02d}.png").write_bytes(content)
+    dataset = {"kind": "image_folder", "path": str(tmp_path / "images")}
+    config = settings(folder, dataset=dataset)
+    with pytest.raises(DataError, match=r"25\.png has 3 channels but .*set convert: true"):
+        build(config, tmp_path / "out")
+    converting = settings(folder, dataset={**dataset, "convert": True})
+    judged = []
+
+    def watched(config: DatasetBuildConfig, work: Pass) -> Iterator[tuple[int, Columns]]:
+        judged.extend([span.number for span in work.parts if work.name == "judging"])
+        return execute_here(config, work)
+
+    place = BuildFolder.reopen(tmp_path / "out", converting)
+    DatasetBuild(converting).run(place, watched, lambda name, done, total: None)
+    assert judged == [2, 3]
+    build(converting, tmp_path / "whole")
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+    assert load_dataset_build(tmp_path / "out" / "build.yaml") == converting
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from raydfkd.data.config import ImageFolderConfig
 from raydfkd.errors import ConfigError, DataError
 from raydfkd.models.frozen_teacher import Normalization
 from raydfkd.synthesis.procedural import leaves, photograph
-from raydfkd.synthesis.procedural.filters import filter_images, has_two_colours, is_constant, is_duplicate
+from raydfkd.synthesis.procedural.filters import filter_images, has_two_colours, is_constant, is_duplicate, thumbnail_hashes
 from raydfkd.synthesis.procedural.images import ImageSource, in_channels, require_grey_or_colour, to_uint8
 from raydfkd.synthesis.procedural.leaves import DeadLeaves, radius_probabilities
 from raydfkd.synthesis.procedural.noise import PixelNoise, SpectralNoise, spectral_amplitudes
@@ -290,4 +290,8 @@ def test_two_colours_with_soft_edges_are_two_and_a_gradient_or_a_third_colour_is
 
 def test_a_picture_in_other_colours_is_no_duplicate() -> None:
     image = to_uint8(torch.rand(3, 16, 16, generator=generator()))
-    assert is_duplicate(torch.stack([image, image.flip(0), image])).tolist() == [False, False, True]
+    images = torch.stack([image, image.flip(0), image])
+    assert is_duplicate(images).tolist() == [False, False, True]
+    hashes = thumbnail_hashes(images)
+    assert hashes[0] == hashes[2] != hashes[1]
+    assert thumbnail_hashes(images[2:]).tolist() == hashes[2:].tolist()
