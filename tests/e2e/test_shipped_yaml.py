@@ -6,6 +6,7 @@ import re
 import shlex
 from collections import Counter
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +43,10 @@ COUNTS = {
     "smoke": 7,
     "ssdkd": 3, "ssdkd/table1": 10, "ssdkd/table2": 10, "ssdkd/table4": 24,
     "hidfd": 4, "hidfd/table1": 28, "hidfd/table2": 30, "hidfd/table3": 8,
-    "surrogate": 19, "surrogate/builds": 8, "surrogate/table1": 8, "surrogate/table2": 5, "surrogate/table3": 4,
-    "surrogate/table4": 12, "surrogate/table5": 14, "surrogate/table6": 4, "surrogate/table7": 4,
+    "surrogate": 23, "surrogate/builds": 8, "surrogate/table1": 132, "surrogate/table2": 25, "surrogate/table3": 37,
+    "surrogate/table4": 12, "surrogate/table5": 14, "surrogate/table6": 29, "surrogate/table7": 11,
     "sweeps": 7,
-    "teachers": 21,
+    "teachers": 34,
 }  # fmt: skip
 """How many files each folder ships; change it with them."""
 
@@ -54,8 +55,8 @@ RECIPES = [path for path in FILES if path.parent.name == "teachers"]
 SWEEPS = [path for path in FILES if path.parent.name == "sweeps"]
 BUILDS = [p for p in FILES if p.stem.endswith("_build") or p.parent.name == "builds" or "surrogate/table3" in p.as_posix()]
 RUNS = [path for path in FILES if path.parent.name not in ("teachers", "sweeps") and path not in BUILDS]
-FINE_TUNED = [path for path in RUNS if "surrogate/table2" in path.as_posix()]
-"""Their teachers come from ImageNet weights and not from a recipe of ours."""
+TRAINED = [*RUNS, *(path for path in BUILDS if path.parent.name in ("table3", "table6"))]
+"""Files whose teacher a recipe of ours trains, unless it is a shared one."""
 
 SHORT = [
     "runtime.runner=local",
@@ -95,6 +96,29 @@ SURROGATE = [path for path in RUNS if path.relative_to(EXPERIMENTS).parts[0] == 
 DISTINCT = [p for p in HIDFD if not p.stem.endswith("rho10") and ("table2" not in p.parts or "cifar10_" in p.stem)]
 """HiDFD's recipes without those that differ from another in the number of images or classes alone."""
 
+ON_CIFAR10, ON_AIRCRAFT = "cifar10_resnet50_resnet18_", "fgvc_aircraft_resnet50_resnet18_"
+STARTED_OF_A_TABLE = {
+    "table1": [
+        *(ON_CIFAR10 + images for images in ("cifar10", "food101", "fgvc_aircraft", "shaders", "leaves", "noise")),
+        *(ON_AIRCRAFT + images for images in ("fgvc_aircraft", "shaders")),
+        *("tiny_imagenet_resnet50_resnet18_" + images for images in ("tiny_imagenet", "shaders")),
+    ],
+    "table2": [f"cifar10_convnext_t_resnet18_{images}" for images in ("cifar10", "shaders")],
+    "table3": [
+        *(f"cifar10_resnet50_{images}" for images in ("cifar10", "shaders", "leaves", "noise")),
+        "eurosat_resnet50_shaders",
+    ],
+    "table6": ["cifar10_attack_build", *(f"cifar10_{images}_attack" for images in ("cifar10", "noise", "shaders"))],
+    "table7": [f"cifar10_resnet34_resnet18_{images}" for images in ("cifar10", "camvid", "photograph", "shaders")],
+}
+"""Tables of the surrogate study that repeat a recipe over data sets and networks, and which of their files are started."""
+
+
+def differs(path: Path) -> bool:
+    """Whether a file of the study is more than another one with other data, classes or networks."""
+    return path.parent.name not in STARTED_OF_A_TABLE or path.stem in STARTED_OF_A_TABLE[path.parent.name]
+
+
 STARTED = [
     "smoke/digits_ssdkd",
     "smoke/digits_fast_local",
@@ -127,7 +151,9 @@ def without_checkpoint(config: ExperimentConfig | DatasetBuildConfig) -> list[st
 
 @cache
 def build_on_meta(model: str, classes: int, shape: tuple[int, int, int]) -> None:
-    """Builds the network without memory for its weights."""
+    """Builds the network without memory for its weights; those of timm only where it is installed."""
+    if model.startswith("timm:") and find_spec("timm") is None:
+        return
     with torch.device("meta"):
         build_classifier(model, classes, shape)
 
@@ -170,15 +196,12 @@ def build_gan_on_meta(source: HiDFDConfig, config: ExperimentConfig) -> None:
         build_discriminator("residual", shape, config.task.num_classes, source.discriminator_channels)
 
 
-@pytest.mark.parametrize("path", RUNS, ids=name_of)
-def test_a_run_s_teacher_is_there_or_made_by_the_recipe_that_its_comment_names(path: Path) -> None:
-    config = load_experiment(path)
+@pytest.mark.parametrize("path", TRAINED, ids=name_of)
+def test_a_teacher_is_there_or_made_by_the_recipe_that_the_comment_names(path: Path) -> None:
+    config = load_dataset_build(path) if path in BUILDS else load_experiment(path)
     checkpoint = config.teacher.checkpoint
     assert checkpoint is not None
     if SHARED in checkpoint.parents:
-        return
-    if path in FINE_TUNED:
-        assert "ImageNet-1k weights fine-tuned" in path.read_text()
         return
     recipe = checkpoint.with_suffix(".yaml")
     trained = validate(TeacherTrainingConfig, read_yaml(recipe), recipe)
@@ -218,11 +241,16 @@ def test_a_teacher_s_recipe_is_read_and_its_network_built(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", BUILDS, ids=name_of)
-def test_a_data_set_s_build_is_read_and_built_small_from_stand_in_images(path: Path, tmp_path: Path) -> None:
+def test_a_data_set_s_build_is_read_and_its_teacher_built(path: Path) -> None:
+    config = load_dataset_build(path)
+    assert config.teacher.checkpoint is not None
+    build_on_meta(config.teacher.model, config.task.num_classes, config.task.image_shape)
+
+
+@pytest.mark.parametrize("path", [path for path in BUILDS if differs(path)], ids=name_of)
+def test_a_data_set_is_built_small_from_stand_in_images(path: Path, tmp_path: Path) -> None:
     """With a teacher of random weights in this process, two parts of eight images."""
     whole = load_dataset_build(path)
-    assert whole.teacher.checkpoint is not None
-    build_on_meta(whole.teacher.model, whole.task.num_classes, whole.task.image_shape)
     stand_in = []
     if whole.dataset is not None:
         stand_in = ["dataset={kind: digits, split: train, max_images: 16, convert: true}"]
@@ -246,7 +274,7 @@ def test_the_shared_files_that_a_build_names_are_there(path: Path) -> None:
     config = load_dataset_build(path)
     named = [config.teacher.checkpoint, *(getattr(one, "path", None) for one in (config.dataset, inner_of(config.images)))]
     shared = [Path(one) for one in named if one is not None and SHARED in Path(one).parents]
-    assert shared or path.parent.name == "table3"
+    assert shared or path.parent.name in ("table3", "table6")
     assert [one for one in shared if not one.is_file()] == []
 
 
@@ -301,7 +329,7 @@ def test_the_first_steps_of_hidfd_s_recipes_with_their_own_networks_on_stand_in_
     assert (result["student_steps"], result["images_synthesized"]) == (2, 4 if source else 0)
 
 
-@pytest.mark.parametrize("path", SURROGATE, ids=name_of)
+@pytest.mark.parametrize("path", [path for path in SURROGATE if differs(path)], ids=name_of)
 def test_the_first_steps_of_the_surrogate_studys_recipes_on_stand_in_images(path: Path, tmp_path: Path) -> None:
     """With small networks: the study's own are HiDFD's, which are started above, or take minutes (ResNet-50)."""
     whole = load_experiment(path)
@@ -349,6 +377,23 @@ def test_the_started_runs_cover_every_method_and_every_kind_of_modulation_and_re
         return found
 
     assert kinds(RUNS) == kinds([EXPERIMENTS / f"{name}.yaml" for name in STARTED])
+
+
+def test_the_started_recipes_of_the_surrogate_study_cover_all_that_it_varies() -> None:
+    def varied(paths: list[Path]) -> set[tuple[object, ...]]:
+        found: set[tuple[object, ...]] = set()
+        for config in map(load_experiment, paths):
+            student, collected = config.student, config.collected
+            found |= {("shape", *config.task.image_shape), ("augmentation", student.augmentation, student.crop_padding)}
+            found.add(("objective", student.objective))
+            if collected is not None:
+                found.add(("chosen", collected.balanced, collected.imbalance, collected.num_images is None))
+            for source in config.sources.values():
+                found.add(("rendered", source.images.kind, source.boundary_attack is None, source.class_balanced))
+        return found
+
+    assert {stem for stems in STARTED_OF_A_TABLE.values() for stem in stems} <= {path.stem for path in FILES}
+    assert varied(SURROGATE) == varied([path for path in SURROGATE if differs(path)])
 
 
 def commands(path: Path) -> list[list[str]]:
