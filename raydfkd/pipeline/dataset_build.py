@@ -28,7 +28,8 @@ from raydfkd.pipeline import builder
 from raydfkd.pipeline.config import derive_seed
 from raydfkd.pipeline.dataset_config import DatasetBuildConfig
 from raydfkd.pipeline.dataset_folder import BuildFolder, save_columns
-from raydfkd.pipeline.dataset_parts import Attack, Columns, Judge, Pass, ReadRows, ReadStored, Render, Span, Worker, spans
+from raydfkd.pipeline.dataset_parts import Attack, Judge, Pass, Render, Worker
+from raydfkd.pipeline.dataset_reading import Columns, ReadRows, ReadStored, Span, spans
 from raydfkd.pipeline.recorder import describe_environment
 from raydfkd.replay.arrow import to_parquet
 from raydfkd.run_dir import write_atomically

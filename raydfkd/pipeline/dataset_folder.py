@@ -25,7 +25,7 @@ import numpy as np
 
 from raydfkd.errors import RunDirError
 from raydfkd.pipeline.dataset_config import DatasetBuildConfig, load_dataset_build
-from raydfkd.pipeline.dataset_parts import Columns, stored_path
+from raydfkd.pipeline.dataset_reading import Columns, stored_path
 from raydfkd.pipeline.yaml_config import dump_yaml
 from raydfkd.run_dir import write_atomically
 

@@ -1,52 +1,19 @@
-"""What is done to one part of a data set under construction: read, render, judge, attack. Plain callables on columns.
-
-Columns are a mapping of names to arrays with a row an image: ``part`` int64, ``row`` int64 (the candidate's number), ``image``
-uint8 [n,C,H,W], ``error`` text (why it is no candidate; empty: it is one), and what the teacher says: ``teacher_class`` int32
-(-1 where there is an error) and ``teacher_confidence`` float32; where duplicates are dropped, ``thumbnail`` uint64, by which
-those in other parts are found. A part always comes whole, so that what is computed of it depends on neither the number of
-workers nor the order in which they finish.
-"""
+"""What is done to one part of a data set under construction: judge, render, attack; its columns are ``dataset_reading``'s."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from raydfkd.data.decoding import Decoder
-from raydfkd.data.rows import RowReader
 from raydfkd.models.teacher import FrozenTeacher
 from raydfkd.pipeline import builder
 from raydfkd.pipeline.config import derive_seed
 from raydfkd.pipeline.dataset_config import DatasetBuildConfig
-
-Columns = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Span:
-    """One part of a pass: its number, and which places [first, last) of the pass's rows it has."""
-
-    number: int
-    first: int
-    last: int
-
-    def columns(self) -> Columns:
-        return {name: np.array([getattr(self, name)]) for name in ("number", "first", "last")}
-
-    @classmethod
-    def of(cls, columns: Columns) -> Span:
-        (number,), (first,), (last,) = (columns[name].tolist() for name in ("number", "first", "last"))
-        return cls(number, first, last)
-
-
-def spans(total: int, size: int) -> list[Span]:
-    """``total`` places cut into parts of ``size``."""
-    return [Span(n, first, min(first + size, total)) for n, first in enumerate(range(0, total, size))]
+from raydfkd.pipeline.dataset_reading import Columns, Span, columns_of
 
 
 class Worker(Protocol):
@@ -70,63 +37,6 @@ class Pass:
     parts: list[Span]
     read: Callable[[Columns], Columns] | None
     worker: Callable[[DatasetBuildConfig, torch.device], Worker] | None
-
-
-@dataclass(frozen=True)
-class ReadRows:
-    """Reads, decodes and resizes rows of a data set; those that cannot be read have an ``error``.
-
-    Attributes:
-        rows: int64, the rows in the pass's order, rising, repetitions allowed; None: the data set's own.
-
-    Raises (called):
-        DataError: an image has other channels than the teacher's.
-    """
-
-    reader: RowReader
-    image_shape: tuple[int, int, int]
-    convert: bool
-    rows: np.ndarray | None = None
-
-    def __call__(self, columns: Columns) -> Columns:
-        span = Span.of(columns)
-        rows = np.arange(span.first, span.last) if self.rows is None else self.rows[span.first : span.last]
-        distinct, place = np.unique(rows, return_inverse=True)
-        found = self.reader.read(distinct)
-        with Decoder(self.image_shape, self.convert) as decoder:
-            images, failed = decoder.decode_all(found.items, found.opener, found.name)
-        errors = np.full(len(distinct), "", dtype=object)
-        for i, message in failed:
-            errors[i] = message
-        return _columns(span.number, rows, image=images[place], error=errors[place])
-
-
-@dataclass(frozen=True)
-class ReadStored:
-    """Reads rows of candidates that an earlier pass made and stored, one file a part of ``part_size``.
-
-    Every process that does so must see the folder.
-    """
-
-    folder: Path
-    part_size: int
-    rows: np.ndarray
-
-    def __call__(self, columns: Columns) -> Columns:
-        span = Span.of(columns)
-        rows = self.rows[span.first : span.last]
-        parts = rows // self.part_size
-        found = []
-        for part in np.unique(parts).tolist():
-            with np.load(stored_path(self.folder, part)) as stored:
-                place = np.searchsorted(stored["row"], rows[parts == part])
-                found.append(stored["image"][place])
-        images = np.concatenate(found)
-        return _columns(span.number, rows, image=images, error=np.full(len(rows), "", dtype=object))
-
-
-def stored_path(folder: Path, part: int) -> Path:
-    return folder / f"stored-{part:05d}.npz"
 
 
 class Judge:
@@ -170,7 +80,7 @@ class Render:
         classes, confidences = self._eye.judge(image)
         wrong = found["error"] != ""
         classes[wrong], confidences[wrong] = -1, 0.0
-        return _columns(span.number, rows, image=image, teacher_class=classes, teacher_confidence=confidences, **found)
+        return columns_of(span.number, rows, image=image, teacher_class=classes, teacher_confidence=confidences, **found)
 
     def _filter(self, images: torch.Tensor) -> Columns:
         """The columns ``error`` and ``thumbnail``, if duplicates are dropped."""
@@ -209,7 +119,7 @@ class Attack:
         row = np.concatenate(rows)
         if len(row) == 0:
             return _nothing(columns, part)
-        return _columns(
+        return columns_of(
             part,
             row,
             image=np.concatenate([one.images for one in made]),
@@ -223,7 +133,7 @@ class Attack:
 def _nothing(columns: Columns, part: int) -> Columns:
     """One row with an error: without any row a block would not tell whose it is."""
     none = np.full(1, -1)
-    return _columns(
+    return columns_of(
         part,
         columns["row"][:1],
         image=columns["image"][:1],
@@ -246,7 +156,3 @@ class Eye:
     def judge(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of uint8 [n,C,H,W]: the class, int32 [n], and its probability, float32 [n]."""
         return self.teacher.judge_all(images, self._device, self._bf16, self._batch_size)
-
-
-def _columns(part: int, row: np.ndarray, **others: np.ndarray) -> Columns:
-    return {"part": np.full(len(row), part, np.int64), "row": row.astype(np.int64), **others}

@@ -8,6 +8,7 @@ under way, so that memory does not grow with the data set. An actor that dies is
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 from ray.data.exceptions import ExecutionTimeoutError
 
 from raydfkd.errors import ResourceError, RunFailedError, WaitTimeoutError
@@ -24,7 +25,8 @@ from raydfkd.pipeline import builder
 from raydfkd.pipeline.dataset_build import DatasetBuild, Tell
 from raydfkd.pipeline.dataset_config import DatasetBuildConfig
 from raydfkd.pipeline.dataset_folder import BuildFolder
-from raydfkd.pipeline.dataset_parts import Columns, Pass, Worker
+from raydfkd.pipeline.dataset_parts import Pass, Worker
+from raydfkd.pipeline.dataset_reading import Columns
 from raydfkd.runtime.failures import Failure
 from raydfkd.runtime.preflight import refusal_of, requested
 from raydfkd.runtime.session import assigned_device, session
@@ -34,6 +36,8 @@ READING_CPUS = (0.5, 0.4)
 equal demands, and each teacher would read its own parts."""
 PARTS_AHEAD = 2
 """Parts that wait at each teacher, so that it never waits for them."""
+LEAST_STORE_BYTES = 64 << 20
+"""What Ray Data may hold in the object store at least; without a limit, readers that are faster than teachers fill half of it."""
 
 
 def build_on_ray(build: DatasetBuild, folder: BuildFolder, tell: Tell) -> dict[str, Any]:
@@ -87,7 +91,7 @@ def execute_on_ray(config: DatasetBuildConfig, work: Pass) -> Iterator[tuple[int
         stream = ray.data.from_items([vars(span) for span in work.parts], override_num_blocks=len(work.parts))
         if work.read is not None:
             stream = stream.map_batches(
-                _Reading(work), batch_size=None, batch_format="numpy", num_cpus=_reading_cpus(config), zero_copy_batch=True
+                work.read, batch_size=None, batch_format="numpy", num_cpus=_reading_cpus(config), zero_copy_batch=True
             )
         if work.worker is not None:
             demand = requested(config.runtime.resources)
@@ -132,17 +136,6 @@ def _joined(blocks: list[Columns]) -> Columns:
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-class _Reading:
-    """A pass's reading, as a function of one block of one span."""
-
-    def __init__(self, work: Pass) -> None:
-        assert work.read is not None
-        self._read = work.read
-
-    def __call__(self, columns: Columns) -> Columns:
-        return self._read(columns)
-
-
 class _Pooled:
     """A pass's worker in an actor of the pool. Made at the first part, whose errors Ray Data hands on as they are."""
 
@@ -164,6 +157,11 @@ def _quiet_context(config: DatasetBuildConfig) -> Iterator[None]:
     """Ray Data's settings for a pass."""
     context = DataContext.get_current().copy()
     context.execution_options.preserve_order = True
+    part_bytes = config.runtime.part_size * math.prod(config.task.image_shape)
+    waiting = 2 * (PARTS_AHEAD + 1) * config.runtime.num_teachers * part_bytes
+    context.execution_options.resource_limits = ExecutionResources.for_limits(
+        object_store_memory=max(LEAST_STORE_BYTES, waiting)
+    )
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True

@@ -16,7 +16,8 @@ from raydfkd.errors import DataError, ResourceError
 from raydfkd.pipeline.dataset_build import DatasetBuild, execute_here
 from raydfkd.pipeline.dataset_config import DatasetBuildConfig
 from raydfkd.pipeline.dataset_folder import BuildFolder
-from raydfkd.pipeline.dataset_parts import Columns, Pass, Span, spans
+from raydfkd.pipeline.dataset_parts import Pass
+from raydfkd.pipeline.dataset_reading import Columns, Span, spans
 from raydfkd.runtime.session import QUIET
 from raydfkd.runtime.surrogate_dataset import build_on_ray, execute_on_ray
 

@@ -21,7 +21,8 @@ from raydfkd.pipeline.config import derive_seed
 from raydfkd.pipeline.dataset_build import DatasetBuild, execute_here
 from raydfkd.pipeline.dataset_config import DatasetBuildConfig, load_dataset_build
 from raydfkd.pipeline.dataset_folder import BuildFolder
-from raydfkd.pipeline.dataset_parts import Columns, Pass, spans
+from raydfkd.pipeline.dataset_parts import Pass
+from raydfkd.pipeline.dataset_reading import Columns, spans
 from raydfkd.pipeline.input_paths import DATASET_BUILD_PATHS
 
 NUM_IMAGES = 33
