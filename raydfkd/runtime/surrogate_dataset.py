@@ -37,7 +37,7 @@ equal demands, and each teacher would read its own parts."""
 PARTS_AHEAD = 2
 """Parts that wait at each teacher, so that it never waits for them."""
 LEAST_STORE_BYTES = 64 << 20
-"""What Ray Data may hold in the object store at least; without a limit, readers that are faster than teachers fill half of it."""
+"""What Ray Data may hold in the object store at least; without a limit, readers faster than teachers fill half of it."""
 
 
 def build_on_ray(build: DatasetBuild, folder: BuildFolder, tell: Tell) -> dict[str, Any]:

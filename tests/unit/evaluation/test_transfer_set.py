@@ -61,7 +61,7 @@ def test_duplicates_are_counted_once_each() -> None:
 
 
 def test_distance_to_the_boundary_of_a_linear_teacher_is_known() -> None:
-    """|lead over the runner-up| / |difference of their weights|, to half of the last step."""
+    """|lead over the runner-up| / |difference of their weights|, to a thousandth of the last step."""
     teacher, images = linear_teacher(2), torch.from_numpy(byte_images()).float() / 255
     with torch.no_grad():
         scores, order = teacher(images).sort(dim=1, descending=True)
@@ -69,8 +69,7 @@ def test_distance_to_the_boundary_of_a_linear_teacher_is_known() -> None:
     first, second = weight[order[:, 0]], weight[order[:, 1]]
     expected = (scores[:, 0] - scores[:, 1]) / (first - second).norm(dim=1)
     found = boundary_distances(teacher, images)
-    # A step is at most 1.1 times all before it together by then, or the first one.
-    torch.testing.assert_close(found, expected, rtol=0.06, atol=0.5 * math.sqrt(16) / 255)
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-5)
     short = boundary_distances(teacher, images, num_steps=1)
     assert torch.equal(short == math.inf, expected > math.sqrt(16) / 255)
 
