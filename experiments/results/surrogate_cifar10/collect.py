@@ -35,7 +35,20 @@ SOURCES = {
     "cifar10": "CIFAR-10",
 }
 VARIANTS = ("noise_attack", "shaders_attack", "shaders_unbalanced", "leaves_unbalanced", "camvid_unbalanced")
-LEVELS = ("none", "standard", "high", "extreme")
+SEEN_OFTEN = {
+    "none": "few_shaders_none",
+    "none, mixup": "few_shaders_none_mixup",
+    "standard": "few_shaders_standard",
+    "standard, mixup": "few_shaders_standard_mixup",
+    "high": "few_shaders_high",
+    "high, mixup": "few_shaders",
+    "extreme": "few_shaders_extreme",
+    "extreme, mixup": "few_shaders_extreme_mixup",
+    "CIFAR-10, none": "few_cifar10_none",
+    "CIFAR-10, standard, mixup": "few_cifar10",
+}
+"""Runs on a thousand images; shaders where nothing else is said."""
+SEEN_RARELY = {"shaders of 10,000, none": "shaders_none", "CIFAR-10 of 10,000, none": "cifar10_none"}
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PER_CLASS = 6
 
@@ -43,8 +56,7 @@ PER_CLASS = 6
 def read(run: RunDir) -> dict[str, Any]:
     """A run's result, with what ``raydfkd dataset inspect`` found in its buffer."""
     figures = run.path / "inspection" / "figures.json"
-    inspected = json.loads(figures.read_text()) if figures.exists() else {}
-    return {**run.result(), "inspection": inspected}
+    return {**run.result(), "inspection": json.loads(figures.read_text()) if figures.exists() else {}}
 
 
 def row(label: str, result: dict[str, Any]) -> str:
@@ -86,11 +98,8 @@ def sheet(runs: dict[str, RunDir], out: Path) -> None:
 def draw(curves: dict[str, list[dict[str, float]]], out: Path) -> None:
     groups = (
         ("images", {label: name for name, label in SOURCES.items()}),
-        (
-            "attack and balancing",
-            {name.replace("_", ", "): name for name in ("noise", "shaders", "leaves", "camvid", *VARIANTS)},
-        ),
-        ("shaders: augmentation", {name: f"shaders_{name}" for name in levels()}),
+        ("attack and balancing", {name.replace("_", ", "): name for name in ("noise", "shaders", *VARIANTS)}),
+        ("a thousand images: augmentation", SEEN_OFTEN),
     )
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), sharey=True)
     for axis, (title, names) in zip(axes, groups, strict=True):
@@ -106,15 +115,11 @@ def draw(curves: dict[str, list[dict[str, float]]], out: Path) -> None:
     figure.savefig(out, dpi=100)
 
 
-def levels() -> list[str]:
-    return [f"{level}{mixup}" for level in LEVELS for mixup in ("", "_mixup") if (level, mixup) != ("high", "_mixup")]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
     folder = parser.parse_args().runs
-    names = [*SOURCES, *VARIANTS, *(f"shaders_{name}" for name in levels()), "cifar10_none"]
+    names = [*SOURCES, *VARIANTS, *SEEN_OFTEN.values(), *SEEN_RARELY.values()]
     runs = {name: RunDir.open(folder / name) for name in names if (folder / name / "result.json").exists()}
     results = {name: read(run) for name, run in runs.items()}
     curves = {
@@ -128,10 +133,10 @@ def main() -> None:
     for name in (*SOURCES, *VARIANTS):
         if name in results:
             print(row(SOURCES.get(name, name), results[name]))
-    for name in (*(f"shaders_{one}" for one in levels()), "shaders", "cifar10_none", "cifar10"):
+    for label, name in (SEEN_OFTEN | SEEN_RARELY).items():
         if name in results:
             cells = (f"{100 * results[name]['student'][key]:.1f}" for key in ("metric_last", "metric_ema", "agreement"))
-            print(f"| {name} | {' | '.join(cells)} |")
+            print(f"| {label} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
