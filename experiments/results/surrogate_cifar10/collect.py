@@ -29,8 +29,8 @@ HERE = Path(__file__).parent
 SOURCES = {
     "noise": "pixel noise",
     "leaves": "dead leaves",
-    "shaders": "shaders",
     "photograph": "two photographs, crops",
+    "shaders": "shaders",
     "camvid": "CamVid, crops",
     "cifar10": "CIFAR-10",
 }
@@ -75,7 +75,7 @@ def row(label: str, result: dict[str, Any]) -> str:
 
 def sheet(runs: dict[str, RunDir], out: Path) -> None:
     """One panel a source: a row a class of the teacher's, empty where it sees the class in no image."""
-    figure, axes = plt.subplots(2, 4, figsize=(12, 10.4))
+    figure, axes = plt.subplots(2, 4, figsize=(12, 8.6))
     for axis in axes.flat:
         axis.axis("off")
     for axis, (name, run) in zip(axes.flat, runs.items(), strict=False):
