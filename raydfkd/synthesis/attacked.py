@@ -12,7 +12,7 @@ from raydfkd.models.teacher import FrozenTeacher
 from raydfkd.synthesis.boundary import AttackedImages, BoundaryAttack
 from raydfkd.synthesis.config import SynthesisConfig
 from raydfkd.synthesis.context import SynthesisContext
-from raydfkd.synthesis.procedural.balance import even_shares, first_of_each
+from raydfkd.synthesis.procedural.balance import choose_even
 from raydfkd.synthesis.procedural.config import ProceduralConfig
 from raydfkd.types import BufferSummary, Preparation, Synthesizer, SyntheticBatch, WeightsVersion
 
@@ -61,9 +61,7 @@ class AttackedSynthesizer:
         everything = _joined(made, batch, order)
         chosen = np.arange(len(everything))
         if self.balanced:
-            counts = np.bincount(everything.teacher_class, minlength=len(summary.class_counts))
-            shares = even_shares(summary.class_counts, counts, len(batch))
-            chosen = np.flatnonzero(first_of_each(everything.teacher_class, shares))
+            chosen = choose_even(everything.teacher_class, summary.class_counts, len(batch))
         return _rows(everything, chosen[: len(batch)])
 
     def state_dict(self) -> dict[str, Any]:

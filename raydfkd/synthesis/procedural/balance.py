@@ -30,15 +30,19 @@ def even_shares(held_K: np.ndarray, available_K: np.ndarray, total: int) -> np.n
     return added
 
 
-def first_of_each(classes_N: np.ndarray, shares_K: np.ndarray) -> np.ndarray:
-    """bool [N]: whether fewer than its class's share of the same class come before it."""
+def choose_even(classes_N: np.ndarray, held_K: np.ndarray, total: int) -> np.ndarray:
+    """The images to add, int64 rising: of each class its share by :func:`even_shares`, the first ones.
+
+    Args:
+        classes_N: class of each image that could be added, the ones to prefer first.
+        held_K, total: see :func:`even_shares`.
+    """
+    counts = np.bincount(classes_N, minlength=len(held_K))
+    shares = even_shares(held_K, counts, total)
     by_class = classes_N.argsort(kind="stable")
-    counts = np.bincount(classes_N, minlength=len(shares_K))
     sorted_classes = classes_N[by_class]
     rank = np.arange(len(classes_N)) - (np.cumsum(counts) - counts)[sorted_classes]
-    found = np.empty(len(classes_N), bool)
-    found[by_class] = rank < shares_K[sorted_classes]
-    return found
+    return np.sort(by_class[rank < shares[sorted_classes]])
 
 
 def evenness(counts_K: np.ndarray) -> float:

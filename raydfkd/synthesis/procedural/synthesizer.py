@@ -16,7 +16,7 @@ from torch import Tensor
 from raydfkd.errors import DataError
 from raydfkd.models.teacher import FrozenTeacher
 from raydfkd.synthesis.context import SynthesisContext, SynthesisParts
-from raydfkd.synthesis.procedural.balance import even_shares, evenness, first_of_each
+from raydfkd.synthesis.procedural.balance import choose_even, even_shares, evenness
 from raydfkd.synthesis.procedural.config import ProceduralConfig
 from raydfkd.synthesis.procedural.filters import filter_images
 from raydfkd.synthesis.procedural.images import ImageSource, to_uint8
@@ -118,7 +118,7 @@ class ProceduralSynthesizer:
     def _delivered(
         self, candidates: _Candidates, held: np.ndarray, counts: np.ndarray, figures: dict[str, int]
     ) -> SyntheticBatch:
-        chosen = self._chosen(candidates.classes.cpu(), held, counts)
+        chosen = self._chosen(candidates.classes.cpu(), held)
         index = chosen.to(self.device)
         classes = candidates.classes[index].int().cpu().numpy()
         distinct = len(chosen.unique())
@@ -139,12 +139,12 @@ class ProceduralSynthesizer:
             },
         )
 
-    def _chosen(self, classes_N: Tensor, held: np.ndarray, counts: np.ndarray) -> Tensor:
+    def _chosen(self, classes_N: Tensor, held: np.ndarray) -> Tensor:
         """Which candidates to deliver, ``batch_size`` of them in random order; repeated where there are not enough."""
         size = self.config.batch_size
         order = torch.randperm(len(classes_N), generator=self.rng)
         if self.config.class_balanced:
-            order = order[torch.from_numpy(first_of_each(classes_N[order].numpy(), even_shares(held, counts, size)))]
+            order = order[torch.from_numpy(choose_even(classes_N[order].numpy(), held, size))]
         return order.repeat(-(-size // len(order)))[:size]
 
     def state_dict(self) -> dict[str, Any]:

@@ -46,14 +46,14 @@ SOURCES = {
 @pytest.mark.parametrize("shape", [(3, 12, 16), (1, 8, 8)])
 def test_any_shape_within_the_unit_interval_and_the_same_for_a_seed(kind: str, shape: tuple[int, int, int]) -> None:
     source: ImageSource = SOURCES[kind](shape)
-    first, again, other = (source.render(5, generator(seed)) for seed in (3, 3, 4))
+    first, again, other = (source.render(5, generator(seed)) for seed in (4, 4, 5))
     assert first.shape == (5, *shape)
     assert first.dtype == torch.float32
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert first.min() >= 0
     assert first.max() <= 1
-    assert (first.flatten(2).std(2).amax(1) > 0.005).all()
+    assert (first.flatten(2).std(2).amax(1) > 0.01).all()
 
 
 def test_pixel_noise_has_the_teacher_s_statistics_and_is_clipped() -> None:
