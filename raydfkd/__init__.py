@@ -17,8 +17,8 @@ _LAZY = {
     "SweepResult": "raydfkd.api",
     "build_dataset": "raydfkd.api",
     "BuiltDataset": "raydfkd.api",
-    "ExperimentConfig": "raydfkd.pipeline.config",
-    "FrozenTeacher": "raydfkd.models.teacher",
+    "ExperimentConfig": "raydfkd.pipeline.experiment.config",
+    "FrozenTeacher": "raydfkd.models.teachers.teacher",
     "RaydfkdError": "raydfkd.errors",
 }
 

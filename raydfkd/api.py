@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from raydfkd.errors import ConfigError, RaydfkdError, RunDirError
-from raydfkd.pipeline.config import ExperimentConfig, build_experiment, load_experiment
-from raydfkd.pipeline.yaml_config import dump_yaml
+from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment, load_experiment
+from raydfkd.pipeline.experiment.yaml_files import dump_yaml
 from raydfkd.run_dir import RunDir, write_atomically
 
 
@@ -62,7 +62,7 @@ def distill(
     Raises:
         RaydfkdError: something the caller can put right, in one sentence.
     """
-    from raydfkd.pipeline.run import execute
+    from raydfkd.pipeline.run.execute import execute
 
     file = Path(config) if isinstance(config, str | Path) else None
     name = "experiment" if file is None else file.stem
@@ -120,8 +120,8 @@ def sweep(
         RaydfkdError: something the caller can put right, in one sentence.
         KeyboardInterrupt: it was stopped; what there is so far is written, and ``resume`` goes on.
     """
-    from raydfkd.pipeline.sweep_config import load_sweep
-    from raydfkd.pipeline.sweep_outcome import SweepWatcher, write_beginning
+    from raydfkd.pipeline.sweep.config import load_sweep
+    from raydfkd.pipeline.sweep.sweep_result import SweepWatcher, write_beginning
     from raydfkd.sweep_dir import SweepDir
 
     given = Path(path)
@@ -137,8 +137,8 @@ def sweep(
         loaded = load_sweep(SweepDir.open(given).sweep_path if given.is_dir() else given, settings)
         folder = SweepDir.create(out or loaded.config.runtime.out or f"runs/{given.stem}")
         write_beginning(loaded, folder)
-    from raydfkd.report.sweep import write_sweep_report
-    from raydfkd.runtime.sweep import run_sweep
+    from raydfkd.report.sweep.sweep_page import write_sweep_report
+    from raydfkd.runtime.sweeps.tuner import run_sweep
 
     try:
         result = run_sweep(loaded, folder, resume=resume, watcher=SweepWatcher() if watcher is None else watcher)
@@ -188,10 +188,10 @@ def build_dataset(
         RaydfkdError: something the caller can put right, in one sentence.
     """
     from raydfkd.evaluation.transfer_set import describe_starvation
-    from raydfkd.pipeline.dataset_build import DatasetBuild, execute_here
-    from raydfkd.pipeline.dataset_config import load_dataset_build
-    from raydfkd.pipeline.dataset_folder import BuildFolder
-    from raydfkd.pipeline.inspection import class_names
+    from raydfkd.pipeline.dataset.build import DatasetBuild, execute_here
+    from raydfkd.pipeline.dataset.config import load_dataset_build
+    from raydfkd.pipeline.dataset.folder import BuildFolder
+    from raydfkd.pipeline.dataset.inspection import class_names
 
     given = Path(path)
     config = load_dataset_build(given / "build.yaml" if given.is_dir() else given, overrides)
@@ -207,7 +207,7 @@ def build_dataset(
     if config.runtime.runner == "local":
         manifest = build.run(folder, execute_here, told)
     else:
-        from raydfkd.runtime.surrogate_dataset import build_on_ray
+        from raydfkd.runtime.dataset_build_on_ray import build_on_ray
 
         manifest = build_on_ray(build, folder, told)
     names = class_names(config.teacher.checkpoint)
@@ -217,7 +217,7 @@ def build_dataset(
 
 def _sweep_folder(file: Path) -> Path:
     """Where the sweep of ``file`` is unless an ``out`` says otherwise."""
-    from raydfkd.pipeline.sweep_config import load_sweep
+    from raydfkd.pipeline.sweep.config import load_sweep
 
     return load_sweep(file).config.runtime.out or Path(f"runs/{file.stem}")
 

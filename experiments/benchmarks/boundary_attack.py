@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from raydfkd.models.catalog import build_classifier
-from raydfkd.models.frozen_teacher import FrozenTeacher
+from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 from raydfkd.models.weights import load_weights
 from raydfkd.synthesis.boundary import AttackSettings, BoundaryPairs, attack_settings, boundary_attack
 from raydfkd.synthesis.config import BoundaryAttackConfig

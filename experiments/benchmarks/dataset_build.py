@@ -35,12 +35,12 @@ from rig import object_store, private_bytes
 
 from raydfkd.data.config import ParquetConfig
 from raydfkd.data.datasets import load_unlabelled
-from raydfkd.pipeline.dataset_build import DatasetBuild
-from raydfkd.pipeline.dataset_config import DatasetBuildConfig
-from raydfkd.pipeline.dataset_folder import BuildFolder
-from raydfkd.pipeline.dataset_parts import Eye
-from raydfkd.runtime.session import session
-from raydfkd.runtime.surrogate_dataset import build_on_ray
+from raydfkd.pipeline.dataset.build import DatasetBuild
+from raydfkd.pipeline.dataset.config import DatasetBuildConfig
+from raydfkd.pipeline.dataset.folder import BuildFolder
+from raydfkd.pipeline.dataset.parts import Eye
+from raydfkd.runtime.dataset_build_on_ray import build_on_ray
+from raydfkd.runtime.ray_session import session
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 IMAGES = SHARED / "cifar10" / "train.parquet"

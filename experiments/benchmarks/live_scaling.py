@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from raydfkd.run_dir import RunDir
-from raydfkd.runtime.live import LiveRun, reach
+from raydfkd.runtime.live_run import LiveRun, reach
 from raydfkd.testing.faulty_networks import SLEEP_S
 
 BATCH_SIZE = 64

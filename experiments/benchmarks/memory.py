@@ -25,7 +25,7 @@ import numpy as np
 import ray
 from rig import FULL_SPEED, NUM_CLASSES, Rig, experiment, noise_batch, object_store, private_bytes, resident_bytes, rig
 
-from raydfkd.pipeline.config import ExperimentConfig
+from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.replay.buffer import ReplayBuffer
 
 NUM_ITEMS = 50_000
@@ -46,7 +46,7 @@ class Consumer:
     def __init__(self, config: ExperimentConfig, replay: Any, weight_store: Any) -> None:
         import torch
 
-        from raydfkd.runtime.replay_client import ReplayClient
+        from raydfkd.runtime.replay.replay_client import ReplayClient
 
         torch.set_num_threads(1)
         self._client = ReplayClient(config, replay, weight_store, "0", 0, 1, 0, torch.device("cpu"))

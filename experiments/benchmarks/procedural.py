@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from raydfkd.errors import ConfigError
-from raydfkd.models.frozen_teacher import Normalization
+from raydfkd.models.teachers.frozen_teacher import Normalization
 from raydfkd.synthesis.procedural.filters import filter_images
 from raydfkd.synthesis.procedural.glsl import GlslRenderer
 from raydfkd.synthesis.procedural.images import ImageSource, to_uint8

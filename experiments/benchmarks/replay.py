@@ -22,10 +22,10 @@ import ray
 import torch
 from rig import FULL_SPEED, IMAGE_SHAPE, NUM_CLASSES, NoiseGenerator, Rig, experiment, noise_batch, rig, wait_until
 
-from raydfkd.pipeline.config import ExperimentConfig
+from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.replay.buffer import ReplayBuffer
 from raydfkd.replay.config import ReplayConfig, SelectorConfig, TableConfig
-from raydfkd.runtime.replay_client import ReplayClient
+from raydfkd.runtime.replay.replay_client import ReplayClient
 from raydfkd.types import SyntheticBatch
 
 NUM_ITEMS = 50_000

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import ray
 
-from raydfkd.pipeline.config import ExperimentConfig, build_experiment
-from raydfkd.pipeline.exchange import NotYet
-from raydfkd.runtime.log_actor import LogActor
-from raydfkd.runtime.replay_actor import ReplayActor
+from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
+from raydfkd.pipeline.run.exchange import NotYet
+from raydfkd.runtime.coordinator_actor import LogActor
+from raydfkd.runtime.ray_session import session
+from raydfkd.runtime.replay.replay_actor import ReplayActor
 from raydfkd.runtime.run_context import RunContext
-from raydfkd.runtime.session import session
-from raydfkd.runtime.weight_store_actor import WeightStoreActor
+from raydfkd.runtime.students.weight_store_actor import WeightStoreActor
 from raydfkd.types import SyntheticBatch
 
 NUM_CLASSES = 10

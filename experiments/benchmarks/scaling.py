@@ -29,14 +29,14 @@ import ray
 import torch
 from rig import Rig, experiment, noise_batch, rig, wait_until
 
-from raydfkd.pipeline.config import ExperimentConfig
-from raydfkd.pipeline.exchange import NotYet, Ticket
-from raydfkd.runtime.generator_loop import GeneratorLoop
-from raydfkd.runtime.log_actor import LogActor
-from raydfkd.runtime.replay_actor import ReplayActor
-from raydfkd.runtime.replay_client import ReplayClient
+from raydfkd.pipeline.experiment.config import ExperimentConfig
+from raydfkd.pipeline.run.exchange import NotYet, Ticket
+from raydfkd.runtime.coordinator_actor import LogActor
+from raydfkd.runtime.generators.generator_loop import GeneratorLoop
+from raydfkd.runtime.ray_session import session
+from raydfkd.runtime.replay.replay_actor import ReplayActor
+from raydfkd.runtime.replay.replay_client import ReplayClient
 from raydfkd.runtime.run_context import RunContext
-from raydfkd.runtime.session import session
 from raydfkd.types import BufferSummary, SyntheticBatch
 
 BATCH_SIZE = 256

@@ -35,8 +35,8 @@ from live_scaling import wait_until
 from rig import object_store, resident_bytes
 
 from raydfkd.run_dir import RunDir
-from raydfkd.runtime.live import reach
-from raydfkd.runtime.session import LEAN
+from raydfkd.runtime.live_run import reach
+from raydfkd.runtime.ray_session import LEAN
 from raydfkd.testing.faulty_networks import SLEEP_S
 from raydfkd.testing.witness import FOLDER, Witnessed
 
@@ -50,7 +50,7 @@ ASK_TIMEOUT_S = 10.0
 DRIVER = """
 import json, logging, sys
 import ray, torch
-from raydfkd.runtime.session import NAMESPACE
+from raydfkd.runtime.ray_session import NAMESPACE
 torch.set_num_threads(1)
 ray.init(address="local", num_cpus=4, namespace=NAMESPACE, include_dashboard=False, log_to_driver=False,
          logging_level=logging.ERROR, object_store_memory=200 << 20,

@@ -27,10 +27,10 @@ import torch
 from rig import FULL_SPEED, IMAGE_SHAPE, Rig, experiment, rig
 
 from raydfkd.distillation.distiller import Distiller
-from raydfkd.pipeline import builder
-from raydfkd.pipeline.config import ExperimentConfig
-from raydfkd.pipeline.student_loop import Batch, LoopHooks, StudentLoop
-from raydfkd.runtime.replay_client import ReplayClient
+from raydfkd.pipeline.experiment import builder
+from raydfkd.pipeline.experiment.config import ExperimentConfig
+from raydfkd.pipeline.run.student_loop import Batch, LoopHooks, StudentLoop
+from raydfkd.runtime.replay.replay_client import ReplayClient
 from raydfkd.types import WeightsVersion
 
 PREFETCH = 2

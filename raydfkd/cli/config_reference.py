@@ -15,17 +15,17 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from raydfkd.pipeline.config_errors import bare, model_choices
+from raydfkd.pipeline.experiment.config_errors import bare, model_choices
 
 _BOUNDS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"), ("multiple_of", "a multiple of"))
 
 
 def reference_text() -> str:
     """Markdown: one section per file kind and top-level key, one line per setting."""
-    from raydfkd.pipeline.config import ExperimentConfig
-    from raydfkd.pipeline.dataset_config import DatasetBuildConfig
-    from raydfkd.pipeline.sweep_config import SweepConfig
-    from raydfkd.pipeline.teacher_config import TeacherTrainingConfig
+    from raydfkd.pipeline.dataset.config import DatasetBuildConfig
+    from raydfkd.pipeline.experiment.config import ExperimentConfig
+    from raydfkd.pipeline.sweep.config import SweepConfig
+    from raydfkd.pipeline.teacher.config import TeacherTrainingConfig
 
     lines = [
         "# Settings",

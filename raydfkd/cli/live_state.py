@@ -12,7 +12,7 @@ from typing import Any
 
 from raydfkd.cli.progress_state import ProgressState, table_rows
 from raydfkd.errors import RunDirError
-from raydfkd.report.outcome import format_percent, format_rate
+from raydfkd.report.result_rows import format_percent, format_rate
 from raydfkd.run_dir import RunDir
 
 PHASES = ("running", "starting", "pending", "draining")
@@ -234,7 +234,7 @@ def _by_number(name: str) -> tuple[str, int]:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    from raydfkd.pipeline.yaml_config import read_yaml
+    from raydfkd.pipeline.experiment.yaml_files import read_yaml
 
     return read_yaml(path) if path.exists() else {}
 

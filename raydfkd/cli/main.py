@@ -13,7 +13,15 @@ import typer
 from typer.core import TyperGroup
 
 from raydfkd import __version__
-from raydfkd.cli import config, dataset, inspect, live, run, submit, sweep, teacher, weights
+from raydfkd.cli.verbs import config_verb as config
+from raydfkd.cli.verbs import dataset_verb as dataset
+from raydfkd.cli.verbs import inspect_verbs as inspect
+from raydfkd.cli.verbs import live_verbs as live
+from raydfkd.cli.verbs import run_verb as run
+from raydfkd.cli.verbs import submit_verb as submit
+from raydfkd.cli.verbs import sweep_verb as sweep
+from raydfkd.cli.verbs import teacher_verb as teacher
+from raydfkd.cli.verbs import weights_verbs as weights
 from raydfkd.errors import RaydfkdError
 
 

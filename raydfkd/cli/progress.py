@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from raydfkd.cli.progress_state import ProgressState, plain_line, table_rows
-from raydfkd.report.outcome import MISSING, outcome_rows, student_headers, student_rows
+from raydfkd.report.result_rows import MISSING, outcome_rows, student_headers, student_rows
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

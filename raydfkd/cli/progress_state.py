@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from raydfkd.report.outcome import format_duration, format_percent, format_rate
+from raydfkd.report.result_rows import format_duration, format_percent, format_rate
 
 _RATE_WINDOW_S = 120.0
 _MADE_WINDOW_S = 60.0

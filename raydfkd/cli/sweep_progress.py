@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from raydfkd.cli.table import render
-from raydfkd.report.outcome import format_duration
-from raydfkd.report.sweep_words import figure_text, settings_text
+from raydfkd.cli.console_table import render
+from raydfkd.report.result_rows import format_duration
+from raydfkd.report.sweep.sweep_words import figure_text, settings_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

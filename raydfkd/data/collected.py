@@ -14,7 +14,7 @@ from raydfkd.data.config import CollectedConfig
 from raydfkd.data.datasets import ImageDataset, load_unlabelled
 from raydfkd.data.selection import select_balanced
 from raydfkd.errors import DataError
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teachers.teacher import FrozenTeacher
 from raydfkd.replay.arrow import from_parquet
 from raydfkd.types import SyntheticBatch
 

@@ -17,7 +17,7 @@ from raydfkd.distillation.schedule import learning_rate
 from raydfkd.losses.distillation import agreement, ema_decay, ema_update, importance_weighted_mean
 from raydfkd.models.features import join_outputs
 from raydfkd.models.precision import autocast
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teachers.teacher import FrozenTeacher
 
 CPU_TEACHER_CHUNK = 64
 """On a CPU the teacher sees this many images at a time: their activations stay in the caches (WRN-16-2, 2 cores: 136 ms for

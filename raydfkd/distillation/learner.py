@@ -8,8 +8,8 @@ from raydfkd.distillation.config import StudentConfig
 from raydfkd.distillation.objectives import OBJECTIVES, build_objective
 from raydfkd.distillation.objectives.base import Objective
 from raydfkd.models.features import FeatureReader, NetworkOutput
-from raydfkd.models.frozen_teacher import FrozenTeacher
 from raydfkd.models.shared_classifier import SharedClassifierStudent
+from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 
 
 class Learner(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from raydfkd.errors import DataError
-from raydfkd.evaluation.metrics import agreement
+from raydfkd.evaluation.scores import agreement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from raydfkd.errors import DataError
-from raydfkd.evaluation.metrics import class_entropy
+from raydfkd.evaluation.scores import class_entropy
 from raydfkd.models.precision import autocast
-from raydfkd.models.teacher import FrozenTeacher, pixels_of
+from raydfkd.models.teachers.teacher import FrozenTeacher, pixels_of
 from raydfkd.synthesis.boundary import Logits, attack_settings, boundary_attack
 from raydfkd.synthesis.config import AttackConfig
 

@@ -15,7 +15,7 @@ from torch import nn
 from raydfkd.errors import ConfigError, RunFailedError
 from raydfkd.models.classifiers import ImageShape
 from raydfkd.models.exported import load_exported
-from raydfkd.models.frozen_teacher import Normalization
+from raydfkd.models.teachers.frozen_teacher import Normalization
 from raydfkd.models.weights import load_weights, save_weights
 
 EXPORT_FORMATS = ("pt2", "onnx", "safetensors")

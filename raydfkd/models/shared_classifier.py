@@ -23,8 +23,8 @@ from raydfkd.models.features import (
     probe_images,
     require_linear_head,
 )
-from raydfkd.models.frozen_teacher import FrozenTeacher
 from raydfkd.models.layer_capture import evaluating
+from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 
 MapShape = tuple[int, int, int]
 """(C, H, W) of a map."""

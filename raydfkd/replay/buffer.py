@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from raydfkd.replay import state
+from raydfkd.replay.buffer_table import Table
 from raydfkd.replay.config import ReplayConfig
 from raydfkd.replay.importance import divide_by_largest, importance_exponent, importance_weights
 from raydfkd.replay.statistics import buffer_arrays, buffer_statistics
 from raydfkd.replay.storage import Storage
-from raydfkd.replay.table import Table
 from raydfkd.types import PINNED_SOURCES, BufferSummary, Sample, SyntheticBatch, WeightsVersion
 
 

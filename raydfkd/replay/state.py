@@ -13,7 +13,7 @@ from raydfkd.replay.storage import Shard
 
 if TYPE_CHECKING:
     from raydfkd.replay.buffer import ReplayBuffer
-    from raydfkd.replay.table import Table
+    from raydfkd.replay.buffer_table import Table
 
 FORMAT_VERSION = 2
 

@@ -11,7 +11,7 @@ from raydfkd.types import WeightsVersion
 
 if TYPE_CHECKING:
     from raydfkd.replay.buffer import ReplayBuffer
-    from raydfkd.replay.table import Table
+    from raydfkd.replay.buffer_table import Table
 
 NUM_HISTOGRAM_BINS = 20
 

@@ -18,8 +18,8 @@ from raydfkd.report import figures, pictures
 from raydfkd.report.figures import Curve
 from raydfkd.report.html import render, write_page
 from raydfkd.report.loading import RunData, load_run, series
-from raydfkd.report.outcome import MISSING, format_duration, format_percent, format_rate, metric_label, part, rate
 from raydfkd.report.page_parts import Table
+from raydfkd.report.result_rows import MISSING, format_duration, format_percent, format_rate, metric_label, part, rate
 
 PAGE = "comparison.html"
 PICTURE = "curves.png"

@@ -8,7 +8,7 @@ from typing import Any
 
 from raydfkd.errors import RunDirError
 from raydfkd.report.loading import RunData, load_run
-from raydfkd.report.outcome import (
+from raydfkd.report.result_rows import (
     MISSING,
     format_count,
     format_duration,

@@ -9,8 +9,8 @@ import numpy as np
 
 from raydfkd.report import buffer_sections, training_sections
 from raydfkd.report.loading import RunData, series
-from raydfkd.report.outcome import MISSING, format_duration, outcome_rows, student_headers, student_rows
 from raydfkd.report.page_parts import LeftOut, Part, Section, Table
+from raydfkd.report.result_rows import MISSING, format_duration, outcome_rows, student_headers, student_rows
 from raydfkd.report.timeline import timeline
 
 _MOST_EVENTS = 200

@@ -8,9 +8,9 @@ import numpy as np
 
 from raydfkd.report import figures, style
 from raydfkd.report.loading import Record, RunData, latest, series
-from raydfkd.report.outcome import format_duration, metric_label, part
 from raydfkd.report.page_parts import LeftOut, Section
 from raydfkd.report.pictures import figure_svg
+from raydfkd.report.result_rows import format_duration, metric_label, part
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,7 @@ import ray
 from ray._private.state import available_resources_per_node
 
 from raydfkd.errors import ResourceError
-from raydfkd.pipeline.config import ExperimentConfig, generator_id
+from raydfkd.pipeline.experiment.config import ExperimentConfig, generator_id
 from raydfkd.synthesis.config import ResourcesConfig
 
 ROUNDING = 1e-6

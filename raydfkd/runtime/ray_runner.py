@@ -25,20 +25,20 @@ from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydfkd.errors import RunDirError, RunFailedError, RunStoppedError
-from raydfkd.pipeline.config import ExperimentConfig
-from raydfkd.pipeline.recorder import Recorder
+from raydfkd.pipeline.experiment.config import ExperimentConfig
+from raydfkd.pipeline.run.recorder import Recorder
 from raydfkd.run_dir import RunDir
+from raydfkd.runtime.coordinator_actor import LogActor
 from raydfkd.runtime.failures import Failure, original
-from raydfkd.runtime.generator_pool_actor import GeneratorPoolActor
-from raydfkd.runtime.log_actor import LogActor
-from raydfkd.runtime.log_follower import LogFollower
+from raydfkd.runtime.generators.generator_pool_actor import GeneratorPoolActor
 from raydfkd.runtime.preflight import amounts, preflight, requested
-from raydfkd.runtime.replay_actor import SNAPSHOT, ReplayActor
+from raydfkd.runtime.ray_session import session, whereabouts
+from raydfkd.runtime.replay.replay_actor import SNAPSHOT, ReplayActor
 from raydfkd.runtime.run_context import RunContext
-from raydfkd.runtime.session import session, whereabouts
-from raydfkd.runtime.stopping import StopWatch, steps_done
-from raydfkd.runtime.student_trainer import TRAIN_FOLDER, train_student
-from raydfkd.runtime.weight_store_actor import WeightStoreActor
+from raydfkd.runtime.run_follower import LogFollower
+from raydfkd.runtime.students.stopping import StopWatch, steps_done
+from raydfkd.runtime.students.student_trainer import TRAIN_FOLDER, train_student
+from raydfkd.runtime.students.weight_store_actor import WeightStoreActor
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from raydfkd.pipeline.config import ExperimentConfig
+from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.run_dir import RunDir
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teachers.teacher import FrozenTeacher
 from raydfkd.synthesis.boundary import AttackedImages, BoundaryAttack
 from raydfkd.synthesis.config import SynthesisConfig
 from raydfkd.synthesis.context import SynthesisContext

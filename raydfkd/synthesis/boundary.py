@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from raydfkd.models.precision import autocast
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teachers.teacher import FrozenTeacher
 from raydfkd.synthesis.config import AttackConfig
 
 Logits = Callable[[Tensor], Tensor]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teachers.teacher import FrozenTeacher
 from raydfkd.types import SyntheticBatch
 
 

@@ -16,11 +16,11 @@ from raydfkd.augment import random_crop_flip
 from raydfkd.losses.distillation import kd_loss_per_sample
 from raydfkd.losses.inversion import adversarial_loss, bn_loss, one_hot_loss, smoothed_statistics
 from raydfkd.models import load_flat_weights
-from raydfkd.models.bn_statistics import BatchNormStatistics
 from raydfkd.models.generators import build_generator
 from raydfkd.models.generators.upsampling import UpsamplingGenerator
 from raydfkd.models.precision import autocast
-from raydfkd.models.teacher import FrozenTeacher, pixels_of
+from raydfkd.models.teachers.bn_statistics import BatchNormStatistics
+from raydfkd.models.teachers.teacher import FrozenTeacher, pixels_of
 from raydfkd.synthesis.config import FastConfig
 from raydfkd.synthesis.context import SynthesisContext, SynthesisParts
 from raydfkd.types import BufferSummary, Preparation, SyntheticBatch, WeightsVersion

@@ -34,7 +34,7 @@ from raydfkd.models.discriminators import build_discriminator
 from raydfkd.models.discriminators.residual import FeatureProjector
 from raydfkd.models.generators import build_conditional_generator
 from raydfkd.models.precision import autocast
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teachers.teacher import FrozenTeacher
 from raydfkd.synthesis.config import HiDFDConfig
 
 ADAM_BETAS = (0.0, 0.999)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
-PRELOADED = ["raydfkd.cli.main", "raydfkd.api", "raydfkd.pipeline.run", "raydfkd.report.html", "pyarrow.parquet"]
+PRELOADED = ["raydfkd.cli.main", "raydfkd.api", "raydfkd.pipeline.run.execute", "raydfkd.report.html", "pyarrow.parquet"]
 
 
 @dataclass(frozen=True)

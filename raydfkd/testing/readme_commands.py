@@ -21,6 +21,6 @@ def fenced_commands(markdown: str) -> list[str]:
 
 def command_tests(registry: Path) -> dict[str, str]:
     """Command to the test that runs it (``tests/e2e/test_x.py::test_y``), from ``tests/readme_commands.yaml``."""
-    from raydfkd.pipeline.yaml_config import read_yaml
+    from raydfkd.pipeline.experiment.yaml_files import read_yaml
 
     return {" ".join(command.split()): str(test) for command, test in read_yaml(registry).items()}

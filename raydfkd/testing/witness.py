@@ -118,7 +118,7 @@ def _watch_client(module: ModuleType) -> None:
 _WATCHED: dict[str, Callable[[ModuleType], None]] = {
     "raydfkd.replay.buffer": _watch_buffer,
     "raydfkd.replay.rate_limiter": _watch_limiter,
-    "raydfkd.runtime.replay_client": _watch_client,
+    "raydfkd.runtime.replay.replay_client": _watch_client,
 }
 
 

@@ -14,9 +14,9 @@ import source_tree
 from source_tree import imported, module_name, package_files
 
 LAYERS = {
-    **dict.fromkeys(("errors", "types", "registry", "run_dir", "sweep_dir"), 0),
+    **dict.fromkeys(("errors", "types", "registry", "settings", "deferred", "resources", "metrics", "run_dir", "sweep_dir"), 0),
     **dict.fromkeys(("losses", "models", "replay", "augment"), 1),
-    **dict.fromkeys(("synthesis", "distillation", "data", "evaluation"), 2),
+    **dict.fromkeys(("tasks", "synthesis", "distillation", "data", "evaluation"), 2),
     "pipeline": 3,
     "testing": 6,
     "runtime": 4,
@@ -75,20 +75,20 @@ def test_no_import_goes_against_the_layers() -> None:
 @pytest.mark.parametrize(
     ("importer", "target", "allowed"),
     [
-        ("raydfkd.pipeline.local_runner", "ray", False),
+        ("raydfkd.pipeline.run.local_runner", "ray", False),
         ("raydfkd.testing.fakes", "ray.train", False),
-        ("raydfkd.runtime.session", "ray.util", True),
-        ("raydfkd.pipeline.run", "raydfkd.runtime.session", False),
-        ("raydfkd.report.html", "raydfkd.runtime.session", False),
-        ("raydfkd.cli.scale", "raydfkd.runtime.session", True),
+        ("raydfkd.runtime.ray_session", "ray.util", True),
+        ("raydfkd.pipeline.run.execute", "raydfkd.runtime.ray_session", False),
+        ("raydfkd.report.html", "raydfkd.runtime.ray_session", False),
+        ("raydfkd.cli.scale", "raydfkd.runtime.ray_session", True),
         ("raydfkd.api", "raydfkd.runtime.ray_runner", True),
-        ("raydfkd.losses.inversion", "raydfkd.models.bn_statistics", False),
+        ("raydfkd.losses.inversion", "raydfkd.models.teachers.bn_statistics", False),
         ("raydfkd.losses.inversion", "raydfkd.errors.ConfigError", True),
-        ("raydfkd.report.html", "raydfkd.pipeline.config", False),
+        ("raydfkd.report.html", "raydfkd.pipeline.experiment.config", False),
         ("raydfkd.report.html", "raydfkd.run_dir.RunDir", True),
-        ("raydfkd.synthesis.fast", "raydfkd.pipeline.config", False),
+        ("raydfkd.synthesis.fast", "raydfkd.pipeline.experiment.config", False),
         ("raydfkd.evaluation.classification", "raydfkd.data.ImageDataset", True),
-        ("raydfkd.cli.run", "raydfkd.testing.fake_run", False),
+        ("raydfkd.cli.verbs.run_verb", "raydfkd.testing.fake_run", False),
         ("raydfkd.errors", "raydfkd.registry", True),
     ],
 )
@@ -108,8 +108,8 @@ def test_imports_are_found_wherever_they_stand(tmp_path: Path, monkeypatch: pyte
     assert found == [
         "ray.train",
         "raydfkd.replay.sum_tree",
-        "raydfkd.models.teacher",
-        "raydfkd.runtime.session",
+        "raydfkd.models.teachers.teacher",
+        "raydfkd.runtime.ray_session",
         "raydfkd.cli.main",
     ]
 
@@ -142,7 +142,7 @@ def startup(code: str) -> tuple[list[str], float]:
     "code",
     [
         "import raydfkd",
-        "import raydfkd.pipeline.config",
+        "import raydfkd.pipeline.experiment.config",
         "import raydfkd.cli.main as m; m.app(['--help'], standalone_mode=False)",
         "import raydfkd.cli.main as m; m.app(['run', '--help'], standalone_mode=False)",
         "import raydfkd.cli.main as m; m.app(['config', 'reference'], standalone_mode=False)",

@@ -6,8 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
-from raydfkd.pipeline.config import ExperimentConfig
-from raydfkd.pipeline.dataset_config import DatasetBuildConfig
+from raydfkd.pipeline.dataset.config import DatasetBuildConfig
+from raydfkd.pipeline.experiment.config import ExperimentConfig
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"

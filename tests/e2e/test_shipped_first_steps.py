@@ -11,11 +11,11 @@ from shipped import BUILDS, EXPERIMENTS, FILES, RUNS, name_of, without_checkpoin
 
 from raydfkd.data.config import ParquetConfig
 from raydfkd.data.datasets import load_unlabelled
-from raydfkd.pipeline.config import load_experiment
-from raydfkd.pipeline.dataset_build import DatasetBuild, execute_here
-from raydfkd.pipeline.dataset_config import load_dataset_build
-from raydfkd.pipeline.dataset_folder import BuildFolder
-from raydfkd.pipeline.run import execute
+from raydfkd.pipeline.dataset.build import DatasetBuild, execute_here
+from raydfkd.pipeline.dataset.config import load_dataset_build
+from raydfkd.pipeline.dataset.folder import BuildFolder
+from raydfkd.pipeline.experiment.config import load_experiment
+from raydfkd.pipeline.run.execute import execute
 from raydfkd.run_dir import RunDir
 from raydfkd.synthesis.config import HiDFDConfig
 from raydfkd.synthesis.procedural.config import ProceduralConfig

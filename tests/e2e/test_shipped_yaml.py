@@ -15,13 +15,13 @@ from shipped import BUILDS, EXPERIMENTS, FILES, RECIPES, ROOT, RUNS, SHARED, SWE
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.discriminators import build_discriminator
 from raydfkd.models.generators import build_conditional_generator, build_generator
-from raydfkd.pipeline import builder
-from raydfkd.pipeline.config import ExperimentConfig, load_experiment
-from raydfkd.pipeline.dataset_config import load_dataset_build
-from raydfkd.pipeline.exchange_state import build_exchange, build_rate_limiters
-from raydfkd.pipeline.sweep_config import load_sweep
-from raydfkd.pipeline.teacher_config import TeacherTrainingConfig
-from raydfkd.pipeline.yaml_config import read_yaml, validate
+from raydfkd.pipeline.dataset.config import load_dataset_build
+from raydfkd.pipeline.experiment import builder
+from raydfkd.pipeline.experiment.config import ExperimentConfig, load_experiment
+from raydfkd.pipeline.experiment.yaml_files import read_yaml, validate
+from raydfkd.pipeline.run.exchange_state import build_exchange, build_rate_limiters
+from raydfkd.pipeline.sweep.config import load_sweep
+from raydfkd.pipeline.teacher.config import TeacherTrainingConfig
 from raydfkd.synthesis.config import FastConfig, HiDFDConfig
 from raydfkd.synthesis.procedural.config import ProceduralConfig
 from raydfkd.synthesis.procedural.shaders.catalog import family_names

@@ -9,10 +9,10 @@ import torch
 from raydfkd.distillation.config import OptimizerConfig, StudentConfig
 from raydfkd.distillation.device_mirror import DeviceMirror
 from raydfkd.distillation.distiller import Distiller
-from raydfkd.models.batch_moments import batch_moments
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.generators import build_generator
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teachers.batch_moments import batch_moments
+from raydfkd.models.teachers.teacher import FrozenTeacher
 from raydfkd.synthesis.config import SSDKDConfig
 from raydfkd.synthesis.fast import SynthesisContext
 from raydfkd.synthesis.ssdkd import SSDKDSynthesizer

@@ -14,13 +14,13 @@ import ray
 import torch
 from tiny_experiment import BATCH_SIZE
 
-from raydfkd.pipeline.config import build_experiment
-from raydfkd.pipeline.exchange import NotYet
-from raydfkd.runtime.log_actor import LogActor
-from raydfkd.runtime.replay_actor import ReplayActor
-from raydfkd.runtime.replay_client import ReplayClient
+from raydfkd.pipeline.experiment.config import build_experiment
+from raydfkd.pipeline.run.exchange import NotYet
+from raydfkd.runtime.coordinator_actor import LogActor
+from raydfkd.runtime.replay.replay_actor import ReplayActor
+from raydfkd.runtime.replay.replay_client import ReplayClient
 from raydfkd.runtime.run_context import RunContext
-from raydfkd.runtime.weight_store_actor import WeightStoreActor
+from raydfkd.runtime.students.weight_store_actor import WeightStoreActor
 from raydfkd.types import SyntheticBatch
 
 

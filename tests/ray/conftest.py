@@ -14,7 +14,7 @@ import torch
 from tiny_experiment import save_teacher, wait_until
 
 from raydfkd.run_dir import write_atomically
-from raydfkd.runtime.session import NAMESPACE, QUIET
+from raydfkd.runtime.ray_session import NAMESPACE, QUIET
 from raydfkd.testing.faulty_networks import GATE
 
 

@@ -20,7 +20,7 @@ from tiny_experiment import BATCH_SIZE, GATED, LiveRun, distil, events, experime
 
 from raydfkd.errors import RunFailedError
 from raydfkd.run_dir import write_atomically
-from raydfkd.runtime.session import NAMESPACE
+from raydfkd.runtime.ray_session import NAMESPACE
 from raydfkd.testing.faulty_networks import GATE
 from raydfkd.testing.witness import FOLDER, Witnessed
 

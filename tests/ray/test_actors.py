@@ -16,10 +16,10 @@ from bench import Bench, bench, numbers_of
 from tiny_experiment import BATCH_SIZE, experiment, wait_until
 
 from raydfkd.errors import RunFailedError, WaitTimeoutError
-from raydfkd.pipeline.student_loop import Batch
+from raydfkd.pipeline.run.student_loop import Batch
 from raydfkd.runtime.calls import call
-from raydfkd.runtime.generator_pool_actor import GeneratorPoolActor
-from raydfkd.runtime.replay_client import ReplayClient
+from raydfkd.runtime.generators.generator_pool_actor import GeneratorPoolActor
+from raydfkd.runtime.replay.replay_client import ReplayClient
 
 pytestmark = pytest.mark.usefixtures("no_actor_left")
 
@@ -183,8 +183,8 @@ class pool:
 
 def _student_size(teacher: Path) -> int:
     from raydfkd.models import flat_weights
-    from raydfkd.pipeline import builder
-    from raydfkd.pipeline.config import build_experiment
+    from raydfkd.pipeline.experiment import builder
+    from raydfkd.pipeline.experiment.config import build_experiment
 
     return len(flat_weights(builder.build_student(build_experiment(experiment(teacher)))))
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from tiny_experiment import BATCH_SIZE, LiveRun, distil, distil_locally, events, experiment, same, student_of, wait_until
 
-from raydfkd.pipeline.builder import build_distiller
-from raydfkd.pipeline.config import build_experiment
+from raydfkd.pipeline.experiment.builder import build_distiller
+from raydfkd.pipeline.experiment.config import build_experiment
 from raydfkd.run_dir import RunDir
 
 GAN = {

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from raydfkd.errors import DataError, ResourceError
-from raydfkd.pipeline.dataset_build import DatasetBuild, execute_here
-from raydfkd.pipeline.dataset_config import DatasetBuildConfig
-from raydfkd.pipeline.dataset_folder import BuildFolder
-from raydfkd.pipeline.dataset_parts import Pass
-from raydfkd.pipeline.dataset_reading import Columns, Span, spans
-from raydfkd.runtime.session import QUIET
-from raydfkd.runtime.surrogate_dataset import build_on_ray, execute_on_ray
+from raydfkd.pipeline.dataset.build import DatasetBuild, execute_here
+from raydfkd.pipeline.dataset.config import DatasetBuildConfig
+from raydfkd.pipeline.dataset.folder import BuildFolder
+from raydfkd.pipeline.dataset.parts import Pass
+from raydfkd.pipeline.dataset.reading import Columns, Span, spans
+from raydfkd.runtime.dataset_build_on_ray import build_on_ray, execute_on_ray
+from raydfkd.runtime.ray_session import QUIET
 
 
 def settings(teacher: Path, **sections: Any) -> DatasetBuildConfig:

@@ -14,10 +14,10 @@ import pytest
 from tiny_experiment import GATED, LiveRun, distil, events, experiment, wait_until
 
 from raydfkd.errors import ResourceError, RunDirError, RunStoppedError
-from raydfkd.pipeline.config import build_experiment
-from raydfkd.pipeline.yaml_config import dump_yaml
+from raydfkd.pipeline.experiment.config import build_experiment
+from raydfkd.pipeline.experiment.yaml_files import dump_yaml
 from raydfkd.run_dir import RunDir
-from raydfkd.runtime.live import reach
+from raydfkd.runtime.live_run import reach
 
 ROUNDS = 30
 

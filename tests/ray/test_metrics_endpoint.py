@@ -10,7 +10,7 @@ import ray
 from bench import bench
 from tiny_experiment import BATCH_SIZE, experiment, wait_until
 
-from raydfkd.pipeline.metric_names import METRICS
+from raydfkd.metrics import METRICS
 
 pytestmark = pytest.mark.usefixtures("no_actor_left")
 

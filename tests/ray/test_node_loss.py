@@ -15,7 +15,7 @@ import pytest
 from simulated_cluster import STORIES
 from tiny_experiment import wait_until
 
-from raydfkd.runtime.session import QUIET
+from raydfkd.runtime.ray_session import QUIET
 from raydfkd.testing.faulty_networks import GATE
 from raydfkd.testing.witness import FOLDER
 

@@ -14,7 +14,7 @@ from tiny_experiment import BATCH_SIZE, experiment, wait_until
 
 from raydfkd.errors import ConfigError
 from raydfkd.runtime.failures import original
-from raydfkd.runtime.generator_pool_actor import GeneratorPoolActor
+from raydfkd.runtime.generators.generator_pool_actor import GeneratorPoolActor
 
 pytestmark = pytest.mark.usefixtures("no_actor_left")
 

@@ -18,8 +18,8 @@ from tiny_experiment import GATED, experiment, wait_until
 
 import raydfkd
 from raydfkd.errors import ResourceError
-from raydfkd.pipeline.config import load_experiment
-from raydfkd.pipeline.sweep_outcome import SweepWatcher
+from raydfkd.pipeline.experiment.config import load_experiment
+from raydfkd.pipeline.sweep.sweep_result import SweepWatcher
 from raydfkd.sweep_dir import SweepDir
 
 LR, MODEL = "students.small.optimizer.lr", "students.small.model"

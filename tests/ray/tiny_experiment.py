@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.weights import save_weights
-from raydfkd.pipeline.config import build_experiment
-from raydfkd.pipeline.run import execute
+from raydfkd.pipeline.experiment.config import build_experiment
+from raydfkd.pipeline.run.execute import execute
 from raydfkd.run_dir import RunDir
 from raydfkd.runtime.ray_runner import run_ray
-from raydfkd.runtime.replay_actor import SNAPSHOT
+from raydfkd.runtime.replay.replay_actor import SNAPSHOT
 
 OURS = ("GeneratorActor", "GeneratorPoolActor", "ReplayActor", "WeightStoreActor", "LogActor", "RayTrainWorker")
 BATCH_SIZE = 32

@@ -12,7 +12,7 @@ import math
 import numpy as np
 import torch
 
-from raydfkd.models.frozen_teacher import Normalization
+from raydfkd.models.teachers.frozen_teacher import Normalization
 from raydfkd.synthesis.procedural.images import to_uint8
 from raydfkd.synthesis.procedural.leaves import DeadLeaves
 from raydfkd.synthesis.procedural.noise import PixelNoise, SpectralNoise

@@ -19,7 +19,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from raydfkd.pipeline.recorder import image_grid
+from raydfkd.pipeline.run.recorder import image_grid
 from raydfkd.run_dir import RunDir
 
 matplotlib.use("Agg")

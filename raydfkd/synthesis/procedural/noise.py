@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from raydfkd.models.frozen_teacher import Normalization
+from raydfkd.models.teachers.frozen_teacher import Normalization
 
 
 class PixelNoise:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from raydfkd.models.frozen_teacher import FrozenTeacher
+from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 from raydfkd.synthesis.procedural.config import (
     CropsImagesConfig,
     GlslFolderImagesConfig,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from raydfkd.errors import DataError
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teachers.teacher import FrozenTeacher
 from raydfkd.synthesis.context import SynthesisContext, SynthesisParts
 from raydfkd.synthesis.procedural.balance import choose_even, even_shares, evenness
 from raydfkd.synthesis.procedural.config import ProceduralConfig

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from raydfkd.cli.config_reference import _lines, field_docs, reference_text, settings_of
 from raydfkd.cli.main import app
-from raydfkd.pipeline.config import ExperimentConfig
-from raydfkd.pipeline.teacher_config import TeacherTrainingConfig
+from raydfkd.pipeline.experiment.config import ExperimentConfig
+from raydfkd.pipeline.teacher.config import TeacherTrainingConfig
 
 COMMITTED = Path(__file__).parents[3] / "experiments" / "settings.md"
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from raydfkd.cli.dataset_build import Lines
+from raydfkd.cli.verbs.dataset_build_verb import Lines
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.weights import save_weights
-from raydfkd.pipeline.config import load_experiment
-from raydfkd.pipeline.run import execute
+from raydfkd.pipeline.experiment.config import load_experiment
+from raydfkd.pipeline.run.execute import execute
 from raydfkd.run_dir import RunDir
 from raydfkd.testing.command import invoke
 

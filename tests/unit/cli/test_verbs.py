@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raydfkd.cli.run import DEMO, DEMO_TEACHER
+from raydfkd.cli.verbs.run_verb import DEMO, DEMO_TEACHER
 from raydfkd.errors import ResourceError
 from raydfkd.models.weights import read_metadata
-from raydfkd.pipeline.config import load_experiment
-from raydfkd.pipeline.inspection import run_images
-from raydfkd.pipeline.yaml_config import read_yaml
+from raydfkd.pipeline.dataset.inspection import run_images
+from raydfkd.pipeline.experiment.config import load_experiment
+from raydfkd.pipeline.experiment.yaml_files import read_yaml
 from raydfkd.run_dir import RunDir
 from raydfkd.testing.command import invoke as raydfkd
 
@@ -172,9 +172,9 @@ def test_doctor_asks_ray_for_room_where_the_run_would(folder: Path, monkeypatch:
         raise ResourceError("no room for generator inversion-0")
 
     settings = (folder / "exp.yaml", "runtime.runner=ray")
-    monkeypatch.setattr("raydfkd.cli.inspect._place", place)
+    monkeypatch.setattr("raydfkd.cli.verbs.inspect_verbs._place", place)
     assert raydfkd("doctor", *settings, rc=2) == "problem: no room for generator inversion-0\n"
-    monkeypatch.setattr("raydfkd.cli.inspect._place", lambda config: True)
+    monkeypatch.setattr("raydfkd.cli.verbs.inspect_verbs._place", lambda config: True)
     assert "every actor finds room" in raydfkd("doctor", *settings)
 
 
@@ -224,7 +224,9 @@ def test_the_demo_takes_a_new_folder_each_time(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("raydfkd.api.distill", distill)
-    monkeypatch.setattr("raydfkd.cli.run._train_teacher", lambda recipe, path, progress: path.write_text(str(recipe.seed)))
+    monkeypatch.setattr(
+        "raydfkd.cli.verbs.run_verb._train_teacher", lambda recipe, path, progress: path.write_text(str(recipe.seed))
+    )
     for _ in range(2):
         raydfkd("demo", "--seed", "2", rc=130)
     assert [str(out) for out, _ in seen] == ["runs/demo-seed2", "runs/demo-seed2-2"]

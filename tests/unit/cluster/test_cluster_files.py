@@ -18,7 +18,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from raydfkd.cli.main import app
-from raydfkd.pipeline.config import load_experiment
+from raydfkd.pipeline.experiment.config import load_experiment
 from raydfkd.runtime.preflight import demands, refusal_of
 
 ROOT = Path(__file__).parents[3]

@@ -11,7 +11,7 @@ from torch import nn
 from raydfkd.data.collected import CollectedImages, collect, long_tailed_counts
 from raydfkd.data.config import CollectedConfig, DigitsConfig, ImageFolderConfig, ParquetConfig
 from raydfkd.errors import DataError
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teachers.teacher import FrozenTeacher
 
 CPU = torch.device("cpu")
 

@@ -64,5 +64,5 @@ def test_resolve_prefers_the_experiments_folder_then_the_working_directory(
 
 
 def test_the_room_imports_no_torch() -> None:
-    code = "import sys, raydfkd.data, raydfkd.pipeline.teacher_config; sys.exit(bool({'torch', 'sklearn'} & set(sys.modules)))"
+    code = "import sys, raydfkd.data, raydfkd.pipeline.teacher.config; sys.exit(bool({'torch', 'sklearn'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -21,7 +21,7 @@ from raydfkd.errors import ConfigError, UnknownNameError
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.features import FeatureReader
 from raydfkd.models.shared_classifier import share_classifier
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teachers.teacher import FrozenTeacher
 
 
 def asked_for(output: NetworkOutput, needs: frozenset[str]) -> NetworkOutput:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from raydfkd.distillation.config import StudentConfig
 from raydfkd.distillation.distiller import Distiller
 from raydfkd.models.catalog import build_classifier
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teachers.teacher import FrozenTeacher
 
 SHAPE = (1, 8, 8)
 CLASSES = 10

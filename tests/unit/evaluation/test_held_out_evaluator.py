@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raydfkd.evaluation.held_out import HeldOutEvaluator
-from raydfkd.models.frozen_teacher import FrozenTeacher
+from raydfkd.evaluation.held_out_agreement import HeldOutEvaluator
+from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 
 
 class Brightness(nn.Module):

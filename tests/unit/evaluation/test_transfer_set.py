@@ -19,7 +19,7 @@ from raydfkd.evaluation.transfer_set import (
     inspect_images,
     starved_classes,
 )
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teachers.teacher import FrozenTeacher
 
 
 class Linear(nn.Module):

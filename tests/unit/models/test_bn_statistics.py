@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from raydfkd.errors import TeacherError
-from raydfkd.models.batch_moments import batch_moments
-from raydfkd.models.bn_statistics import BatchNormStatistics
 from raydfkd.models.catalog import build_classifier
+from raydfkd.models.teachers.batch_moments import batch_moments
+from raydfkd.models.teachers.bn_statistics import BatchNormStatistics
 
 
 def reference(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from raydfkd.errors import ConfigError, UnknownNameError
-from raydfkd.models.bn_statistics import batch_norm_layers
 from raydfkd.models.catalog import CLASSIFIERS, build_classifier
+from raydfkd.models.teachers.bn_statistics import batch_norm_layers
 
 INVENTORY = {
     # name: (parameters for 10 classes, for 100 classes, BatchNorm layers, their channels, penultimate width)

@@ -11,7 +11,7 @@ from raydfkd.models import export as export_module
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.export import export_model
 from raydfkd.models.exported import load_exported
-from raydfkd.models.teacher import audit_teacher, build_teacher, require_batch_norm
+from raydfkd.models.teachers.teacher import audit_teacher, build_teacher, require_batch_norm
 from raydfkd.models.weights import load_weights, read_metadata
 
 MEAN, STD = (0.4,), (0.3,)

@@ -19,7 +19,7 @@ from raydfkd.models.features import (
     join_outputs,
     stage_layers,
 )
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teachers.teacher import FrozenTeacher
 
 SHAPE = (3, 16, 16)
 EVERYTHING = frozenset({"maps", "embedding", "head"})

@@ -20,7 +20,7 @@ from raydfkd.models.shared_classifier import (
     rebuild_shared_classifier,
     share_classifier,
 )
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teachers.teacher import FrozenTeacher
 from raydfkd.models.weights import load_weights, save_weights
 
 SHAPE = (1, 8, 8)

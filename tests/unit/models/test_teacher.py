@@ -9,8 +9,8 @@ from torch import nn
 
 from raydfkd.errors import TeacherError
 from raydfkd.models.catalog import build_classifier
-from raydfkd.models.frozen_teacher import Normalization
-from raydfkd.models.teacher import (
+from raydfkd.models.teachers.frozen_teacher import Normalization
+from raydfkd.models.teachers.teacher import (
     FrozenTeacher,
     audit_teacher,
     build_teacher,

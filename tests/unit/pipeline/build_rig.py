@@ -15,9 +15,9 @@ from PIL import Image
 
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.weights import save_weights
-from raydfkd.pipeline.dataset_build import DatasetBuild, Execute, execute_here
-from raydfkd.pipeline.dataset_config import DatasetBuildConfig
-from raydfkd.pipeline.dataset_folder import BuildFolder
+from raydfkd.pipeline.dataset.build import DatasetBuild, Execute, execute_here
+from raydfkd.pipeline.dataset.config import DatasetBuildConfig
+from raydfkd.pipeline.dataset.folder import BuildFolder
 from raydfkd.replay.arrow import from_parquet
 from raydfkd.types import SyntheticBatch
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from raydfkd.pipeline.config import ExperimentConfig, build_experiment
-from raydfkd.pipeline.exchange import Exchange, NotYet, SampleReply, SampleRequest, Ticket
-from raydfkd.pipeline.exchange_state import build_exchange
+from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
+from raydfkd.pipeline.run.exchange import Exchange, NotYet, SampleReply, SampleRequest, Ticket
+from raydfkd.pipeline.run.exchange_state import build_exchange
 from raydfkd.types import SyntheticBatch
 
 SIZE = 4

@@ -9,9 +9,9 @@ import pytest
 
 from raydfkd.cli.config_reference import settings_of
 from raydfkd.errors import ConfigError
-from raydfkd.pipeline.config import ExperimentConfig, load_experiment
-from raydfkd.pipeline.input_paths import INPUT_PATHS
-from raydfkd.pipeline.yaml_config import merge, read_layers
+from raydfkd.pipeline.experiment.config import ExperimentConfig, load_experiment
+from raydfkd.pipeline.experiment.input_paths import INPUT_PATHS
+from raydfkd.pipeline.experiment.yaml_files import merge, read_layers
 
 WHOLE = """\
 task: {kind: classification, num_classes: 10, image_shape: [1, 8, 8]}

@@ -16,8 +16,8 @@ from raydfkd.errors import ConfigError, RaydfkdError, TeacherError, UnknownNameE
 from raydfkd.models import flat_weights
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.weights import save_weights
-from raydfkd.pipeline import builder
-from raydfkd.pipeline.config import ExperimentConfig, build_experiment
+from raydfkd.pipeline.experiment import builder
+from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
 from raydfkd.synthesis.attacked import AttackedSynthesizer
 from raydfkd.synthesis.methods import METHODS
 from raydfkd.types import BufferSummary

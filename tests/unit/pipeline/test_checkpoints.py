@@ -12,8 +12,8 @@ from torch import nn
 from raydfkd.distillation.config import StudentConfig
 from raydfkd.distillation.distiller import Distiller
 from raydfkd.errors import CheckpointError
-from raydfkd.models.teacher import FrozenTeacher
-from raydfkd.pipeline import checkpoints
+from raydfkd.models.teachers.teacher import FrozenTeacher
+from raydfkd.pipeline.run import checkpoints
 from raydfkd.run_dir import RunDir
 
 

@@ -15,7 +15,7 @@ from tiny_run import At, experiment
 from raydfkd.api import Result, distill
 from raydfkd.errors import ConfigError
 from raydfkd.evaluation import class_entropy
-from raydfkd.pipeline import collecting
+from raydfkd.pipeline.run import collecting
 from raydfkd.run_dir import RunDir
 from raydfkd.synthesis import hidfd
 
@@ -43,7 +43,7 @@ def tree(teacher: Path) -> dict[str, Any]:
 @pytest.fixture
 def run(tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr("raydfkd.report.html.write_report", lambda path: path / "report.html")
-    monkeypatch.setattr("raydfkd.pipeline.recorder.Recorder._to_tensorboard", lambda self, record: None)
+    monkeypatch.setattr("raydfkd.pipeline.run.recorder.Recorder._to_tensorboard", lambda self, record: None)
     monkeypatch.setattr(hidfd, "SLICE_S", 0.0)  # one GAN step a slice
 
     def go(out: Path, *overrides: str, **options: Any) -> Result:

@@ -16,14 +16,14 @@ from PIL import Image
 from raydfkd.cli.config_reference import settings_of
 from raydfkd.data.selection import select_balanced
 from raydfkd.errors import ConfigError, DataError, RunDirError
-from raydfkd.pipeline.builder import build_frozen_teacher
-from raydfkd.pipeline.config import derive_seed
-from raydfkd.pipeline.dataset_build import DatasetBuild, execute_here
-from raydfkd.pipeline.dataset_config import DatasetBuildConfig, load_dataset_build
-from raydfkd.pipeline.dataset_folder import BuildFolder
-from raydfkd.pipeline.dataset_parts import Pass
-from raydfkd.pipeline.dataset_reading import Columns, spans
-from raydfkd.pipeline.input_paths import DATASET_BUILD_PATHS
+from raydfkd.pipeline.dataset.build import DatasetBuild, execute_here
+from raydfkd.pipeline.dataset.config import DatasetBuildConfig, load_dataset_build
+from raydfkd.pipeline.dataset.folder import BuildFolder
+from raydfkd.pipeline.dataset.parts import Pass
+from raydfkd.pipeline.dataset.reading import Columns, spans
+from raydfkd.pipeline.experiment.builder import build_frozen_teacher
+from raydfkd.pipeline.experiment.config import derive_seed
+from raydfkd.pipeline.experiment.input_paths import DATASET_BUILD_PATHS
 
 NUM_IMAGES = 33
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from exchange_rig import SIZE, Rig, batch_of, cause, experiment, request, sampled
 
-from raydfkd.pipeline.exchange import NotYet, SampleReply, Ticket
-from raydfkd.pipeline.exchange_state import build_exchange
+from raydfkd.pipeline.run.exchange import NotYet, SampleReply, Ticket
+from raydfkd.pipeline.run.exchange_state import build_exchange
 
 
 def test_lockstep_alternates_as_the_papers_loop_does() -> None:

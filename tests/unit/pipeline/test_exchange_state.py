@@ -10,8 +10,8 @@ import pytest
 from exchange_rig import SIZE, Rig, experiment, request, sampled
 
 from raydfkd.errors import CheckpointError, RateLimiterError
-from raydfkd.pipeline.exchange import Exchange, SampleReply
-from raydfkd.pipeline.exchange_state import build_exchange, build_rate_limiters, load_exchange, save_exchange
+from raydfkd.pipeline.run.exchange import Exchange, SampleReply
+from raydfkd.pipeline.run.exchange_state import build_exchange, build_rate_limiters, load_exchange, save_exchange
 
 
 def advanced() -> Rig:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from exchange_rig import SIZE, batch_of, cause
 
-from raydfkd.pipeline.config import ExperimentConfig, build_experiment
-from raydfkd.pipeline.exchange import Exchange
-from raydfkd.pipeline.exchange_state import build_exchange, load_exchange, save_exchange
-from raydfkd.pipeline.messages import NotYet, SampleReply, SampleRequest, Ticket
+from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
+from raydfkd.pipeline.run.exchange import Exchange
+from raydfkd.pipeline.run.exchange_state import build_exchange, load_exchange, save_exchange
+from raydfkd.pipeline.run.messages import NotYet, SampleReply, SampleRequest, Ticket
 
 SIZES = {"s": 4, "t": 2}
 

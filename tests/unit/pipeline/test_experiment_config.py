@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from raydfkd.errors import ConfigError
-from raydfkd.pipeline.config import ExperimentConfig, build_experiment, derive_seed, load_experiment
-from raydfkd.pipeline.exchange_state import build_rate_limiters
-from raydfkd.pipeline.teacher_config import TeacherTrainingConfig
-from raydfkd.pipeline.yaml_config import dump_yaml, read_yaml, validate
+from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment, derive_seed, load_experiment
+from raydfkd.pipeline.experiment.yaml_files import dump_yaml, read_yaml, validate
+from raydfkd.pipeline.run.exchange_state import build_rate_limiters
+from raydfkd.pipeline.teacher.config import TeacherTrainingConfig
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = sorted([*(ROOT / "experiments").rglob("*.yaml"), *(ROOT / "raydfkd").rglob("*.yaml")])

@@ -16,9 +16,9 @@ from pydantic import BaseModel
 import raydfkd
 from raydfkd.data.config import DigitsConfig
 from raydfkd.errors import ConfigError
-from raydfkd.pipeline.config import ExperimentConfig, build_experiment
-from raydfkd.pipeline.config_errors import bare, model_choices
-from raydfkd.pipeline.yaml_config import apply_overrides, dump_yaml
+from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
+from raydfkd.pipeline.experiment.config_errors import bare, model_choices
+from raydfkd.pipeline.experiment.yaml_files import apply_overrides, dump_yaml
 from raydfkd.replay.config import SelectorConfig
 from raydfkd.synthesis.config import AutoscaleConfig
 

@@ -20,8 +20,8 @@ from tiny_run import At, experiment
 
 from raydfkd.api import Result, distill
 from raydfkd.errors import ConfigError, DataError, DiskFullError, RaydfkdError, RunDirError
-from raydfkd.pipeline.config import load_experiment
-from raydfkd.pipeline.recorder import Watcher
+from raydfkd.pipeline.experiment.config import load_experiment
+from raydfkd.pipeline.run.recorder import Watcher
 from raydfkd.run_dir import RunDir
 
 TIMES = {"time_s", "seconds", "step_s", "rss_bytes", "distilled_per_s", "student_wait_limiter_s", "synthesized_per_s"}
@@ -33,7 +33,7 @@ def bare() -> Any:
     """Runs without a report and TensorBoard events, whose making takes longer than these runs."""
     patch = pytest.MonkeyPatch()
     patch.setattr("raydfkd.report.html.write_report", lambda path: path / "report.html")
-    patch.setattr("raydfkd.pipeline.recorder.Recorder._to_tensorboard", lambda self, record: None)
+    patch.setattr("raydfkd.pipeline.run.recorder.Recorder._to_tensorboard", lambda self, record: None)
     yield
     patch.undo()
 
@@ -265,7 +265,7 @@ def test_a_full_disk_is_told_in_one_sentence_and_a_resume_goes_on(
 def test_a_run_that_breaks_while_it_is_finished_goes_on_from_its_end(
     run: Run, unbroken: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raydfkd.pipeline.run.finish", lambda *args: fail(RuntimeError("disk full"))())
+    monkeypatch.setattr("raydfkd.pipeline.run.execute.finish", lambda *args: fail(RuntimeError("disk full"))())
     with pytest.raises(RuntimeError):
         run(tmp_path / "run", "schedule.rounds=3")
     monkeypatch.undo()

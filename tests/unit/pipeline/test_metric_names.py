@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from raydfkd.pipeline.metric_names import METRICS, readings, tags_of
+from raydfkd.metrics import METRICS, readings, tags_of
 
 RECORDS: dict[str, dict[str, Any]] = {
     "synthesis": {

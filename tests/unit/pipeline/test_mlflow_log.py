@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from raydfkd.errors import ConfigError
-from raydfkd.pipeline import mlflow_log
-from raydfkd.pipeline.mlflow_log import MlflowLog, flatten
+from raydfkd.pipeline.run import mlflow_log
+from raydfkd.pipeline.run.mlflow_log import MlflowLog, flatten
 from raydfkd.run_dir import RunDir
 
 

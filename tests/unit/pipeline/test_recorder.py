@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raydfkd.pipeline.config import build_experiment
-from raydfkd.pipeline.recorder import Recorder, Watcher, describe_environment, image_grid
+from raydfkd.pipeline.experiment.config import build_experiment
+from raydfkd.pipeline.run.recorder import Recorder, Watcher, describe_environment, image_grid
 from raydfkd.run_dir import RunDir
 
 

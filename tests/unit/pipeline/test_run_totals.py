@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raydfkd.pipeline.outcome import totals_of
+from raydfkd.pipeline.run.outcome import totals_of
 
 
 def test_nothing_recorded_is_nothing_spent() -> None:

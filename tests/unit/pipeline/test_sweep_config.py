@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from raydfkd.errors import ConfigError
-from raydfkd.pipeline.sweep_config import MUTABLE, load_sweep
+from raydfkd.pipeline.sweep.config import MUTABLE, load_sweep
 
 LR = "students.small.optimizer.lr"
 EXPERIMENT = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from raydfkd.pipeline.sweep_space import ChoiceConfig, GridConfig, RangeConfig, draws_of, explore, product_of, star_of
+from raydfkd.pipeline.sweep.space import ChoiceConfig, GridConfig, RangeConfig, draws_of, explore, product_of, star_of
 
 
 def test_the_product_has_every_combination_and_the_last_key_changes_fastest() -> None:

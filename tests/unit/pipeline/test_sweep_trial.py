@@ -13,11 +13,11 @@ import yaml
 from tiny_run import experiment, train_teacher
 
 from raydfkd.data.collected import read_images
-from raydfkd.pipeline.config import load_experiment
-from raydfkd.pipeline.held_out import make_held_out
-from raydfkd.pipeline.sweep_config import load_sweep
-from raydfkd.pipeline.sweep_outcome import begin_session, write_beginning, write_end
-from raydfkd.pipeline.sweep_trial import TrialPlan, TrialRun, TrialStopped
+from raydfkd.pipeline.experiment.config import load_experiment
+from raydfkd.pipeline.sweep.config import load_sweep
+from raydfkd.pipeline.sweep.held_out_images import make_held_out
+from raydfkd.pipeline.sweep.sweep_result import begin_session, write_beginning, write_end
+from raydfkd.pipeline.sweep.trial import TrialPlan, TrialRun, TrialStopped
 from raydfkd.replay.arrow import to_parquet
 from raydfkd.run_dir import RunDir
 from raydfkd.sweep_dir import SweepDir
@@ -229,7 +229,8 @@ def test_held_out_images_are_the_same_for_a_seed_and_unlike_a_run_s(tmp_path: Pa
 def test_collected_images_are_held_out_from_every_trial(tmp_path: Path, teacher: Path) -> None:
     import torch
 
-    from raydfkd.pipeline import builder, collecting
+    from raydfkd.pipeline.experiment import builder
+    from raydfkd.pipeline.run import collecting
 
     tree = experiment(teacher) | {
         "collected": {"dataset": {"kind": "digits", "split": "train"}, "num_images": 50},

@@ -17,11 +17,11 @@ from raydfkd.distillation.config import OptimizerConfig
 from raydfkd.errors import CheckpointError, DataError, ResourceError, RunFailedError, UnknownNameError
 from raydfkd.evaluation import evaluate
 from raydfkd.models.catalog import build_classifier
-from raydfkd.models.teacher import build_teacher
+from raydfkd.models.teachers.teacher import build_teacher
 from raydfkd.models.weights import read_metadata
-from raydfkd.pipeline.teacher_config import NormalizationConfig, TeacherTrainingConfig
-from raydfkd.pipeline.teacher_training import _initial_network, train_teacher
-from raydfkd.pipeline.yaml_config import read_yaml, validate
+from raydfkd.pipeline.experiment.yaml_files import read_yaml, validate
+from raydfkd.pipeline.teacher.config import NormalizationConfig, TeacherTrainingConfig
+from raydfkd.pipeline.teacher.training import _initial_network, train_teacher
 
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "experiments" / "teachers").glob("*.yaml"))

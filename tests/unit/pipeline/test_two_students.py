@@ -42,7 +42,7 @@ def run(teacher: Path) -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("raydfkd.report.html.write_report", lambda path: path / "report.html")
-        patch.setattr("raydfkd.pipeline.recorder.Recorder._to_tensorboard", lambda self, record: None)
+        patch.setattr("raydfkd.pipeline.run.recorder.Recorder._to_tensorboard", lambda self, record: None)
         yield go
 
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raydfkd.errors import ConfigError
-from raydfkd.pipeline.yaml_config import apply_overrides, dump_yaml, read_yaml, validate
+from raydfkd.pipeline.experiment.yaml_files import apply_overrides, dump_yaml, read_yaml, validate
 
 
 class Strict(BaseModel):

@@ -13,7 +13,7 @@ from raydfkd.data.config import DigitsConfig
 from raydfkd.data.datasets import load_dataset
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.weights import save_weights
-from raydfkd.pipeline.recorder import Watcher
+from raydfkd.pipeline.run.recorder import Watcher
 
 SHAPE, CLASSES = (1, 8, 8), 10
 

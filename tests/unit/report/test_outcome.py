@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raydfkd.report.outcome import (
+from raydfkd.report.result_rows import (
     MISSING,
     format_count,
     format_duration,

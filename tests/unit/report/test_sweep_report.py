@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from raydfkd.errors import RunDirError
-from raydfkd.report.sweep import write_sweep_report
-from raydfkd.report.sweep_words import settings_text, short_names
+from raydfkd.report.sweep.sweep_page import write_sweep_report
+from raydfkd.report.sweep.sweep_words import settings_text, short_names
 from raydfkd.run_dir import MetricsWriter, RunDir
 from raydfkd.sweep_dir import SweepDir, best_of
 

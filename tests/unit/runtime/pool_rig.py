@@ -12,11 +12,11 @@ import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError
 from replay_rig import config
 
-from raydfkd.pipeline.config import ExperimentConfig
+from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.run_dir import RunDir
-from raydfkd.runtime import generator_pool, pool_news
-from raydfkd.runtime.autoscale import Waits
-from raydfkd.runtime.generator_pool import GeneratorPool
+from raydfkd.runtime.generators import generator_pool, pool_news
+from raydfkd.runtime.generators.autoscale_policy import Waits
+from raydfkd.runtime.generators.generator_pool import GeneratorPool
 from raydfkd.runtime.run_context import RunContext
 
 LATER = object()

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from raydfkd.pipeline.config import ExperimentConfig, build_experiment
-from raydfkd.pipeline.exchange import SampleRequest
-from raydfkd.runtime.replay_service import ReplayService
+from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
+from raydfkd.pipeline.run.exchange import SampleRequest
+from raydfkd.runtime.replay.replay_service import ReplayService
 from raydfkd.types import SyntheticBatch
 
 BATCH_SIZE = 8

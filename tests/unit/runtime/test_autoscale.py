@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from raydfkd.errors import ConfigError
-from raydfkd.runtime.autoscale import AutoscalePolicy, WaitMeter, Waits
+from raydfkd.runtime.generators.autoscale_policy import AutoscalePolicy, WaitMeter, Waits
 from raydfkd.synthesis.config import AutoscaleConfig
 
 CONFIG = AutoscaleConfig(min=1, max=4, add_above=0.1, spare=0.2, window_s=10, cooldown_s=30)
@@ -135,7 +135,7 @@ def test_a_sources_own_generators_count_and_old_records_are_forgotten() -> None:
 def test_settings_that_cannot_be_are_refused(change: str, refusal: str) -> None:
     from replay_rig import config
 
-    from raydfkd.pipeline.config import build_experiment
+    from raydfkd.pipeline.experiment.config import build_experiment
 
     tree = config({"mode": "decoupled"}).model_dump(mode="json", exclude_unset=True)
     tree["sources"]["a"] = {**tree["sources"].pop("inversion"), "autoscale": {"max": 2}}

@@ -11,8 +11,8 @@ import pytest
 from replay_rig import batch
 
 from raydfkd.errors import WaitTimeoutError
-from raydfkd.pipeline.exchange import NotYet, Ticket
-from raydfkd.runtime.generator_loop import GeneratorLoop
+from raydfkd.pipeline.run.exchange import NotYet, Ticket
+from raydfkd.runtime.generators.generator_loop import GeneratorLoop
 from raydfkd.types import BufferSummary, Preparation, SyntheticBatch
 
 SUMMARY = BufferSummary(0, np.zeros(10, np.int64), 0)

@@ -10,9 +10,9 @@ from pool_rig import Cluster, experiment, fake_cluster, pool_of, tend
 from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from raydfkd.errors import ConfigError, RunFailedError
-from raydfkd.runtime import generator_pool
-from raydfkd.runtime.autoscale import Waits
-from raydfkd.runtime.roster import PHASES
+from raydfkd.runtime.generators import generator_pool
+from raydfkd.runtime.generators.autoscale_policy import Waits
+from raydfkd.runtime.generators.roster import PHASES
 from raydfkd.synthesis.config import AutoscaleConfig
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from raydfkd.errors import ConfigError, ResourceError
-from raydfkd.runtime.job_client import RequestRefusedError, connect, dashboard_url, token_of
+from raydfkd.runtime.jobs.job_client import RequestRefusedError, connect, dashboard_url, token_of
 
 VERSION = b'{"version": "4", "ray_version": "2.60.0", "ray_commit": "x"}'
 

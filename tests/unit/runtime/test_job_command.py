@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from raydfkd.errors import ConfigError, RunDirError
-from raydfkd.pipeline.config import load_experiment
+from raydfkd.pipeline.experiment.config import load_experiment
 from raydfkd.run_dir import RunDir
-from raydfkd.runtime.job_command import JobCommand, job_command
+from raydfkd.runtime.jobs.job_command import JobCommand, job_command
 
 EXPERIMENT = """\
 task: {kind: classification, num_classes: 10, image_shape: [1, 8, 8]}

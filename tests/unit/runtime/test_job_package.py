@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from raydfkd.errors import ConfigError
-from raydfkd.runtime import job_package
-from raydfkd.runtime.job_package import listed, pack
+from raydfkd.runtime.jobs import job_package
+from raydfkd.runtime.jobs.job_package import listed, pack
 
 
 def write(folder: Path, *names: str) -> Path:

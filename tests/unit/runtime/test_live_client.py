@@ -15,9 +15,10 @@ from replay_rig import config
 
 from raydfkd.errors import RunDirError
 from raydfkd.run_dir import RunDir
-from raydfkd.runtime import live, log_actor
-from raydfkd.runtime.autoscale import Waits
-from raydfkd.runtime.live import reach
+from raydfkd.runtime import coordinator_actor as log_actor
+from raydfkd.runtime import live_run as live
+from raydfkd.runtime.generators.autoscale_policy import Waits
+from raydfkd.runtime.live_run import reach
 from raydfkd.synthesis.config import AutoscaleConfig
 
 WHERE = {"address": "127.0.0.1:6379", "namespace": "raydfkd", "auth_mode": None}

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from raydfkd.errors import RunFailedError, WaitTimeoutError
-from raydfkd.pipeline.config import ExperimentConfig, build_experiment
-from raydfkd.pipeline.exchange_state import build_exchange
-from raydfkd.pipeline.messages import NotYet
+from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
+from raydfkd.pipeline.run.exchange_state import build_exchange
+from raydfkd.pipeline.run.messages import NotYet
 from raydfkd.run_dir import RunDir
-from raydfkd.runtime.meeting import CheckpointMeeting
+from raydfkd.runtime.students.checkpoint_meeting import CheckpointMeeting
 
 
 def experiment(**runtime: Any) -> ExperimentConfig:

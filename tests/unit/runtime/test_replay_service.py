@@ -15,7 +15,7 @@ from replay_rig import BATCH_SIZE, batch, config, fill, request, service
 
 from raydfkd.distillation.device_mirror import DeviceMirror
 from raydfkd.errors import RunFailedError
-from raydfkd.pipeline.exchange import NotYet, SampleReply, Ticket
+from raydfkd.pipeline.run.exchange import NotYet, SampleReply, Ticket
 
 FREE = {"mode": "decoupled"}
 

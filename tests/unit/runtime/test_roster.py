@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydfkd.runtime.roster import Member, Roster
+from raydfkd.runtime.generators.roster import Member, Roster
 
 
 def started(roster: Roster, *names: str) -> None:

@@ -6,8 +6,8 @@ import pytest
 from replay_rig import config
 
 from raydfkd.errors import ConfigError
-from raydfkd.pipeline.config import ExperimentConfig
-from raydfkd.runtime.scaling import check_scale, scale_message
+from raydfkd.pipeline.experiment.config import ExperimentConfig
+from raydfkd.runtime.generators.scaling import check_scale, scale_message
 from raydfkd.synthesis.config import AutoscaleConfig
 
 DECOUPLED = config({"mode": "decoupled"})

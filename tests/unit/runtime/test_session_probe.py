@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from raydfkd.errors import ResourceError
-from raydfkd.runtime.session import probe
+from raydfkd.runtime.ray_session import probe
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from raydfkd.runtime.stop_agreement import StopAgreement
+from raydfkd.runtime.students.stop_agreement import StopAgreement
 
 
 def test_one_student_ends_at_its_next_round() -> None:

@@ -11,8 +11,8 @@ from pool_rig import LATER, FakeActor, get
 from ray.exceptions import ActorUnavailableError
 
 from raydfkd.run_dir import RunDir
-from raydfkd.runtime import stopping
-from raydfkd.runtime.stopping import StopAsker, StopWatch, is_stopping, steps_done
+from raydfkd.runtime.students import stopping
+from raydfkd.runtime.students.stopping import StopAsker, StopWatch, is_stopping, steps_done
 
 TIMEOUT_S = 60.0
 

@@ -12,9 +12,9 @@ import pytest
 from ray.job_submission import JobStatus
 
 from raydfkd.errors import ConfigError, ResourceError, RunFailedError, WaitTimeoutError
-from raydfkd.runtime import submit as module
-from raydfkd.runtime.job_client import RequestRefusedError
-from raydfkd.runtime.submit import Job, exit_code, fetch, follow, submit
+from raydfkd.runtime.jobs import job_submission as module
+from raydfkd.runtime.jobs.job_client import RequestRefusedError
+from raydfkd.runtime.jobs.job_submission import Job, exit_code, fetch, follow, submit
 
 LOG = "starting Ray\nstep 1\nstep 2\n"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from raydfkd.pipeline.config import build_experiment
-from raydfkd.runtime.sweep_concurrency import most_at_once, trial_bundles, trial_demands
+from raydfkd.pipeline.experiment.config import build_experiment
+from raydfkd.runtime.sweeps.sweep_concurrency import most_at_once, trial_bundles, trial_demands
 
 MANY = 1000
 GPU_NODE = {"CPU": 64.0, "GPU": 8.0}

@@ -15,15 +15,15 @@ from ray import cloudpickle, tune
 from raydfkd.errors import ResourceError, WaitTimeoutError
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.weights import save_weights
-from raydfkd.pipeline.held_out import make_held_out
-from raydfkd.pipeline.sweep_config import load_sweep
-from raydfkd.pipeline.sweep_outcome import SweepWatcher, write_beginning
-from raydfkd.pipeline.sweep_trial import DONE, OBJECTIVE, STEPS, TrialPlan
+from raydfkd.pipeline.sweep.config import load_sweep
+from raydfkd.pipeline.sweep.held_out_images import make_held_out
+from raydfkd.pipeline.sweep.sweep_result import SweepWatcher, write_beginning
+from raydfkd.pipeline.sweep.trial import DONE, OBJECTIVE, STEPS, TrialPlan
 from raydfkd.replay.arrow import to_parquet
-from raydfkd.runtime import sweep as runtime_sweep
-from raydfkd.runtime import sweep_trainable
-from raydfkd.runtime.sweep_search import optuna_searcher
-from raydfkd.runtime.sweep_trainable import SETTINGS, WATCHERS, SweepCallback, TrialTrainable, name_of
+from raydfkd.runtime.sweeps import sweep_trainable
+from raydfkd.runtime.sweeps import tuner as runtime_sweep
+from raydfkd.runtime.sweeps.sweep_search import optuna_searcher
+from raydfkd.runtime.sweeps.sweep_trainable import SETTINGS, WATCHERS, SweepCallback, TrialTrainable, name_of
 from raydfkd.sweep_dir import SweepDir
 
 LR = "students.small.optimizer.lr"

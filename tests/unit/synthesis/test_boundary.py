@@ -11,7 +11,7 @@ import torch
 from tiny_synthesis import CLASSES, SHAPE, build_teacher
 from torch import Tensor, nn
 
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teachers.teacher import FrozenTeacher
 from raydfkd.synthesis.boundary import (
     AttackedImages,
     AttackSettings,

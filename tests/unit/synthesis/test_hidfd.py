@@ -12,7 +12,7 @@ from tiny_synthesis import build_teacher
 from torch import Tensor, nn
 
 from raydfkd.errors import ConfigError, TeacherError
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teachers.teacher import FrozenTeacher
 from raydfkd.synthesis import hidfd
 from raydfkd.synthesis.config import HiDFDConfig
 from raydfkd.synthesis.context import SynthesisContext, SynthesisParts

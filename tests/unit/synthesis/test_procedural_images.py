@@ -13,7 +13,7 @@ from torch import Tensor
 
 from raydfkd.data.config import ImageFolderConfig
 from raydfkd.errors import ConfigError, DataError
-from raydfkd.models.frozen_teacher import Normalization
+from raydfkd.models.teachers.frozen_teacher import Normalization
 from raydfkd.synthesis.procedural import leaves, photograph
 from raydfkd.synthesis.procedural.filters import filter_images, has_two_colours, is_constant, is_duplicate, thumbnail_hashes
 from raydfkd.synthesis.procedural.images import ImageSource, in_channels, require_grey_or_colour, to_uint8

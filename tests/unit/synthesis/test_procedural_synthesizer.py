@@ -14,9 +14,9 @@ from tiny_synthesis import CLASSES, MEAN, SHAPE, STD, build_teacher, summary
 from torch import Tensor, nn
 
 from raydfkd.errors import ConfigError, DataError
-from raydfkd.models.frozen_teacher import FrozenTeacher
-from raydfkd.pipeline import builder
-from raydfkd.pipeline.config import ExperimentConfig, build_experiment, load_experiment
+from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
+from raydfkd.pipeline.experiment import builder
+from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment, load_experiment
 from raydfkd.synthesis.context import SynthesisContext, SynthesisParts
 from raydfkd.synthesis.methods import METHODS
 from raydfkd.synthesis.procedural.balance import even_shares, evenness

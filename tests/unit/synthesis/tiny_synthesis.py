@@ -10,7 +10,7 @@ import torch
 
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.generators import build_generator
-from raydfkd.models.teacher import FrozenTeacher
+from raydfkd.models.teachers.teacher import FrozenTeacher
 from raydfkd.synthesis.config import FastConfig, SSDKDConfig
 from raydfkd.synthesis.fast import FastSynthesizer, SynthesisContext
 from raydfkd.synthesis.methods import METHODS

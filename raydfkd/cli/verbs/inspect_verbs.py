@@ -1,0 +1,85 @@
+"""``raydfkd doctor``, ``report`` and ``methods``: verbs that look at something and change no run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from raydfkd.cli.arguments import Experiment, Overrides, experiment_path
+from raydfkd.cli.console_table import render
+from raydfkd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from raydfkd.pipeline.experiment.config import ExperimentConfig
+
+
+def doctor(experiment: Experiment, overrides: Overrides = None) -> None:
+    """Audit teacher, settings and resources before a run."""
+    from raydfkd.pipeline.experiment.config import load_experiment
+    from raydfkd.pipeline.experiment.doctor import diagnose
+
+    config = load_experiment(experiment_path(experiment), overrides or [])
+    found = diagnose(config)
+    if config.runtime.runner == "ray" and found.attempt(lambda: _place(config)):
+        found.rows.append(("placement", "every actor finds room on the Ray cluster"))
+    typer.echo(render(("what", "finding"), found.rows))
+    for problem in found.problems:
+        typer.echo(f"problem: {problem}", err=True)
+    if found.problems:
+        raise typer.Exit(2)
+    typer.echo("no problem found")
+
+
+def _place(config: ExperimentConfig) -> bool:
+    """Asks the cluster (or a local Ray, started for it) whether it has room; raises ResourceError if not."""
+    from raydfkd.runtime.preflight import preflight
+    from raydfkd.runtime.ray_session import session
+
+    with session(config):
+        preflight(config)
+    return True
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run directory, or several to compare.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of a comparison; otherwise 'comparison' beside the first run.")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of each compared run, in their order (repeat it); runs of one name are seeds of one setting."),
+    ] = None,
+) -> None:
+    """Write a run's report, or compare several runs."""
+    if len(runs) == 1:
+        if out is not None or label:
+            raise ConfigError(
+                "--out and --label are for a comparison: name several runs, one run's report goes into its folder"
+            )
+        from raydfkd.report.html import write_report
+
+        typer.echo(f"report: {write_report(runs[0])}")
+        return
+    from raydfkd.report.compare import write_comparison
+
+    folder = runs[0].absolute().parent / "comparison" if out is None else out
+    typer.echo(f"comparison: {write_comparison(runs, folder, labels=label or None)}")
+
+
+def methods() -> None:
+    """List the synthesis methods and objectives."""
+    from raydfkd.distillation.objectives import OBJECTIVES
+    from raydfkd.synthesis.methods import METHODS
+
+    rows = []
+    for name in METHODS:
+        entry = METHODS.get(name)
+        needs = [what for what, needed in (("BatchNorm", entry.needs_batch_norm), ("gradient", entry.needs_gradient)) if needed]
+        rows.append((name, entry.title, entry.paper, ", ".join(needs) or "nothing"))
+    typer.echo("Synthesis methods (sources.*.method)")
+    typer.echo(render(("method", "what it is", "paper", "needs of the teacher"), rows))
+    objectives = [(name, OBJECTIVES.get(name).title, OBJECTIVES.get(name).paper) for name in OBJECTIVES]
+    typer.echo("\nDistillation objectives (students.*.objective.kind)")
+    typer.echo(render(("objective", "what it is", "paper"), objectives))

@@ -1,0 +1,136 @@
+"""``raydfkd evaluate`` and ``raydfkd export``: what a student's weights are worth, and other programs' formats of them."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from raydfkd.cli.arguments import Overrides
+from raydfkd.cli.console_table import render
+from raydfkd.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from raydfkd.pipeline.experiment.config import ExperimentConfig
+    from raydfkd.run_dir import RunDir
+
+StudentName = Annotated[
+    str | None, typer.Option("--student", metavar="NAME", help="One of the experiment's students, where there are several.")
+]
+
+
+class Format(StrEnum):
+    pt2 = "pt2"
+    onnx = "onnx"
+    safetensors = "safetensors"
+
+
+def evaluate(
+    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="A weights file, or a finished run directory.")],
+    overrides: Overrides = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="EXP.yaml", help="The experiment; otherwise that of the run directory.")
+    ] = None,
+    name: StudentName = None,
+) -> None:
+    """Measure students and teacher on the evaluation data.
+
+    Of a run directory every student is measured; a weights file is taken to be the first one's, or that of --student.
+    """
+    from raydfkd.pipeline.experiment.config import load_experiment
+    from raydfkd.run_dir import RunDir
+
+    run = RunDir.open(student) if student.is_dir() else None
+    if run is not None and config is None:
+        config = run.config_path
+    if config is None:
+        raise ConfigError(f"evaluate needs --config EXP.yaml to know the data and the teacher of {student}")
+    experiment = load_experiment(config, overrides or [])
+    if experiment.evaluation is None:
+        raise ConfigError(f"{config} names no evaluation data: add evaluation.dataset, or give it as KEY=VALUE")
+    if name is not None and name not in experiment.students:
+        raise ConfigError(f"{config} has no student {name!r}: use {', '.join(experiment.students)}")
+    if run is None:
+        files = [(student, experiment.student_name if name is None else name)]
+    else:
+        named = list(experiment.students) if name is None else [name]
+        files = [(path, one) for one in named for path in _files_of(run, experiment, one)]
+    rows = _measure(experiment, files)
+    typer.echo(render(("network", "model", "accuracy", "agreement", "images", "split"), rows))
+
+
+def _files_of(run: RunDir, experiment: ExperimentConfig, name: str) -> list[Path]:
+    other = None if name == experiment.student_name else name
+    paths = [run.student_path(other), run.student_path(other, ema=True)]
+    if not paths[0].exists():
+        raise CheckpointError(
+            f"{run.path} holds no {paths[0].name} yet: the run has not finished, continue it with run --resume"
+        )
+    return [path for path in paths if path.exists()]
+
+
+def _measure(experiment: ExperimentConfig, files: list[tuple[Path, str]]) -> list[tuple[Any, ...]]:
+    from raydfkd.models.weights import load_weights
+    from raydfkd.pipeline.experiment import builder
+    from raydfkd.pipeline.run.student_loop import normalized
+
+    device = builder.choose_device(experiment)
+    teacher = builder.build_frozen_teacher(experiment).to(device)
+    networks = {name: builder.build_student(experiment, name=name).to(device) for _, name in files}
+    for path, name in files:  # a wrong file is refused before anything is measured
+        load_weights(networks[name], path)
+    evaluator = builder.build_evaluator(experiment, teacher, device)
+    assert evaluator is not None, "the experiment names evaluation data"
+    rows: list[tuple[Any, ...]] = []
+    if evaluator.teacher is not None:
+        found = evaluator.teacher
+        rows.append(("teacher", experiment.teacher.model, f"{found.metric:.2%}", None, found.num_images, found.split))
+    for path, name in files:
+        load_weights(networks[name], path)
+        found = evaluator.evaluate(normalized(teacher, networks[name]))
+        agreement = None if found.agreement is None else f"{found.agreement:.2%}"
+        model = experiment.students[name].model
+        rows.append((path.stem, model, f"{found.metric:.2%}", agreement, found.num_images, found.split))
+    return rows
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run directory, or a weights file made by raydfkd.")],
+    format: Annotated[Format, typer.Option(help="File format.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
+    ema: Annotated[bool, typer.Option("--ema", help="The run's moving average in place of its last student.")] = False,
+    name: StudentName = None,
+) -> None:
+    """Write a student as a file for other programs.
+
+    pt2 and onnx take images in [0,1] and normalise them inside. The file is loaded again and compared.
+    """
+    from raydfkd.run_dir import RunDir
+
+    if not run.is_dir() and (ema or name is not None):
+        option = "--ema" if ema else "--student"
+        raise ConfigError(f"{option} chooses between the students of a run directory, but {run} is none: leave it out")
+    if name is not None:
+        weights = RunDir.open(run).weights_of(name, ema)
+    else:
+        weights = RunDir(run).student_path(ema=ema) if run.is_dir() else run
+    from raydfkd.models.catalog import build_classifier
+    from raydfkd.models.export import export_model
+    from raydfkd.models.shared_classifier import rebuild_shared_classifier
+    from raydfkd.models.weights import load_weights, read_metadata
+
+    metadata = read_metadata(weights)
+    try:
+        model, classes = metadata["model"], int(metadata["num_classes"])
+        shape, mean, std = (json.loads(metadata[key]) for key in ("image_shape", "mean", "std"))
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{weights} does not say which model it is of: give a file that raydfkd wrote") from error
+    network = build_classifier(model, classes, tuple(shape))
+    if "shared_classifier" in metadata:
+        network = rebuild_shared_classifier(network, metadata["shared_classifier"], classes)
+    load_weights(network, weights)
+    difference = export_model(network, tuple(shape), out, format.value, mean, std, metadata)
+    typer.echo(f"{model} exported to {out} ({format.value}); its logits differ by at most {difference:.1e}")

@@ -1,0 +1,1 @@
+"""The frozen teacher: built, audited, and its BatchNorm statistics."""

@@ -1,0 +1,94 @@
+"""The mean and variance of every BatchNorm layer's input, as the BatchNorm losses of model inversion need them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from raydfkd.errors import TeacherError
+from raydfkd.models.teachers.batch_moments import batch_moments
+
+Moments = tuple[torch.Tensor, torch.Tensor]
+"""Mean [C] and biased variance [C], float32."""
+
+
+def batch_norm_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """BatchNorm1d/2d and SyncBatchNorm layers that keep running statistics, by dotted name, in the order of definition."""
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm) and layer.running_mean is not None
+    }
+
+
+class BatchNormStatistics:
+    """Reads the statistics of a model's BatchNorm inputs, differentiably, while :meth:`capture` is active.
+
+    ``batch`` and ``running`` are lists over the same layers in the same order. Hooks exist only inside ``capture``, so that
+    a forward pass outside it costs nothing. A layer called more than once in a pass counts with its last call.
+
+    Raises:
+        TeacherError: the model has no BatchNorm layer with running statistics.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        layers = batch_norm_layers(model)
+        if not layers:
+            raise TeacherError(
+                f"{type(model).__name__} has no BatchNorm layer with running statistics; use a method without a BN term"
+            )
+        self.names = list(layers)
+        self._layers = list(layers.values())
+        self._batch: list[Moments | None] = [None] * len(layers)
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each layer."""
+        return [int(layer.num_features) for layer in self._layers]  # type: ignore[arg-type]
+
+    @property
+    def running(self) -> list[Moments]:
+        """The layers' own running mean [C] and variance [C], detached, float32."""
+        return [(layer.running_mean.detach().float(), layer.running_var.detach().float()) for layer in self._layers]  # type: ignore[operator]
+
+    @property
+    def batch(self) -> list[Moments]:
+        """Mean [C] and biased variance [C] of each layer's input in the last captured forward pass."""
+        found = [moments for moments in self._batch if moments is not None]
+        if len(found) != len(self._batch):
+            missing = [name for name, moments in zip(self.names, self._batch, strict=True) if moments is None]
+            raise TeacherError(
+                f"{len(missing)} BatchNorm layers were not reached by a captured forward pass, first {missing[0]!r}"
+            )
+        return found
+
+    @contextmanager
+    def capture(self) -> Iterator[BatchNormStatistics]:
+        """Records the next forward pass; earlier statistics are forgotten."""
+        self.remove()
+        for index, layer in enumerate(self._layers):
+            self._handles.append(layer.register_forward_pre_hook(self._hook(index)))
+        try:
+            yield self
+        finally:
+            self._remove_hooks()
+
+    def remove(self) -> None:
+        """Takes the hooks away and forgets the last batch, which frees its graph."""
+        self._remove_hooks()
+        self._batch = [None] * len(self._layers)
+
+    def _remove_hooks(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _hook(self, index: int) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+        def record(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            self._batch[index] = batch_moments(args[0])
+
+        return record

@@ -1,0 +1,1 @@
+"""Building and inspecting data sets to distil on."""

@@ -1,0 +1,131 @@
+"""Settings of ``raydfkd dataset build``. Imports neither torch nor ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from raydfkd.data.config import DatasetConfig
+from raydfkd.pipeline.experiment.config import TaskConfig, TeacherConfig
+from raydfkd.pipeline.experiment.input_paths import DATASET_BUILD_PATHS, anchor_paths
+from raydfkd.pipeline.experiment.yaml_files import apply_overrides, merge, read_layers, validate
+from raydfkd.synthesis.config import AttackConfig, ResourcesConfig
+from raydfkd.synthesis.procedural.config import ImagesConfig
+
+PART_BYTES = 16 << 20
+"""Most bytes of the images of one part: far below the 128 MB at which Ray Data would cut one in two."""
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SelectionConfig(_Config):
+    """Which candidates make the data set."""
+
+    num_images: int = Field(50_000, ge=1)
+    """Images wanted in all, repetitions included; every class that the teacher sees at all gets an even part."""
+    balanced: bool = True
+    """Balance the classes, repeating the images of those that have too few; false: a random subset as the classes come."""
+    keep_small: bool = False
+    """Take all candidates as they are where there are no more than num_images (how the study uses natural data sets)."""
+
+    @model_validator(mode="after")
+    def _refuse_ignored(self) -> Self:
+        if self.keep_small and not self.balanced:
+            raise ValueError("keep_small does nothing without balanced, which never repeats an image: leave it out")
+        return self
+
+
+class BuildRuntimeConfig(_Config):
+    """Where and how the data set is built."""
+
+    runner: Literal["local", "ray"] = "ray"
+    """local: everything in this process, without Ray; ray: Ray Data, with a pool of teachers."""
+    seed: int = Field(0, ge=0)
+    """Every draw derives from it."""
+    num_teachers: int = Field(1, ge=1)
+    """ray: actors with a teacher each, which judge, render and attack."""
+    resources: ResourcesConfig = ResourcesConfig()
+    """ray: what each of them asks of the cluster."""
+    batch_size: int = Field(256, ge=1)
+    """Images in one forward pass of the teacher."""
+    part_size: int = Field(2048, ge=1)
+    """Images that are read and judged as one piece of work (fewer where they would take more than 16 MB)."""
+    images_per_file: int = Field(5000, ge=1)
+    """Images in each Parquet file that is written."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU that Ray assigned (or, run locally, the first one), otherwise the CPU."""
+    bf16: bool = True
+    """bfloat16 autocast where the processor has it."""
+    address: str | None = None
+    """Ray cluster to join (e.g. auto, ray://host:10001); null: a local Ray, started and stopped by the build."""
+    num_cpus: float | None = Field(None, gt=0)
+    """ray, local start only: CPUs that Ray may use; null: all."""
+    wait_timeout_s: float = Field(600.0, gt=0)
+    """Longest wait for the next finished piece of work."""
+
+    @model_validator(mode="after")
+    def _refuse_ignored(self) -> Self:
+        if self.runner == "local" and (self.num_teachers != 1 or self.address is not None or self.num_cpus is not None):
+            raise ValueError("runner local has one teacher and no Ray: leave out num_teachers, address and num_cpus")
+        return self
+
+
+class DatasetBuildConfig(_Config):
+    """A data set to distil on: candidates, what the teacher sees in them, and which of them are taken."""
+
+    task: TaskConfig
+    """What the teacher decides."""
+    teacher: TeacherConfig
+    """Who judges the candidates."""
+    dataset: DatasetConfig | None = None
+    """Candidates that exist: any images; their labels, if any, are not read."""
+    images: ImagesConfig | None = None
+    """Candidates that are rendered, or cut from pictures at random."""
+    num_candidates: int | None = Field(None, ge=1)
+    """images: how many are made; null: four times selection.num_images."""
+    drop_degenerate: bool = True
+    """images: drop constant and two-colour ones, and duplicates of earlier ones."""
+    selection: SelectionConfig = SelectionConfig()
+    """Which of them are taken."""
+    boundary_attack: AttackConfig | None = None
+    """Attack the selected images, and select again from them and what comes of them; null: no attack."""
+    runtime: BuildRuntimeConfig = BuildRuntimeConfig()
+    """Where and how."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_candidates(self) -> Self:
+        if (self.dataset is None) == (self.images is None):
+            raise ValueError("give dataset (images that exist) or images (images to render), one of the two")
+        if self.dataset is not None and (self.num_candidates is not None or not self.drop_degenerate):
+            raise ValueError("num_candidates and drop_degenerate are for images to render: leave them out, or use max_images")
+        return self
+
+    @property
+    def num_rendered(self) -> int:
+        """Candidates to make, where they are made."""
+        return 4 * self.selection.num_images if self.num_candidates is None else self.num_candidates
+
+    @property
+    def part_size(self) -> int:
+        """Images of one part."""
+        channels, height, width = self.task.image_shape
+        return max(1, min(self.runtime.part_size, PART_BYTES // (channels * height * width)))
+
+
+def load_dataset_build(path: str | Path, overrides: Iterable[str] = ()) -> DatasetBuildConfig:
+    """Reads a build file as ``load_experiment`` reads an experiment: with its ``base`` files, overrides and absolute paths.
+
+    Raises:
+        ConfigError: anything is wrong with it, in one sentence.
+    """
+    path = Path(path)
+    tree: dict[str, object] = {}
+    for file, layer in read_layers(path):
+        tree = merge(tree, anchor_paths(layer, file.parent, DATASET_BUILD_PATHS))
+    tree = anchor_paths(apply_overrides(tree, list(overrides)), path.parent, DATASET_BUILD_PATHS)
+    return validate(DatasetBuildConfig, tree, path)

@@ -1,0 +1,128 @@
+"""The images of a run's buffer or of any data set, and the teacher that judges them, for ``raydfkd dataset inspect``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raydfkd.data.config import CollectedConfig, DatasetConfig, ImageFolderConfig, ParquetConfig
+from raydfkd.data.datasets import load_unlabelled
+from raydfkd.data.sources import evenly_spaced, parquet_files
+from raydfkd.errors import ConfigError, DataError, RunDirError, TeacherError
+from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
+from raydfkd.models.teachers.teacher import build_teacher
+from raydfkd.models.weights import read_metadata
+from raydfkd.pipeline.experiment.builder import build_frozen_teacher
+from raydfkd.pipeline.experiment.config import ExperimentConfig, load_experiment
+from raydfkd.pipeline.experiment.input_paths import DATASET_BUILD_PATHS, INPUT_PATHS, anchor_paths
+from raydfkd.pipeline.experiment.yaml_files import merge, read_layers, validate
+from raydfkd.pipeline.run.exchange_state import build_exchange, load_exchange
+from raydfkd.replay.arrow import from_parquet, holds_synthetic_batch
+from raydfkd.run_dir import RunDir
+
+
+def teacher_of(path: Path) -> tuple[FrozenTeacher, tuple[str, ...] | None]:
+    """A teacher, and its class names if they are known.
+
+    Args:
+        path: weights that train-teacher wrote, or the YAML file of an experiment whose teacher it is.
+
+    Raises:
+        RaydfkdError: there is no such file, or it does not say which network it is of.
+    """
+    if path.suffix != ".safetensors":
+        config = load_experiment(path)
+        return build_frozen_teacher(config), class_names(config.teacher.checkpoint)
+    metadata = read_metadata(path)
+    try:
+        model, num_classes = metadata["model"], int(metadata["num_classes"])
+        shape, mean, std = (json.loads(metadata[key]) for key in ("image_shape", "mean", "std"))
+    except (KeyError, ValueError) as error:
+        raise TeacherError(
+            f"{path} does not say which network it is of: give weights that train-teacher wrote, or an experiment with it"
+        ) from error
+    return build_teacher(model, num_classes, tuple(shape), mean, std, path), class_names(path)
+
+
+def class_names(checkpoint: Path | None) -> tuple[str, ...] | None:
+    """The names of the classes as the teacher's weights tell them."""
+    if checkpoint is None or checkpoint.suffix != ".safetensors":
+        return None
+    named = json.loads(read_metadata(checkpoint).get("classes", "[]"))
+    return tuple(named) or None
+
+
+def run_images(run: RunDir, max_images: int | None = None) -> tuple[ExperimentConfig, np.ndarray]:
+    """The run's experiment, and what its buffer held at the newest checkpoint, uint8 [N,C,H,W].
+
+    Args:
+        max_images: at most so many, evenly spaced.
+
+    Raises:
+        RunDirError: there is no checkpoint.
+        CheckpointError: it is damaged.
+    """
+    config = load_experiment(run.config_path)
+    checkpoint = run.latest_checkpoint()
+    if checkpoint is None:
+        raise RunDirError(f"{run.path} has no checkpoint yet, and so no buffer to inspect: let the run go on for a while")
+    exchange = build_exchange(config)
+    load_exchange(checkpoint, exchange)
+    parts = [shard.payload.images[shard.slots >= 0] for shard in exchange.buffer.shards_after(-1)]
+    images = np.concatenate([np.empty((0, *config.task.image_shape), np.uint8), *parts])
+    return config, images[evenly_spaced(len(images), max_images)]
+
+
+def dataset_images(path: Path, image_shape: tuple[int, int, int], max_images: int | None = None) -> np.ndarray:
+    """Images of a data set, uint8 [N,C,H,W].
+
+    Args:
+        path: see :func:`dataset_of`.
+        max_images: at most so many, evenly spaced.
+
+    Raises:
+        ConfigError: a YAML file names no data set.
+        DataError: there is none, it has other channels than the teacher, or raydfkd wrote it at another size.
+    """
+    config = dataset_of(path)
+    if max_images is not None:
+        config = config.model_copy(update={"max_images": max_images})
+    if not isinstance(config, ParquetConfig) or not holds_synthetic_batch(parquet_files(config.path)[0]):
+        return load_unlabelled(config, image_shape).images
+    images = np.concatenate([from_parquet(file.read_bytes()).images for file in parquet_files(config.path)])
+    if images.shape[1:] != tuple(image_shape):
+        raise DataError(
+            f"the images in {path} are {list(images.shape[1:])}, the teacher's {list(image_shape)}: make them anew at its size"
+        )
+    return images[evenly_spaced(len(images), config.max_images)]
+
+
+def dataset_of(path: Path) -> DatasetConfig:
+    """The data set that is meant by a path.
+
+    Args:
+        path: a Parquet file, a folder of ``*.parquet``, a folder of images, or a YAML file: of a data set's own settings
+            (``kind: ...``), of a build (its ``dataset``) or of an experiment (its ``collected.dataset``).
+
+    Raises:
+        ConfigError: a YAML file names none.
+    """
+    if path.suffix in (".yaml", ".yml"):
+        return _dataset_of_file(path)
+    if path.is_dir() and not any(path.glob("*.parquet")):
+        return ImageFolderConfig(path=str(path))
+    return ParquetConfig(path=str(path))
+
+
+def _dataset_of_file(path: Path) -> DatasetConfig:
+    tree: dict[str, Any] = {}
+    for file, layer in read_layers(path):
+        tree = merge(tree, anchor_paths(layer, file.parent, ("path", "root", *DATASET_BUILD_PATHS, *INPUT_PATHS)))
+    collected = tree.get("collected")
+    section = tree if "kind" in tree else collected.get("dataset") if isinstance(collected, dict) else tree.get("dataset")
+    if section is None:
+        raise ConfigError(f"{path} names no data set: give one by kind, or a file with dataset or collected.dataset")
+    return validate(CollectedConfig, {"dataset": section}, path).dataset

@@ -1,0 +1,230 @@
+"""From a checked experiment to its parts. Every runner builds through here, so that they differ in nothing but the runner."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from raydfkd.distillation.distiller import Distiller
+from raydfkd.errors import CheckpointError, ConfigError, DataError, TeacherError
+from raydfkd.evaluation.classification import Evaluator
+from raydfkd.evaluation.held_out_agreement import HeldOutEvaluator
+from raydfkd.models.catalog import build_classifier
+from raydfkd.models.precision import supports_bfloat16
+from raydfkd.models.shared_classifier import share_classifier
+from raydfkd.models.teachers.teacher import FrozenTeacher, build_teacher
+from raydfkd.models.teachers.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient
+from raydfkd.models.weights import load_weights, read_metadata
+from raydfkd.pipeline.experiment.config import ExperimentConfig, TaskConfig, TeacherConfig, derive_seed, generator_id
+from raydfkd.synthesis.attacked import AttackedSynthesizer
+from raydfkd.synthesis.context import SynthesisContext, SynthesisParts
+from raydfkd.synthesis.methods import METHODS
+from raydfkd.types import Synthesizer, SyntheticBatch
+
+
+def choose_device(config: ExperimentConfig, assigned: str | None = None) -> torch.device:
+    """The device of the settings; ``assigned`` is what Ray gave this actor ("cpu" or "cuda:0"), None where there is no Ray.
+
+    Raises:
+        ConfigError: cuda is asked for and there is none.
+    """
+    return device_of(config.runtime.device, assigned)
+
+
+def device_of(asked: str, assigned: str | None = None) -> torch.device:
+    """As :func:`choose_device`, of ``runtime.device`` itself."""
+    if asked == "cpu":
+        return torch.device("cpu")
+    available = torch.cuda.is_available() if assigned is None else assigned.startswith("cuda")
+    if asked == "cuda" and not available:
+        raise ConfigError("runtime.device is cuda but no GPU is available here: use cpu or auto, or give the actor num_gpus")
+    return torch.device(assigned or "cuda:0") if available else torch.device("cpu")
+
+
+class HasTeacher(Protocol):
+    """Settings that name a task and a teacher: an experiment's, or those of a data set's build."""
+
+    @property
+    def task(self) -> TaskConfig: ...
+
+    @property
+    def teacher(self) -> TeacherConfig: ...
+
+
+def build_frozen_teacher(config: HasTeacher) -> FrozenTeacher:
+    """The teacher with its weights and normalisation.
+
+    Raises:
+        TeacherError: no normalisation is given, neither in the experiment nor in the checkpoint's metadata; or these say that
+            it was trained for other images or classes.
+    """
+    settings, task = config.teacher, config.task
+    checkpoint = settings.checkpoint
+    metadata = read_metadata(checkpoint) if checkpoint is not None and checkpoint.suffix == ".safetensors" else {}
+    _require_same_task(config, metadata)
+    if settings.normalization is not None:
+        mean, std = settings.normalization.mean, settings.normalization.std
+    else:
+        mean, std = _recorded_normalization(checkpoint, metadata)
+    return build_teacher(
+        settings.model,
+        task.num_classes,
+        task.image_shape,
+        mean,
+        std,
+        settings.checkpoint,
+        settings.classifier_head,
+        settings.feature_layers,
+    )
+
+
+def _require_same_task(config: HasTeacher, metadata: dict[str, str]) -> None:
+    """What a file of ``train-teacher`` says of itself makes a clearer sentence than tensors of another shape."""
+    checkpoint, task = config.teacher.checkpoint, config.task
+    if metadata.get("num_classes", str(task.num_classes)) != str(task.num_classes):
+        raise TeacherError(
+            f"{checkpoint} is for {metadata['num_classes']} classes, task.num_classes is {task.num_classes}: change one of them"
+        )
+    channels = json.loads(metadata.get("image_shape", str(list(task.image_shape))))[0]
+    if channels != task.image_shape[0]:
+        raise TeacherError(
+            f"{checkpoint} is for {channels}-channel images, task.image_shape has {task.image_shape[0]}: change one of them"
+        )
+
+
+def _recorded_normalization(checkpoint: Path | None, metadata: dict[str, str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if checkpoint is not None and not checkpoint.is_file():
+        raise CheckpointError(f"there is no weights file {checkpoint}: correct teacher.checkpoint, or make the file first")
+    if "mean" not in metadata or "std" not in metadata:
+        raise TeacherError(
+            "teacher.normalization is missing and the checkpoint does not say it: give the mean and std of the images the "
+            "teacher was trained on (mean 0 and std 1 if it took plain [0,1] images)"
+        )
+    return tuple(json.loads(metadata["mean"])), tuple(json.loads(metadata["std"]))
+
+
+def audit(config: ExperimentConfig, teacher: FrozenTeacher) -> TeacherAudit:
+    """Tries the teacher out and refuses methods that need what it has not.
+
+    Raises:
+        TeacherError: see ``audit_teacher`` and ``require_batch_norm``.
+    """
+    found = audit_teacher(teacher)
+    for source in config.sources.values():
+        method = METHODS.get(source.method)
+        if method.needs_batch_norm:
+            require_batch_norm(found, source.method)
+        if method.needs_gradient:
+            require_input_gradient(found, source.method)
+        elif source.boundary_attack is not None:
+            require_input_gradient(found, "boundary_attack")
+    return found
+
+
+def build_student(config: ExperimentConfig, teacher: FrozenTeacher | None = None, name: str | None = None) -> nn.Module:
+    """A student at its start: drawn from the run's seed, or its checkpoint. The same in every process.
+
+    With the objective classifier_sharing it has its teacher's classifier, on top of a projector.
+
+    Args:
+        teacher: to copy that from, where the caller has it; built otherwise.
+        name: which student; None: the first one.
+    """
+    name = config.student_name if name is None else name
+    student = config.students[name]
+    shares_classifier = student.objective.kind == "classifier_sharing"
+    if shares_classifier and teacher is None:  # before the seed is set, which its building would use up
+        teacher = build_frozen_teacher(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.runtime.seed, "student", name))
+        network = build_classifier(student.model, config.task.num_classes, config.task.image_shape)
+        if student.checkpoint is not None:
+            load_weights(network, student.checkpoint)
+        if shares_classifier:
+            assert teacher is not None
+            return share_classifier(
+                network,
+                teacher,
+                feature_layers=student.feature_layers,
+                classifier_head=student.classifier_head,
+            )
+    return network
+
+
+def build_synthesizer(
+    config: ExperimentConfig, source: str, index: int, device: torch.device, collected: SyntheticBatch | None = None
+) -> Synthesizer:
+    """One generator of a source, with copies of its own of the teacher and of the student that it plays against.
+
+    Args:
+        collected: real images, where the run has such.
+    """
+    settings, student = config.sources[source], config.student_of(source)
+    context = SynthesisContext(
+        generator_id=generator_id(source, index),
+        seed=derive_seed(config.runtime.seed, "generator", source, index),
+        warmup_batches=config.schedule.warmup_batches,
+        # Objectives without a temperature have losses of another kind; this is then only where priorities start.
+        priority_temperature=getattr(config.students[student].objective, "temperature", 1.0),
+        bf16=config.runtime.bf16,
+    )
+    teacher = build_frozen_teacher(config)
+    parts = SynthesisParts(teacher, build_student(config, teacher, student), collected)
+    synthesizer = METHODS.get(settings.method).load().build(settings, parts, context, device)
+    if settings.boundary_attack is None:
+        return synthesizer
+    return AttackedSynthesizer(synthesizer, settings, teacher, context, device)
+
+
+def build_distiller(config: ExperimentConfig, device: torch.device, name: str | None = None) -> Distiller:
+    """A student worker's distiller; what its objective trains starts the same in every process.
+
+    Args:
+        name: which student's; None: the first one's.
+    """
+    name = config.student_name if name is None else name
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.runtime.seed, "objective", name))
+        teacher = build_frozen_teacher(config)
+        student = build_student(config, teacher, name)
+        total_steps = config.schedule.total_steps
+        return Distiller(config.students[name], teacher, student, total_steps, device, bf16=config.runtime.bf16)
+
+
+def build_evaluator(config: ExperimentConfig, teacher: FrozenTeacher, device: torch.device) -> Evaluator | None:
+    """Reads the evaluation data, or None where the experiment names none."""
+    if config.evaluation is None:
+        return None
+    from raydfkd.data.datasets import load_dataset
+
+    dataset = load_dataset(config.evaluation.dataset, config.task.image_shape, config.task.num_classes)
+    precision = torch.bfloat16 if config.runtime.bf16 and supports_bfloat16(device) else None
+    return Evaluator(dataset, teacher, config.evaluation.batch_size, device, precision)
+
+
+def build_held_out(config: ExperimentConfig, teacher: FrozenTeacher, device: torch.device) -> HeldOutEvaluator | None:
+    """Reads the held-out images, or None where the experiment names none.
+
+    Raises:
+        DataError: there is no such file, or its images are of another task.
+    """
+    if config.held_out is None:
+        return None
+    from raydfkd.data.collected import read_images
+
+    path = config.held_out.path
+    images = read_images(path, "held_out.path").images
+    if images.shape[1:] != tuple(config.task.image_shape):
+        shapes = f"{list(images.shape[1:])}, task.image_shape is {list(config.task.image_shape)}"
+        raise DataError(f"held_out.path {path} has images of shape {shapes}: give images of the task")
+    return HeldOutEvaluator(images, teacher, config.held_out.batch_size, device, config.runtime.bf16)
+
+
+def threads_of(num_cpus: float, num_threads: int | None) -> int:
+    """torch threads of an actor: as configured, otherwise its CPUs rounded up."""
+    return max(1, math.ceil(num_cpus)) if num_threads is None else num_threads

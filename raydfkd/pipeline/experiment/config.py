@@ -1,0 +1,393 @@
+"""The whole experiment as one checked tree. Imports neither torch nor ray.
+
+An experiment names its parts in maps (``sources``, ``students``), so that more than one is no special case.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from raydfkd.data.config import CollectedConfig, DatasetConfig
+from raydfkd.distillation.config import StudentConfig
+from raydfkd.pipeline.experiment.input_paths import anchor_paths
+from raydfkd.pipeline.experiment.yaml_files import apply_overrides, merge, read_layers, validate
+from raydfkd.replay.config import ReplayConfig
+from raydfkd.synthesis.config import FastConfig, HiDFDConfig, SSDKDConfig
+from raydfkd.synthesis.procedural.config import ProceduralConfig
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+SourceConfig = Annotated[FastConfig | SSDKDConfig | HiDFDConfig | ProceduralConfig, Field(discriminator="method")]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskConfig(_Config):
+    """What teacher and student decide."""
+
+    kind: Literal["classification"] = "classification"
+    """Kind of task."""
+    num_classes: int = Field(ge=2)
+    """Number of classes."""
+    image_shape: tuple[int, int, int]
+    """Channels, height and width; height and width are multiples of 4."""
+
+    @model_validator(mode="after")
+    def _sizes(self) -> TaskConfig:
+        channels, height, width = self.image_shape
+        if channels < 1 or height < 4 or width < 4 or height % 4 or width % 4:
+            raise ValueError(f"image_shape {list(self.image_shape)} must be [channels, height, width], sizes multiples of 4")
+        return self
+
+
+class NormalizationConfig(_Config):
+    """Per-channel statistics of the images the teacher was trained on, pixel value 255 being 1.0."""
+
+    mean: tuple[float, ...]
+    """Mean of each channel."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel."""
+
+
+class TeacherConfig(_Config):
+    """The trained network."""
+
+    model: str
+    """A catalog name, torchvision:NAME, timm:NAME, package.module:callable, or a .pt2 file."""
+    checkpoint: Path | None = None
+    """Its weights (.safetensors, or a safely loaded .pt or .pth); null for a .pt2 file or a callable that loads its own."""
+    normalization: NormalizationConfig | None = None
+    """Input statistics; null: as the checkpoint's own metadata says."""
+    classifier_head: str | None = None
+    """Dotted name of the layer that turns features into logits; null: the last linear layer."""
+    feature_layers: tuple[str, ...] | None = None
+    """Dotted names of the layers whose outputs are the stage maps, the stem's first and the pooled one last, for objectives
+    that read maps; null: they are found."""
+
+
+class ScheduleConfig(_Config):
+    """How synthesis and distillation follow each other."""
+
+    mode: Literal["lockstep", "decoupled"] = "lockstep"
+    """lockstep alternates strictly as the papers do; decoupled lets generators and students run at their own speeds."""
+    warmup_batches: int = Field(20, ge=0)
+    """Batches that only fill the buffer before the student's first step (0 only without sources)."""
+    rounds: int = Field(200, ge=1)
+    """Rounds of synthesis and distillation; each student publishes its weights after each."""
+    batches_per_round: int = Field(1, ge=0)
+    """Batches synthesized in each round (lockstep; 0: the warm-up makes the whole pool), and per round on average
+    (decoupled with a ratio)."""
+    student_steps_per_round: int = Field(20, ge=1)
+    """Optimizer steps of each student in each round (T_kd in SSD-KD)."""
+    samples_per_insert: float | None = Field(None, gt=0)
+    """decoupled: draws per inserted image that the rate limiter keeps to, for each student; null: generators never wait for
+    students."""
+    error_buffer: float | None = Field(None, gt=0)
+    """decoupled with samples_per_insert: how many draws the two sides may stray from it."""
+    prefetch: int = Field(0, ge=0)
+    """decoupled: requests in flight while the student trains (priorities lag by as many)."""
+    batches_per_request: int = Field(1, ge=1)
+    """decoupled: training batches drawn by one request (priorities lag by as many)."""
+    max_staleness_rounds: int | None = Field(None, ge=0)
+    """decoupled: the oldest student weights, in rounds, that a batch may be begun with; null: no bound. lockstep has 0."""
+
+    @model_validator(mode="after")
+    def _refuse_ignored(self) -> ScheduleConfig:
+        free = ("samples_per_insert", "error_buffer", "prefetch", "batches_per_request", "max_staleness_rounds")
+        if self.mode == "lockstep":
+            wrong = [name for name in free if getattr(self, name) != ScheduleConfig.model_fields[name].default]
+            if wrong:
+                raise ValueError(f"lockstep does not use {', '.join(wrong)}: leave them out or choose mode decoupled")
+        elif self.batches_per_round == 0:
+            raise ValueError("mode decoupled has no pool that is made once: batches_per_round 0 is for lockstep")
+        if self.samples_per_insert is not None and self.error_buffer is None:
+            raise ValueError("samples_per_insert needs error_buffer: by how many draws the two sides may stray from it")
+        if self.samples_per_insert is None and self.error_buffer is not None:
+            raise ValueError("error_buffer does nothing without samples_per_insert: give both or neither")
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        return self.rounds * self.student_steps_per_round
+
+
+class EvaluationConfig(_Config):
+    """Labelled images for reporting. They are never read for training, nor to choose anything."""
+
+    dataset: DatasetConfig
+    """What to evaluate on."""
+    period_steps: int | None = Field(None, ge=1)
+    """Student steps between evaluations; null: ten over the run."""
+    batch_size: int = Field(500, ge=1)
+    """Images per forward pass."""
+
+
+class HeldOutConfig(_Config):
+    """Images that the student never trains on; how far it agrees with its teacher on them is told without any label."""
+
+    path: Path
+    """Parquet file of images as raydfkd writes them, such as a sweep's held_out.parquet."""
+    period_steps: int | None = Field(None, ge=1)
+    """Student steps between measurements; null: ten over the run."""
+    batch_size: int = Field(500, ge=1)
+    """Images per forward pass."""
+
+
+class RuntimeConfig(_Config):
+    """Where and how the run takes place."""
+
+    runner: Literal["local", "ray"] = "ray"
+    """local: everything in this process, without Ray; ray: actors."""
+    seed: int = Field(0, ge=0)
+    """Every random generator of the run derives from it."""
+    out: Path | None = None
+    """Run directory; null: runs/<experiment>-<seed>."""
+    address: str | None = None
+    """Ray cluster to join (e.g. auto, ray://host:10001); null: a local Ray, started and stopped by the run."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU that Ray assigned (or, run locally, the first one), otherwise the CPU."""
+    bf16: bool = True
+    """bfloat16 autocast where the processor has it."""
+    checkpoint_period_rounds: int = Field(25, ge=1)
+    """Rounds between checkpoints of everything (student, generators, buffer)."""
+    snapshot_period_s: float = Field(30.0, gt=0)
+    """Seconds between snapshots of the buffer (ray; they bound what a killed replay actor loses), and of generators that are
+    still at work before their first batch."""
+    log_period_steps: int = Field(20, ge=1)
+    """Student steps between metrics records."""
+    wait_timeout_s: float = Field(300.0, gt=0)
+    """Longest wait for anything; past it the run stops and names what it waited for."""
+    max_restarts: int = Field(3, ge=0)
+    """ray: how often each of a generator, the replay actor and the student group may be restarted."""
+    delivery: Literal["mirror", "gather"] = "mirror"
+    """ray: students keep a mirror of the buffer, or have each batch's images sent (for a node that cannot hold the buffer)."""
+    mlflow_uri: str | None = None
+    """MLflow tracking server (or local store) that gets the metrics too; null: none. Needs pip install 'raydfkd[mlflow]'."""
+    num_cpus: float | None = Field(None, gt=0)
+    """ray, local start only: CPUs that Ray may use; null: all."""
+    placement: dict[Literal["replay", "weights", "pool", "log"], dict[str, float]] = Field(default_factory=dict)
+    """ray: custom Ray resources that the run's own actors ask for, by role, so that each lies on a node that has them, e.g.
+    {replay: {buffer_node: 1}}. One that is not named here lies on the driver's node, which the run cannot outlive anyway."""
+
+    @model_validator(mode="after")
+    def _places(self) -> RuntimeConfig:
+        for role, resources in self.placement.items():
+            if not resources or any(amount <= 0 or kind in ("CPU", "GPU") for kind, amount in resources.items()):
+                raise ValueError(f"{role} is {resources}: give custom resources and amounts above 0, e.g. {{{role}_node: 1}}")
+        return self
+
+
+class ExperimentConfig(_Config):
+    """One distillation run."""
+
+    task: TaskConfig
+    """What is decided."""
+    teacher: TeacherConfig
+    """Who knows it."""
+    sources: dict[str, SourceConfig] = Field(default_factory=dict)
+    """Who fills the buffer, by name; none: the student learns from the collected images alone."""
+    collected: CollectedConfig | None = None
+    """Real images at hand, from anywhere: they train HiDFD's GAN, and fill ``replay.pinned`` where that is given."""
+    replay: ReplayConfig
+    """The buffer between them."""
+    students: dict[str, StudentConfig] = Field(min_length=1)
+    """Who learns from it, by name, each with its own priorities; the first stands for the run where only one can."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """How both sides follow each other."""
+    evaluation: EvaluationConfig | None = None
+    """What to report on; null: nothing labelled is read at all."""
+    held_out: HeldOutConfig | None = None
+    """Unlabelled images to measure the agreement with the teacher on; a sweep gives its trials the same ones."""
+    runtime: RuntimeConfig = RuntimeConfig()
+    """Where and how."""
+
+    @field_validator("sources", "students", mode="before")
+    @classmethod
+    def _leave_out(cls, value: Any) -> Any:
+        """``NAME: null`` leaves out a source or a student of the base."""
+        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ExperimentConfig:
+        self._check_students()
+        if self.runtime.runner == "local" and self.schedule.mode == "decoupled":
+            raise ValueError(
+                "runtime.runner local runs in one process and so in lockstep: set schedule.mode=lockstep or runner=ray"
+            )
+        if self.runtime.runner == "local" and any(student.num_workers > 1 for student in self.students.values()):
+            raise ValueError("runtime.runner local has one student worker: set students.*.num_workers=1 or runner=ray")
+        if self.runtime.runner == "local" and self.runtime.placement:
+            raise ValueError("runtime.runner local has no actors, so runtime.placement would do nothing: leave it out")
+        scaled = [name for name, source in self.sources.items() if source.autoscale is not None]
+        if scaled and self.schedule.mode == "lockstep":
+            raise ValueError(
+                f"sources.{scaled[0]}.autoscale needs schedule.mode decoupled: in lockstep a seed fixes who makes what"
+            )
+        elastic = [name for name, student in self.students.items() if student.elastic]
+        if elastic and self.schedule.mode == "lockstep":
+            raise ValueError(
+                f"students.{elastic[0]}.min_workers needs schedule.mode decoupled: in lockstep a seed fixes the student, and "
+                "each number of workers gives another"
+            )
+        self._refuse_missing_images()
+        sizes = {source.batch_size for source in self.sources.values()}
+        if len(sizes) > 1:
+            raise ValueError(f"sources have batch sizes {sorted(sizes)}: the schedule counts batches, give all the same")
+        if self.replay.synthetic.capacity < self.synthesis_batch_size:
+            raise ValueError(
+                f"replay.synthetic.capacity {self.replay.synthetic.capacity} holds less than one synthesized batch of "
+                f"{self.synthesis_batch_size}: make it at least that"
+            )
+        self._refuse_standstill()
+        return self
+
+    def _check_students(self) -> None:
+        known = ", ".join(self.students)
+        for name in self.students:
+            if _FILE_NAME.fullmatch(name) is None:
+                raise ValueError(f"student {name!r} cannot name files: use letters, digits, - and _ in the names of students")
+        for source in self.sources:
+            if self.student_of(source) not in self.students:
+                raise ValueError(f"sources.{source}.student {self.student_of(source)!r} is no student of this run: use {known}")
+        sizes = {name: student.batch_size for name, student in self.students.items()}
+        if self.schedule.samples_per_insert is not None and len(set(sizes.values())) > 1:
+            told = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            raise ValueError(
+                f"schedule.samples_per_insert holds for each student, but the students draw differently in a step ({told}): "
+                "give them all the same batch_size, or leave the ratio out"
+            )
+
+    def _refuse_missing_images(self) -> None:
+        if self.replay.pinned is not None and self.collected is None:
+            raise ValueError("replay.pinned has nothing to hold: give collected images or leave it out")
+        if not self.sources:
+            if self.collected is None or self.replay.pinned is None:
+                raise ValueError("nothing fills the buffer: give sources, or collected images and replay.pinned for them")
+            if (self.schedule.warmup_batches, self.schedule.batches_per_round) != (0, 0):
+                raise ValueError("without sources nothing is made: set schedule.warmup_batches=0 and batches_per_round=0")
+            return
+        if self.schedule.warmup_batches == 0:
+            raise ValueError("schedule.warmup_batches 0 leaves the student nothing to begin with: use 1 or more")
+        needy = [name for name, source in self.sources.items() if isinstance(source, HiDFDConfig)]
+        if needy and self.collected is None:
+            raise ValueError(f"source {needy[0]!r} trains a GAN on real images: say in collected where they are")
+
+    def _refuse_standstill(self) -> None:
+        """The bounds on ratio and staleness together: neither side may come to wait for the other for ever.
+
+        While weights v are the newest that the generators know of, they may make the batches of the rounds up to v + lag. The
+        draws that these allow must carry the students through round v, and through what they have asked for in advance.
+        """
+        schedule, size = self.schedule, self.student.batch_size
+        ratio, buffer, lag = schedule.samples_per_insert, schedule.error_buffer, schedule.max_staleness_rounds
+        if ratio is None or buffer is None or lag is None:
+            return
+        allowed = ratio * schedule.batches_per_round * self.synthesis_batch_size
+        needed = schedule.student_steps_per_round * size
+        ahead = (schedule.batches_per_request * (schedule.prefetch + 1) - 1) * size
+        lacking = max(needed * (v + 1) + ahead - allowed * (v + 1 + lag) for v in (0, schedule.rounds - 1))
+        if lacking > buffer:
+            raise ValueError(
+                f"schedule.max_staleness_rounds {lag} with samples_per_insert {ratio:g} would make generators and students "
+                f"wait for each other for ever: a round draws {needed} images and its {schedule.batches_per_round} batches "
+                f"allow {allowed:g}; raise batches_per_round (to {math.ceil(needed / allowed * schedule.batches_per_round)}), "
+                f"max_staleness_rounds, or error_buffer to at least {math.ceil(lacking)}"
+            )
+
+    @property
+    def student_name(self) -> str:
+        """The first student's: it stands for the run where only one can."""
+        return next(iter(self.students))
+
+    @property
+    def student(self) -> StudentConfig:
+        """The first one."""
+        return self.students[self.student_name]
+
+    def student_of(self, source: str) -> str:
+        """The student whose weights a source gets, and whose losses its images' first priorities are."""
+        named = getattr(self.sources.get(source), "student", None)  # methods that know no student have no such setting
+        return self.student_name if named is None else named
+
+    def label_of(self, student: str) -> str:
+        """What a student is called in messages: by its name where there is more than one."""
+        return "student" if len(self.students) == 1 else f"student {student}"
+
+    @property
+    def synthesis_batch_size(self) -> int:
+        return next((source.batch_size for source in self.sources.values()), 1)
+
+    @property
+    def generators(self) -> list[tuple[str, int]]:
+        """(source, index within it) of every generator, in the order in which lockstep gives them turns."""
+        return [(name, index) for name, source in self.sources.items() for index in range(source.num_generators)]
+
+    @property
+    def evaluation_period_steps(self) -> int:
+        given = None if self.evaluation is None else self.evaluation.period_steps
+        return max(1, self.schedule.total_steps // 10) if given is None else given
+
+    @property
+    def held_out_period_steps(self) -> int:
+        given = None if self.held_out is None else self.held_out.period_steps
+        return max(1, self.schedule.total_steps // 10) if given is None else given
+
+
+def generator_id(source: str, index: int) -> str:
+    """The name of a source's generator, stamped on its batches."""
+    return f"{source}-{index}"
+
+
+def source_of(generator: str) -> str:
+    """The source of a generator's name."""
+    return generator.rpartition("-")[0]
+
+
+def derive_seed(seed: int, *names: object) -> int:
+    """A seed for one component: the run's seed and the component's name, hashed to 63 bits."""
+    digest = hashlib.sha256("/".join(map(str, (seed, *names))).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
+    """Reads an experiment, applies ``a.b=c`` overrides and makes its paths absolute.
+
+    A file may change another, its base, by ``base: other.yaml`` (relative to its own folder; chains are allowed): mappings
+    are merged, everything else is replaced, and so is a mapping that names another ``kind``. A relative path is looked for
+    beside the file that gives it and then in the working directory.
+
+    Raises:
+        ConfigError: anything is wrong with it, in one sentence.
+    """
+    tree, where = read_experiment(Path(path))
+    return build_experiment(tree, overrides, base=Path(path).parent, where=where)
+
+
+def read_experiment(path: Path) -> tuple[dict[str, Any], str]:
+    """An experiment's unchecked settings with its bases under them, and what to call them in a message.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    *below, (_, tree) = read_layers(path)
+    lower: dict[str, Any] = {}
+    for file, layer in below:
+        lower = merge(lower, anchor_paths(layer, file.parent))
+    where = f"{path} (with its base {', '.join(file.name for file, _ in reversed(below))})" if below else str(path)
+    return merge(lower, tree), where
+
+
+def build_experiment(
+    tree: dict[str, Any], overrides: Iterable[str] = (), *, base: Path = Path(), where: str | Path = "the experiment"
+) -> ExperimentConfig:
+    """As :func:`load_experiment`, from a tree of plain values."""
+    return validate(ExperimentConfig, anchor_paths(apply_overrides(tree, list(overrides)), base), where)

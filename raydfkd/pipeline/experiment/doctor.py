@@ -1,0 +1,170 @@
+"""Looks at an experiment before it is started: its teacher, its student, its data, its rate limiter and its time.
+
+Every check is made, so that a user learns of all problems at once. Whether a Ray cluster has room is asked by the command
+line, since this room does not know Ray.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from raydfkd.errors import RaydfkdError
+from raydfkd.pipeline.experiment import builder
+from raydfkd.pipeline.experiment.config import ExperimentConfig
+from raydfkd.pipeline.run import collecting
+from raydfkd.pipeline.run.exchange_state import build_rate_limiters
+from raydfkd.pipeline.run.outcome import count_params, device_name
+from raydfkd.types import BufferSummary, SyntheticBatch
+
+TIMED_STEPS = 3
+
+T = TypeVar("T")
+
+
+@dataclass
+class Diagnosis:
+    """What was found.
+
+    Attributes:
+        rows: (what, finding) for people.
+        problems: one sentence each; a run would be refused or fail for them.
+    """
+
+    rows: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def attempt(self, check: Callable[[], T]) -> T | None:
+        """What ``check`` gives, or None with a problem noted if it finds a user's mistake."""
+        try:
+            return check()
+        except RaydfkdError as error:
+            if str(error) not in self.problems:
+                self.problems.append(str(error))
+            return None
+
+
+def diagnose(config: ExperimentConfig) -> Diagnosis:
+    """Builds every part once, audits the teacher, and times one synthesized batch and a few student steps."""
+    found = Diagnosis()
+    teacher = found.attempt(lambda: builder.build_frozen_teacher(config))
+    if teacher is not None:
+        found.rows.append(("teacher", config.teacher.model))
+        audit = found.attempt(lambda: builder.audit(config, teacher))
+        if audit is not None:
+            found.rows += [(f"teacher: {what}", finding) for what, finding in audit.table()]
+    for name, settings in config.students.items():
+        student = found.attempt(partial(builder.build_student, config, None, name))
+        if student is not None:
+            size = count_params(student)
+            times = f", {count_params(teacher.model) / size:.1f} times fewer than the teacher" if teacher is not None else ""
+            found.rows.append((f"student {name!r}", f"{settings.model}, {size:,} parameters{times}"))
+    found.rows += _buffer_rows(config)
+    found.attempt(lambda: build_rate_limiters(config))
+    device = found.attempt(lambda: builder.choose_device(config))
+    if config.evaluation is not None and teacher is not None and device is not None:
+        evaluator = found.attempt(lambda: builder.build_evaluator(config, teacher, device))
+        if evaluator is not None:
+            found.rows.append(("evaluation data", f"{evaluator.split}, {len(evaluator.dataset):,} images, for reporting only"))
+    collected = None
+    if config.collected is not None and teacher is not None and device is not None:
+        collected = found.attempt(lambda: collecting.collect(config, teacher, device))
+        if collected is not None:
+            found.rows.append(("collected images", collected.describe()))
+            found.rows += [("warning", warning) for warning in collecting.warnings_of(config, collected)]
+    if device is not None and not found.problems:
+        images = None if collected is None else collected.batch
+        timed = found.attempt(lambda: _time_rows(config, device, images))
+        found.rows += [] if timed is None else timed
+    return found
+
+
+def _buffer_rows(config: ExperimentConfig) -> list[tuple[str, str]]:
+    tables = [("synthetic", config.replay.synthetic), ("pinned", config.replay.pinned)]
+    rows = []
+    for name, table in tables:
+        if table is not None:
+            megabytes = table.capacity * math.prod(config.task.image_shape) / 1e6
+            rows.append((f"buffer: {name}", f"{table.capacity:,} images, {megabytes:,.1f} MB when full"))
+    return rows
+
+
+def _time_rows(config: ExperimentConfig, device: torch.device, collected: SyntheticBatch | None) -> list[tuple[str, str]]:
+    """Measured here and alone: a cluster's machines, and sharing this one with others, make it another time."""
+    timed = {source: _time_synthesis(config, source, device, collected) for source in config.sources}
+    preparation_s = {source: prepare_s for source, (prepare_s, _) in timed.items()}
+    batch_s = {source: seconds for source, (_, seconds) in timed.items()}
+    step_s = {name: _time_student(config, name, device) for name in config.students}
+    schedule = config.schedule
+    # Groups of Ray Train's train side by side; the slowest holds the others back.
+    student_s = schedule.total_steps * (sum if config.runtime.runner == "local" else max)(step_s.values())
+    per_batch_s = sum(batch_s[source] for source, _ in config.generators) / max(1, len(config.generators))
+    batches = schedule.warmup_batches + schedule.rounds * schedule.batches_per_round
+    if schedule.mode == "lockstep":
+        whole_s, how = batches * per_batch_s + student_s, "one after the other"
+    else:
+        warmup_s = schedule.warmup_batches * per_batch_s / len(config.generators)
+        if schedule.samples_per_insert is not None:
+            draws = schedule.total_steps * config.student.batch_size
+            batches = math.ceil(draws / schedule.samples_per_insert / config.synthesis_batch_size)
+            whole_s = warmup_s + max(student_s, batches * per_batch_s / len(config.generators))
+        else:
+            whole_s = warmup_s + student_s
+        how = "side by side, if each has a processor of its own"
+    whole_s += max(preparation_s.values(), default=0.0)
+    return [
+        ("device here", device_name(device)),
+        *((f"source {name!r}", f"{_duration(s)} before its first batch") for name, s in preparation_s.items() if s > 0),
+        *(
+            (f"source {name!r}", f"{seconds:.3g} s a batch of {config.synthesis_batch_size}")
+            for name, seconds in batch_s.items()
+        ),
+        *(
+            (f"{config.label_of(name)} step", f"{seconds:.3g} s for {config.students[name].batch_size} images")
+            for name, seconds in step_s.items()
+        ),
+        ("the whole run", f"about {_duration(whole_s)}: {schedule.total_steps:,} student steps, {how}"),
+    ]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _time_synthesis(
+    config: ExperimentConfig, source: str, device: torch.device, collected: SyntheticBatch | None
+) -> tuple[float, float]:
+    """Seconds before the first batch, by a slice of that work, and of a batch with every loss on, once warm."""
+    synthesizer = builder.build_synthesizer(config, source, 0, device, collected)
+    began = time.perf_counter()
+    prepared = synthesizer.prepare()
+    prepare_s = 0.0 if prepared is None else (time.perf_counter() - began) * prepared.total / prepared.done
+    counts = np.ones(config.task.num_classes, dtype=np.int64)
+    summary = BufferSummary(int(counts.sum()), counts, config.schedule.warmup_batches + 1)
+    synthesizer.step(summary)
+    began = time.perf_counter()
+    synthesizer.step(summary)
+    return prepare_s, time.perf_counter() - began
+
+
+def _time_student(config: ExperimentConfig, name: str, device: torch.device) -> float:
+    """Seconds of a student step on a resident batch, once warm; over all workers together on one device."""
+    distiller = builder.build_distiller(config, device, name)
+    size = config.students[name].batch_size
+    images = torch.randint(0, 256, (size, *config.task.image_shape), dtype=torch.uint8, device=device)
+    weights = torch.ones(size, device=device)
+    float(distiller.step(images, weights).loss)
+    began = time.perf_counter()
+    for _ in range(TIMED_STEPS):
+        loss = distiller.step(images, weights).loss
+    float(loss)
+    return (time.perf_counter() - began) / TIMED_STEPS

@@ -1,0 +1,197 @@
+"""From a YAML file and ``a.b=c`` overrides to a checked model, and back. Imports neither torch nor ray.
+
+Whatever a user can get wrong on that way becomes one ``ConfigError`` sentence that names the file, the dotted path, the
+value that was got and what is allowed there.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from raydfkd.errors import ConfigError
+from raydfkd.pipeline.experiment.config_errors import sentence
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+BASE = "base"
+"""Key by which a file names the file that it changes."""
+
+
+class _Loader(yaml.SafeLoader):
+    """``yaml.SafeLoader`` that refuses a key given twice and reads ``1e-3`` as the number it is in YAML 1.2."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds, without anything executable (``yaml.SafeLoader``). An empty file is an empty one.
+
+    Raises:
+        ConfigError: there is no such file, it is not YAML (with line and column), or it holds no mapping.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist: give the path of a YAML file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"{path} cannot be read ({reason}): give the path of a YAML file") from error
+    tree = _parse(text, str(path))
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds {_kind(tree)}: it must hold 'key: value' lines")
+    return tree
+
+
+def read_layers(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The file, preceded by the files that it changes: each (path, content without ``base``), the lowest first.
+
+    A file changes another by ``base: other.yaml``, relative to its own folder; that one may have a base in turn.
+
+    Raises:
+        ConfigError: as :func:`read_yaml`, or ``base`` is no path, leads nowhere or in a circle.
+    """
+    layers: list[tuple[Path, dict[str, Any]]] = []
+    file, seen = Path(path), [Path(path).resolve()]
+    while True:
+        tree = read_yaml(file)
+        layers.insert(0, (file, tree))
+        if BASE not in tree:
+            return layers
+        name = tree.pop(BASE)
+        if not isinstance(name, str) or not name.strip():
+            raise ConfigError(f"{file}: base is {name!r}: it must be the path of the YAML file that this one changes")
+        base = file.parent / Path(name).expanduser()
+        if not base.is_file():
+            raise ConfigError(
+                f"{file}: its base {base} does not exist: correct the path, which is relative to the file's folder"
+            )
+        if base.resolve() in seen:
+            circle = " -> ".join(one.name for one in [*seen, base])
+            raise ConfigError(f"{file}: its base leads in a circle ({circle}): take base out of one of these files")
+        file = base
+        seen.append(base.resolve())
+
+
+def merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    """``lower`` changed by ``upper``: mappings are merged key by key, everything else is replaced, lists whole.
+
+    A mapping that names another ``kind`` than the one below it replaces it, because the other kind has other keys.
+    """
+    result = dict(lower)
+    for key, value in upper.items():
+        below = lower.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            kinds = {mapping["kind"] for mapping in (below, value) if isinstance(mapping.get("kind"), str)}
+            value = value if len(kinds) > 1 else merge(below, value)
+        result[key] = value
+    return result
+
+
+def apply_overrides(tree: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
+    """A copy of ``tree`` with each ``a.b=c`` set in turn; the value is read as YAML, a number in the path indexes a list.
+
+    Keys on the way that do not exist are made, for the model's check to accept or refuse.
+
+    Raises:
+        ConfigError: an override has no ``=``, an empty key or value, or a path through something that is not a mapping.
+    """
+    result = copy.deepcopy(tree)
+    for override in overrides:
+        dotted, equals, text = override.partition("=")
+        keys = dotted.strip().split(".")
+        if not equals or not all(keys):
+            raise ConfigError(f"override {override!r} is not of the form key.subkey=value")
+        if not text.strip():
+            raise ConfigError(f"override {override!r} has no value: write {dotted}=null for none or {dotted}='' for no text")
+        _set(result, keys, _parse(text, f"override {override!r}"), override)
+    return result
+
+
+def set_dotted(tree: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """A copy of ``tree`` with the plain ``value`` at the dotted ``key``, as :func:`apply_overrides` sets one.
+
+    Raises:
+        ConfigError: the key goes through something that is not a mapping.
+    """
+    result = copy.deepcopy(tree)
+    _set(result, key.split("."), copy.deepcopy(value), f"{key}={value}")
+    return result
+
+
+def validate(model_cls: type[ModelT], tree: dict[str, Any], where: str | Path) -> ModelT:
+    """The model that ``tree`` describes; ``where`` (a file, "override", ...) begins the message if it is refused.
+
+    Raises:
+        ConfigError: what pydantic finds wrong, as one sentence with path, value, what is allowed and the nearest known keys.
+    """
+    try:
+        return model_cls.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {sentence(model_cls, tree, error)}") from error
+
+
+def dump_yaml(model: BaseModel) -> str:
+    """YAML text that reads back to an equal model; every field is written, in the order of its definition."""
+    plain = model.model_dump(mode="json")
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise ConfigError(f"{where}{place}: {error.problem or 'not valid YAML'}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _set(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    node: Any = tree
+    for depth, key in enumerate(keys):
+        here = ".".join(keys[:depth]) or "the top level"
+        slot: Any = key
+        if isinstance(node, list):
+            slot = _index(node, key, here, override)
+        elif not isinstance(node, dict):
+            raise ConfigError(f"override {override!r} goes through {here}, which is {_kind(node)} and has no keys")
+        if depth == len(keys) - 1:
+            node[slot] = value
+            return
+        if isinstance(node, dict) and node.get(slot) is None:
+            node[slot] = {}
+        node = node[slot]
+
+
+def _index(node: list[Any], key: str, here: str, override: str) -> int:
+    if not key.isdecimal() or int(key) >= len(node):
+        allowed = f"0 to {len(node) - 1}" if node else "nothing, it is empty"
+        raise ConfigError(f"override {override!r} asks for item {key!r} of the list {here}: allowed is {allowed}")
+    return int(key)
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", str: "a text", bool: "a truth value", int: "a number", float: "a number", type(None): "null"}
+    return names.get(type(value), f"a {type(value).__name__}")

@@ -1,0 +1,396 @@
+"""The meeting point of generators, buffer and students: who may go on, and what they get. Plain and single-threaded.
+
+``Exchange`` joins a replay buffer with a rate limiter for each student and a staleness bound. It never waits: each question
+is answered with what was asked for or with a ``NotYet`` that names the reason. ``local_runner`` asks in a loop; the replay
+actor asks again whenever something has changed.
+
+Several students draw from one buffer, each by its own priorities and with a random stream of its own, so that what one gets
+does not depend on when the others ask. The same inserts count for every student's limiter, and one must be allowed by all of
+them: the slowest student holds the generators, and with them the others. In lockstep a round's synthesis begins when every
+student has asked for its first batch of that round, so that all findings of the round before are in.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+
+from raydfkd.pipeline.experiment.config import ExperimentConfig, source_of
+from raydfkd.pipeline.run.messages import NotYet, Places, SampleReply, SampleRequest, Ticket
+from raydfkd.replay.buffer import ReplayBuffer
+from raydfkd.replay.rate_limiter import RateLimiter
+from raydfkd.types import BufferSummary, Sample, SyntheticBatch, WeightsVersion
+
+
+@dataclass
+class _Session:
+    """A student's workers since they last (re)started.
+
+    Attributes:
+        drawn_until: the step up to which batches were drawn.
+        next_step: by rank, the step whose batches a worker gets next; a worker that has not registered yet is missing.
+        waiting: by rank, the request for that step.
+        parts: by rank and step, what was drawn for a worker and not fetched yet.
+    """
+
+    name: str | None
+    world_size: int
+    drawn_until: int
+    next_step: dict[int, int] = field(default_factory=dict)
+    waiting: dict[int, SampleRequest] = field(default_factory=dict)
+    parts: dict[tuple[int, int], SampleReply] = field(default_factory=dict)
+
+
+class Exchange:
+    """Admits synthesis, takes in batches, and deals out training batches.
+
+    Args:
+        config: the experiment.
+        buffer: empty or restored.
+        limiters: of the configured mode, one for each student.
+    """
+
+    def __init__(self, config: ExperimentConfig, buffer: ReplayBuffer, limiters: Mapping[str, RateLimiter]) -> None:
+        self.config = config
+        self.buffer = buffer
+        self.limiters = limiters
+        self.num_tickets = buffer.num_batches
+        self.student_versions: dict[str, WeightsVersion] = dict.fromkeys(config.students, 0)
+        self.student_steps = dict.fromkeys(config.students, 0)
+        """By student: the newest step for which it drew."""
+        self._pending: dict[str, deque[int]] = {}
+        self._returned: list[int] = []
+        self._early: dict[int, tuple[SyntheticBatch, Any]] = {}
+        self._preparing: dict[str, str] = {}
+        self._group_summary: tuple[int, BufferSummary] | None = None
+        self._sessions: dict[str, _Session] = {}
+        self._arrived: dict[str, int] = {}
+
+    @property
+    def lockstep(self) -> bool:
+        return self.config.schedule.mode == "lockstep"
+
+    @property
+    def student_step(self) -> int:
+        """The slowest student's."""
+        return min(self.student_steps.values())
+
+    @property
+    def num_pending(self) -> int:
+        """Tickets given out whose batches are not in the buffer yet."""
+        return sum(map(len, self._pending.values())) + len(self._early)
+
+    def round_of(self, number: int) -> int:
+        """The round for which batch ``number`` is made; warm-up batches belong to round 0."""
+        schedule = self.config.schedule
+        return max(0, number - schedule.warmup_batches) // max(1, schedule.batches_per_round)
+
+    def try_admit(self, holder: str, turn: int, num_turns: int, student: str | None = None) -> Ticket | NotYet:
+        """May this generator begin a batch? In lockstep generators take turns, so that a seed fixes who makes what.
+
+        Args:
+            holder: who asks, and whose the ticket will be: the generator, or one stream of its batches.
+            turn, num_turns: its place among the generators.
+            student: whose weights it makes batches with; None: the first one's.
+        """
+        number = self._next_number(turn, num_turns)
+        if number is None:
+            return NotYet("turn", f"batch {self.num_tickets} is another generator's")
+        absent = [name for name in self.config.students if name not in self._sessions and name not in self._arrived]
+        if number >= self.config.schedule.warmup_batches and absent:
+            # Its start takes seconds, in which free generators would take its processors and fill the buffer to no purpose.
+            return NotYet("limiter", f"student {absent[0]!r} has not started yet")
+        if self.config.schedule.batches_per_round == 0 and number >= self.config.schedule.warmup_batches:
+            return NotYet("complete", "the pool is complete")
+        full = [name for name in self.config.students if not self._has_room(name)]
+        if full:
+            slowest = min(full, key=lambda name: self.student_steps[name])
+            return NotYet("limiter", f"{self.buffer.num_inserts} images inserted, {self._at(slowest)}, must draw more first")
+        lag = 0 if self.lockstep else self.config.schedule.max_staleness_rounds
+        min_version = 0 if lag is None else max(0, self.round_of(number) - lag)
+        opponent = self.config.student_name if student is None else student
+        for name in self.config.students if self.lockstep else (opponent,):
+            if self.student_versions[name] < min_version:
+                return NotYet(
+                    "weights",
+                    f"batch {number} needs weights {min_version} of student {name!r}, published are "
+                    f"{self.student_versions[name]}",
+                )
+        summary = self.buffer.summary()
+        if self.lockstep:
+            grouped = self._lockstep_summary(number, summary)
+            if isinstance(grouped, NotYet):
+                return grouped
+            summary = grouped
+        if number == self.num_tickets:
+            self.num_tickets += 1
+        else:
+            self._returned.remove(number)
+            heapq.heapify(self._returned)
+        self._pending.setdefault(holder, deque()).append(number)
+        return Ticket(number, summary, min_version)
+
+    def _has_room(self, student: str) -> bool:
+        """Whether a student's limiter allows one more batch."""
+        return self.limiters[student].can_insert((self.num_pending + 1) * self.config.synthesis_batch_size)
+
+    def _at(self, student: str) -> str:
+        return f"student {student!r}, at step {self.student_steps[student]}"
+
+    def _next_number(self, turn: int, num_turns: int) -> int | None:
+        """The lowest batch number to be made that is this generator's: a returned ticket's, or a new one."""
+        free = [*self._returned, self.num_tickets]
+        mine = [number for number in free if not self.lockstep or number % num_turns == turn]
+        return min(mine, default=None)
+
+    def _lockstep_summary(self, number: int, summary: BufferSummary) -> BufferSummary | NotYet:
+        """All batches of a group see the buffer as it was before the group, however many generators make them at once."""
+        per_round = max(1, self.config.schedule.batches_per_round)
+        first = number - (number - self.config.schedule.warmup_batches) % per_round
+        if self._group_summary is None or self._group_summary[0] != first:
+            if summary.num_batches < max(0, first):
+                return NotYet("data", f"batch {number} comes after batch {first - 1}, which is not in yet")
+            self._group_summary = (first, summary)
+        grouped = self._group_summary[1]
+        return BufferSummary(grouped.size, grouped.class_counts, number)
+
+    def cancel(self, holder: str) -> int:
+        """Takes back the tickets of one who will not deliver; returns how many. Their batches will be made by others."""
+        lost = self._pending.pop(holder, deque())
+        for number in lost:
+            heapq.heappush(self._returned, number)
+        return len(lost)
+
+    def insert(self, batch: SyntheticBatch, payload: Any, holder: str | None = None) -> None:
+        """Files a batch under its holder's oldest ticket (one without a ticket stands in for one taken back, or gets the next).
+
+        In lockstep batches go in by the numbers of their tickets, so that a seed fixes the buffer: one that comes early is
+        kept back until those before it are in.
+
+        Args:
+            holder: of the ticket; the batch's generator unless another is named.
+        """
+        holder = batch.generator_id if holder is None else holder
+        numbers = self._pending.get(holder)
+        if numbers:
+            number = numbers.popleft()
+        elif self._returned:
+            # A dead generator's batch that came all the same. Under a number of its own it would take the room, in lockstep,
+            # of the batch before it that is yet to be made.
+            number = heapq.heappop(self._returned)
+        else:
+            number, self.num_tickets = self.num_tickets, self.num_tickets + 1
+        if not numbers:
+            self._pending.pop(holder, None)
+        if not self.lockstep:
+            self._file(batch, payload)
+            return
+        self._early[number] = (batch, payload)
+        while self.buffer.num_batches in self._early:
+            self._file(*self._early.pop(self.buffer.num_batches))
+
+    def preload(self, batch: SyntheticBatch, payload: Any) -> None:
+        """Files pinned images, which are nobody's to make and count for no limit; before anything else is inserted."""
+        self.buffer.insert(batch, payload)
+
+    def note_preparation(self, holder: str, how_far: str | None) -> None:
+        """A generator says how far it is with what comes before its first batch; None: it is done."""
+        if how_far is None:
+            self._preparing.pop(holder, None)
+        else:
+            self._preparing[holder] = how_far
+
+    def _file(self, batch: SyntheticBatch, payload: Any) -> None:
+        self.buffer.insert(batch, payload, self._opponent_of(batch.generator_id))
+        for limiter in self.limiters.values():
+            limiter.record_insert(len(batch))
+
+    def _opponent_of(self, generator: str) -> str:
+        return self.config.student_of(source_of(generator))
+
+    def register(
+        self,
+        consumer: str,
+        world_size: int,
+        student_step: int,
+        version: WeightsVersion,
+        session: str | None = None,
+        rank: int = 0,
+    ) -> None:
+        """A student's worker (re)starts at ``student_step``: what it had drawn beyond it counts as not drawn.
+
+        Args:
+            session: names this start of the student's workers. The first of them to come with a new one begins anew; None
+                always does.
+        """
+        known = self._sessions.get(consumer)
+        if known is None or session is None or known.name != session:
+            known = self._sessions[consumer] = _Session(session, world_size, student_step)
+            self.student_steps[consumer], self.student_versions[consumer] = student_step, version
+            self.limiters[consumer].set_samples(student_step * self.config.students[consumer].batch_size)
+            self._arrived.pop(consumer, None)
+        known.next_step[rank] = student_step
+        known.waiting.pop(rank, None)
+        known.parts = {place: part for place, part in known.parts.items() if place[0] != rank}
+
+    def try_sample(self, request: SampleRequest) -> SampleReply | NotYet:
+        """The worker's part of the next draws. The draws are made once, when all workers of the student have asked.
+
+        So the global batch and the order of priority updates do not depend on which worker asks first.
+        """
+        session = self._sessions.get(request.consumer)
+        if session is None or session.name != request.session:
+            return NotYet("over", "the student's workers have been restarted since")
+        place = (request.rank, request.student_step)
+        if place not in session.parts:
+            if session.next_step.get(request.rank) != request.student_step:
+                return NotYet("peers", f"the request for step {request.student_step} comes after one that is still open")
+            session.waiting.setdefault(request.rank, request)
+            refusal = self._draw(session, request)
+            if refusal is not None:
+                return refusal
+        return session.parts.pop(place)
+
+    def _draw(self, session: _Session, request: SampleRequest) -> NotYet | None:
+        """Draws for ``request`` and for the workers that wait for the same step; None once it is done."""
+        step = request.student_step
+        if request.alone:
+            together = [request.rank]
+        else:
+            others = {rank: session.next_step.get(rank, step) for rank in range(session.world_size)}
+            missing = [
+                rank for rank, other in others.items() if other < step or (other == step and rank not in session.waiting)
+            ]
+            if missing:
+                why = f"student workers {', '.join(map(str, missing))} have not asked for step {step} yet"
+                return NotYet("peers", "; ".join([why, *self._behind_at_checkpoint(request.consumer)]))
+            together = [rank for rank, other in others.items() if other == step]
+        asked = [session.waiting[rank] for rank in together]
+        self._take_findings(session, asked)
+        batch_size = self.config.students[request.consumer].batch_size
+        until = step + request.num_batches
+        num_draws = max(0, until - session.drawn_until) * batch_size
+        if not self.limiters[request.consumer].can_sample(num_draws):
+            so_far = "; ".join([*self._preparing_so_far(), *self._held_by(request.consumer)])
+            return NotYet(
+                "limiter",
+                f"{self.buffer.size} images are in the buffer and the generators must insert more before the next draw"
+                + (f" ({so_far})" if so_far else ""),
+            )
+        self.limiters[request.consumer].record_sample(num_draws)
+        session.drawn_until = max(session.drawn_until, until)
+        drawn = self.buffer.sample(request.consumer, request.num_batches, batch_size, step)
+        for rank in together:
+            cursor = session.waiting.pop(rank).cursor
+            session.parts[rank, step] = self._reply(_part(drawn, rank, session.world_size), cursor)
+            session.next_step[rank] = until
+        return None
+
+    def _preparing_so_far(self) -> list[str]:
+        return [f"{holder}: {how_far}" for holder, how_far in self._preparing.items()]
+
+    def _held_by(self, student: str) -> list[str]:
+        """Of whom the generators, and with them ``student``, wait."""
+        mine = self._has_room(student)
+        late = [
+            name
+            for name in self.config.students
+            if (name not in self._sessions and name not in self._arrived)
+            or (mine and not self._has_room(name))
+            or (self.lockstep and self.student_versions[name] < self.student_versions[student])
+        ]
+        return [f"they wait for {self._at(name)}" for name in late]
+
+    def _reply(self, part: Sample, cursor: int | None) -> SampleReply:
+        """Made when the draws are, since any of their images may be evicted before the worker fetches its part."""
+        if cursor is not None:
+            return SampleReply(part, self.buffer.shards_after(cursor))
+        shard_ids, rows = self.buffer.locate(part.slots)
+        payloads = {int(shard_id): self.buffer.payload(int(shard_id)) for shard_id in np.unique(shard_ids)}
+        return SampleReply(part, [], Places(shard_ids, rows, payloads))
+
+    def _take_findings(self, session: _Session, asked: list[SampleRequest]) -> None:
+        """Priorities and progress that came with the requests; once, however often a request is asked again."""
+        for request in asked:
+            if len(request.keys):
+                self.buffer.update(request.consumer, request.keys, request.priorities)
+                session.waiting[request.rank] = _without_updates(request)
+        self.note_version(asked[0].consumer, asked[0].version)
+        self.student_steps[asked[0].consumer] = max(self.student_steps[asked[0].consumer], asked[0].student_step)
+
+    def note_version(self, student: str, version: WeightsVersion) -> None:
+        """A student has published; it brought its findings before."""
+        self.student_versions[student] = max(self.student_versions[student], version)
+
+    def try_meet(self, student: str, step: int) -> NotYet | None:
+        """A student has handed over its state of ``step`` for a checkpoint; None once all students have.
+
+        It says so again each time it asks, so that nothing is lost with the one who keeps count.
+        """
+        if student not in self._sessions and student not in self._arrived:
+            # This buffer was lost and restored. The student registers once it draws again; till then it holds nobody up.
+            self.student_steps[student] = step
+            self.note_version(student, step // self.config.schedule.student_steps_per_round - 1)
+            self.limiters[student].set_samples(step * self.config.students[student].batch_size)
+        self._arrived[student] = step
+        missing = self._not_arrived(step)
+        return NotYet("peers", f"{' and '.join(missing)} to come to the checkpoint of step {step}") if missing else None
+
+    def _behind_at_checkpoint(self, student: str) -> list[str]:
+        """For whom a student's first worker waits at a checkpoint, and its other workers with it."""
+        here = self._arrived.get(student, -1)
+        return [f"{self._at(name)} has not come there" for name in self.config.students if self._arrived.get(name, -1) < here]
+
+    def _not_arrived(self, step: int) -> list[str]:
+        return [self._at(name) for name in self.config.students if self._arrived.get(name) != step]
+
+    def progress(self) -> tuple[int, ...]:
+        """Counts of everything that an answer can depend on: equal counts, equal answers."""
+        sessions = list(self._sessions.values())
+        asked = sum(len(session.waiting) for session in sessions)
+        served = sum(sum(session.next_step.values()) for session in sessions)
+        return (
+            *(self.buffer.num_inserts, self.buffer.num_samples, self.num_tickets, self.num_pending, len(self._returned)),
+            *(*self.student_versions.values(), *self._arrived.values(), asked, served),
+        )
+
+    def stats(self) -> dict[str, Any]:
+        """Figures for a ``replay`` metrics record."""
+        return self.buffer.stats(lambda generator: self.student_versions[self._opponent_of(generator)])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            name: {
+                "limiter": limiter.state_dict(),
+                "version": self.student_versions[name],
+                "step": self.student_steps[name],
+            }
+            for name, limiter in self.limiters.items()
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from the students' counts.
+
+        Raises:
+            KeyError: a student has none.
+        """
+        for name, limiter in self.limiters.items():
+            # The buffer was saved a moment earlier or later than these counts; what is in it is what was inserted.
+            limiter.load_state_dict({**state[name]["limiter"], "inserts": np.array(self.buffer.num_inserts)})
+            self.student_versions[name], self.student_steps[name] = int(state[name]["version"]), int(state[name]["step"])
+        self.num_tickets = self.buffer.num_batches
+
+
+def _without_updates(request: SampleRequest) -> SampleRequest:
+    return replace(request, keys=request.keys[:0], priorities=request.priorities[:0])
+
+
+def _part(sample: Sample, rank: int, world_size: int) -> Sample:
+    columns = slice(rank, None, world_size)
+    names = [f.name for f in fields(Sample)]
+    return Sample(*(getattr(sample, name)[:, columns] for name in names))

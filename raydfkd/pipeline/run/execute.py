@@ -1,0 +1,196 @@
+"""One run from its first check to its result, whichever runner drives it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raydfkd.data.collected import CollectedImages
+from raydfkd.data.config import DatasetConfig
+from raydfkd.errors import CheckpointError, DiskFullError, RaydfkdError, RunStoppedError
+from raydfkd.pipeline.experiment import builder
+from raydfkd.pipeline.experiment.config import ExperimentConfig, generator_id
+from raydfkd.pipeline.run import checkpoints, collecting
+from raydfkd.pipeline.run.exchange_state import build_exchange, load_exchange
+from raydfkd.pipeline.run.local_runner import run_local
+from raydfkd.pipeline.run.outcome import finish
+from raydfkd.pipeline.run.recorder import Recorder, Watcher, describe_environment
+from raydfkd.run_dir import RunDir, write_atomically
+from raydfkd.synthesis.procedural.config import CropsImagesConfig, ProceduralConfig
+
+Runner = Callable[[ExperimentConfig, RunDir, Recorder, Path | None], None]
+
+TIMELESS_RECORDS = ("event", "generators")
+"""Kinds that tell what happened to the run's processes, which a resume does not undo."""
+STUDENT_RECORDS = ("distillation", "throughput", "evaluation", "held_out")
+
+
+def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Watcher | None, run_ray: Runner) -> dict[str, Any]:
+    """Checks, runs and finishes an experiment; the manifest says at every moment how it stands.
+
+    Args:
+        run: its directory, opened.
+        resume: go on from the latest checkpoint (from the beginning if there is none yet).
+        run_ray: the Ray runner, handed in because this room does not know Ray.
+    """
+    watcher = Watcher() if watcher is None else watcher
+    checkpoint = run.latest_checkpoint() if resume else None
+    watcher.stage("checking the teacher")
+    try:
+        # With Ray the GPUs are the actors'; the driver only checks and finishes.
+        device = builder.choose_device(config) if config.runtime.runner == "local" else torch.device("cpu")
+        teacher_sha256, collected = _check(config, run, checkpoint, device)
+        elapsed_s = _rewind(run, checkpoint) if resume else 0.0
+    except BaseException:
+        if not resume:  # a run that goes on stays as it was
+            _remove_unstarted(run)
+        raise
+    try:
+        _write_manifest(config, run, teacher_sha256)
+        recorder = Recorder(config, run, watcher, elapsed_s)
+        try:
+            if collected is not None:
+                _announce(config, run, recorder, collected)
+            if resume:
+                recorder.event(f"resumed from {checkpoint.name if checkpoint is not None else 'the beginning'}")
+            runner = run_local if config.runtime.runner == "local" else run_ray
+            runner(config, run, recorder, checkpoint)
+            recorder.stage("finishing")
+            result = finish(config, run, recorder.elapsed_s, device)
+            recorder.finished = True
+        finally:
+            recorder.close()
+    except BaseException as error:
+        full = DiskFullError.of(error, f"run directory {run.path} cannot be written to")
+        _mark_end(run, full or error, resume)
+        if full is not None:
+            raise full from error
+        raise
+    shutil.rmtree(run.preparation, ignore_errors=True)  # of use to a resume alone
+    run.update_manifest(state="finished")
+    watcher.finish(result)
+    return result
+
+
+def _mark_end(run: RunDir, error: BaseException, resume: bool) -> None:
+    """How the run ended, in its manifest; what ended it matters more than that this could be written."""
+    with suppress(OSError):
+        if isinstance(error, RunStoppedError):
+            run.update_manifest(state="stopped")
+        elif not resume and _is_refusal(error) and not any(run.metrics()):
+            _remove_unstarted(run)
+        else:
+            state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+            run.update_manifest(state=state, error=str(error) or type(error).__name__)
+
+
+def _check(
+    config: ExperimentConfig, run: RunDir, checkpoint: Path | None, device: torch.device
+) -> tuple[str, CollectedImages | None]:
+    """Builds what a user can have got wrong, before anything starts.
+
+    Returns:
+        The teacher's hash, and the collected images if the run has not kept them yet.
+
+    Raises:
+        RaydfkdError: schedule, teacher, student, generators, collected or evaluation data or checkpoint cannot be used.
+    """
+    exchange = build_exchange(config)
+    teacher = builder.build_frozen_teacher(config)
+    builder.audit(config, teacher)
+    for name in config.students:
+        builder.build_student(config, teacher, name)
+    kept = collecting.read(run)
+    collected = collecting.collect(config, teacher, device) if kept is None else None
+    images = kept if collected is None else collected.batch
+    for source, index in config.generators:
+        # Those of one source differ in their seed alone, and in what a checkpoint holds for them.
+        if index == 0 or checkpoint is not None:
+            synthesizer = builder.build_synthesizer(config, source, index, device, images)
+            if checkpoint is not None:
+                checkpoints.load_generator(checkpoint, generator_id(source, index), synthesizer)
+    builder.build_evaluator(config, teacher, device)
+    builder.build_held_out(config, teacher, device)
+    if checkpoint is not None:
+        load_exchange(checkpoint, exchange)
+        for name in config.students:
+            distiller = builder.build_distiller(config, device, name)
+            checkpoints.load_student(checkpoint, name, distiller)
+            if distiller.num_steps > config.schedule.total_steps:
+                raise CheckpointError(
+                    f"the run in {run.path} has done {distiller.num_steps} student steps and schedule.rounds "
+                    f"{config.schedule.rounds} asks for {config.schedule.total_steps}: resume with as many rounds, or more"
+                )
+    return teacher.state_sha256(), collected
+
+
+def _announce(config: ExperimentConfig, run: RunDir, recorder: Recorder, collected: CollectedImages) -> None:
+    collecting.write(run, collected)
+    recorder.stage("collected images", collected.describe())
+    for warning in collecting.warnings_of(config, collected):
+        recorder.event(f"warning: {warning}")
+
+
+def _is_refusal(error: BaseException) -> bool:
+    return isinstance(error, RaydfkdError) and error.exit_code == 2
+
+
+def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) -> None:
+    splits = []
+    if config.evaluation is not None:
+        splits.append(_split_read(config.evaluation.dataset, "evaluation only"))
+    if config.held_out is not None:
+        splits.append({"dataset": str(config.held_out.path), "split": "held out", "purpose": "agreement with the teacher only"})
+    if config.collected is not None:
+        splits.append(_split_read(config.collected.dataset, "training, as collected images; labels not read"))
+    for source in config.sources.values():
+        if isinstance(source, ProceduralConfig) and isinstance(source.images, CropsImagesConfig):
+            splits.append(_split_read(source.images.dataset, "training, crops of its pictures; labels not read"))
+    run.update_manifest(
+        state="running",
+        error=None,
+        seed=config.runtime.seed,
+        teacher_sha256=teacher_sha256,
+        data_splits_read=splits,
+        **describe_environment(),
+    )
+
+
+def _split_read(dataset: DatasetConfig, purpose: str) -> dict[str, str]:
+    where = getattr(dataset, "path", getattr(dataset, "name", dataset.kind))
+    return {"dataset": str(where), "split": dataset.split, "purpose": purpose}
+
+
+def _rewind(run: RunDir, checkpoint: Path | None) -> float:
+    """Drops the records made after the checkpoint, except of processes; returns the seconds already spent.
+
+    A checkpoint stands at a round's beginning: of the records of its own step the student's were made before it, and those of
+    the synthesis for that round after it, so that they will be made again.
+    """
+    step = 0 if checkpoint is None else int(checkpoint.name.removeprefix("step-"))
+    records = list(run.metrics())
+    kept = [
+        r
+        for r in records
+        if r["kind"] in TIMELESS_RECORDS or r["step"] < step or (r["step"] == step and r["kind"] in STUDENT_RECORDS)
+    ]
+    if len(kept) < len(records):
+        write_atomically(run.metrics_path, "".join(json.dumps(r) + "\n" for r in kept))
+    return max((r["time_s"] for r in records), default=0.0)
+
+
+def _remove_unstarted(run: RunDir) -> None:
+    """A run refused before it began leaves no directory behind that would block the corrected try."""
+    for folder in (run.checkpoints, run.samples, run.analysis):
+        if folder.exists() and not any(folder.iterdir()):
+            folder.rmdir()
+    for path in (run.config_path, run.metrics_path, run.manifest_path, run.collected_path):
+        path.unlink(missing_ok=True)
+    if not any(run.path.iterdir()):
+        run.path.rmdir()

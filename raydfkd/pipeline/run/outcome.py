@@ -1,0 +1,205 @@
+"""From a finished run's last checkpoint and metrics to its outcome: weights, result.json, and the report's arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from raydfkd.distillation.distiller import Distiller
+from raydfkd.evaluation.classification import Evaluator
+from raydfkd.models.precision import autocast
+from raydfkd.models.shared_classifier import SharedClassifierStudent, describe_shared_classifier
+from raydfkd.models.teachers.teacher import FrozenTeacher, pixels_of
+from raydfkd.models.weights import save_weights
+from raydfkd.pipeline.experiment import builder
+from raydfkd.pipeline.experiment.config import ExperimentConfig
+from raydfkd.pipeline.run import checkpoints
+from raydfkd.pipeline.run.exchange import Exchange
+from raydfkd.pipeline.run.exchange_state import build_exchange, load_exchange
+from raydfkd.pipeline.run.student_loop import normalized
+from raydfkd.run_dir import RunDir
+
+IMAGES_PER_CLASS = 10
+FEATURE_SAMPLES = 600
+STUDENT_WAITS = ("student_wait_data_s", "student_wait_limiter_s", "student_wait_students_s")
+GENERATOR_WAITS = ("generator_wait_limiter_s", "generator_wait_weights_s")
+
+
+def finish(config: ExperimentConfig, run: RunDir, elapsed_s: float, device: torch.device) -> dict[str, Any]:
+    """Evaluates the last checkpoint, and writes weights, analysis and result.json; returns the result."""
+    folder = run.latest_checkpoint()
+    assert folder is not None, "a run that ended wrote a checkpoint"
+    exchange = build_exchange(config)
+    load_exchange(folder, exchange)
+    teacher = builder.build_frozen_teacher(config).to(device)
+    evaluator = builder.build_evaluator(config, teacher, device)
+    students: dict[str, dict[str, Any]] = {}
+    for name in config.students:
+        distiller = builder.build_distiller(config, device, name)
+        checkpoints.load_student(folder, name, distiller)
+        _save_student(config, run, name, distiller)
+        students[name] = _figures(config, name, distiller, evaluator)
+    _save_analysis(run, exchange, teacher, evaluator, device, config.runtime.bf16)
+    result = _result(config, run, students, exchange, teacher, evaluator, elapsed_s, device)
+    run.write_result(result)
+    if evaluator is not None:
+        run.update_manifest(classes=list(evaluator.dataset.classes))
+    return result
+
+
+def _save_student(config: ExperimentConfig, run: RunDir, name: str, distiller: Distiller) -> None:
+    normalization = distiller.teacher.normalization
+    metadata = {
+        "model": config.students[name].model,
+        "num_classes": str(config.task.num_classes),
+        "image_shape": str(list(config.task.image_shape)),
+        "mean": str(normalization.mean.flatten().tolist()),
+        "std": str(normalization.std.flatten().tolist()),
+    }
+    if isinstance(distiller.student, SharedClassifierStudent):
+        metadata["shared_classifier"] = describe_shared_classifier(distiller.student)
+    other = None if name == config.student_name else name
+    save_weights(distiller.student, run.student_path(other), metadata)
+    save_weights(distiller.student_ema, run.student_path(other, ema=True), metadata)
+
+
+def _figures(config: ExperimentConfig, name: str, distiller: Distiller, evaluator: Evaluator | None) -> dict[str, Any]:
+    """What result.json says of a student."""
+    last = ema = None
+    if evaluator is not None:
+        last = evaluator.evaluate(normalized(distiller.teacher, distiller.student))
+        ema = evaluator.evaluate(normalized(distiller.teacher, distiller.student_ema))
+    return {
+        "model": config.students[name].model,
+        "params": count_params(distiller.student),
+        "metric_last": None if last is None else last.metric,
+        "metric_ema": None if ema is None else ema.metric,
+        "agreement": None if last is None else last.agreement,
+        "objective": config.students[name].objective.kind,
+        "images_distilled": distiller.num_steps * config.students[name].batch_size,
+        "student_steps": distiller.num_steps,
+    }
+
+
+def _result(
+    config: ExperimentConfig,
+    run: RunDir,
+    students: dict[str, dict[str, Any]],
+    exchange: Exchange,
+    teacher: FrozenTeacher,
+    evaluator: Evaluator | None,
+    elapsed_s: float,
+    device: torch.device,
+) -> dict[str, Any]:
+    first = students[config.student_name]
+    return {
+        "method": "+".join(sorted({source.method for source in config.sources.values()})) or "collected",
+        "seed": config.runtime.seed,
+        "schedule": config.schedule.mode,
+        "runner": config.runtime.runner,
+        "teacher": {
+            "model": config.teacher.model,
+            "sha256": teacher.state_sha256(),
+            "params": count_params(teacher.model),
+            "metric": None if evaluator is None or evaluator.teacher is None else evaluator.teacher.metric,
+        },
+        "student": {name: first[name] for name in ("model", "params", "metric_last", "metric_ema", "agreement")},
+        "students": students,
+        "metric_name": "accuracy",
+        "end_to_end_s": elapsed_s,
+        **totals_of(run.metrics()),
+        "images_synthesized": exchange.buffer.num_inserts,
+        "images_distilled": sum(student["images_distilled"] for student in students.values()),
+        "student_steps": first["student_steps"],
+        "class_entropy": exchange.buffer.stats()["class_entropy"],
+        "device": device_name(device),
+    }
+
+
+def totals_of(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Times, wait fractions and restarts over all sessions of a run and all its students, from its metrics records."""
+    sums = dict.fromkeys((*STUDENT_WAITS, *GENERATOR_WAITS, "synthesis_s", "distillation_s"), 0.0)
+    restarts, last_steps = 0, dict[str, int]()
+    for record in records:
+        if record["kind"] == "preparation":
+            sums["synthesis_s"] += record["prepare_s"]
+        elif record["kind"] == "synthesis":
+            sums["synthesis_s"] += record["seconds"]
+        elif record["kind"] == "distillation":
+            student = record.get("student", "")
+            sums["distillation_s"] += record["step_s"] * max(0, record["step"] - last_steps.get(student, 0))
+            last_steps[student] = record["step"]
+        elif record["kind"] == "event":
+            restarts += int(record.get("restart", False))
+        for name in (*STUDENT_WAITS, *GENERATOR_WAITS):
+            sums[name] += record.get(name) or 0.0
+    student_wait = sum(sums[name] for name in STUDENT_WAITS)
+    generator_wait = sum(sums[name] for name in GENERATOR_WAITS)
+    return {
+        "synthesis_s": sums["synthesis_s"],
+        "distillation_s": sums["distillation_s"],
+        "student_wait_fraction": _share(student_wait, sums["distillation_s"]),
+        "generator_wait_fraction": _share(generator_wait, sums["synthesis_s"]),
+        "restarts": restarts,
+    }
+
+
+def _share(waited: float, worked: float) -> float:
+    return waited / (waited + worked) if waited + worked > 0 else 0.0
+
+
+def count_params(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
+def _save_analysis(
+    run: RunDir, exchange: Exchange, teacher: FrozenTeacher, evaluator: Evaluator | None, device: torch.device, bf16: bool
+) -> None:
+    np.savez_compressed(run.analysis / "buffer.npz", **exchange.buffer.analysis())  # type: ignore[arg-type]
+    images, classes, sources = _live_images(exchange)
+    rows = [np.flatnonzero((classes == k) & (sources == s)) for s in np.unique(sources) for k in np.unique(classes)]
+    chosen = np.concatenate([found[-IMAGES_PER_CLASS:] for found in rows])
+    np.savez_compressed(
+        run.samples / "by_class.npz", images=images[chosen], teacher_class=classes[chosen], source=sources[chosen]
+    )
+    spread = np.linspace(0, len(images) - 1, min(FEATURE_SAMPLES, len(images))).astype(int)
+    arrays = {
+        "synthetic_features": _features(teacher, images[spread], device, bf16),
+        "synthetic_class": classes[spread],
+    }
+    if evaluator is not None:
+        real = evaluator.dataset
+        spread = np.linspace(0, len(real.images) - 1, min(FEATURE_SAMPLES, len(real.images))).astype(int)
+        arrays |= {"real_features": _features(teacher, real.images[spread], device, bf16), "real_class": real.labels[spread]}
+    if teacher.has_classifier_head:
+        np.savez_compressed(run.analysis / "features.npz", **arrays)
+
+
+def _live_images(exchange: Exchange) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images uint8 [n,C,H,W] of all tables, the teacher's classes of them, and where they come from."""
+    views = exchange.buffer.shards_after(-1)
+    live = [view.slots >= 0 for view in views]
+    images = np.concatenate([view.payload.images[rows] for view, rows in zip(views, live, strict=True)])
+    classes = np.concatenate([view.payload.teacher_class[rows] for view, rows in zip(views, live, strict=True)])
+    sources = np.concatenate([np.full(int(rows.sum()), view.payload.source) for view, rows in zip(views, live, strict=True)])
+    return images, classes, sources
+
+
+def _features(teacher: FrozenTeacher, images: np.ndarray, device: torch.device, bf16: bool) -> np.ndarray:
+    if not teacher.has_classifier_head:
+        return np.empty((0, 0), np.float32)
+    parts = []
+    with torch.no_grad(), autocast(device, bf16):
+        for chunk in torch.from_numpy(images).split(200):
+            parts.append(teacher.forward_features(pixels_of(chunk.to(device)))[1].float().flatten(1).cpu().numpy())
+    return np.concatenate(parts)

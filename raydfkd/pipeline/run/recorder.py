@@ -1,0 +1,162 @@
+"""Writes what happens in a run: metrics.jsonl, TensorBoard events, MLflow, pictures, and whoever watches live."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from raydfkd.pipeline.experiment.config import ExperimentConfig
+from raydfkd.pipeline.run.mlflow_log import MlflowLog
+from raydfkd.run_dir import MetricsWriter, RunDir
+
+GRID_ROWS, GRID_COLUMNS = 8, 16
+STAGES = {"preparation": "preparing", "synthesis": "filling the buffer", "distillation": "distilling"}
+"""By the kind of record that tells that it has begun, in their order."""
+
+
+class Watcher:
+    """Someone who watches a run live (the command line's table); this one looks away."""
+
+    def stage(self, name: str, detail: str = "") -> None: ...
+
+    def update(self, record: dict[str, Any]) -> None: ...
+
+    def finish(self, result: dict[str, Any]) -> None: ...
+
+
+class Recorder:
+    """The run directory's writer. One per run, in the driver process.
+
+    Args:
+        config: the experiment.
+        run: its directory.
+        watcher: told of every record.
+        elapsed_s: time of earlier sessions of a resumed run.
+    """
+
+    def __init__(self, config: ExperimentConfig, run: RunDir, watcher: Watcher, elapsed_s: float = 0.0) -> None:
+        self.config = config
+        self.run = run
+        self.watcher = watcher
+        uri = config.runtime.mlflow_uri
+        self._mlflow = None if uri is None else MlflowLog(uri, run, config.model_dump(mode="json"))
+        self._writer = MetricsWriter(run, elapsed_s)
+        self._tensorboard: Any = None
+        self.finished = False
+        """Set once the run has come to its end."""
+        self._coming = dict(STAGES)
+        self._restarts = sum(bool(record.get("restart")) for record in run.metrics("event"))
+
+    @property
+    def elapsed_s(self) -> float:
+        return self._writer.elapsed_s
+
+    def emit(self, kind: str, step: int, *, wall_s: float | None = None, **values: Any) -> None:
+        """One metrics record, see ``run_dir.py``; ``wall_s`` is the Unix time at which it arose elsewhere."""
+        self._announce(kind)
+        late_s = 0.0 if wall_s is None else max(0.0, time.time() - wall_s)
+        record = self._writer.write(kind, step, late_s=late_s, **values)
+        self.watcher.update(record)
+        self._restarts += kind == "event" and bool(values.get("restart"))
+        self._to_tensorboard(record)
+        if self._mlflow is not None:
+            self._mlflow.take(self._scalars(record), step)
+
+    def event(self, message: str) -> None:
+        """One line on something that matters: a restart, a resume, a warning."""
+        self.emit("event", 0, message=message)
+
+    def stage(self, name: str, detail: str = "") -> None:
+        self.watcher.stage(name, detail)
+
+    def _announce(self, kind: str) -> None:
+        """The first record of its kind tells that a stage has begun, and that no earlier one is left."""
+        if kind in self._coming:
+            self.stage(self._coming[kind])
+            later = list(self._coming)[list(self._coming).index(kind) + 1 :]
+            self._coming = {name: self._coming[name] for name in later}
+
+    def save_grid(self, images: np.ndarray, step: int) -> None:
+        """Writes samples/round-*.png: up to 128 images [N,C,H,W] in a grid."""
+        from PIL import Image
+
+        number = step // self.config.schedule.student_steps_per_round
+        grid = image_grid(images[: GRID_ROWS * GRID_COLUMNS], GRID_COLUMNS)
+        Image.fromarray(grid).save(self.run.samples / f"round-{number:05d}.png")
+
+    def _to_tensorboard(self, record: dict[str, Any]) -> None:
+        if self._tensorboard is None:
+            from tensorboardX import SummaryWriter
+
+            self._tensorboard = SummaryWriter(str(self.run.path / "tensorboard"))
+        for name, value in self._scalars(record):
+            self._tensorboard.add_scalar(name, value, record["step"])
+
+    def _scalars(self, record: dict[str, Any]) -> Iterator[tuple[str, float]]:
+        """(curve, value) of every number in a record: ``kind/name``, with the generator or source between if it has one, and
+        with the student where there are several.
+
+        Of events only the restarts so far are a curve.
+        """
+        if record["kind"] == "event":
+            if record.get("restart"):
+                yield "event/restarts", self._restarts
+            return
+        student = "student" if len(self.config.students) > 1 else ""
+        owner = record.get({"synthesis": "generator_id", "generators": "source"}.get(record["kind"], student))
+        group = record["kind"] if owner is None else f"{record['kind']}/{owner}"
+        for name, value in record.items():
+            if name not in ("kind", "step", "time_s") and isinstance(value, int | float) and not isinstance(value, bool):
+                yield f"{group}/{name}", value
+
+    def close(self) -> None:
+        self._writer.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._mlflow is not None:
+            self._mlflow.close(self.finished)
+
+
+def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images uint8 [N,C,H,W] side by side, row by row: [rows*H, columns*W] for one channel, otherwise [..., 3]."""
+    num, channels, height, width = images.shape
+    columns = min(columns, num)
+    rows = -(-num // columns)
+    canvas = np.zeros((rows * columns, channels, height, width), np.uint8)
+    canvas[:num] = images
+    grid = (
+        canvas.reshape(rows, columns, channels, height, width)
+        .transpose(0, 3, 1, 4, 2)
+        .reshape(rows * height, columns * width, channels)
+    )
+    return grid[:, :, 0] if channels == 1 else grid[:, :, :3]
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions and hardware, for the manifest."""
+    import torch
+
+    packages = {}
+    for name in ("raydfkd", "torch", "torchvision", "ray", "numpy", "pyarrow"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    hardware = {"machine": platform.machine(), "processor": _processor(), "cpus": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        hardware["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"python": sys.version.split()[0], "packages": packages, "hardware": hardware}
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

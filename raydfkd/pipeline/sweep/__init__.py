@@ -1,0 +1,1 @@
+"""A sweep's settings, its trials and its result, without Ray."""

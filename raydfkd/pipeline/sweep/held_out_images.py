@@ -1,0 +1,98 @@
+"""The images that a sweep's trials are compared on, where no real labelled data may be.
+
+They are made once, before the trials, by one generator of each source of the sweep's base experiment, with a seed of its own:
+images of a trial's own buffer would be those its student was trained on, and each trial would be asked other questions. The
+generator goes through the experiment's own preparation and warm-up first, so that its images look like the trials'; its
+student stands at its start. Where the experiment has collected images, some of these are held out too, and every trial is
+told not to collect them (``collected.exclude``).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from raydfkd.errors import DataError
+from raydfkd.pipeline.experiment import builder
+from raydfkd.pipeline.experiment.config import ExperimentConfig, derive_seed
+from raydfkd.pipeline.run import collecting
+from raydfkd.types import BufferSummary, Synthesizer, SyntheticBatch
+
+COLLECTED_SHARE = 5
+"""At most one of so many collected images is held out."""
+
+
+def make_held_out(config: ExperimentConfig, num_images: int, seed: int, device: torch.device) -> SyntheticBatch:
+    """Makes ``num_images`` held-out images, the same for the same seed and device.
+
+    Args:
+        config: the sweep's base experiment.
+        seed: of the sweep.
+        device: where to make them.
+
+    Raises:
+        RaydfkdError: teacher, collected images or a source cannot be used.
+    """
+    own_seed = derive_seed(seed, "held out")
+    config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"seed": own_seed})})
+    teacher = builder.build_frozen_teacher(config)
+    builder.audit(config, teacher)
+    parts: list[SyntheticBatch] = []
+    collected = collecting.collect(config, teacher, device)
+    # Without sources there is nothing else to hold out.
+    most = num_images // 2 if config.sources else num_images
+    share = 0 if collected is None else min(most, len(collected) // COLLECTED_SHARE)
+    if collected is not None and config.collected is not None and share >= 2:
+        fewer = config.collected.model_copy(update={"num_images": share})
+        held = collecting.collect(config.model_copy(update={"collected": fewer}), teacher, device)
+        assert held is not None
+        parts.append(held.batch)
+    elif not config.sources:
+        raise DataError(f"{len(collected or ())} collected images are too few to hold some out: use objective.kind evaluation")
+    left = num_images - sum(map(len, parts))
+    images = None if collected is None else collected.batch
+    for number, source in enumerate(config.sources):
+        wanted = left // len(config.sources) + (number < left % len(config.sources))
+        synthesizer = builder.build_synthesizer(config, source, 0, device, images)
+        if wanted:
+            parts.append(_synthesize(config, synthesizer, wanted))
+    return _joined(parts)
+
+
+def _synthesize(config: ExperimentConfig, synthesizer: Synthesizer, wanted: int) -> SyntheticBatch:
+    """The last ``wanted`` images of a warm-up and as many batches after it as they take."""
+    while synthesizer.prepare() is not None:
+        pass
+    num_batches = config.schedule.warmup_batches + math.ceil(wanted / config.synthesis_batch_size)
+    made: list[SyntheticBatch] = []
+    counts = np.zeros(config.task.num_classes, np.int64)
+    for number in range(num_batches):
+        batch = synthesizer.step(BufferSummary(int(counts.sum()), counts, number))
+        counts = counts + np.bincount(batch.teacher_class, minlength=len(counts))
+        made = [*made, batch][-math.ceil(wanted / config.synthesis_batch_size) :]
+    return _rows(_joined(made), slice(-wanted, None))
+
+
+def _joined(parts: list[SyntheticBatch]) -> SyntheticBatch:
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    sources = list(dict.fromkeys(part.source for part in parts))
+    return SyntheticBatch(
+        images=column("images"),
+        targets=column("targets"),
+        teacher_class=column("teacher_class"),
+        teacher_confidence=column("teacher_confidence"),
+        source="+".join(sources),
+        generator_id="held_out",
+        student_version=-1,
+        metrics={f"num_{name}": float(sum(len(part) for part in parts if part.source == name)) for name in sources},
+    )
+
+
+def _rows(batch: SyntheticBatch, rows: slice) -> SyntheticBatch:
+    columns = ("images", "targets", "teacher_class", "teacher_confidence")
+    cut = {name: getattr(batch, name)[rows] for name in columns}
+    return SyntheticBatch(**cut, source=batch.source, generator_id=batch.generator_id, student_version=batch.student_version)

@@ -1,0 +1,98 @@
+"""Settings of supervised teacher training. No torch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from raydfkd.augment.config import AugmentationConfig, Augmentations
+from raydfkd.data.config import DatasetConfig
+from raydfkd.distillation.config import OptimizerConfig
+from raydfkd.pipeline.experiment.input_paths import absolute
+
+
+class NormalizationConfig(BaseModel):
+    """What the network's input is: (image - mean) / std, images in [0,1]."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: list[float]
+    """One number per channel."""
+    std: list[float]
+    """One positive number per channel."""
+
+    @model_validator(mode="after")
+    def _sane(self) -> NormalizationConfig:
+        if len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
+            raise ValueError(f"mean {self.mean} and std {self.std} need one number per channel each, every std above 0")
+        return self
+
+
+class TeacherTrainingConfig(BaseModel):
+    """One network trained on labelled images: a teacher to be, or a student's upper bound."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    """Network: a catalog name."""
+    num_classes: int = Field(ge=2)
+    """Classes K."""
+    image_shape: tuple[int, int, int]
+    """[C, H, W] of the network's input."""
+    initial_weights: Path | None = None
+    """Weights to begin from, e.g. of ImageNet-1k; tensors of the last linear layer that are of another number of classes start
+    random. None: random weights."""
+    dataset: DatasetConfig
+    """Labelled images to train on."""
+    evaluation: DatasetConfig | None = None
+    """Labelled images to measure the finished network on; nothing is chosen by it. None: not measured."""
+    normalization: NormalizationConfig | Literal["auto"] = "auto"
+    """Input normalisation; auto: mean and std per channel of the training images."""
+    epochs: int = Field(200, ge=1)
+    """Passes over the training images."""
+    batch_size: int = Field(256, ge=1)
+    """Images per optimizer step."""
+    optimizer: OptimizerConfig = OptimizerConfig.model_validate({"lr": 0.1, "nesterov": True})
+    """SGD and its schedule."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of each target spread evenly over all classes."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """How strongly images are changed; without mixup, since labels are not mixed."""
+    crop_padding: int | None = Field(None, ge=0)
+    """Random-crop padding in pixels; null: 4, and 0 where augmentation.level is none."""
+    flip: bool | None = None
+    """Mirror images at random; null: yes, and no where augmentation.level is none."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Decay per step of averaged weights, which are then what is saved; None: the last weights are."""
+    bf16: bool = True
+    """bfloat16 autocast in training where the device has it (the accuracy is measured in float32)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto: CUDA if there is a device."""
+    seed: int = 0
+    """Of initial weights, order and augmentation."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TeacherTrainingConfig:
+        if self.augmentation.mixup != "none":
+            raise ValueError("augmentation.mixup mixes images without their labels: it is for students, leave it out")
+        channels = self.image_shape[0]
+        if self.normalization != "auto" and len(self.normalization.mean) != channels:
+            raise ValueError(
+                f"normalization has {len(self.normalization.mean)} channels but image_shape has {channels}: "
+                "give one mean and std per channel"
+            )
+        return self
+
+    @property
+    def augmentations(self) -> Augmentations:
+        """Every part of the augmentation in force."""
+        return self.augmentation.resolve(self.crop_padding, self.flip)
+
+    def resolve(self, base: Path) -> Self:
+        """The same settings with relative paths made absolute, see ``DatasetConfig.resolve``."""
+        evaluation = None if self.evaluation is None else self.evaluation.resolve(base)
+        weights = None if self.initial_weights is None else Path(absolute(self.initial_weights, base))
+        update = {"dataset": self.dataset.resolve(base), "evaluation": evaluation, "initial_weights": weights}
+        return self.model_copy(update=update)

@@ -1,0 +1,1 @@
+"""Generator actors, the pool that starts and scales them, and the autoscaler."""

@@ -1,0 +1,137 @@
+"""From an experiment on this machine to the command that a job runs, and the files that it needs of the working directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raydfkd.errors import ConfigError
+from raydfkd.pipeline.experiment.config import ExperimentConfig, load_experiment
+from raydfkd.pipeline.experiment.input_paths import INPUT_PATHS
+from raydfkd.pipeline.experiment.yaml_files import apply_overrides, merge, read_layers, read_yaml
+from raydfkd.run_dir import RunDir
+
+SWEEP_KEYS = {"experiment", "space"}
+"""Top-level keys by which a file is a sweep and not an experiment."""
+
+
+@dataclass(frozen=True)
+class JobCommand:
+    """The words of the command, its run directory, and the files that must come along."""
+
+    words: tuple[str, ...]
+    out: Path
+    named: tuple[Path, ...]
+
+
+def job_command(experiment: Path, overrides: list[str], root: Path, out: Path | None, resume: bool) -> JobCommand:
+    """The command for an experiment, a sweep or, with ``resume``, a run directory.
+
+    Args:
+        root: the folder that the job will find itself in a copy of.
+        out: run directory as the cluster sees it; None: the experiment's ``runtime.out``, or the run that is resumed.
+
+    Raises:
+        RaydfkdError: the experiment is wrong or cannot run as a job.
+    """
+    root = root.resolve()
+    if experiment.is_dir():
+        file = RunDir.open(experiment).config_path.absolute()
+        word, layers = str(file), [(file, read_yaml(file))]
+        out = experiment.absolute() if out is None and resume else out
+    else:
+        file = experiment.resolve()
+        layers = [(path.resolve(), tree) for path, tree in read_layers(experiment)]
+        word = _below(file, root)
+    verb = "sweep" if layers[-1][1].keys() >= SWEEP_KEYS else "run"
+    named: list[Path] = [] if experiment.is_dir() else [path for path, _ in layers]
+    settings: list[str] = []
+    for path in named:
+        _below(path, root)
+    if verb == "run":
+        config = load_experiment(experiment if not experiment.is_dir() else file, overrides)
+        _refuse_local(config)
+        out = out or config.runtime.out
+        inputs, settings = _inputs(config, _raw(layers, overrides), root)
+        named += inputs
+    else:
+        named += _sweep_files(file, layers[-1][1], root)
+    if out is None or not out.is_absolute():
+        raise ConfigError(
+            f"--out is {'missing' if out is None else str(out)!r}: give the run directory as an absolute path on storage that "
+            "every node of the cluster sees, because the job's own folder is gone with it"
+        )
+    words = ("raydfkd", verb, word, *overrides, *settings, "--out", str(out), "--address", "auto")
+    return JobCommand((*words, "--resume") if resume else words, out, tuple(dict.fromkeys(named)))
+
+
+def _refuse_local(config: ExperimentConfig) -> None:
+    if config.runtime.runner == "local":
+        raise ConfigError("runtime.runner is 'local', which would run on the head node alone: add runtime.runner=ray")
+
+
+def _below(path: Path, root: Path) -> str:
+    if not path.is_relative_to(root):
+        raise ConfigError(f"{path} lies outside of the working directory {root}, which is all that the job gets: move it there")
+    return path.relative_to(root).as_posix()
+
+
+def _raw(layers: list[tuple[Path, dict[str, Any]]], overrides: list[str]) -> dict[str, Any]:
+    """The settings as they were written, unchecked."""
+    tree: dict[str, Any] = {}
+    for _, layer in layers:
+        tree = merge(tree, layer)
+    return apply_overrides(tree, overrides)
+
+
+def _inputs(config: ExperimentConfig, raw: dict[str, Any], root: Path) -> tuple[list[Path], list[str]]:
+    """Input files that are given by relative paths: those below ``root``, and settings that make the others absolute.
+
+    An absolute path is left as it is: it names a place of the cluster's.
+    """
+    named: list[Path] = []
+    settings: list[str] = []
+    resolved = dict(_paths(config.model_dump(mode="json")))
+    for dotted, written in _paths(raw):
+        if all(Path(path).is_absolute() for path in written) or dotted not in resolved:
+            continue
+        found = [Path(path) for path in resolved[dotted]]
+        if all(path.is_relative_to(root) for path in found):
+            named += found
+        else:
+            texts = [str(path) for path in found]
+            settings.append(f"{dotted}={json.dumps(texts if len(texts) > 1 else texts[0])}")
+    return named, settings
+
+
+def _paths(tree: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """(dotted key, its one or more paths) of every input path that is given."""
+    for pattern in INPUT_PATHS:
+        for dotted, value in _found(tree, pattern.split("."), ()):
+            values = [value] if isinstance(value, str) else value
+            texts = isinstance(values, list) and values and all(isinstance(one, str) for one in values)
+            if texts and (not dotted.endswith(".model") or values[0].endswith(".pt2")):
+                yield dotted, values
+
+
+def _found(node: Any, keys: list[str], above: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    if not keys:
+        yield ".".join(above), node
+    elif isinstance(node, dict):
+        for name in list(node) if keys[0] == "*" else [keys[0]] if keys[0] in node else []:
+            yield from _found(node[name], keys[1:], (*above, str(name)))
+
+
+def _sweep_files(file: Path, tree: dict[str, Any], root: Path) -> list[Path]:
+    """The experiment that a sweep varies, and its input files; it is checked here already."""
+    if not isinstance(tree["experiment"], str):
+        return []
+    experiment = (file.parent / tree["experiment"]).resolve()
+    layers = [(path.resolve(), layer) for path, layer in read_layers(experiment)]
+    for path, _ in layers:
+        _below(path, root)
+    named, _ = _inputs(load_experiment(experiment), _raw(layers, []), root)
+    return [path for path, _ in layers] + named

@@ -1,0 +1,37 @@
+"""A run's metrics at Ray's Prometheus endpoint: made from the same records that metrics.jsonl gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray.util.metrics import Counter, Gauge
+
+from raydfkd.metrics import METRICS, readings, tags_of
+from raydfkd.runtime.run_context import RunContext
+
+
+class RunMetrics:
+    """Exports what an actor records. One for each actor that records something; made in its constructor.
+
+    Args:
+        context: the run, named in every metric's tag ``run``.
+    """
+
+    def __init__(self, context: RunContext) -> None:
+        self._student = context.config.student_name
+        self._exported: dict[str, Any] = {}
+        kinds = {"counter": Counter, "gauge": Gauge}
+        for name, (kind, description) in METRICS.items():
+            metric = kinds[kind](name, description=description, tag_keys=("run", *tags_of(name)))
+            metric.set_default_tags({"run": context.path.name})
+            self._exported[name] = metric
+
+    def take(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Exports one record."""
+        for name, tags, value in readings(kind, step, values, self._student):
+            metric = self._exported[name]
+            if isinstance(metric, Gauge):
+                metric.set(value, tags)
+            elif value > 0:  # Ray's counters refuse to add nothing.
+                metric.inc(value, tags)

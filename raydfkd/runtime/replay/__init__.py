@@ -1,0 +1,1 @@
+"""The replay actor, what fills it, and its clients."""

@@ -1,0 +1,267 @@
+"""A student worker's side of the replay actor: requests in flight, the mirror, waits by cause, and coming through restarts."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import GetTimeoutError, OwnerDiedError, RayActorError, RayError, RayTaskError
+from torch import Tensor
+
+from raydfkd.distillation.device_mirror import DeviceMirror
+from raydfkd.errors import RaydfkdError, WaitTimeoutError
+from raydfkd.pipeline.experiment.config import ExperimentConfig
+from raydfkd.pipeline.run.messages import NotYet, SampleReply, SampleRequest
+from raydfkd.pipeline.run.student_loop import Batch
+from raydfkd.runtime.calls import RETRY_PERIOD_S, call
+from raydfkd.runtime.failures import original
+from raydfkd.types import WeightsVersion
+
+SERVER_WAIT_S = 2.0
+ANSWER_GRACE_S = 30.0
+
+Findings = tuple[np.ndarray, np.ndarray]
+"""Keys int64 [n] and their new priorities float32 [n]."""
+
+
+@dataclass(frozen=True)
+class _Flying:
+    request: SampleRequest
+    ref: Any
+
+
+class _StaleError(Exception):
+    """What was asked for will not come: the replay actor has been restarted, or pixels were lost. Begin again."""
+
+
+class ReplayClient:
+    """The batch source of a Ray student worker.
+
+    Args:
+        config: the experiment.
+        replay, weight_store: the run's actors.
+        session: names this start of the student's worker group; the same on all its workers.
+        rank, world_size: which worker this is.
+        step: optimizer updates done.
+        device: where batches are wanted.
+        student: whose worker this is; None: the first one's.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        replay: Any,
+        weight_store: Any,
+        session: str,
+        rank: int,
+        world_size: int,
+        step: int,
+        device: torch.device,
+        student: str | None = None,
+    ) -> None:
+        self._config = config
+        self._student = config.student_name if student is None else student
+        self._who = f"{config.label_of(self._student)} worker {rank}"
+        self._timeout_s = config.runtime.wait_timeout_s
+        self._replay, self._weight_store = replay, weight_store
+        self._session, self._rank, self._world_size = session, rank, world_size
+        self._device = device
+        total_slots = config.replay.synthetic.capacity + (0 if config.replay.pinned is None else config.replay.pinned.capacity)
+        self._uses_mirror = config.runtime.delivery == "mirror"
+        self._mirror = DeviceMirror(total_slots if self._uses_mirror else 0, config.task.image_shape, device)
+        self._ready: deque[Batch] = deque()
+        self._flying: deque[_Flying] = deque()
+        self._found: list[tuple[np.ndarray, Tensor]] = []
+        self._waits = {"student_wait_data_s": 0.0, "student_wait_limiter_s": 0.0}
+        self._warm = False
+        self._recovering = False
+        self._weights: tuple[np.ndarray, WeightsVersion] | None = None
+        self._register(step)
+
+    def next(self, step: int, version: WeightsVersion) -> Batch:
+        if not self._ready:
+            self._receive(step, version)
+        return self._ready.popleft()
+
+    def report(self, keys: np.ndarray, priorities: Tensor) -> None:
+        self._found.append((keys, priorities))
+
+    def publish(self, weights: np.ndarray, version: WeightsVersion) -> None:
+        self._weights = (weights, version)
+        call(lambda: self._weight_store.publish.remote(weights, version, self._student), self._timeout_s, "the weight store")
+
+    def publish_again(self) -> None:
+        """Done now and then by one that waits: a restarted weight store knows nothing, and generators may wait for it."""
+        if self._weights is not None and self._rank == 0:
+            self.publish(*self._weights)
+
+    def flush(self) -> None:
+        """All workers come here together, and the first hands over for all, in their order: so a seed fixes the buffer,
+        and a checkpoint written after it holds every worker's findings."""
+        everyones = [self._take_found()]
+        if self._world_size > 1:
+            gathered: list[Any] | None = [None] * self._world_size if self._rank == 0 else None
+            torch.distributed.gather_object(everyones[0], gathered)
+            everyones = gathered or []
+        for keys, priorities in everyones:
+            self._update(keys, priorities)
+
+    def take_waits(self) -> dict[str, float]:
+        waits, self._waits = self._waits, dict.fromkeys(self._waits, 0.0)
+        return waits
+
+    def note_wait(self, cause: str, seconds: float) -> None:
+        """Counts a wait that was had elsewhere."""
+        self._waits[cause] = self._waits.get(cause, 0.0) + seconds
+
+    def _update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
+        call(lambda: self._replay.update.remote(self._student, keys, priorities), self._timeout_s, "the replay actor")
+
+    def _register(self, step: int) -> None:
+        """Announces this worker, and forgets all that an earlier replay actor had promised.
+
+        So the mirror is filled anew, and findings are dropped: a restored buffer may have given their keys to other images.
+        """
+        version = step // self._config.schedule.student_steps_per_round
+        arguments = (self._student, self._session, self._rank, self._world_size, step, version)
+        call(lambda: self._replay.register.remote(*arguments), self._timeout_s, "the replay actor")
+        self._flying.clear()
+        self._found.clear()
+        self._cursor, self._next_step = -1, step
+
+    def _receive(self, step: int, version: WeightsVersion) -> None:
+        began, limiter_s = time.monotonic(), 0.0
+        moved, reason = began, ""  # when the answer last changed: a long warm-up, whose figures move, is no standstill
+        while True:
+            self._fill(version, 1)
+            try:
+                answer, images, waited_s = self._answer(self._flying[0])
+                limiter_s += waited_s
+                if isinstance(answer, SampleReply):
+                    self._flying.popleft()
+                    self._unpack(answer, images)
+                    break
+                if answer.cause == "over":
+                    raise _StaleError(answer.reason)
+                if answer.reason != reason:
+                    moved, reason = time.monotonic(), answer.reason
+                self._check_time(moved, f"training images: {answer.reason}")
+                self._ask_again(answer)
+            except _StaleError as stale:
+                self._check_time(moved, f"the replay actor: {stale}")
+                time.sleep(RETRY_PERIOD_S)
+                self._register(step)
+                self._recovering = True
+        self._recovering = False
+        self._fill(version, self._config.schedule.prefetch)
+        self._account(time.monotonic() - began, limiter_s)
+
+    def _answer(self, flying: _Flying) -> tuple[SampleReply | NotYet, np.ndarray | None, float]:
+        try:
+            answer: tuple[SampleReply | NotYet, np.ndarray | None, float] = ray.get(
+                flying.ref, timeout=SERVER_WAIT_S + ANSWER_GRACE_S
+            )
+        except GetTimeoutError as error:
+            raise _StaleError("it does not answer") from error
+        except RayTaskError as error:
+            cause = original(error)
+            if isinstance(cause, RaydfkdError):
+                raise cause from None
+            raise
+        except RayActorError as error:
+            raise _StaleError("it is not available") from error
+        return answer
+
+    def _ask_again(self, answer: NotYet) -> None:
+        request = self._flying[0].request
+        if answer.cause == "peers" and self._recovering:
+            # Another worker may hold its part of these batches, and wait for this one in a collective.
+            request = replace(request, alone=True)
+        self.publish_again()
+        self._flying[0] = _Flying(request, self._submit(request))
+
+    def _check_time(self, began: float, what: str) -> None:
+        if time.monotonic() - began > self._timeout_s:
+            raise WaitTimeoutError(f"{self._who} waited {self._timeout_s:.0f} s for {what}")
+
+    def _account(self, total_s: float, limiter_s: float) -> None:
+        """Waits count once the buffer is warm: the first batch waits for the whole warm-up by design."""
+        if self._warm:
+            limiter_s = min(limiter_s, total_s)
+            self._waits["student_wait_limiter_s"] += limiter_s
+            self._waits["student_wait_data_s"] += total_s - limiter_s
+        self._warm = True
+
+    def _fill(self, version: WeightsVersion, wanted: int) -> None:
+        """Keeps at least ``wanted`` requests in flight, as far as there are steps left to do."""
+        schedule, total_steps = self._config.schedule, self._config.schedule.total_steps
+        while len(self._flying) < wanted and self._next_step < total_steps:
+            keys, priorities = self._take_found()
+            request = SampleRequest(
+                consumer=self._student,
+                rank=self._rank,
+                num_batches=min(schedule.batches_per_request, total_steps - self._next_step),
+                cursor=self._cursor if self._uses_mirror else None,
+                student_step=self._next_step,
+                version=version,
+                keys=keys,
+                priorities=priorities,
+                session=self._session,
+            )
+            self._flying.append(_Flying(request, self._submit(request)))
+            self._next_step += request.num_batches
+
+    def _submit(self, request: SampleRequest) -> Any:
+        return self._replay.sample.remote(request, SERVER_WAIT_S)
+
+    def _take_found(self) -> Findings:
+        if not self._found:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        keys = np.concatenate([keys for keys, _ in self._found])
+        priorities = torch.cat([priorities for _, priorities in self._found]).cpu().numpy()
+        self._found.clear()
+        return keys, priorities
+
+    def _unpack(self, reply: SampleReply, images: np.ndarray | None) -> None:
+        sample = reply.sample
+        if images is None:
+            self._catch_up(reply)
+            flat, keys = self._mirror.gather(sample.slots.reshape(-1))
+            stacked = flat.reshape(*sample.slots.shape, *self._config.task.image_shape)
+            keys = keys.reshape(sample.slots.shape)
+        else:
+            stacked, keys = torch.from_numpy(images.copy()).to(self._device), sample.keys
+        weights = torch.from_numpy(sample.importance_weights.copy()).to(self._device)
+        for row in range(len(keys)):
+            self._ready.append(Batch(stacked[row], weights[row], keys[row], sample.ages[row]))
+
+    def _catch_up(self, reply: SampleReply) -> None:
+        shards = [shard for shard in reply.shards if shard.shard_id > self._cursor]
+        for shard, batch in zip(shards, self._fetch(shards), strict=True):
+            self._mirror.apply(shard.slots, shard.keys, batch.images)
+            self._cursor = shard.shard_id
+
+    def _fetch(self, shards: list[Any]) -> list[Any]:
+        try:
+            batches: list[Any] = ray.get([shard.payload for shard in shards], timeout=self._timeout_s)
+        except GetTimeoutError as error:
+            raise WaitTimeoutError(f"{self._who} waited {self._timeout_s:.0f} s to fetch images") from error
+        except OwnerDiedError as error:
+            raise _StaleError("it died with its images") from error
+        except RayError as error:
+            lost = [shard.shard_id for shard in shards if self._is_lost(shard)]
+            call(lambda: self._replay.forget.remote(lost), self._timeout_s, "the replay actor")
+            raise _StaleError("images were lost with their node") from error
+        return batches
+
+    def _is_lost(self, shard: Any) -> bool:
+        try:
+            ray.get(shard.payload, timeout=self._timeout_s)
+        except RayError:
+            return True
+        return False

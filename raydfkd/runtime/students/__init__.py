@@ -1,0 +1,1 @@
+"""Student workers under Ray Train, their weights' store, their checkpoints and their end."""

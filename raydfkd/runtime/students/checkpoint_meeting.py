@@ -1,0 +1,84 @@
+"""Checkpoints of a live run: every student hands in its state of one step, and then the first writes what they share.
+
+Whoever has come to a checkpoint waits for the others, so that no student is ever beyond one that the run may have to go back
+to. That costs no time in the end, for the run lasts as long as its slowest student.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from raydfkd.distillation.distiller import Distiller
+from raydfkd.errors import WaitTimeoutError
+from raydfkd.pipeline.experiment.config import ExperimentConfig
+from raydfkd.pipeline.run import checkpoints
+from raydfkd.pipeline.run.messages import NotYet
+from raydfkd.run_dir import RunDir
+
+POLL_S = 0.1
+
+Meet = Callable[[str, int], NotYet | None]
+"""Tells that a student has come to the checkpoint of a step; None once all have. May block for seconds."""
+
+
+class CheckpointMeeting:
+    """One student's part of every checkpoint; on its first worker.
+
+    Args:
+        config: the experiment.
+        run: its directory.
+        student: whose part.
+        meet: see its type.
+        save_shared: writes generators and buffer into a checkpoint folder.
+        while_waiting: called now and then by one that waits for the others.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        run: RunDir,
+        student: str,
+        meet: Meet,
+        save_shared: Callable[[Path], None],
+        while_waiting: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._run, self._student = run, student
+        self._label = config.label_of(student)
+        self._leads = student == config.student_name
+        self._timeout_s = config.runtime.wait_timeout_s
+        self._meet, self._save_shared, self._while_waiting = meet, save_shared, while_waiting
+
+    def save(self, step: int, distiller: Distiller) -> float:
+        """Returns once the checkpoint of ``step`` is whole: the seconds for which the other students were waited for.
+
+        Raises:
+            WaitTimeoutError: nothing has moved for ``runtime.wait_timeout_s``.
+        """
+        if self._is_whole(step):
+            return 0.0  # Written from what this student handed in before it was restarted.
+        checkpoints.save_student(checkpoints.folder_of(self._run, step), self._student, distiller)
+        came = moved = time.monotonic()
+        reason, waited_s = "", 0.0
+        while not self._is_whole(step):
+            answer = self._meet(self._student, step)
+            waited_s = waited_s or (time.monotonic() - came if answer is None else 0.0)
+            if answer is None and self._leads:
+                with checkpoints.writing(self._run, step) as folder:
+                    self._save_shared(folder)
+                return waited_s
+            told = f"the checkpoint of step {step} to be written" if answer is None else answer.reason
+            if told != reason:
+                moved, reason = time.monotonic(), told
+            if time.monotonic() - moved > self._timeout_s:
+                raise WaitTimeoutError(f"{self._label} waited {self._timeout_s:.0f} s for {reason}")
+            if answer is None:
+                time.sleep(POLL_S)
+            else:
+                self._while_waiting()
+        return waited_s or time.monotonic() - came
+
+    def _is_whole(self, step: int) -> bool:
+        newest = self._run.latest_checkpoint()
+        return newest is not None and newest.name >= checkpoints.folder_of(self._run, step).name

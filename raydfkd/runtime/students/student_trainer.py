@@ -1,0 +1,208 @@
+"""Student workers under Ray Train: each runs the same ``StudentLoop`` with a ``ReplayClient`` for its source."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+
+from raydfkd.distillation.distiller import Distiller
+from raydfkd.pipeline.experiment import builder
+from raydfkd.pipeline.experiment.config import ExperimentConfig
+from raydfkd.pipeline.run import checkpoints
+from raydfkd.pipeline.run.messages import NotYet
+from raydfkd.pipeline.run.student_loop import LoopHooks, StudentLoop
+from raydfkd.runtime.calls import call
+from raydfkd.runtime.failures import Failure
+from raydfkd.runtime.preflight import requested
+from raydfkd.runtime.replay.replay_client import ReplayClient
+from raydfkd.runtime.run_context import RunContext
+from raydfkd.runtime.students.checkpoint_meeting import CheckpointMeeting
+from raydfkd.runtime.students.stopping import StopAsker
+
+FAILURE_GRACE_S = 5.0
+MEET_WAIT_S = 2.0
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+ELASTIC_START_TIMEOUT_S = 60.0
+START_TRIES = 2
+"""Of a worker group that finds no place, or whose node goes while it starts, before the run fails."""
+TRAIN_FOLDER = "train"
+"""Ray Train's own folder in the run directory; nothing in it outlives the run."""
+
+
+def train_student(context: RunContext, name: str) -> None:
+    """Runs one student's worker group to the end of the schedule; blocks.
+
+    A worker that dies is Ray Train's to restart. One that raises an error would only raise it again: the error is left with
+    the run's log, and the group ends as if it had finished.
+
+    Raises:
+        ray.train.TrainingFailedError: the group died too often or could not be placed.
+    """
+    config, student = context.config, context.config.students[name]
+    # Ray Train's patience with a group that finds no place; its default of a minute is shorter than a node takes to come.
+    patience_s, start_s = config.runtime.wait_timeout_s, start_timeout_s(config)
+    os.environ[START_TIMEOUT] = str(start_s)
+    trainer = ray.train.torch.TorchTrainer(
+        _worker,
+        train_loop_config={"context": context, "student": name},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=(student.fewest_workers, student.num_workers) if student.elastic else student.num_workers,
+            elastic_resize_monitor_interval_s=student.resize_period_s,
+            use_gpu=student.resources.num_gpus > 0,
+            resources_per_worker=requested(student.resources),
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"student-{name}",
+            storage_path=str(context.path / TRAIN_FOLDER),
+            failure_config=ray.train.FailureConfig(
+                max_failures=config.runtime.max_restarts,
+                # An elastic group may try with more nodes than are left, before Ray has noticed that one is gone.
+                controller_failure_limit=config.runtime.max_restarts if student.elastic else round(patience_s / start_s) - 1,
+            ),
+            callbacks=[_GroupWatch(context, name)] if student.elastic else [],
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    trainer.fit()
+
+
+def start_timeout_s(config: ExperimentConfig) -> float:
+    """Of one try to start a worker group. An elastic one soon tries again with fewer.
+
+    Ray Train reads it from the environment, so all groups of a run have the same.
+    """
+    whole = config.runtime.wait_timeout_s / START_TRIES
+    elastic = any(student.elastic for student in config.students.values())
+    return min(whole, ELASTIC_START_TIMEOUT_S) if elastic else whole
+
+
+class _GroupWatch(ray.train.UserCallback):
+    """Tells the run's log when an elastic group has lost workers; called in Ray Train's controller."""
+
+    def __init__(self, context: RunContext, student: str) -> None:
+        self._context = context
+        self._student = student
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        self._context.actor("log").note_workers_lost.remote(self._student)
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    context: RunContext = settings["context"]
+    student: str = settings["student"]
+    log, rank = context.actor("log"), ray.train.get_context().get_world_rank()
+    if _failure(context) is not None:
+        return  # The group was restarted although the run is over.
+    try:
+        _train(context, student)
+    except Exception as error:
+        if _lost_a_peer(error) and _failure(context, FAILURE_GRACE_S) is None:
+            raise
+        failure = Failure.of(error, f"{context.config.label_of(student)} worker {rank}")
+        call(lambda: log.fail.remote(failure), context.config.runtime.wait_timeout_s, "the run's log")
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # Wakes the other workers, which wait for this one.
+
+
+def _failure(context: RunContext, patience_s: float = 0.0) -> Failure | None:
+    """The run's failure, if there is one within ``patience_s`` seconds."""
+    log = context.actor("log")
+    for _ in range(1 + round(patience_s / 0.5)):
+        failure: Failure | None = call(log.failure.remote, context.config.runtime.wait_timeout_s, "the run's log")
+        if failure is not None or patience_s == 0:
+            return failure
+        time.sleep(0.5)
+    return None
+
+
+def _lost_a_peer(error: Exception) -> bool:
+    """Whether a collective broke off because another worker is gone, which is that one's failure and no reason of its own."""
+    text = str(error).lower()
+    collective = any(word in text for word in ("gloo", "nccl", "connection", "broken pipe", "timed out"))
+    return isinstance(error, RuntimeError) and collective and ray.train.get_context().get_world_size() > 1
+
+
+def _train(context: RunContext, student: str) -> None:
+    place = ray.train.get_context()
+    rank, world_size = place.get_world_rank(), place.get_world_size()
+    config, run = _with_workers(context.config, student, world_size), context.run
+    resources = config.students[student].resources
+    torch.set_num_threads(builder.threads_of(resources.num_cpus, resources.num_threads))
+    assigned = ray.train.torch.get_device()
+    device = builder.choose_device(config, "cpu" if assigned.type == "cpu" else str(assigned))
+    distiller = builder.build_distiller(config, device, student)
+    folder = run.latest_checkpoint()
+    if folder is not None:
+        checkpoints.load_student(folder, student, distiller)
+    step = distiller.num_steps
+    session = _begin_session(context, student, rank, world_size, step)
+    if world_size > 1:
+        distiller.wrap_learner(torch.nn.parallel.DistributedDataParallel)
+    replay, weights = context.actor("replay"), context.actor("weights")
+    source = ReplayClient(config, replay, weights, session, rank, world_size, step, device, student)
+    evaluator = builder.build_evaluator(config, distiller.teacher, device) if rank == 0 else None
+    held_out = builder.build_held_out(config, distiller.teacher, device) if rank == 0 else None
+    stop = StopAsker(context.actor("log"), rank, world_size, student)
+    hooks = _hooks(context, student, distiller, source, stop)
+    StudentLoop(config, distiller, source, hooks, evaluator, rank, held_out, student).run()
+    _failure(context)  # Calls of one caller keep their order: once this is answered, the log has all records.
+
+
+def _with_workers(config: ExperimentConfig, student: str, number: int) -> ExperimentConfig:
+    """The experiment as of an elastic group of so many workers, among whom the batch is divided."""
+    settings = config.students[student]
+    if not settings.elastic:
+        return config
+    students = {**config.students, student: settings.model_copy(update={"num_workers": number})}
+    return config.model_copy(update={"students": students})
+
+
+def _begin_session(context: RunContext, student: str, rank: int, world_size: int, step: int) -> str:
+    """A new name for this start of the group, the same on all its workers; a restart leaves a line in the log."""
+    pids: list[Any] = [os.getpid()]
+    name: list[Any] = [uuid.uuid4().hex]
+    if world_size > 1:
+        pids = [None] * world_size
+        torch.distributed.all_gather_object(pids, os.getpid())
+        torch.distributed.broadcast_object_list(name, 0)
+    if rank == 0:
+        log, config = context.actor("log"), context.config
+        earlier = call(lambda: log.begin_session.remote(student, pids), config.runtime.wait_timeout_s, "the run's log")
+        if earlier:
+            number = f", {world_size} of them" if config.students[student].elastic else ""
+            message = f"{config.label_of(student)} workers were restarted from step {step}{number}"
+            log.push.remote("event", step, {"message": message, "restart": True})
+    return str(name[0])
+
+
+def _hooks(context: RunContext, student: str, distiller: Distiller, source: ReplayClient, stop: StopAsker) -> LoopHooks:
+    timeout_s = context.config.runtime.wait_timeout_s
+    log, pool, replay = context.actor("log"), context.actor("pool"), context.actor("replay")
+
+    def emit(kind: str, step: int, **values: Any) -> None:
+        log.push.remote(kind, step, values)
+
+    def meet(name: str, step: int) -> NotYet | None:
+        answer: NotYet | None = call(lambda: replay.meet.remote(name, step, MEET_WAIT_S), timeout_s, "the replay actor")
+        return answer
+
+    def save_shared(folder: Path) -> None:
+        call(lambda: pool.save.remote(folder), timeout_s, "the generator pool to write a checkpoint")
+        call(lambda: replay.save.remote(folder), timeout_s, "the replay actor to write a checkpoint")
+
+    meeting = CheckpointMeeting(context.config, context.run, student, meet, save_shared, source.publish_again)
+
+    def save(step: int) -> None:
+        waited_s = meeting.save(step, distiller)
+        if len(context.config.students) > 1:
+            source.note_wait("student_wait_students_s", waited_s)
+
+    return LoopHooks(emit, save, stop)

@@ -1,0 +1,1 @@
+"""Sweeps through Ray Tune."""
