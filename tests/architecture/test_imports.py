@@ -101,8 +101,8 @@ def test_imports_are_found_wherever_they_stand(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "raydfkd" / "replay" / "x.py"
     path.parent.mkdir(parents=True)
     path.write_text(
-        "import ray.train as t\nfrom . import sum_tree\nfrom ..models import teacher\n"
-        "def f():\n    from raydfkd.runtime import session\n    import_module('raydfkd.cli.main')\n"
+        "import ray.train as t\nfrom . import sum_tree\nfrom ..models.teachers import teacher\n"
+        "def f():\n    from raydfkd.runtime import ray_session\n    import_module('raydfkd.cli.main')\n"
     )
     found = [target for _, target in sorted(imported(path))]
     assert found == [

@@ -1,56 +1,104 @@
-"""Which settings name input files, and where a relative one is looked for."""
+"""Where relative paths in settings are looked for. Which settings are paths is said by their types (``settings.InputFile``)."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
+import types
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Union, get_args, get_origin
 
-INPUT_PATHS = (
-    "teacher.checkpoint", "teacher.model", "students.*.checkpoint", "evaluation.dataset.path", "evaluation.dataset.root",
-    "collected.dataset.path", "collected.dataset.root", "collected.exclude", "held_out.path", "sources.*.images.path",
-    "sources.*.images.dataset.path", "sources.*.images.dataset.root",
-)  # fmt: skip
-"""Settings of an experiment that name input files (a model only where it is a .pt2 file)."""
+from pydantic import BaseModel
+
+from raydfkd.settings import InputFile
 
 
-DATASET_BUILD_PATHS = (
-    "teacher.checkpoint", "teacher.model", "dataset.path", "dataset.root", "images.path", "images.dataset.path",
-    "images.dataset.root",
-)  # fmt: skip
-"""The same of a data set's build."""
+def anchor_paths(tree: dict[str, Any], model: type[BaseModel], folder: Path) -> dict[str, Any]:
+    """A copy of unchecked settings of ``model`` whose input paths are absolute.
 
-
-def anchor_paths(tree: dict[str, Any], folder: Path, paths: Iterable[str] = INPUT_PATHS) -> dict[str, Any]:
-    """A copy of unchecked settings whose input paths are absolute: beside ``folder``, else in the working directory.
-
-    What is no path there is left for the check to refuse.
+    A relative path is looked for in ``folder`` (that of the file it stands in) first and in the working directory second;
+    where neither has it, ``folder`` is what a later "does not exist" names. What is no path is left for the check to refuse.
     """
-    result = copy.deepcopy(tree)
-    for dotted in paths:
-        _anchor(result, dotted.split("."), folder)
+    result: dict[str, Any] = _mapped(tree, model, lambda value: absolute(value, folder))
     return result
 
 
-def _anchor(node: Any, keys: list[str], folder: Path) -> None:
-    if not isinstance(node, dict):
-        return
-    key, *rest = keys
-    for name in list(node) if key == "*" else [key] if key in node else []:
-        value = node[name]
-        if rest:
-            _anchor(value, rest, folder)
-        elif isinstance(value, list):
-            node[name] = [absolute(one, folder) for one in value]
-        elif key != "model" or str(value).endswith(".pt2"):
-            node[name] = absolute(value, folder)
+def input_paths(tree: dict[str, Any], model: type[BaseModel]) -> Iterator[tuple[str, list[str]]]:
+    """(dotted key, its one or more paths) of every input path that ``tree``, settings of ``model``, gives."""
+    found: list[tuple[str, list[str]]] = []
+
+    def note(value: Any, dotted: str) -> Any:
+        values = value if isinstance(value, list) else [value]
+        if values and all(isinstance(one, str) for one in values):
+            found.append((dotted, values))
+        return value
+
+    _walk(tree, model, note, "")
+    yield from found
 
 
 def absolute(value: Any, folder: Path) -> Any:
     """A path as an absolute one: in ``folder``, or in the working directory where only that has it. No path: itself."""
+    if isinstance(value, list):
+        return [absolute(one, folder) for one in value]
     if not isinstance(value, str | Path):
         return value
     path = Path(value).expanduser()
     beside, here = folder / path, Path.cwd() / path
     return str((here if here.exists() and not beside.exists() else beside).resolve())
+
+
+def _mapped(tree: Any, model: type[BaseModel], change: Any) -> Any:
+    return _walk(tree, model, lambda value, dotted: change(value), "")
+
+
+def _walk(node: Any, annotation: Any, visit: Any, dotted: str) -> Any:
+    """A copy of ``node``, settings that ``annotation`` describes, with ``visit(value, dotted key)`` in place of each input path."""
+    marker = _marker(annotation)
+    if marker is not None and node is not None:
+        is_path = marker.suffix is None or str(node).endswith(marker.suffix)
+        return visit(node, dotted) if is_path else node
+    members = list(_members(annotation))
+    if isinstance(node, dict):
+        result = {}
+        for key, value in node.items():
+            below = f"{dotted}.{key}" if dotted else str(key)
+            result[key] = _walk(value, Union[tuple(_types_of(key, members))], visit, below)  # noqa: UP007 - built at run time
+        return result
+    if isinstance(node, list | tuple):
+        inner = [get_args(member)[0] for member in members if get_origin(member) in (list, tuple)]
+        return [_walk(value, inner[0] if inner else Any, visit, f"{dotted}.{n}") for n, value in enumerate(node)]
+    return node
+
+
+def _types_of(key: Any, members: list[Any]) -> list[Any]:
+    """What a key may hold: in any of the settings that may be meant, since a layer need not say which kind it changes."""
+    found: list[Any] = []
+    for member in members:
+        if get_origin(member) is dict:
+            found.append(get_args(member)[1])
+        elif isinstance(member, type) and issubclass(member, BaseModel) and key in member.model_fields:
+            info = member.model_fields[key]
+            found.append(Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation)
+    return found or [Any]
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation offers, through ``Annotated`` and unions."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _members(get_args(annotation)[0])
+    elif origin in (Union, types.UnionType):
+        for member in get_args(annotation):
+            yield from _members(member)
+    else:
+        yield annotation
+
+
+def _marker(annotation: Any) -> InputFile | None:
+    """The mark of an input path anywhere in an annotation."""
+    if get_origin(annotation) is Annotated:
+        inner, *metadata = get_args(annotation)
+        return next((mark for mark in metadata if isinstance(mark, InputFile)), None) or _marker(inner)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next((mark for member in get_args(annotation) if (mark := _marker(member)) is not None), None)
+    return None

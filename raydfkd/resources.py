@@ -1,0 +1,27 @@
+"""What an actor asks of a cluster. Imports neither torch nor ray."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import Field
+
+from raydfkd.settings import Settings
+
+
+class ResourcesConfig(Settings):
+    """What one actor asks of the cluster."""
+
+    num_cpus: float = Field(1, gt=0)
+    """CPUs reserved per actor (fractions allowed)."""
+    num_gpus: float = Field(0, ge=0)
+    """GPUs reserved per actor (fractions allowed)."""
+    num_threads: int | None = Field(None, ge=1)
+    """torch threads per actor; null: its CPUs, rounded up."""
+    custom: dict[str, float] = Field(default_factory=dict)
+    """Custom Ray resources per actor, e.g. {gen_node: 1}."""
+
+    @property
+    def threads(self) -> int:
+        """torch threads of an actor: as configured, otherwise its CPUs rounded up."""
+        return max(1, math.ceil(self.num_cpus)) if self.num_threads is None else self.num_threads

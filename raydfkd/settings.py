@@ -1,0 +1,52 @@
+"""What all classes of settings share: frozen, no unknown keys, and one way to refuse a setting that would do nothing.
+
+Imports neither torch nor ray nor numpy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Settings(BaseModel):
+    """Base of every class of settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def refuse_idle(self, because: str, *names: str) -> None:
+        """Refuses settings that would do nothing. For validators.
+
+        Only what differs from its default counts as set, and not what was written: a saved experiment holds every setting,
+        and must run again.
+
+        Args:
+            because: what makes them idle, as the beginning of the message: ``"lockstep"``, ``"adversarial_weight 0"``.
+            names: settings of this class.
+
+        Raises:
+            ValueError: one of them is set.
+        """
+        fields = type(self).model_fields
+        idle = [name for name in names if getattr(self, name) != fields[name].get_default(call_default_factory=True)]
+        if idle:
+            raise ValueError(f"{because} does not use {', '.join(idle)}: leave {'it' if len(idle) == 1 else 'them'} out")
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """Marks a setting that names a file or folder to read. A relative path is made absolute when the file of settings is read
+    (see ``pipeline.experiment.input_paths``), and a submitted job takes the file along.
+
+    Attributes:
+        suffix: only a value that ends in this is a path; None: every value is.
+    """
+
+    suffix: str | None = None
+
+
+InputPath = Annotated[Path, InputFile()]
+"""A file or folder to read."""
