@@ -14,9 +14,9 @@ from tiny_synthesis import CLASSES, SHAPE, build_teacher, make, summary
 
 from raydfkd.synthesis.attacked import AttackedSynthesizer
 from raydfkd.synthesis.boundary import AttackedImages
-from raydfkd.synthesis.config import FastConfig
-from raydfkd.synthesis.context import SynthesisContext
-from raydfkd.synthesis.procedural.config import ProceduralConfig
+from raydfkd.synthesis.fast import FastConfig
+from raydfkd.synthesis.method import SynthesisContext
+from raydfkd.synthesis.procedural.synthesizer import ProceduralConfig
 from raydfkd.types import BufferSummary, Preparation
 
 ATTACK: dict[str, Any] = {"threshold": 0.9, "step_size": 0.1}

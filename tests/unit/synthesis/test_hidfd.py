@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from raydfkd.errors import ConfigError, TeacherError
 from raydfkd.models.teachers.teacher import FrozenTeacher
 from raydfkd.synthesis import hidfd
-from raydfkd.synthesis.config import HiDFDConfig
-from raydfkd.synthesis.context import SynthesisContext, SynthesisParts
-from raydfkd.synthesis.hidfd import HiDFDSynthesizer
+from raydfkd.synthesis.hidfd import HiDFDConfig, HiDFDSynthesizer
+from raydfkd.synthesis.method import SynthesisContext, SynthesisParts
 from raydfkd.types import BufferSummary, SyntheticBatch
 
 CPU = torch.device("cpu")

@@ -15,12 +15,15 @@ from raydfkd.data.config import ImageFolderConfig
 from raydfkd.errors import ConfigError, DataError
 from raydfkd.models.teachers.frozen_teacher import Normalization
 from raydfkd.synthesis.procedural import leaves, photograph
+from raydfkd.synthesis.procedural.dataset_crops import DatasetCrops, read_pictures
 from raydfkd.synthesis.procedural.filters import filter_images, has_two_colours, is_constant, is_duplicate, thumbnail_hashes
 from raydfkd.synthesis.procedural.images import ImageSource, in_channels, require_grey_or_colour, to_uint8
 from raydfkd.synthesis.procedural.leaves import DeadLeaves, radius_probabilities
-from raydfkd.synthesis.procedural.noise import PixelNoise, SpectralNoise, spectral_amplitudes
-from raydfkd.synthesis.procedural.photograph import DatasetCrops, PhotographCrops, hue_rotation, read_pictures
+from raydfkd.synthesis.procedural.photograph import PhotographCrops
+from raydfkd.synthesis.procedural.picture_crops import hue_rotation
+from raydfkd.synthesis.procedural.pixel_noise import PixelNoise
 from raydfkd.synthesis.procedural.shader_images import ShaderImages
+from raydfkd.synthesis.procedural.spectral_noise import SpectralNoise, spectral_amplitudes
 
 CPU = torch.device("cpu")
 

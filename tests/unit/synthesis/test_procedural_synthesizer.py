@@ -17,11 +17,12 @@ from raydfkd.errors import ConfigError, DataError
 from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment, load_experiment
-from raydfkd.synthesis.context import SynthesisContext, SynthesisParts
+from raydfkd.synthesis.method import SynthesisContext, SynthesisParts
 from raydfkd.synthesis.methods import METHODS
 from raydfkd.synthesis.procedural.balance import even_shares, evenness
-from raydfkd.synthesis.procedural.config import GlslFolderImagesConfig, ProceduralConfig, SpectralImagesConfig
-from raydfkd.synthesis.procedural.synthesizer import ProceduralSynthesizer
+from raydfkd.synthesis.procedural.glsl_folder import GlslFolderImagesConfig
+from raydfkd.synthesis.procedural.spectral_noise import SpectralImagesConfig
+from raydfkd.synthesis.procedural.synthesizer import ProceduralConfig, ProceduralSynthesizer
 
 CPU = torch.device("cpu")
 CONTEXT = SynthesisContext("render-0", 3, 1, 4.0, bf16=False)

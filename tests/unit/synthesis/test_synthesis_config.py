@@ -6,8 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from raydfkd.errors import UnknownNameError
-from raydfkd.synthesis.config import FastConfig, SSDKDConfig
+from raydfkd.synthesis.fast import FastConfig
 from raydfkd.synthesis.methods import METHODS
+from raydfkd.synthesis.ssdkd import SSDKDConfig
 
 
 @pytest.mark.parametrize(

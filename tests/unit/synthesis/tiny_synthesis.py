@@ -11,9 +11,9 @@ import torch
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.generators import build_generator
 from raydfkd.models.teachers.teacher import FrozenTeacher
-from raydfkd.synthesis.config import FastConfig, SSDKDConfig
-from raydfkd.synthesis.fast import FastSynthesizer, SynthesisContext
+from raydfkd.synthesis.fast import FastConfig, FastSynthesizer, SynthesisContext
 from raydfkd.synthesis.methods import METHODS
+from raydfkd.synthesis.ssdkd import SSDKDConfig
 from raydfkd.types import BufferSummary
 
 SHAPE = (1, 8, 8)
