@@ -122,7 +122,7 @@ def _result(
 
 
 def totals_of(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Times, wait fractions and restarts over all sessions of a run and all its students, from its metrics records."""
+    """Times, wait fractions and restarts over all starts of a run and all its students, from its metrics records."""
     sums = dict.fromkeys((*STUDENT_WAITS, *GENERATOR_WAITS, "synthesis_s", "distillation_s"), 0.0)
     restarts, last_steps = 0, dict[str, int]()
     for record in records:
