@@ -19,7 +19,7 @@ from raydfkd.evaluation.scores import agreement
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from raydfkd.data import ImageDataset
+    from raydfkd.data.datasets import ImageDataset
 
 logger = logging.getLogger(__name__)
 
