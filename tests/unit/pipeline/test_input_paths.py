@@ -69,8 +69,7 @@ def test_no_setting_that_names_a_file_or_a_folder_is_forgotten(model: Any) -> No
     found = {
         re.sub(r"\[.*?\]", "", path): info
         for path, _, _, info in settings_of(model)
-        if path.rsplit(".", 1)[-1] in ("path", "root", "checkpoint", "exclude", "initial_weights")
-        or "Path" in str(info.annotation)
+        if path.rsplit(".", 1)[-1] in named or "Path" in str(info.annotation)
     }
     found.pop("runtime.out", None)
     assert found
