@@ -17,6 +17,7 @@ from raydfkd.distillation.schedule import learning_rate
 from raydfkd.losses.distillation import agreement, ema_decay, ema_update, importance_weighted_mean
 from raydfkd.models.features import join_outputs
 from raydfkd.models.precision import autocast
+from raydfkd.models.random_streams import RandomStreams
 from raydfkd.models.teachers.teacher import FrozenTeacher
 
 CPU_TEACHER_CHUNK = 64
@@ -76,6 +77,7 @@ class Distiller:
         self.student = student.to(device).to(memory_format=torch.channels_last).train()
         self.student_ema = copy.deepcopy(self.student).eval().requires_grad_(False)
         self.rng = torch.Generator()
+        self._layers_draws = RandomStreams(device)
         self._augment = BatchAugmentation(config.augmentations)
         learner, self._forward_teacher = build_learner(config, self.teacher, self.student)
         self.objective = learner.objective.to(device)
@@ -98,8 +100,12 @@ class Distiller:
         self._forward = wrap(self._forward)
 
     def reseed(self, seed: int) -> None:
-        """Restarts the augmentation's random generator; done each round, so that no worker's need be saved."""
+        """Restarts all random numbers of a step: the augmentation's, and those that layers draw, as dropout does.
+
+        Done each round, so that no worker's generators need be saved.
+        """
         self.rng.manual_seed(seed)
+        self._layers_draws.restart(seed + 1)  # not the numbers of the augmentation
 
     def step(self, images_BCHW: Tensor, importance_weights_B: Tensor) -> StepOutput:
         """One update.
@@ -113,10 +119,11 @@ class Distiller:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         parts = self.config.accumulation_steps
-        outputs = [
-            self._backward(images, weights, 1 / parts)
-            for images, weights in zip(images_BCHW.chunk(parts), importance_weights_B.chunk(parts), strict=True)
-        ]
+        with self._layers_draws.in_use():
+            outputs = [
+                self._backward(images, weights, 1 / parts)
+                for images, weights in zip(images_BCHW.chunk(parts), importance_weights_B.chunk(parts), strict=True)
+            ]
         losses, priorities, agreed = (list(column) for column in zip(*outputs, strict=True))
         limit = self.config.optimizer.max_grad_norm
         grad_norm = torch.nn.utils.clip_grad_norm_(self._trained, float("inf") if limit is None else limit)
