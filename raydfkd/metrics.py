@@ -8,7 +8,16 @@ are few: ``run`` on all, and ``source``, ``generator`` or ``student`` where one 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Figure:
+    title: str
+    curves: dict[str, str]
+    percent: bool = False
+
 
 METRICS: dict[str, tuple[str, str]] = {
     "raydfkd_images_made": ("counter", "Images inserted into the buffer, by generator."),

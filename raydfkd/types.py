@@ -5,6 +5,7 @@ Shape letters: N images of a batch, C channels, H x W pixels, K classes, B draws
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,6 +19,38 @@ WeightsVersion = int
 
 PINNED_SOURCES = ("collected", "condensed", "surrogate")
 """Sources whose images go to the ``pinned`` table, which never evicts."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the teacher says of N images that are or will be stored; each task says how (``tasks.Task.judge``).
+
+    Attributes:
+        classes: int32 [N], the dominant class.
+        confidences: float32 [N] in [0,1], the probability of what was chosen, at temperature 1.
+        histogram: int32 [N,K], positions of each class in each image; None: one position an image, of class ``classes``.
+    """
+
+    classes: np.ndarray
+    confidences: np.ndarray
+    histogram: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @classmethod
+    def concat(cls, parts: Sequence[Judgement]) -> Judgement:
+        """All of them, one after the other."""
+        histograms = [part.histogram for part in parts if part.histogram is not None]
+        return cls(
+            np.concatenate([part.classes for part in parts]),
+            np.concatenate([part.confidences for part in parts]),
+            np.concatenate(histograms) if histograms else None,
+        )
+
+    def take(self, rows: np.ndarray) -> Judgement:
+        """Of these images alone."""
+        return Judgement(self.classes[rows], self.confidences[rows], None if self.histogram is None else self.histogram[rows])
 
 
 @dataclass(frozen=True)
@@ -48,6 +81,24 @@ class SyntheticBatch:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @classmethod
+    def of_judgement(
+        cls, judgement: Judgement, *, images: np.ndarray, targets: np.ndarray | None = None, source: str, generator_id: str,
+        student_version: WeightsVersion = -1, priorities: np.ndarray | None = None, metrics: dict[str, float] | None = None,
+    ) -> SyntheticBatch:  # fmt: skip
+        """A batch of images and what the teacher says of them; without ``targets`` nothing was aimed at."""
+        return cls(
+            images=images,
+            targets=np.full(len(images), -1, np.int64) if targets is None else targets,
+            teacher_class=judgement.classes,
+            teacher_confidence=judgement.confidences,
+            source=source,
+            generator_id=generator_id,
+            student_version=student_version,
+            priorities=priorities,
+            metrics={} if metrics is None else metrics,
+        )
 
     @property
     def num_bytes(self) -> int:

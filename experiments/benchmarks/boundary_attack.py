@@ -22,8 +22,7 @@ from torch import Tensor
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 from raydfkd.models.weights import load_weights
-from raydfkd.synthesis.boundary import AttackSettings, BoundaryPairs, attack_settings, boundary_attack
-from raydfkd.synthesis.config import BoundaryAttackConfig
+from raydfkd.synthesis.boundary import AttackSettings, BoundaryAttackConfig, BoundaryPairs, attack_settings, boundary_attack
 
 NUM_CLASSES = 10
 MODEL = "wrn_16_2"

@@ -23,10 +23,11 @@ from raydfkd.synthesis.procedural.filters import filter_images
 from raydfkd.synthesis.procedural.glsl import GlslRenderer
 from raydfkd.synthesis.procedural.images import ImageSource, to_uint8
 from raydfkd.synthesis.procedural.leaves import DeadLeaves
-from raydfkd.synthesis.procedural.noise import PixelNoise, SpectralNoise
 from raydfkd.synthesis.procedural.photograph import PhotographCrops
+from raydfkd.synthesis.procedural.pixel_noise import PixelNoise
 from raydfkd.synthesis.procedural.shader_images import ShaderImages
 from raydfkd.synthesis.procedural.shaders.catalog import family_names
+from raydfkd.synthesis.procedural.spectral_noise import SpectralNoise
 
 SIDES = (32, 224)
 QUICK_FAMILIES = ("voronoi_mosaic", "marble", "julia_set", "checkerboard")

@@ -16,6 +16,7 @@ from raydfkd.data.selection import select_balanced
 from raydfkd.errors import DataError
 from raydfkd.models.teachers.teacher import FrozenTeacher
 from raydfkd.replay.arrow import from_parquet
+from raydfkd.tasks.task import Task
 from raydfkd.types import SyntheticBatch
 
 CHUNK = 500
@@ -66,14 +67,17 @@ class CollectedImages:
         return np.flatnonzero(self.class_counts == 0).tolist()
 
 
-def collect(config: CollectedConfig, teacher: FrozenTeacher, seed: int, device: torch.device, bf16: bool) -> CollectedImages:
+def collect(
+    config: CollectedConfig, task: Task, teacher: FrozenTeacher, seed: int, device: torch.device, bf16: bool
+) -> CollectedImages:
     """Reads, labels and chooses the collected images; the same for the same seed.
 
     Raises:
         DataError: there is nothing to read, the images have other channels than the teacher's, or fewer than two are left.
     """
     found = _left_over(load_unlabelled(config.dataset, teacher.image_shape), config.exclude)
-    classes, confidences = teacher.to(device).judge_all(found.images, device, bf16, CHUNK)
+    judgement = task.judge_all(teacher.to(device), found.images, device, bf16, CHUNK)
+    classes = judgement.classes
     rng = np.random.default_rng(seed)
     chosen = np.arange(len(found))
     if config.num_images is not None:
@@ -87,14 +91,12 @@ def collect(config: CollectedConfig, teacher: FrozenTeacher, seed: int, device: 
         raise DataError(
             f"{found.source} gives {len(chosen)} image to train on: collect at least two, and some of every class at best"
         )
-    batch = SyntheticBatch(
+    batch = SyntheticBatch.of_judgement(
+        judgement.take(chosen),
         images=found.images[chosen],
         targets=classes[chosen].astype(np.int64),
-        teacher_class=classes[chosen],
-        teacher_confidence=confidences[chosen],
         source="collected",
         generator_id="collected",
-        student_version=-1,
     )
     return CollectedImages(batch, teacher.num_classes, found.num_skipped, config.original_size)
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from raydfkd.augment.config import AugmentationConfig, Augmentations
 from raydfkd.distillation.objectives.config import KLObjectiveConfig, ObjectiveConfig
-from raydfkd.synthesis.config import ResourcesConfig
+from raydfkd.resources import ResourcesConfig
 
 
 class OptimizerConfig(BaseModel):

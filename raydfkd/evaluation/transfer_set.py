@@ -18,8 +18,7 @@ from raydfkd.errors import DataError
 from raydfkd.evaluation.scores import class_entropy
 from raydfkd.models.precision import autocast
 from raydfkd.models.teachers.teacher import FrozenTeacher, pixels_of
-from raydfkd.synthesis.boundary import Logits, attack_settings, boundary_attack
-from raydfkd.synthesis.config import AttackConfig
+from raydfkd.synthesis.boundary import AttackConfig, Logits, attack_settings, boundary_attack
 
 CHUNK = 500
 """Images in one pass of the teacher at most."""

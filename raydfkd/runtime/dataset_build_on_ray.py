@@ -147,7 +147,7 @@ class _Pooled:
     def __call__(self, columns: Columns) -> Columns:
         if self._worker is None:
             resources = self._config.runtime.resources
-            torch.set_num_threads(builder.threads_of(resources.num_cpus, resources.num_threads))
+            torch.set_num_threads(resources.threads)
             self._worker = self._make(self._config, builder.device_of(self._config.runtime.device, assigned_device()))
         return self._worker(columns)
 

@@ -7,7 +7,7 @@ from ray._private.state import available_resources_per_node
 
 from raydfkd.errors import ResourceError
 from raydfkd.pipeline.experiment.config import ExperimentConfig, generator_id
-from raydfkd.synthesis.config import ResourcesConfig
+from raydfkd.resources import ResourcesConfig
 
 ROUNDING = 1e-6
 

@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from raydfkd.models.teachers.teacher import FrozenTeacher
+from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 from raydfkd.synthesis.boundary import AttackedImages, BoundaryAttack
-from raydfkd.synthesis.config import SynthesisConfig
-from raydfkd.synthesis.context import SynthesisContext
+from raydfkd.synthesis.method import SynthesisConfig, SynthesisContext
 from raydfkd.synthesis.procedural.balance import choose_even
-from raydfkd.synthesis.procedural.config import ProceduralConfig
 from raydfkd.types import BufferSummary, Preparation, Synthesizer, SyntheticBatch, WeightsVersion
 
 
@@ -44,7 +42,7 @@ class AttackedSynthesizer:
         self.inner = inner
         self.attack = BoundaryAttack(config.boundary_attack, teacher.to(device), device, context.bf16)
         self.num_attacked = config.boundary_attack.num_attacked(config.batch_size)
-        self.balanced = isinstance(config, ProceduralConfig) and config.class_balanced
+        self.balanced = config.class_balanced_batches
         self.rng = torch.Generator().manual_seed(context.seed + 1)  # not the draws of the inner one
 
     def prepare(self) -> Preparation | None:

@@ -10,20 +10,61 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+from pydantic import Field
 
-from raydfkd.models.precision import autocast
-from raydfkd.models.teachers.teacher import FrozenTeacher
-from raydfkd.synthesis.config import AttackConfig
+from raydfkd.deferred import deferred
+from raydfkd.settings import Settings
 
-Logits = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from raydfkd.models import precision
+    from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
+else:
+    torch, precision = deferred("torch"), deferred("raydfkd.models.precision")
+
+Logits = Callable[["Tensor"], "Tensor"]
 """Float images [N,C,H,W] in [0,1] to logits [N,K], each image for itself, with a gradient to the images."""
 
 FEW_CLASSES = 10
 _TINY = 1e-12
+
+
+class AttackConfig(Settings):
+    """The boundary attack: images are pushed to where the teacher changes its mind, and those on both sides are kept."""
+
+    num_steps: int = Field(50, ge=1)
+    """Steps tried on each image at most."""
+    threshold: float | None = Field(None, gt=0, le=1)
+    """Largest probability that the teacher may give to any class on either side; null: 0.6, and 0.5 above 10 classes."""
+    step_size: float | None = Field(None, gt=0)
+    """Length of the first step (Euclidean, pixel value 255 being 1.0); null: one grey level in every value."""
+    step_growth: float = Field(1.1, ge=1)
+    """What a step's length is multiplied by after one that was accepted."""
+    step_shrink: float = Field(0.5, gt=0, lt=1)
+    """What it is multiplied by after one that was taken back."""
+    deeper_steps: float = Field(5.0, ge=0)
+    """Each side has a copy that goes this many last steps back into its own class; 0: there are no such copies."""
+
+    @property
+    def images_per_attack(self) -> int:
+        """What comes of an attacked image."""
+        return 4 if self.deeper_steps > 0 else 2
+
+
+class BoundaryAttackConfig(AttackConfig):
+    """The attack on some images of each batch."""
+
+    share: float = Field(0.8, gt=0, le=1)
+    """Largest share of a batch that the attack's images take; 0.8: an image and the four that come of it, as in the paper."""
+
+    def num_attacked(self, batch_size: int) -> int:
+        """Images of a batch that are attacked."""
+        return int(self.share * batch_size) // self.images_per_attack
 
 
 @dataclass(frozen=True)
@@ -248,14 +289,13 @@ class BoundaryAttack:
         shifts = torch.randint(1, self.teacher.num_classes, (len(classes),), generator=generator)
         targets = (classes + shifts) % self.teacher.num_classes
         start = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).float().div_(255)
-        with autocast(self.device, self.bf16):
+        with precision.autocast(self.device, self.bf16):
             pairs = boundary_attack(self.teacher, start, targets.to(self.device), self.settings)
         groups = [pairs.before, pairs.after]
         if self.config.deeper_steps > 0:
             groups += [pairs.deeper_before, pairs.deeper_after]
         return self._stored(groups, pairs.origins_M, targets, classes)
 
-    @torch.no_grad()
     def _stored(self, groups: list[Tensor], origins_M: Tensor, targets: Tensor, classes: Tensor) -> AttackedImages:
         """The groups as bytes, without the pairs whose rounding put a side into another class or made the teacher sure."""
         num_pairs, origins = len(origins_M), origins_M.cpu()
@@ -263,8 +303,8 @@ class BoundaryAttack:
         # Not every network takes a batch of none.
         confidences, predicted = torch.empty(0), torch.empty(0, dtype=torch.int32)
         if num_pairs:
-            judged = self.teacher.judge(stored, self.bf16)
-            confidences, predicted = judged.confidences.cpu(), judged.classes.cpu()
+            confidences, classes_now = self.teacher.logits_of(stored, self.bf16).softmax(1).max(1)
+            confidences, predicted = confidences.cpu(), classes_now.int().cpu()
         aims = targets[origins]
         sure = confidences >= self.settings.threshold
         before, after = slice(0, num_pairs), slice(num_pairs, 2 * num_pairs)

@@ -6,28 +6,96 @@ Fang et al., "Up to 100x Faster Data-Free Knowledge Distillation", AAAI 2022. SS
 from __future__ import annotations
 
 import copy
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from pydantic import Field, model_validator
 
-from raydfkd.augment import random_crop_flip
-from raydfkd.losses.distillation import kd_loss_per_sample
-from raydfkd.losses.inversion import adversarial_loss, bn_loss, one_hot_loss, smoothed_statistics
-from raydfkd.models import load_flat_weights
-from raydfkd.models.generators import build_generator
-from raydfkd.models.generators.upsampling import UpsamplingGenerator
-from raydfkd.models.precision import autocast
-from raydfkd.models.teachers.bn_statistics import BatchNormStatistics
-from raydfkd.models.teachers.teacher import FrozenTeacher, pixels_of
-from raydfkd.synthesis.config import FastConfig
-from raydfkd.synthesis.context import SynthesisContext, SynthesisParts
+from raydfkd.deferred import deferred
+from raydfkd.synthesis.method import Method, SynthesisConfig, SynthesisContext, SynthesisParts
 from raydfkd.types import BufferSummary, Preparation, SyntheticBatch, WeightsVersion
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from raydfkd import augment
+    from raydfkd.losses import distillation, inversion
+    from raydfkd.models import generators, precision, weight_vector
+    from raydfkd.models.generators.upsampling import UpsamplingGenerator
+    from raydfkd.models.teachers import bn_statistics, frozen_teacher
+    from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
+    from raydfkd.tasks.task import Task
+else:
+    torch, augment = deferred("torch"), deferred("raydfkd.augment")
+    distillation, inversion = deferred("raydfkd.losses.distillation"), deferred("raydfkd.losses.inversion")
+    generators, precision = deferred("raydfkd.models.generators"), deferred("raydfkd.models.precision")
+    weight_vector = deferred("raydfkd.models.weight_vector")
+    bn_statistics = deferred("raydfkd.models.teachers.bn_statistics")
+    frozen_teacher = deferred("raydfkd.models.teachers.frozen_teacher")
 
 ADAM_BETAS = (0.5, 0.999)
 REPTILE_SCALE = 67.0
 """FastDFKD multiplies the Reptile difference by this before it is used as the meta-gradient."""
+PUBLISHED_RATES = {2: (5e-3, 0.015), 5: (3e-3, 0.01), 10: (2e-3, 0.01)}
+"""FastDFKD's (generator, latent) learning rates for 2, 5 and 10 steps a batch."""
+
+
+class FastConfig(SynthesisConfig):
+    """FastDFKD (Fang et al., AAAI 2022): a meta-learned generator adapted for a few steps to each batch."""
+
+    method: Literal["fast"] = "fast"
+    """Name of the synthesis method."""
+    student: str | None = None
+    """Student that this source plays against: whose weights its generators get, and whose losses give new images their first
+    priorities; null: the first one."""
+    steps_per_batch: int = Field(2, ge=1)
+    """Adaptation steps k of the generator for each batch (T_g in SSD-KD)."""
+    meta: Literal["fomaml", "reptile", "sequential"] = "fomaml"
+    """How the common generator learns from its adapted clone; sequential: no clone, one generator goes on."""
+    generator: str = "standard"
+    """Generator network: standard or large."""
+    base_channels: int = Field(64, ge=4)
+    """Channels of the generator's last hidden layer (ngf)."""
+    latent_dim: int = Field(256, ge=1)
+    """Width of the latent vector."""
+    generator_lr: float | None = Field(None, gt=0)
+    """Adam rate of the clone; null: the published rate for steps_per_batch (2, 5 or 10; the nearest for others)."""
+    latent_lr: float | None = Field(None, gt=0)
+    """Adam rate of the latents; null: the published rate for steps_per_batch."""
+    bn_weight: float = Field(10.0, ge=0)
+    """Weight of the BatchNorm-statistics loss."""
+    one_hot_weight: float = Field(0.4, ge=0)
+    """Weight of the cross-entropy to the target class."""
+    adversarial_weight: float = Field(1.1, ge=0)
+    """Weight of the teacher-student disagreement."""
+    bn_momentum: float = Field(0.9, ge=0, lt=1)
+    """Share of earlier calls' statistics in the BatchNorm loss; only the rest carries gradient."""
+    adversarial_start_batches: int | None = Field(None, ge=0)
+    """Batches (of the whole run) before the adversarial loss starts; null: one before the warm-up ends, as published."""
+    reset_batches: int | None = Field(None, ge=0)
+    """Batches (of the whole run) before the generator's first layer is drawn anew, once; null: warm-up + 119, as published."""
+    reset_bn_weight_mean: float = 0.0
+    """Mean of the redrawn first BatchNorm weight: 0 is what the published code does, 1 what it probably meant."""
+    crop_padding: int = Field(4, ge=0)
+    """Random-crop padding in pixels before the teacher sees an image during synthesis."""
+    flip: bool = True
+    """Mirror images at random before the teacher sees them during synthesis."""
+
+    @model_validator(mode="after")
+    def _refuse_ignored(self) -> Self:
+        if self.adversarial_weight == 0:
+            self.refuse_idle("adversarial_weight 0", "adversarial_start_batches")
+        return self
+
+    def rates(self) -> tuple[float, float]:
+        """The (generator, latent) learning rates in force."""
+        nearest = min(PUBLISHED_RATES, key=lambda k: abs(k - self.steps_per_batch))
+        generator_lr, latent_lr = PUBLISHED_RATES[nearest]
+        return (
+            generator_lr if self.generator_lr is None else self.generator_lr,
+            latent_lr if self.latent_lr is None else self.latent_lr,
+        )
 
 
 class FastSynthesizer:
@@ -35,6 +103,7 @@ class FastSynthesizer:
 
     Args:
         config: the method's settings.
+        task: judges what will be stored.
         teacher: frozen, with BatchNorm layers (the builder has checked).
         student: a copy that only this synthesizer uses; its weights come by ``load_student``.
         generator: latents [B,latent_dim] to images [B,C,H,W] in [0,1].
@@ -45,6 +114,7 @@ class FastSynthesizer:
     def __init__(
         self,
         config: FastConfig,
+        task: Task,
         teacher: FrozenTeacher,
         student: nn.Module,
         generator: UpsamplingGenerator,
@@ -54,12 +124,13 @@ class FastSynthesizer:
         self.config = config
         self.context = context
         self.device = device
+        self.task = task
         self.teacher = teacher.to(device).to(memory_format=torch.channels_last)
         self.student = student.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
         self.generator = generator.to(device).to(memory_format=torch.channels_last).train()
         self.student_version: WeightsVersion = 0
         self.rng = torch.Generator().manual_seed(context.seed)
-        self._statistics = BatchNormStatistics(self.teacher)
+        self._statistics = bn_statistics.BatchNormStatistics(self.teacher)
         self._average: list[tuple[Tensor, Tensor]] | None = None
         self._was_reset = False
         generator_lr, self._latent_lr = config.rates()
@@ -77,15 +148,18 @@ class FastSynthesizer:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
-            generator = build_generator(config.generator, parts.teacher.image_shape, config.latent_dim, config.base_channels)
-        return cls(config, parts.teacher, parts.student, generator, context, device)
+            generator = generators.build_generator(
+                config.generator, parts.teacher.image_shape, config.latent_dim, config.base_channels
+            )
+        assert parts.student is not None
+        return cls(config, parts.task, parts.teacher, parts.student, generator, context, device)
 
     def prepare(self) -> Preparation | None:
         """Nothing: it learns while it makes batches."""
         return None
 
     def load_student(self, weights: np.ndarray, version: WeightsVersion) -> None:
-        load_flat_weights(self.student, weights)
+        weight_vector.load_flat_weights(self.student, weights)
         self.student_version = version
 
     def step(self, summary: BufferSummary) -> SyntheticBatch:
@@ -135,45 +209,50 @@ class FastSynthesizer:
     ) -> tuple[Tensor, Tensor, dict[str, float]]:
         config = self.config
         adversarial = config.adversarial_weight > 0 and summary.num_batches >= self._adversarial_start()
-        with autocast(self.device, self.context.bf16):
+        with precision.autocast(self.device, self.context.bf16):
             images = worker(latents).float()
-            view = random_crop_flip(images, config.crop_padding, config.flip, self.rng)
+            view = augment.random_crop_flip(images, config.crop_padding, config.flip, self.rng)
             with self._statistics.capture():
                 teacher_logits = self.teacher(view)
             student_logits = self.student(self.teacher.normalize(view)) if adversarial else None
         batch = self._statistics.batch
         if self._average is not None and config.bn_momentum > 0:
-            batch = smoothed_statistics(batch, self._average, config.bn_momentum)
+            batch = inversion.smoothed_statistics(batch, self._average, config.bn_momentum)
         terms = {
-            "bn_loss": bn_loss(batch, self._statistics.running),
-            "one_hot_loss": one_hot_loss(
+            "bn_loss": inversion.bn_loss(batch, self._statistics.running),
+            "one_hot_loss": inversion.one_hot_loss(
                 teacher_logits, self.task_targets(teacher_logits, targets), self.task_weights(teacher_logits, targets, summary)
             ),
         }
         loss = config.bn_weight * terms["bn_loss"] + config.one_hot_weight * terms["one_hot_loss"]
         if student_logits is not None:
-            terms["adversarial_loss"] = adversarial_loss(student_logits, teacher_logits)
+            terms["adversarial_loss"] = inversion.adversarial_loss(student_logits, teacher_logits)
             loss = loss + config.adversarial_weight * terms["adversarial_loss"]
         return images, loss, {name: float(term.detach()) for name, term in terms.items()}
 
     def _finish(self, images: Tensor, targets: Tensor, metrics: dict[str, float]) -> SyntheticBatch:
         """Rounds to uint8 and lets teacher and student judge what will really be stored (Algorithm 1, lines 12-14)."""
         stored = (images * 255).round_().clamp_(0, 255).to(torch.uint8)
-        judged = self.teacher.judge(stored, self.context.bf16)
-        with torch.no_grad(), autocast(self.device, self.context.bf16):
-            student_logits = self.student(self.teacher.normalize(pixels_of(stored))).float()
-        priorities = kd_loss_per_sample(student_logits, judged.logits, self.context.priority_temperature)
-        return SyntheticBatch(
+        teacher_logits = self.teacher.logits_of(stored, self.context.bf16)
+        return SyntheticBatch.of_judgement(
+            self.task.judge(teacher_logits),
             images=stored.contiguous(memory_format=torch.contiguous_format).cpu().numpy(),
             targets=targets.cpu().numpy(),
-            teacher_class=judged.classes.cpu().numpy(),
-            teacher_confidence=judged.confidences.cpu().numpy(),
             source=self.config.method,
             generator_id=self.context.generator_id,
             student_version=self.student_version,
-            priorities=priorities.cpu().numpy(),
+            priorities=self._priorities(stored, teacher_logits),
             metrics=metrics,
         )
+
+    def _priorities(self, stored: Tensor, teacher_logits: Tensor) -> np.ndarray | None:
+        temperature = self.context.priority_temperature
+        if temperature is None:
+            return None
+        with torch.no_grad(), precision.autocast(self.device, self.context.bf16):
+            student_logits = self.student(self.teacher.normalize(frozen_teacher.pixels_of(stored))).float()
+        priorities: np.ndarray = distillation.kd_loss_per_sample(student_logits, teacher_logits, temperature).cpu().numpy()
+        return priorities
 
     def _adversarial_start(self) -> int:
         start = self.config.adversarial_start_batches
@@ -192,7 +271,7 @@ class FastSynthesizer:
         momentum = self.config.bn_momentum
         batch = [(mean.detach(), variance.detach()) for mean, variance in self._statistics.batch]
         if self._average is not None:
-            batch = smoothed_statistics(batch, self._average, momentum)
+            batch = inversion.smoothed_statistics(batch, self._average, momentum)
         self._average = batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -224,3 +303,13 @@ def _reptile_gradients(generator: nn.Module, worker: nn.Module) -> None:
     """Reptile: the way from the adapted clone back to the common generator is the meta-gradient."""
     for parameter, adapted in zip(generator.parameters(), worker.parameters(), strict=True):
         parameter.grad = REPTILE_SCALE * (parameter.detach() - adapted.detach())
+
+
+METHOD = Method(
+    config=FastConfig,
+    build=FastSynthesizer.build,
+    title="FastDFKD: a meta-learned generator adapted for a few steps to each batch",
+    paper="Fang et al., AAAI 2022",
+    needs_batch_norm=True,
+    needs_gradient=True,
+)

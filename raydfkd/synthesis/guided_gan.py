@@ -13,31 +13,84 @@ is silent or its code differs:
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from pydantic import Field, model_validator
 
-from raydfkd.losses.distillation import ema_decay, ema_update
-from raydfkd.losses.gan import (
-    adversarial_discriminator_loss,
-    adversarial_generator_loss,
-    class_discriminator_loss,
-    class_generator_loss,
-    class_regularization,
-    feature_blending,
-    feature_transfer,
-    updated_class_counts,
-)
-from raydfkd.models.discriminators import build_discriminator
-from raydfkd.models.discriminators.residual import FeatureProjector
-from raydfkd.models.generators import build_conditional_generator
-from raydfkd.models.precision import autocast
-from raydfkd.models.teachers.teacher import FrozenTeacher
-from raydfkd.synthesis.config import HiDFDConfig
+from raydfkd.deferred import deferred
+from raydfkd.synthesis.method import SynthesisConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional as F
+
+    from raydfkd.losses import distillation, gan
+    from raydfkd.models import discriminators, generators, precision
+    from raydfkd.models.discriminators import residual
+    from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
+else:
+    torch, F = deferred("torch"), deferred("torch.nn.functional")
+    distillation, gan = deferred("raydfkd.losses.distillation"), deferred("raydfkd.losses.gan")
+    generators, precision = deferred("raydfkd.models.generators"), deferred("raydfkd.models.precision")
+    discriminators, residual = deferred("raydfkd.models.discriminators"), deferred("raydfkd.models.discriminators.residual")
 
 ADAM_BETAS = (0.0, 0.999)
+
+
+class GuidedGANConfig(SynthesisConfig):
+    """The networks, losses and rates of a teacher-guided GAN."""
+
+    gan_batch_size: int = Field(100, ge=2)
+    """Real images, and as many synthetic ones, in a GAN step (the paper gives none, its code has 100)."""
+    discriminator_steps: int = Field(1, ge=1)
+    """Discriminator updates for each generator update."""
+    adversarial_loss: Literal["hinge", "log"] = "hinge"
+    """hinge as in ADC-GAN and the official code, log as the paper prints it."""
+    class_weight: float = Field(1.0, ge=0)
+    """Weight of the discriminative classifier's terms in both losses."""
+    feature_blending: bool = True
+    """Real and synthetic features of a class change places between teacher and discriminator (Eq. 8)."""
+    blending_probability: float = Field(0.7, ge=0, le=1)
+    """q: share of discriminator updates in which they do."""
+    feature_transfer: bool = True
+    """The discriminator's features follow the teacher's (Eq. 9)."""
+    guidance_weight: float = Field(0.1, ge=0)
+    """lambda_d: weight of blending and transfer in the discriminator's loss."""
+    class_smoothing: bool = True
+    """The generator is drawn to the classes it makes rarely (Eqs 10-12)."""
+    smoothing_weight: float = Field(0.1, ge=0)
+    """lambda_g: weight of class smoothing in the generator's loss."""
+    class_count_momentum: float = Field(0.5, gt=0, le=1)
+    """gamma: share of the newest batch in the running class counts (Eq. 10)."""
+    generator_lr: float = Field(1e-4, gt=0)
+    """Adam rate of the generator."""
+    discriminator_lr: float = Field(4e-4, gt=0)
+    """Adam rate of the discriminator and its projector."""
+    ema_decay: float = Field(0.9999, ge=0, lt=1)
+    """Decay per GAN step of the averaged generator, which makes the images; it grows as (1+n)/(10+n) up to this."""
+    latent_dim: int = Field(128, ge=1)
+    """Width of the latent vector."""
+    generator_channels: int = Field(64, ge=1)
+    """Channel unit of the generator: 64 has the published widths."""
+    discriminator_channels: int = Field(64, ge=1)
+    """Channel unit of the discriminator: 64 has the published widths."""
+    conditioning: Literal["per_layer", "shared", "hierarchical"] = "per_layer"
+    """How the class reaches the generator's layers: a table in each, one shared embedding, or that with parts of the latent."""
+    image_size: int | None = Field(None, ge=8)
+    """Side at which the GAN works; its images are resized to the task's. null: the task's own."""
+    flip: bool = True
+    """Mirror real images at random before the discriminator sees them."""
+
+    @model_validator(mode="after")
+    def _refuse_idle_terms(self) -> Self:
+        if not self.feature_blending:
+            self.refuse_idle("feature_blending false", "blending_probability")
+        if not (self.feature_blending or self.feature_transfer):
+            self.refuse_idle("feature_blending and feature_transfer false", "guidance_weight")
+        if not self.class_smoothing:
+            self.refuse_idle("class_smoothing false", "smoothing_weight", "class_count_momentum")
+        return self
 
 
 class GuidedGAN:
@@ -59,7 +112,7 @@ class GuidedGAN:
 
     def __init__(
         self,
-        config: HiDFDConfig,
+        config: GuidedGANConfig,
         teacher: FrozenTeacher,
         images: Tensor,
         classes: Tensor,
@@ -79,11 +132,11 @@ class GuidedGAN:
         num_classes = teacher.num_classes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            generator = build_conditional_generator(
+            generator = generators.build_conditional_generator(
                 "residual", shape, num_classes, config.latent_dim, config.generator_channels, config.conditioning
             )
-            discriminator = build_discriminator("residual", shape, num_classes, config.discriminator_channels)
-            projector = FeatureProjector(discriminator.feature_dim, self._teacher_width())
+            discriminator = discriminators.build_discriminator("residual", shape, num_classes, config.discriminator_channels)
+            projector = residual.FeatureProjector(discriminator.feature_dim, self._teacher_width())
         self.generator = generator.to(device).to(memory_format=torch.channels_last).train()
         self.averaged = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.discriminator = discriminator.to(device).to(memory_format=torch.channels_last).train()
@@ -103,29 +156,28 @@ class GuidedGAN:
         self._update_average()
         return terms
 
-    @torch.no_grad()
     def sample(self, count: int) -> tuple[Tensor, Tensor]:
         """Images [count,C,H,W] in [0,1] of the averaged generator at the task's size, and the classes asked for."""
         classes = self._draw_classes(count)
-        with autocast(self.device, self.bf16):
+        with torch.no_grad(), precision.autocast(self.device, self.bf16):
             images = self.averaged(self._draw_latents(count), classes)
         return self._for_teacher(images.float()).clamp(0, 1), classes
 
     def _discriminator_step(self) -> dict[str, Tensor]:
         config = self.config
         real, classes = self._draw_real()
-        with torch.no_grad(), autocast(self.device, self.bf16):
+        with torch.no_grad(), precision.autocast(self.device, self.bf16):
             synthetic = self.generator(self._draw_latents(len(real)), classes).float()
             _, teacher_features = self.teacher.forward_features(self._for_teacher(torch.cat([real, synthetic])))
-        with autocast(self.device, self.bf16):
+        with precision.autocast(self.device, self.bf16):
             output = self.discriminator(torch.cat([real, synthetic]))
             features = self.projector(output.features)
         of_real, of_synthetic = output.adversarial.chunk(2)
         taught_real, taught_synthetic = teacher_features.float().chunk(2)
         own_real, own_synthetic = features.float().chunk(2)
-        loss = adversarial_discriminator_loss(of_real, of_synthetic, config.adversarial_loss)
+        loss = gan.adversarial_discriminator_loss(of_real, of_synthetic, config.adversarial_loss)
         class_of_real, class_of_synthetic = output.class_logits.chunk(2)
-        class_loss = class_discriminator_loss(class_of_real, classes, class_of_synthetic, classes)
+        class_loss = gan.class_discriminator_loss(class_of_real, classes, class_of_synthetic, classes)
         total = loss + config.class_weight * class_loss
         terms = {
             "discriminator_loss": loss,
@@ -135,12 +187,12 @@ class GuidedGAN:
         }
         draw = torch.rand((), generator=self.rng).to(self.device)
         if config.feature_blending:
-            terms["blending_loss"] = feature_blending(
+            terms["blending_loss"] = gan.feature_blending(
                 taught_real, taught_synthetic, own_real, own_synthetic, draw, config.blending_probability
             )
             total = total + config.guidance_weight * terms["blending_loss"]
         if config.feature_transfer:
-            terms["transfer_loss"] = feature_transfer(taught_real, taught_synthetic, own_real, own_synthetic)
+            terms["transfer_loss"] = gan.feature_transfer(taught_real, taught_synthetic, own_real, own_synthetic)
             total = total + config.guidance_weight * terms["transfer_loss"]
         self._discriminator_optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -151,20 +203,20 @@ class GuidedGAN:
         config = self.config
         classes = self._draw_classes(config.gan_batch_size)
         self.discriminator.requires_grad_(False)
-        with autocast(self.device, self.bf16):
+        with precision.autocast(self.device, self.bf16):
             synthetic = self.generator(self._draw_latents(len(classes)), classes)
             output = self.discriminator(synthetic)
             # Without smoothing the teacher's opinion is only reported.
             with torch.set_grad_enabled(config.class_smoothing):
                 teacher_logits = self.teacher(self._for_teacher(synthetic.float()))
         self.discriminator.requires_grad_(True)
-        loss = adversarial_generator_loss(output.adversarial, config.adversarial_loss)
-        class_loss = class_generator_loss(output.class_logits, classes)
+        loss = gan.adversarial_generator_loss(output.adversarial, config.adversarial_loss)
+        class_loss = gan.class_generator_loss(output.class_logits, classes)
         total = loss + config.class_weight * class_loss
-        self.class_counts = updated_class_counts(self.class_counts, teacher_logits, config.class_count_momentum)
+        self.class_counts = gan.updated_class_counts(self.class_counts, teacher_logits, config.class_count_momentum)
         terms = {"generator_loss": loss, "generator_class_loss": class_loss, **self._class_figures(teacher_logits, classes)}
         if config.class_smoothing:
-            terms["smoothing_loss"] = class_regularization(teacher_logits, self.class_counts)
+            terms["smoothing_loss"] = gan.class_regularization(teacher_logits, self.class_counts)
             total = total + config.smoothing_weight * terms["smoothing_loss"]
         self._generator_optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -203,10 +255,9 @@ class GuidedGAN:
         with torch.no_grad():
             return self.teacher.forward_features(probe)[1].shape[1]
 
-    @torch.no_grad()
     def _update_average(self) -> None:
-        decay = ema_decay(self.config.ema_decay, self.num_steps)
-        ema_update(list(self.averaged.parameters()), list(self.generator.parameters()), decay)
+        decay = distillation.ema_decay(self.config.ema_decay, self.num_steps)
+        distillation.ema_update(list(self.averaged.parameters()), list(self.generator.parameters()), decay)
         # BatchNorm's own running averages, and the singular vectors, which belong to the newest weights.
         for mine, theirs in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
             mine.copy_(theirs)

@@ -7,27 +7,53 @@ shorter beginning it goes on for ``steps_per_batch`` between two batches, while 
 from __future__ import annotations
 
 import time
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-import torch
-from torch import Tensor
+from pydantic import Field, model_validator
 
+from raydfkd.deferred import deferred
 from raydfkd.errors import ConfigError
-from raydfkd.synthesis.config import HiDFDConfig
-from raydfkd.synthesis.context import SynthesisContext, SynthesisParts
-from raydfkd.synthesis.guided_gan import GuidedGAN
+from raydfkd.metrics import Figure
+from raydfkd.synthesis.guided_gan import GuidedGAN, GuidedGANConfig
+from raydfkd.synthesis.method import Method, SynthesisContext, SynthesisParts
 from raydfkd.types import BufferSummary, Preparation, SyntheticBatch, WeightsVersion
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from raydfkd.tasks.task import Task
+else:
+    torch = deferred("torch")
 
 SLICE_S = 5.0
 """How long ``prepare`` works at a time, so that its state can be had in between and its progress is seen."""
 
 
+class HiDFDConfig(GuidedGANConfig):
+    """HiDFD (arXiv 2412.13525): a class-conditional GAN on few collected images, its discriminator guided by the teacher."""
+
+    method: Literal["hidfd"] = "hidfd"
+    """Name of the synthesis method."""
+    pretrain_steps: int = Field(50_000, ge=0)
+    """GAN steps before the first batch is delivered."""
+    steps_per_batch: int = Field(0, ge=0)
+    """GAN steps between two delivered batches; 0: the GAN stands still once it delivers, as in the paper."""
+
+    @model_validator(mode="after")
+    def _is_trained(self) -> Self:
+        if self.pretrain_steps == 0 and self.steps_per_batch == 0:
+            raise ValueError("pretrain_steps and steps_per_batch are both 0, so the GAN would never be trained: raise one")
+        return self
+
+
 class HiDFDSynthesizer:
     """Trains a ``GuidedGAN`` and delivers its images. It has no use for the student."""
 
-    def __init__(self, config: HiDFDConfig, gan: GuidedGAN, context: SynthesisContext) -> None:
+    def __init__(self, config: HiDFDConfig, task: Task, gan: GuidedGAN, context: SynthesisContext) -> None:
         self.config = config
+        self.task = task
         self.gan = gan
         self.context = context
         self.student_version: WeightsVersion = 0
@@ -46,7 +72,7 @@ class HiDFDSynthesizer:
         images = torch.from_numpy(np.array(parts.collected.images))
         classes = torch.from_numpy(np.array(parts.collected.teacher_class))
         gan = GuidedGAN(config, teacher, images, classes, context.seed, device, context.bf16)
-        return cls(config, gan, context)
+        return cls(config, parts.task, gan, context)
 
     def load_student(self, weights: np.ndarray, version: WeightsVersion) -> None:
         self.student_version = version
@@ -70,14 +96,12 @@ class HiDFDSynthesizer:
         return self._judged(images, targets, trained.means())
 
     def _judged(self, images: Tensor, targets: Tensor, metrics: dict[str, float]) -> SyntheticBatch:
-        """Rounded to uint8, with what the teacher says of that; new images get the table's largest priority."""
+        """Rounded to uint8, with the teacher's judgement of that; new images get the table's largest priority."""
         stored = (images * 255).round_().to(torch.uint8)
-        judged = self.gan.teacher.judge(stored, self.context.bf16)
-        return SyntheticBatch(
+        return SyntheticBatch.of_judgement(
+            self.task.judge(self.gan.teacher.logits_of(stored, self.context.bf16)),
             images=stored.contiguous(memory_format=torch.contiguous_format).cpu().numpy(),
             targets=targets.cpu().numpy(),
-            teacher_class=judged.classes.cpu().numpy(),
-            teacher_confidence=judged.confidences.cpu().numpy(),
             source=self.config.method,
             generator_id=self.context.generator_id,
             student_version=self.student_version,
@@ -105,3 +129,25 @@ class _Means:
 
     def means(self) -> dict[str, float]:
         return {name: float(total) / self.count for name, total in self._sums.items()}
+
+
+METHOD = Method(
+    config=HiDFDConfig,
+    build=HiDFDSynthesizer.build,
+    title="HiDFD: a teacher-guided conditional GAN on few collected images",
+    paper="arXiv 2412.13525",
+    needs_gradient=True,
+    needs_collected=True,
+    figures=(
+        Figure(
+            "Discriminator: probability of being real",
+            {"real_confidence": "real images", "synthetic_confidence": "synthetic images"},
+            percent=True,
+        ),
+        Figure(
+            "Generator: classes",
+            {"class_hit_rate": "teacher sees the class asked for", "class_evenness": "evenness of classes (100%: equal)"},
+            percent=True,
+        ),
+    ),
+)

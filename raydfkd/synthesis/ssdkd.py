@@ -11,13 +11,46 @@ exists: steps, rates and BN momentum are FastDFKD's, whose settings the paper sa
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, Self
 
-from raydfkd.losses.inversion import modulating_weights
-from raydfkd.synthesis.config import SSDKDConfig
-from raydfkd.synthesis.fast import FastSynthesizer
+from pydantic import Field, model_validator
+
+from raydfkd.deferred import deferred
+from raydfkd.synthesis.fast import FastConfig, FastSynthesizer
+from raydfkd.synthesis.method import Method
 from raydfkd.types import BufferSummary
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from raydfkd.losses import inversion
+else:
+    torch, inversion = deferred("torch"), deferred("raydfkd.losses.inversion")
+
+
+class SSDKDConfig(FastConfig):
+    """SSD-KD (Liu et al., CVPR 2024): FastDFKD with modulated task loss and prioritized replay."""
+
+    method: Literal["ssdkd"] = "ssdkd"  # type: ignore[assignment]
+    """Name of the synthesis method."""
+    diversity: bool = True
+    """Weigh the task loss by the rarity of the predicted class in the buffer (Eq. 3, first factor)."""
+    difficulty: bool = True
+    """Weigh the task loss by the teacher's lack of confidence (Eq. 3, second factor)."""
+    difficulty_gamma: float = Field(2.0, ge=0)
+    """Exponent gamma of the difficulty factor; the paper does not give it, 2 is the focal loss's."""
+    difficulty_of: Literal["prediction", "target"] = "prediction"
+    """Whose probability says how hard an image is: that of the class the teacher sees (Eq. 3 read literally), or that of the
+    class the task loss aims at (the focal loss; not the same with random targets)."""
+    target: Literal["random", "teacher"] = "random"
+    """Class in the task loss: uniform as in FastDFKD, or the teacher's own prediction as Eq. 2's text says."""
+
+    @model_validator(mode="after")
+    def _refuse_idle_difficulty(self) -> Self:
+        if not self.difficulty:
+            self.refuse_idle("difficulty false", "difficulty_gamma", "difficulty_of")
+        return self
 
 
 class SSDKDSynthesizer(FastSynthesizer):
@@ -28,10 +61,10 @@ class SSDKDSynthesizer(FastSynthesizer):
     def task_weights(self, teacher_logits_BK: Tensor, targets_B: Tensor, summary: BufferSummary) -> Tensor | None:
         if not (self.config.diversity or self.config.difficulty):
             return None
-        return modulating_weights(
+        return inversion.modulating_weights(
             teacher_logits_BK,
             torch.tensor(summary.class_counts, device=self.device),  # a copy: what came through an object store is read-only
-            summary.size,
+            int(summary.class_counts.sum()),
             diversity=self.config.diversity,
             difficulty=self.config.difficulty,
             gamma=self.config.difficulty_gamma,
@@ -40,3 +73,13 @@ class SSDKDSynthesizer(FastSynthesizer):
 
     def task_targets(self, teacher_logits_BK: Tensor, targets_B: Tensor) -> Tensor:
         return targets_B if self.config.target == "random" else teacher_logits_BK.detach().argmax(1)
+
+
+METHOD = Method(
+    config=SSDKDConfig,
+    build=SSDKDSynthesizer.build,
+    title="SSD-KD: FastDFKD with diversity and difficulty modulation, for prioritized replay",
+    paper="Liu et al., CVPR 2024",
+    needs_batch_norm=True,
+    needs_gradient=True,
+)

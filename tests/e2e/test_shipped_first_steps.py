@@ -17,8 +17,8 @@ from raydfkd.pipeline.dataset.folder import BuildFolder
 from raydfkd.pipeline.experiment.config import load_experiment
 from raydfkd.pipeline.run.execute import execute
 from raydfkd.run_dir import RunDir
-from raydfkd.synthesis.config import HiDFDConfig
-from raydfkd.synthesis.procedural.config import ProceduralConfig
+from raydfkd.synthesis.hidfd import HiDFDConfig
+from raydfkd.synthesis.procedural.synthesizer import ProceduralConfig
 
 SHORT = [
     "runtime.runner=local",

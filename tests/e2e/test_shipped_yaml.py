@@ -22,9 +22,10 @@ from raydfkd.pipeline.experiment.yaml_files import read_yaml, validate
 from raydfkd.pipeline.run.exchange_state import build_exchange, build_rate_limiters
 from raydfkd.pipeline.sweep.config import load_sweep
 from raydfkd.pipeline.teacher.config import TeacherTrainingConfig
-from raydfkd.synthesis.config import FastConfig, HiDFDConfig
-from raydfkd.synthesis.procedural.config import ProceduralConfig
+from raydfkd.synthesis.fast import FastConfig
+from raydfkd.synthesis.hidfd import HiDFDConfig
 from raydfkd.synthesis.procedural.shaders.catalog import family_names
+from raydfkd.synthesis.procedural.synthesizer import ProceduralConfig
 from raydfkd.testing.command import run_command
 
 COUNTS = {

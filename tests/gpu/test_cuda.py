@@ -13,9 +13,8 @@ from raydfkd.models.catalog import build_classifier
 from raydfkd.models.generators import build_generator
 from raydfkd.models.teachers.batch_moments import batch_moments
 from raydfkd.models.teachers.teacher import FrozenTeacher
-from raydfkd.synthesis.config import SSDKDConfig
 from raydfkd.synthesis.fast import SynthesisContext
-from raydfkd.synthesis.ssdkd import SSDKDSynthesizer
+from raydfkd.synthesis.ssdkd import SSDKDConfig, SSDKDSynthesizer
 from raydfkd.types import BufferSummary
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

@@ -15,10 +15,11 @@ import torch
 from raydfkd.models.teachers.frozen_teacher import Normalization
 from raydfkd.synthesis.procedural.images import to_uint8
 from raydfkd.synthesis.procedural.leaves import DeadLeaves
-from raydfkd.synthesis.procedural.noise import PixelNoise, SpectralNoise
 from raydfkd.synthesis.procedural.photograph import PhotographCrops
+from raydfkd.synthesis.procedural.pixel_noise import PixelNoise
 from raydfkd.synthesis.procedural.shader_images import ShaderImages
 from raydfkd.synthesis.procedural.shaders.catalog import family_names
+from raydfkd.synthesis.procedural.spectral_noise import SpectralNoise
 
 COLUMNS = 16
 SIDE = 48

@@ -76,10 +76,16 @@ def methods() -> None:
     rows = []
     for name in METHODS:
         entry = METHODS.get(name)
-        needs = [what for what, needed in (("BatchNorm", entry.needs_batch_norm), ("gradient", entry.needs_gradient)) if needed]
-        rows.append((name, entry.title, entry.paper, ", ".join(needs) or "nothing"))
+        needs = {
+            "the teacher's BatchNorm": entry.needs_batch_norm,
+            "its gradient": entry.needs_gradient,
+            "collected images": entry.needs_collected,
+            "a student": entry.needs_student,
+        }
+        needed = ", ".join(what for what, is_needed in needs.items() if is_needed)
+        rows.append((name, entry.title, METHODS.package_of(name) or entry.paper, needed or "nothing"))
     typer.echo("Synthesis methods (sources.*.method)")
-    typer.echo(render(("method", "what it is", "paper", "needs of the teacher"), rows))
+    typer.echo(render(("method", "what it is", "paper or package", "needs"), rows))
     objectives = [(name, OBJECTIVES.get(name).title, OBJECTIVES.get(name).paper) for name in OBJECTIVES]
     typer.echo("\nDistillation objectives (students.*.objective.kind)")
     typer.echo(render(("objective", "what it is", "paper"), objectives))

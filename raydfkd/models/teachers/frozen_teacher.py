@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -30,21 +28,6 @@ class Normalization(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         scale = (1.0 / self.std).view(1, -1, 1, 1)
         return torch.addcmul(-self.mean.view(1, -1, 1, 1) * scale, images, scale)
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What the teacher says of stored images, on its device.
-
-    Attributes:
-        logits: float32 [B,K].
-        classes: int32 [B], the likeliest class.
-        confidences: float32 [B], that class's softmax probability.
-    """
-
-    logits: torch.Tensor
-    classes: torch.Tensor
-    confidences: torch.Tensor
 
 
 def pixels_of(stored: torch.Tensor) -> torch.Tensor:
@@ -115,27 +98,11 @@ class FrozenTeacher(nn.Module):
         return self.model(self.normalization(images))
 
     @torch.no_grad()
-    def judge(self, stored: torch.Tensor, bf16: bool) -> Judgement:
-        """Of uint8 images [B,C,H,W] on the teacher's device; ``bf16``: by bfloat16 autocast where the device has it."""
+    def logits_of(self, stored: torch.Tensor, bf16: bool) -> torch.Tensor:
+        """Logits float32 [B,K] of uint8 images [B,C,H,W] on the teacher's device; ``bf16``: by bfloat16 autocast where the
+        device has it."""
         with autocast(stored.device, bf16):
-            logits = self(pixels_of(stored)).float()
-        confidences, classes = logits.softmax(1).max(1)
-        return Judgement(logits, classes.int(), confidences)
-
-    def judge_all(self, images: np.ndarray, device: torch.device, bf16: bool, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of any number of uint8 images [N,C,H,W]: the classes int32 [N] and their confidences float32 [N].
-
-        Args:
-            device: the teacher's.
-            batch_size: images judged at a time.
-        """
-        classes, confidences = np.empty(len(images), np.int32), np.empty(len(images), np.float32)
-        for first in range(0, len(images), batch_size):
-            chunk = slice(first, first + batch_size)
-            # A copy: what comes through Ray's object store cannot be written to, which torch warns of.
-            judged = self.judge(torch.from_numpy(images[chunk].copy()).to(device), bf16)
-            classes[chunk], confidences[chunk] = judged.classes.cpu().numpy(), judged.confidences.cpu().numpy()
-        return classes, confidences
+            return self(pixels_of(stored)).float()
 
     def forward_features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [B,K] and the penultimate features [B,d], which are what enters the classifier head."""

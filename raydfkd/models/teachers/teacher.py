@@ -9,13 +9,12 @@ from raydfkd.errors import ConfigError
 from raydfkd.models.catalog import EXPORTED_SUFFIX, build_classifier
 from raydfkd.models.classifiers import ImageShape
 from raydfkd.models.exported import load_exported
-from raydfkd.models.teachers.frozen_teacher import FrozenTeacher, Judgement, Normalization, pixels_of
+from raydfkd.models.teachers.frozen_teacher import FrozenTeacher, Normalization, pixels_of
 from raydfkd.models.teachers.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient
 from raydfkd.models.weights import load_weights
 
 __all__ = [
     "FrozenTeacher",
-    "Judgement",
     "Normalization",
     "TeacherAudit",
     "audit_teacher",

@@ -364,7 +364,7 @@ class _Progress:
 
 def _try_source(config: DatasetBuildConfig, teacher: FrozenTeacher) -> None:
     """Refuses settings of a source in this process, before any worker meets them."""
-    from raydfkd.synthesis.procedural.sources import build_source
+    from raydfkd.synthesis.procedural.image_kinds import build_source
 
     assert config.images is not None
     build_source(config.images, teacher, torch.device("cpu"))

@@ -9,11 +9,13 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raydfkd.data.config import DatasetConfig
-from raydfkd.pipeline.experiment.config import TaskConfig, TeacherConfig
+from raydfkd.pipeline.experiment.config import TeacherConfig
 from raydfkd.pipeline.experiment.input_paths import DATASET_BUILD_PATHS, anchor_paths
 from raydfkd.pipeline.experiment.yaml_files import apply_overrides, merge, read_layers, validate
-from raydfkd.synthesis.config import AttackConfig, ResourcesConfig
-from raydfkd.synthesis.procedural.config import ImagesConfig
+from raydfkd.resources import ResourcesConfig
+from raydfkd.synthesis.boundary import AttackConfig
+from raydfkd.synthesis.procedural.image_kinds import AnyImages
+from raydfkd.tasks import AnyTask
 
 PART_BYTES = 16 << 20
 """Most bytes of the images of one part: far below the 128 MB at which Ray Data would cut one in two."""
@@ -78,13 +80,13 @@ class BuildRuntimeConfig(_Config):
 class DatasetBuildConfig(_Config):
     """A data set to distil on: candidates, what the teacher sees in them, and which of them are taken."""
 
-    task: TaskConfig
+    task: AnyTask
     """What the teacher decides."""
     teacher: TeacherConfig
     """Who judges the candidates."""
     dataset: DatasetConfig | None = None
     """Candidates that exist: any images; their labels, if any, are not read."""
-    images: ImagesConfig | None = None
+    images: AnyImages | None = None
     """Candidates that are rendered, or cut from pictures at random."""
     num_candidates: int | None = Field(None, ge=1)
     """images: how many are made; null: four times selection.num_images."""

@@ -14,6 +14,7 @@ from raydfkd.pipeline.dataset.config import DatasetBuildConfig
 from raydfkd.pipeline.dataset.reading import Columns, Span, columns_of
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import derive_seed
+from raydfkd.tasks import build_task
 
 
 class Worker(Protocol):
@@ -57,7 +58,7 @@ class Render:
     """Renders the candidates of a part from a seed of its own, and judges them."""
 
     def __init__(self, config: DatasetBuildConfig, device: torch.device) -> None:
-        from raydfkd.synthesis.procedural.sources import build_source
+        from raydfkd.synthesis.procedural.image_kinds import build_source
 
         assert config.images is not None
         self._config = config
@@ -149,10 +150,12 @@ class Eye:
 
     def __init__(self, config: DatasetBuildConfig, device: torch.device) -> None:
         self.teacher: FrozenTeacher = builder.build_frozen_teacher(config).to(device).to(memory_format=torch.channels_last)
+        self._task = build_task(config.task)
         self._device = device
         self._bf16 = config.runtime.bf16
         self._batch_size = config.runtime.batch_size
 
     def judge(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of uint8 [n,C,H,W]: the class, int32 [n], and its probability, float32 [n]."""
-        return self.teacher.judge_all(images, self._device, self._bf16, self._batch_size)
+        judgement = self._task.judge_all(self.teacher, images, self._device, self._bf16, self._batch_size)
+        return judgement.classes, judgement.confidences

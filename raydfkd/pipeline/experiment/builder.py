@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Protocol
 
@@ -20,10 +19,11 @@ from raydfkd.models.shared_classifier import share_classifier
 from raydfkd.models.teachers.teacher import FrozenTeacher, build_teacher
 from raydfkd.models.teachers.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient
 from raydfkd.models.weights import load_weights, read_metadata
-from raydfkd.pipeline.experiment.config import ExperimentConfig, TaskConfig, TeacherConfig, derive_seed, generator_id
+from raydfkd.pipeline.experiment.config import ExperimentConfig, TeacherConfig, derive_seed, generator_id
 from raydfkd.synthesis.attacked import AttackedSynthesizer
-from raydfkd.synthesis.context import SynthesisContext, SynthesisParts
+from raydfkd.synthesis.method import SynthesisContext, SynthesisParts
 from raydfkd.synthesis.methods import METHODS
+from raydfkd.tasks import TaskConfig, build_task
 from raydfkd.types import Synthesizer, SyntheticBatch
 
 
@@ -173,9 +173,10 @@ def build_synthesizer(
         priority_temperature=getattr(config.students[student].objective, "temperature", 1.0),
         bf16=config.runtime.bf16,
     )
+    method = METHODS.get(settings.method)
     teacher = build_frozen_teacher(config)
-    parts = SynthesisParts(teacher, build_student(config, teacher, student), collected)
-    synthesizer = METHODS.get(settings.method).load().build(settings, parts, context, device)
+    opponent = build_student(config, teacher, student) if method.needs_student else None
+    synthesizer = method.build(settings, SynthesisParts(build_task(config.task), teacher, opponent, collected), context, device)
     if settings.boundary_attack is None:
         return synthesizer
     return AttackedSynthesizer(synthesizer, settings, teacher, context, device)
@@ -204,7 +205,7 @@ def build_evaluator(config: ExperimentConfig, teacher: FrozenTeacher, device: to
 
     dataset = load_dataset(config.evaluation.dataset, config.task.image_shape, config.task.num_classes)
     precision = torch.bfloat16 if config.runtime.bf16 and supports_bfloat16(device) else None
-    return Evaluator(dataset, teacher, config.evaluation.batch_size, device, precision)
+    return build_task(config.task).evaluator(dataset, teacher, config.evaluation.batch_size, device, precision)
 
 
 def build_held_out(config: ExperimentConfig, teacher: FrozenTeacher, device: torch.device) -> HeldOutEvaluator | None:
@@ -223,8 +224,3 @@ def build_held_out(config: ExperimentConfig, teacher: FrozenTeacher, device: tor
         shapes = f"{list(images.shape[1:])}, task.image_shape is {list(config.task.image_shape)}"
         raise DataError(f"held_out.path {path} has images of shape {shapes}: give images of the task")
     return HeldOutEvaluator(images, teacher, config.held_out.batch_size, device, config.runtime.bf16)
-
-
-def threads_of(num_cpus: float, num_threads: int | None) -> int:
-    """torch threads of an actor: as configured, otherwise its CPUs rounded up."""
-    return max(1, math.ceil(num_cpus)) if num_threads is None else num_threads

@@ -12,44 +12,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raydfkd.data.config import CollectedConfig, DatasetConfig
 from raydfkd.distillation.config import StudentConfig
 from raydfkd.pipeline.experiment.input_paths import anchor_paths
 from raydfkd.pipeline.experiment.yaml_files import apply_overrides, merge, read_layers, validate
 from raydfkd.replay.config import ReplayConfig
-from raydfkd.synthesis.config import FastConfig, HiDFDConfig, SSDKDConfig
-from raydfkd.synthesis.procedural.config import ProceduralConfig
+from raydfkd.resources import ResourcesConfig
+from raydfkd.settings import InputFile, InputPath, Settings
+from raydfkd.synthesis.methods import METHODS, AnySource
+from raydfkd.tasks import AnyTask
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
-SourceConfig = Annotated[FastConfig | SSDKDConfig | HiDFDConfig | ProceduralConfig, Field(discriminator="method")]
 
-
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TaskConfig(_Config):
-    """What teacher and student decide."""
-
-    kind: Literal["classification"] = "classification"
-    """Kind of task."""
-    num_classes: int = Field(ge=2)
-    """Number of classes."""
-    image_shape: tuple[int, int, int]
-    """Channels, height and width; height and width are multiples of 4."""
-
-    @model_validator(mode="after")
-    def _sizes(self) -> TaskConfig:
-        channels, height, width = self.image_shape
-        if channels < 1 or height < 4 or width < 4 or height % 4 or width % 4:
-            raise ValueError(f"image_shape {list(self.image_shape)} must be [channels, height, width], sizes multiples of 4")
-        return self
-
-
-class NormalizationConfig(_Config):
+class NormalizationConfig(Settings):
     """Per-channel statistics of the images the teacher was trained on, pixel value 255 being 1.0."""
 
     mean: tuple[float, ...]
@@ -58,12 +36,12 @@ class NormalizationConfig(_Config):
     """Standard deviation of each channel."""
 
 
-class TeacherConfig(_Config):
+class TeacherConfig(Settings):
     """The trained network."""
 
-    model: str
+    model: Annotated[str, InputFile(".pt2")]
     """A catalog name, torchvision:NAME, timm:NAME, package.module:callable, or a .pt2 file."""
-    checkpoint: Path | None = None
+    checkpoint: InputPath | None = None
     """Its weights (.safetensors, or a safely loaded .pt or .pth); null for a .pt2 file or a callable that loads its own."""
     normalization: NormalizationConfig | None = None
     """Input statistics; null: as the checkpoint's own metadata says."""
@@ -74,7 +52,7 @@ class TeacherConfig(_Config):
     that read maps; null: they are found."""
 
 
-class ScheduleConfig(_Config):
+class ScheduleConfig(Settings):
     """How synthesis and distillation follow each other."""
 
     mode: Literal["lockstep", "decoupled"] = "lockstep"
@@ -101,18 +79,16 @@ class ScheduleConfig(_Config):
     """decoupled: the oldest student weights, in rounds, that a batch may be begun with; null: no bound. lockstep has 0."""
 
     @model_validator(mode="after")
-    def _refuse_ignored(self) -> ScheduleConfig:
-        free = ("samples_per_insert", "error_buffer", "prefetch", "batches_per_request", "max_staleness_rounds")
+    def _refuse_idle_settings(self) -> ScheduleConfig:
         if self.mode == "lockstep":
-            wrong = [name for name in free if getattr(self, name) != ScheduleConfig.model_fields[name].default]
-            if wrong:
-                raise ValueError(f"lockstep does not use {', '.join(wrong)}: leave them out or choose mode decoupled")
+            free = ("samples_per_insert", "error_buffer", "prefetch", "batches_per_request", "max_staleness_rounds")
+            self.refuse_idle("mode lockstep", *free)
         elif self.batches_per_round == 0:
             raise ValueError("mode decoupled has no pool that is made once: batches_per_round 0 is for lockstep")
         if self.samples_per_insert is not None and self.error_buffer is None:
             raise ValueError("samples_per_insert needs error_buffer: by how many draws the two sides may stray from it")
-        if self.samples_per_insert is None and self.error_buffer is not None:
-            raise ValueError("error_buffer does nothing without samples_per_insert: give both or neither")
+        if self.samples_per_insert is None:
+            self.refuse_idle("samples_per_insert null", "error_buffer")
         return self
 
     @property
@@ -120,7 +96,7 @@ class ScheduleConfig(_Config):
         return self.rounds * self.student_steps_per_round
 
 
-class EvaluationConfig(_Config):
+class EvaluationConfig(Settings):
     """Labelled images for reporting. They are never read for training, nor to choose anything."""
 
     dataset: DatasetConfig
@@ -131,10 +107,10 @@ class EvaluationConfig(_Config):
     """Images per forward pass."""
 
 
-class HeldOutConfig(_Config):
+class HeldOutConfig(Settings):
     """Images that the student never trains on; how far it agrees with its teacher on them is told without any label."""
 
-    path: Path
+    path: InputPath
     """Parquet file of images as raydfkd writes them, such as a sweep's held_out.parquet."""
     period_steps: int | None = Field(None, ge=1)
     """Student steps between measurements; null: ten over the run."""
@@ -142,7 +118,7 @@ class HeldOutConfig(_Config):
     """Images per forward pass."""
 
 
-class RuntimeConfig(_Config):
+class RuntimeConfig(Settings):
     """Where and how the run takes place."""
 
     runner: Literal["local", "ray"] = "ray"
@@ -174,7 +150,7 @@ class RuntimeConfig(_Config):
     """MLflow tracking server (or local store) that gets the metrics too; null: none. Needs pip install 'raydfkd[mlflow]'."""
     num_cpus: float | None = Field(None, gt=0)
     """ray, local start only: CPUs that Ray may use; null: all."""
-    placement: dict[Literal["replay", "weights", "pool", "log"], dict[str, float]] = Field(default_factory=dict)
+    placement: dict[Literal["replay", "weights", "pool", "coordinator"], dict[str, float]] = Field(default_factory=dict)
     """ray: custom Ray resources that the run's own actors ask for, by role, so that each lies on a node that has them, e.g.
     {replay: {buffer_node: 1}}. One that is not named here lies on the driver's node, which the run cannot outlive anyway."""
 
@@ -186,14 +162,14 @@ class RuntimeConfig(_Config):
         return self
 
 
-class ExperimentConfig(_Config):
+class ExperimentConfig(Settings):
     """One distillation run."""
 
-    task: TaskConfig
+    task: AnyTask
     """What is decided."""
     teacher: TeacherConfig
     """Who knows it."""
-    sources: dict[str, SourceConfig] = Field(default_factory=dict)
+    sources: dict[str, AnySource] = Field(default_factory=dict)
     """Who fills the buffer, by name; none: the student learns from the collected images alone."""
     collected: CollectedConfig | None = None
     """Real images at hand, from anywhere: they train HiDFD's GAN, and fill ``replay.pinned`` where that is given."""
@@ -210,6 +186,11 @@ class ExperimentConfig(_Config):
     runtime: RuntimeConfig = RuntimeConfig()
     """Where and how."""
 
+    @field_validator("task", mode="before")
+    @classmethod
+    def _default_kind(cls, value: Any) -> Any:
+        return {"kind": "classification", **value} if isinstance(value, dict) else value
+
     @field_validator("sources", "students", mode="before")
     @classmethod
     def _leave_out(cls, value: Any) -> Any:
@@ -225,8 +206,8 @@ class ExperimentConfig(_Config):
             )
         if self.runtime.runner == "local" and any(student.num_workers > 1 for student in self.students.values()):
             raise ValueError("runtime.runner local has one student worker: set students.*.num_workers=1 or runner=ray")
-        if self.runtime.runner == "local" and self.runtime.placement:
-            raise ValueError("runtime.runner local has no actors, so runtime.placement would do nothing: leave it out")
+        if self.runtime.runner == "local":
+            self.runtime.refuse_idle("runtime.runner local", "placement")
         scaled = [name for name, source in self.sources.items() if source.autoscale is not None]
         if scaled and self.schedule.mode == "lockstep":
             raise ValueError(
@@ -277,9 +258,9 @@ class ExperimentConfig(_Config):
             return
         if self.schedule.warmup_batches == 0:
             raise ValueError("schedule.warmup_batches 0 leaves the student nothing to begin with: use 1 or more")
-        needy = [name for name, source in self.sources.items() if isinstance(source, HiDFDConfig)]
+        needy = [name for name, source in self.sources.items() if METHODS.get(source.method).needs_collected]
         if needy and self.collected is None:
-            raise ValueError(f"source {needy[0]!r} trains a GAN on real images: say in collected where they are")
+            raise ValueError(f"source {needy[0]!r} trains on real images: name them in collected")
 
     def _refuse_standstill(self) -> None:
         """The bounds on ratio and staleness together: neither side may come to wait for the other for ever.
@@ -315,7 +296,8 @@ class ExperimentConfig(_Config):
 
     def student_of(self, source: str) -> str:
         """The student whose weights a source gets, and whose losses its images' first priorities are."""
-        named = getattr(self.sources.get(source), "student", None)  # methods that know no student have no such setting
+        settings = self.sources.get(source)
+        named = None if settings is None else settings.opponent
         return self.student_name if named is None else named
 
     def label_of(self, student: str) -> str:
@@ -330,6 +312,11 @@ class ExperimentConfig(_Config):
     def generators(self) -> list[tuple[str, int]]:
         """(source, index within it) of every generator, in the order in which lockstep gives them turns."""
         return [(name, index) for name, source in self.sources.items() for index in range(source.num_generators)]
+
+    @property
+    def resources(self) -> list[ResourcesConfig]:
+        """What an actor of each student and of each source asks for."""
+        return [s.resources for s in self.students.values()] + [s.resources for s in self.sources.values()]
 
     @property
     def evaluation_period_steps(self) -> int:
@@ -381,7 +368,7 @@ def read_experiment(path: Path) -> tuple[dict[str, Any], str]:
     *below, (_, tree) = read_layers(path)
     lower: dict[str, Any] = {}
     for file, layer in below:
-        lower = merge(lower, anchor_paths(layer, file.parent))
+        lower = merge(lower, anchor_paths(layer, ExperimentConfig, file.parent))
     where = f"{path} (with its base {', '.join(file.name for file, _ in reversed(below))})" if below else str(path)
     return merge(lower, tree), where
 
@@ -390,4 +377,4 @@ def build_experiment(
     tree: dict[str, Any], overrides: Iterable[str] = (), *, base: Path = Path(), where: str | Path = "the experiment"
 ) -> ExperimentConfig:
     """As :func:`load_experiment`, from a tree of plain values."""
-    return validate(ExperimentConfig, anchor_paths(apply_overrides(tree, list(overrides)), base), where)
+    return validate(ExperimentConfig, anchor_paths(apply_overrides(tree, list(overrides)), ExperimentConfig, base), where)

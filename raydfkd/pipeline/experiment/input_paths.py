@@ -52,7 +52,7 @@ def _mapped(tree: Any, model: type[BaseModel], change: Any) -> Any:
 
 
 def _walk(node: Any, annotation: Any, visit: Any, dotted: str) -> Any:
-    """A copy of ``node``, settings that ``annotation`` describes, with ``visit(value, dotted key)`` in place of each input path."""
+    """A copy of ``node``, which ``annotation`` describes, with ``visit(value, dotted key)`` in place of each input path."""
     marker = _marker(annotation)
     if marker is not None and node is not None:
         is_path = marker.suffix is None or str(node).endswith(marker.suffix)

@@ -8,6 +8,7 @@ from raydfkd.errors import ConfigError
 from raydfkd.pipeline.experiment.config import ExperimentConfig, derive_seed
 from raydfkd.replay.arrow import from_parquet, to_parquet
 from raydfkd.run_dir import RunDir, write_atomically
+from raydfkd.tasks import build_task
 from raydfkd.types import SyntheticBatch
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def collect(config: ExperimentConfig, teacher: FrozenTeacher, device: torch.devi
     from raydfkd.data.collected import collect as read_and_label
 
     seed = derive_seed(config.runtime.seed, "collected")
-    collected = read_and_label(config.collected, teacher, seed, device, config.runtime.bf16)
+    collected = read_and_label(config.collected, build_task(config.task), teacher, seed, device, config.runtime.bf16)
     pinned = config.replay.pinned
     if pinned is not None and len(collected) > pinned.capacity:
         raise ConfigError(

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from raydfkd.pipeline.run.local_runner import run_local
 from raydfkd.pipeline.run.outcome import finish
 from raydfkd.pipeline.run.recorder import Recorder, Watcher, describe_environment
 from raydfkd.run_dir import RunDir, write_atomically
-from raydfkd.synthesis.procedural.config import CropsImagesConfig, ProceduralConfig
+from raydfkd.synthesis.methods import METHODS
+from raydfkd.tasks import build_task
 
 Runner = Callable[[ExperimentConfig, RunDir, Recorder, Path | None], None]
 
@@ -150,14 +152,18 @@ def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) 
     if config.collected is not None:
         splits.append(_split_read(config.collected.dataset, "training, as collected images; labels not read"))
     for source in config.sources.values():
-        if isinstance(source, ProceduralConfig) and isinstance(source.images, CropsImagesConfig):
-            splits.append(_split_read(source.images.dataset, "training, crops of its pictures; labels not read"))
+        splits += [_split_read(dataset, "training, source of images; labels not read") for dataset in source.datasets_read]
+    figures = {f.title: f for source in config.sources.values() for f in METHODS.get(source.method).figures}
+    task = build_task(config.task)
     run.update_manifest(
         state="running",
         error=None,
         seed=config.runtime.seed,
         teacher_sha256=teacher_sha256,
         data_splits_read=splits,
+        metric_name=task.metric_name,
+        metric_label=task.metric_label,
+        figures=[asdict(figure) for figure in figures.values()],
         **describe_environment(),
     )
 

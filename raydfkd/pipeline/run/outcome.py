@@ -22,6 +22,7 @@ from raydfkd.pipeline.run.exchange import Exchange
 from raydfkd.pipeline.run.exchange_state import build_exchange, load_exchange
 from raydfkd.pipeline.run.student_loop import normalized
 from raydfkd.run_dir import RunDir
+from raydfkd.tasks import build_task
 
 IMAGES_PER_CLASS = 10
 FEATURE_SAMPLES = 600
@@ -109,7 +110,7 @@ def _result(
         },
         "student": {name: first[name] for name in ("model", "params", "metric_last", "metric_ema", "agreement")},
         "students": students,
-        "metric_name": "accuracy",
+        "metric_name": build_task(config.task).metric_name,
         "end_to_end_s": elapsed_s,
         **totals_of(run.metrics()),
         "images_synthesized": exchange.buffer.num_inserts,

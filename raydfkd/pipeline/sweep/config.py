@@ -280,7 +280,9 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     if not file.is_file():
         raise ConfigError(f"{path}: its experiment {file} does not exist: correct the path, relative to the file's folder")
     below, where = read_experiment(file)
-    tree = merge(anchor_paths(below, file.parent), anchor_paths(config.overrides, path.parent))
+    tree = merge(
+        anchor_paths(below, ExperimentConfig, file.parent), anchor_paths(config.overrides, ExperimentConfig, path.parent)
+    )
     base = build_experiment(tree, where=f"{where}, with the overrides of {path}" if config.overrides else where)
     sweep = Sweep(config.model_copy(update={"experiment": file.resolve()}), tree, base, _points(config, base))
     _check(sweep, path)

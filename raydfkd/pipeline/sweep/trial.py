@@ -82,8 +82,11 @@ class TrialPlan:
             if config.collected is not None:
                 updates["collected"] = config.collected.model_copy(update={"exclude": self.folder.held_out_path})
         runtime: dict[str, Any] = {"out": run, "address": None}
-        resources = [part.resources for part in (*config.students.values(), *config.sources.values())]
-        if config.runtime.runner == "local" and config.runtime.device == "auto" and not any(r.num_gpus for r in resources):
+        if (
+            config.runtime.runner == "local"
+            and config.runtime.device == "auto"
+            and not any(r.num_gpus for r in config.resources)
+        ):
             runtime["device"] = "cpu"  # a trial may see GPUs that are not its own
         if isinstance(self.sweep.config.scheduler, PBTConfig):
             rounds = self.sweep.period_steps // config.schedule.student_steps_per_round

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raydfkd.synthesis.config import AutoscaleConfig
+from raydfkd.synthesis.method import AutoscaleConfig
 
 
 @dataclass(frozen=True)

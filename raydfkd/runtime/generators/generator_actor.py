@@ -48,8 +48,7 @@ class GeneratorActor:
         from raydfkd.runtime.ray_session import assigned_device
 
         config = self._context.config
-        resources = config.sources[self._source].resources
-        torch.set_num_threads(builder.threads_of(resources.num_cpus, resources.num_threads))
+        torch.set_num_threads(config.sources[self._source].resources.threads)
         device = builder.choose_device(config, assigned_device())
         collected = collecting.read(self._context.run)
         synthesizer = builder.build_synthesizer(config, self._source, self._index, device, collected)

@@ -134,8 +134,7 @@ def _train(context: RunContext, student: str) -> None:
     place = ray.train.get_context()
     rank, world_size = place.get_world_rank(), place.get_world_size()
     config, run = _with_workers(context.config, student, world_size), context.run
-    resources = config.students[student].resources
-    torch.set_num_threads(builder.threads_of(resources.num_cpus, resources.num_threads))
+    torch.set_num_threads(config.students[student].resources.threads)
     assigned = ray.train.torch.get_device()
     device = builder.choose_device(config, "cpu" if assigned.type == "cpu" else str(assigned))
     distiller = builder.build_distiller(config, device, student)

@@ -21,7 +21,7 @@ def trial_demands(config: ExperimentConfig) -> Demands:
     if config.runtime.runner == "ray":
         return demands(config)
     most: dict[str, float] = {}
-    for resources in [part.resources for part in (*config.students.values(), *config.sources.values())]:
+    for resources in config.resources:
         for kind, amount in requested(resources).items():
             most[kind] = max(most.get(kind, 0.0), amount)
     return [("trial", most)]

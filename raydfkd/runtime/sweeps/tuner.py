@@ -190,7 +190,7 @@ class _HeldOutMaker:
 
     def make(self, config: ExperimentConfig, num_images: int, seed: int) -> bytes:
         resources = config.student.resources
-        torch.set_num_threads(builder.threads_of(resources.num_cpus, resources.num_threads))
+        torch.set_num_threads(resources.threads)
         return to_parquet(make_held_out(config, num_images, seed, builder.choose_device(config, assigned_device())))
 
 

@@ -4,20 +4,51 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
-import torch
-from torch import Tensor
+from pydantic import Field, model_validator
 
+from raydfkd.deferred import deferred
 from raydfkd.errors import DataError
+from raydfkd.settings import InputPath
 from raydfkd.synthesis.procedural.glsl import CHECKED_SIZE, GlslRenderer, ShaderError, UniformValue
-from raydfkd.synthesis.procedural.images import in_channels, reduced
+from raydfkd.synthesis.procedural.images import ImagesConfig, ImagesKind, in_channels, reduced
 from raydfkd.synthesis.procedural.user_shaders import complete_shader
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
+else:
+    torch = deferred("torch")
 
 SUFFIXES = (".glsl", ".frag", ".fs", ".fragment")
 FRAMES_PER_S = 60.0
 
 logger = logging.getLogger(__name__)
+
+
+class GlslFolderImagesConfig(ImagesConfig):
+    """A folder of your own fragment shaders, to TwiGL's or Shadertoy's conventions (extra ``shaders``)."""
+
+    kind: Literal["glsl_folder"] = "glsl_folder"
+    """Kind of images."""
+    path: InputPath
+    """Folder of .glsl, .frag, .fs or .fragment files; those in its subfolders count as well."""
+    supersampling: int = Field(2, ge=1, le=8)
+    """Render so many times as large and take the mean, for soft edges."""
+    min_time_s: float = Field(0.1, ge=0)
+    """Earliest time at which a shader is rendered."""
+    max_time_s: float = Field(10.0, ge=0)
+    """Latest time at which a shader is rendered."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min_time_s > self.max_time_s:
+            raise ValueError(f"min_time_s {self.min_time_s:g} is above max_time_s {self.max_time_s:g}: swap them")
+        return self
 
 
 class GlslFolder:
@@ -109,3 +140,11 @@ def _drawable(path: Path, renderer: GlslRenderer) -> tuple[list[Path], list[str]
     if not good:
         raise DataError(f"none of the {len(found)} shaders in {path} can be drawn (the last one: {reason}): correct them")
     return [file for file, _ in good], [source for _, source in good]
+
+
+def _build(config: GlslFolderImagesConfig, teacher: FrozenTeacher, device: torch.device) -> GlslFolder:
+    times_s = (config.min_time_s, config.max_time_s)
+    return GlslFolder(config.path, teacher.image_shape, device, config.supersampling, times_s)
+
+
+IMAGES = ImagesKind(config=GlslFolderImagesConfig, build=_build, title="a folder of your own fragment shaders")

@@ -1,14 +1,28 @@
-"""What the sources of procedural images have in common."""
+"""What every kind of procedural images is: its settings' base class, its registry entry, and a source of images.
+
+A kind is one file: a subclass of ``ImagesConfig``, an ``ImageSource``, and an ``ImagesKind`` that is named in one line of
+``image_kinds.py``. Importing it imports no torch.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-
+from raydfkd.deferred import deferred
 from raydfkd.errors import ConfigError
+from raydfkd.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.nn import functional as F
+
+    from raydfkd.data.config import DatasetConfig
+    from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
+else:
+    torch, F = deferred("torch"), deferred("torch.nn.functional")
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R BT.601)."""
@@ -20,6 +34,33 @@ class ImageSource(Protocol):
     def render(self, count: int, generator: torch.Generator) -> Tensor:
         """Images [count,C,H,W] in [0,1], float32, on the source's device; ``generator`` is a CPU one."""
         ...
+
+
+class ImagesConfig(Settings):
+    """What every kind of procedural images has."""
+
+    kind: str
+    """Kind of images."""
+
+    @property
+    def datasets_read(self) -> tuple[DatasetConfig, ...]:
+        """Data sets whose pictures the images are made from."""
+        return ()
+
+
+@dataclass(frozen=True)
+class ImagesKind:
+    """A kind of procedural images.
+
+    Attributes:
+        config: its settings.
+        build: makes its source for a teacher's images, on a device.
+        title: for people.
+    """
+
+    config: type[ImagesConfig]
+    build: Callable[[Any, FrozenTeacher, torch.device], ImageSource]
+    title: str
 
 
 def require_grey_or_colour(channels: int) -> None:

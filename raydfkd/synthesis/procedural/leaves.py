@@ -7,11 +7,18 @@ The model of Lee, Mumford and Huang (IJCV 2001) with the shapes and sizes of "Le
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+from pydantic import Field
 
-from raydfkd.synthesis.procedural.images import reduced
+from raydfkd.deferred import deferred
+from raydfkd.synthesis.procedural.images import ImagesConfig, ImagesKind, reduced
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = deferred("torch")
 
 NUM_RADII = 200
 SMALLEST_RADIUS, LARGEST_RADIUS = 0.03, 1.0
@@ -20,6 +27,17 @@ MAX_LEAVES = 5000
 LEAVES_PER_ROUND = 256
 PLACES_AT_ONCE = 1 << 22
 """Pixels of leaves' windows that are looked at together: bounds the memory."""
+
+
+class LeavesImagesConfig(ImagesConfig):
+    """Dead leaves: shapes of random sizes and colours that cover each other (Baradad et al., NeurIPS 2021)."""
+
+    kind: Literal["leaves"] = "leaves"
+    """Kind of images."""
+    textured: bool = False
+    """Give half of the leaves stripes or a gradient; false: plain colours, as published."""
+    supersampling: int = Field(2, ge=1, le=8)
+    """Render so many times as large and take the mean, for soft edges."""
 
 
 def radius_probabilities() -> tuple[Tensor, Tensor]:
@@ -214,3 +232,10 @@ def _polygon(dx: Tensor, dy: Tensor, radius: Tensor, turns: Tensor) -> Tensor:
 
 SHAPES = (_circle, _square, _turned_square, _rectangle, _triangle, _quadrilateral)
 """The kinds of leaves, equally likely; the corners of all but the first lie on its circle."""
+
+
+IMAGES = ImagesKind(
+    config=LeavesImagesConfig,
+    build=lambda config, teacher, device: DeadLeaves(teacher.image_shape, device, config.supersampling, config.textured),
+    title="dead leaves: shapes of random sizes and colours that cover each other",
+)

@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
+from pydantic import Field
 
+from raydfkd.deferred import deferred
 from raydfkd.synthesis.procedural.glsl import GlslRenderer
-from raydfkd.synthesis.procedural.images import in_channels, reduced
-from raydfkd.synthesis.procedural.shaders.catalog import family_names, program
-from raydfkd.synthesis.procedural.shaders.glsl_source import PARAMETERS, SIZE, fragment_shader
-from raydfkd.synthesis.procedural.shaders.sketch import Program
-from raydfkd.synthesis.procedural.shaders.torch_renderer import render
+from raydfkd.synthesis.procedural.images import ImagesConfig, ImagesKind, in_channels, reduced
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
+    from raydfkd.synthesis.procedural.shaders import catalog, glsl_source, torch_renderer
+    from raydfkd.synthesis.procedural.shaders.sketch import Program
+else:
+    torch = deferred("torch")
+    catalog = deferred("raydfkd.synthesis.procedural.shaders.catalog")
+    glsl_source = deferred("raydfkd.synthesis.procedural.shaders.glsl_source")
+    torch_renderer = deferred("raydfkd.synthesis.procedural.shaders.torch_renderer")
+
+
+class ShaderImagesConfig(ImagesConfig):
+    """The package's own library of parametrised shader programs."""
+
+    kind: Literal["shaders"] = "shaders"
+    """Kind of images."""
+    families: tuple[str, ...] | None = Field(None, min_length=1)
+    """Program families to draw from; null: the whole library."""
+    renderer: Literal["torch", "glsl"] = "torch"
+    """torch: batched, on whatever device; glsl: OpenGL through moderngl (extra ``shaders``), where the
+    driver compiles each family at its first use."""
+    images_per_family: int = Field(8, ge=1)
+    """Images rendered together from one family, each with parameters of its own: more are faster, fewer mix better."""
+    supersampling: int = Field(2, ge=1, le=8)
+    """Render so many times as large and take the mean, for soft edges."""
 
 
 class ShaderImages:
@@ -45,15 +70,15 @@ class ShaderImages:
         self._supersampling = supersampling
         self._device = device
         self._images_per_family = images_per_family
-        self._names = list(family_names() if families is None else families)
+        self._names = list(catalog.family_names() if families is None else families)
         for name in self._names if families is not None else ():
-            program(name)
+            catalog.program(name)
         self._glsl = GlslRenderer() if renderer == "glsl" else None
 
     def render(self, count: int, generator: torch.Generator) -> Tensor:
         images = []
         while count > 0:
-            chosen = program(self._names[int(torch.randint(len(self._names), (), generator=generator))])
+            chosen = catalog.program(self._names[int(torch.randint(len(self._names), (), generator=generator))])
             parameters = chosen.draw(min(count, self._images_per_family), generator)
             large = self._drawn(chosen, parameters)
             images.append(reduced(in_channels(large, self._channels), self._supersampling))
@@ -62,7 +87,7 @@ class ShaderImages:
 
     def _drawn(self, chosen: Program, parameters: Tensor) -> Tensor:
         if self._glsl is None:
-            return render(chosen, parameters, self._height, self._width, self._device)
+            return torch_renderer.render(chosen, parameters, self._height, self._width, self._device)
         return render_glsl(self._glsl, chosen, parameters, self._height, self._width).to(self._device)
 
 
@@ -70,7 +95,7 @@ def render_glsl(renderer: GlslRenderer, chosen: Program, parameters_BP: Tensor, 
     """As ``torch_renderer.render``, by OpenGL: [B,3,height,width] in [0,1] with 8 bits a channel."""
     source = _source(chosen)
     drawn = [
-        renderer.draw(source, {PARAMETERS: row, SIZE: (float(width), float(height))}, height, width)
+        renderer.draw(source, {glsl_source.PARAMETERS: row, glsl_source.SIZE: (float(width), float(height))}, height, width)
         for row in parameters_BP.cpu().numpy().astype(np.float32)
     ]
     return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float().div_(255)
@@ -81,5 +106,13 @@ _SOURCES: dict[str, str] = {}
 
 def _source(chosen: Program) -> str:
     if chosen.name not in _SOURCES:
-        _SOURCES[chosen.name] = fragment_shader(chosen)
+        _SOURCES[chosen.name] = glsl_source.fragment_shader(chosen)
     return _SOURCES[chosen.name]
+
+
+def _build(config: ShaderImagesConfig, teacher: FrozenTeacher, device: torch.device) -> ShaderImages:
+    shape = teacher.image_shape
+    return ShaderImages(shape, device, config.families, config.renderer, config.images_per_family, config.supersampling)
+
+
+IMAGES = ImagesKind(config=ShaderImagesConfig, build=_build, title="the package's own library of shader programs")

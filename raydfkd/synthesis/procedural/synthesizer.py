@@ -7,48 +7,87 @@ The endless form of the selection in "What Makes a Good Dataset for Knowledge Di
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-import torch
-from torch import Tensor
+from pydantic import Field, model_validator
 
+from raydfkd.deferred import deferred
 from raydfkd.errors import DataError
-from raydfkd.models.teachers.teacher import FrozenTeacher
-from raydfkd.synthesis.context import SynthesisContext, SynthesisParts
+from raydfkd.synthesis.method import Method, SynthesisConfig, SynthesisContext, SynthesisParts
 from raydfkd.synthesis.procedural.balance import choose_even, even_shares, evenness
-from raydfkd.synthesis.procedural.config import ProceduralConfig
-from raydfkd.synthesis.procedural.filters import filter_images
+from raydfkd.synthesis.procedural.image_kinds import AnyImages, build_source
 from raydfkd.synthesis.procedural.images import ImageSource, to_uint8
-from raydfkd.synthesis.procedural.sources import build_source
-from raydfkd.types import BufferSummary, Preparation, SyntheticBatch, WeightsVersion
+from raydfkd.synthesis.procedural.shader_images import ShaderImagesConfig
+from raydfkd.types import BufferSummary, Judgement, Preparation, SyntheticBatch, WeightsVersion
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from raydfkd.data.config import DatasetConfig
+    from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
+    from raydfkd.synthesis.procedural import filters
+    from raydfkd.tasks.task import Task
+else:
+    torch, filters = deferred("torch"), deferred("raydfkd.synthesis.procedural.filters")
+
+
+class ProceduralConfig(SynthesisConfig):
+    """Images rendered by a procedure that knows nothing of the task, chosen by what the teacher sees in them."""
+
+    method: Literal["procedural"] = "procedural"
+    """Name of the synthesis method."""
+    images: AnyImages = ShaderImagesConfig()
+    """What is rendered."""
+    drop_degenerate: bool = True
+    """Drop constant and two-colour images, and duplicates within a batch."""
+    class_balanced: bool = True
+    """Choose images such that the buffer comes to hold as many of each of the teacher's classes as can be had."""
+    max_tries: int = Field(4, ge=1)
+    """Batches rendered at most for one that is delivered, while classes lack images or too many were dropped."""
+
+    @model_validator(mode="after")
+    def _refuse_idle_tries(self) -> Self:
+        if not self.drop_degenerate and not self.class_balanced:
+            self.refuse_idle("drop_degenerate and class_balanced false", "max_tries")
+        return self
+
+    @property
+    def class_balanced_batches(self) -> bool:
+        return self.class_balanced
+
+    @property
+    def datasets_read(self) -> tuple[DatasetConfig, ...]:
+        return self.images.datasets_read
 
 
 @dataclass
 class _Candidates:
-    """Rendered images that passed the filters: uint8 [N,C,H,W], and the teacher's class and confidence [N]."""
+    """Rendered images that passed the filters, uint8 [N,C,H,W] on the device, and the teacher's judgement of them."""
 
     images: Tensor
-    classes: Tensor
-    confidence: Tensor
+    judgement: Judgement
 
     @classmethod
     def joined(cls, parts: list[_Candidates]) -> _Candidates:
-        return cls(*(torch.cat([getattr(p, name) for p in parts]) for name in ("images", "classes", "confidence")))
+        return cls(torch.cat([part.images for part in parts]), Judgement.concat([part.judgement for part in parts]))
 
 
 class ProceduralSynthesizer:
-    """One endless source of images. It needs the teacher's opinion only, and has no use for the student."""
+    """One endless source of images. It needs the teacher's judgement only, and has no use for the student."""
 
     def __init__(
         self,
         config: ProceduralConfig,
+        task: Task,
         teacher: FrozenTeacher,
         source: ImageSource,
         context: SynthesisContext,
         device: torch.device,
     ) -> None:
         self.config = config
+        self.task = task
         self.context = context
         self.device = device
         self.teacher = teacher.to(device).to(memory_format=torch.channels_last)
@@ -63,7 +102,7 @@ class ProceduralSynthesizer:
         Raises:
             ConfigError, DataError: see ``build_source``.
         """
-        return cls(config, parts.teacher, build_source(config.images, parts.teacher, device), context, device)
+        return cls(config, parts.task, parts.teacher, build_source(config.images, parts.teacher, device), context, device)
 
     def prepare(self) -> Preparation | None:
         """Nothing: the first batch is as good as any."""
@@ -90,7 +129,7 @@ class ProceduralSynthesizer:
             for name, count in dropped.items():
                 figures[name] += count
             parts.append(found)
-            counts += np.bincount(found.classes.cpu().numpy(), minlength=len(held))
+            counts += np.bincount(found.judgement.classes, minlength=len(held))
             enough = counts.sum() >= self.config.batch_size
             if enough and (not self.config.class_balanced or (counts >= wanted).all()):
                 break
@@ -101,32 +140,28 @@ class ProceduralSynthesizer:
             )
         return self._delivered(_Candidates.joined(parts), held, counts, figures)
 
-    @torch.no_grad()
     def _candidates(self) -> tuple[_Candidates, dict[str, int]]:
         """One rendered batch without what the filters drop, judged as it would be stored; and how many were dropped why."""
-        images = to_uint8(self.source.render(self.config.batch_size, self.rng))
-        dropped: dict[str, int] = {}
-        if self.config.drop_degenerate:
-            filtered = filter_images(images)
-            images, dropped = images[filtered.kept], filtered.counts()
+        with torch.no_grad():
+            images = to_uint8(self.source.render(self.config.batch_size, self.rng))
+            dropped: dict[str, int] = {}
+            if self.config.drop_degenerate:
+                filtered = filters.filter_images(images)
+                images, dropped = images[filtered.kept], filtered.counts()
         if not len(images):
-            nothing = torch.zeros(0, device=self.device)
-            return _Candidates(images, nothing.long(), nothing), dropped
-        judged = self.teacher.judge(images, self.context.bf16)
-        return _Candidates(images, judged.classes.long(), judged.confidences), dropped
+            return _Candidates(images, Judgement(np.empty(0, np.int32), np.empty(0, np.float32))), dropped
+        return _Candidates(images, self.task.judge(self.teacher.logits_of(images, self.context.bf16))), dropped
 
     def _delivered(
         self, candidates: _Candidates, held: np.ndarray, counts: np.ndarray, figures: dict[str, int]
     ) -> SyntheticBatch:
-        chosen = self._chosen(candidates.classes.cpu(), held)
-        index = chosen.to(self.device)
-        classes = candidates.classes[index].int().cpu().numpy()
-        distinct = len(chosen.unique())
-        return SyntheticBatch(
-            images=candidates.images[index].contiguous(memory_format=torch.contiguous_format).cpu().numpy(),
-            targets=np.full(len(classes), -1, np.int64),
-            teacher_class=classes,
-            teacher_confidence=candidates.confidence[index].cpu().numpy(),
+        chosen = self._chosen(candidates.judgement.classes, held)
+        judgement = candidates.judgement.take(chosen)
+        images = candidates.images[torch.from_numpy(chosen).to(self.device)]
+        distinct = len(np.unique(chosen))
+        return SyntheticBatch.of_judgement(
+            judgement,
+            images=images.contiguous(memory_format=torch.contiguous_format).cpu().numpy(),
             source=self.config.method,
             generator_id=self.context.generator_id,
             student_version=self.student_version,
@@ -135,20 +170,28 @@ class ProceduralSynthesizer:
                 "acceptance_rate": distinct / figures["rendered"],
                 "repeated": float(len(chosen) - distinct),
                 "rendered_class_evenness": evenness(counts),
-                "batch_class_evenness": evenness(np.bincount(classes, minlength=len(held))),
+                "batch_class_evenness": evenness(np.bincount(judgement.classes, minlength=len(held))),
             },
         )
 
-    def _chosen(self, classes_N: Tensor, held: np.ndarray) -> Tensor:
+    def _chosen(self, classes_N: np.ndarray, held: np.ndarray) -> np.ndarray:
         """Which candidates to deliver, ``batch_size`` of them in random order; repeated where there are not enough."""
         size = self.config.batch_size
-        order = torch.randperm(len(classes_N), generator=self.rng)
+        order = torch.randperm(len(classes_N), generator=self.rng).numpy()
         if self.config.class_balanced:
-            order = order[torch.from_numpy(choose_even(classes_N[order].numpy(), held, size))]
-        return order.repeat(-(-size // len(order)))[:size]
+            order = order[choose_even(classes_N[order].astype(np.int64), held, size)]
+        return np.tile(order, -(-size // len(order)))[:size]
 
     def state_dict(self) -> dict[str, Any]:
         return {"rng": self.rng.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rng.set_state(state["rng"].cpu())
+
+
+METHOD = Method(
+    config=ProceduralConfig,
+    build=ProceduralSynthesizer.build,
+    title="Surrogate images: rendered noise, dead leaves, shaders or crops, chosen by the teacher's classes",
+    paper="What Makes a Good Dataset for Knowledge Distillation?",
+)

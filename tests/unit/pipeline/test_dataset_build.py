@@ -148,7 +148,7 @@ class _FewPictures:
 
 
 def test_duplicates_are_dropped_wherever_they_are(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raydfkd.synthesis.procedural.sources.build_source", lambda *_: _FewPictures())
+    monkeypatch.setattr("raydfkd.synthesis.procedural.image_kinds.build_source", lambda *_: _FewPictures())
 
     def last_part_first(config: DatasetBuildConfig, work: Pass) -> Iterator[tuple[int, Columns]]:
         return execute_here(config, Pass(work.name, work.parts[::-1], work.read, work.worker))

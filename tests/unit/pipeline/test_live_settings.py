@@ -20,7 +20,7 @@ from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experimen
 from raydfkd.pipeline.experiment.config_errors import bare, model_choices
 from raydfkd.pipeline.experiment.yaml_files import apply_overrides, dump_yaml
 from raydfkd.replay.config import SelectorConfig
-from raydfkd.synthesis.config import AutoscaleConfig
+from raydfkd.synthesis.method import AutoscaleConfig
 
 PACKAGE = Path(raydfkd.__file__).parent
 CONFIG_FILES = [

@@ -8,7 +8,7 @@ import pytest
 
 from raydfkd.errors import ConfigError
 from raydfkd.runtime.generators.autoscale_policy import AutoscalePolicy, WaitMeter, Waits
-from raydfkd.synthesis.config import AutoscaleConfig
+from raydfkd.synthesis.method import AutoscaleConfig
 
 CONFIG = AutoscaleConfig(min=1, max=4, add_above=0.1, spare=0.2, window_s=10, cooldown_s=30)
 

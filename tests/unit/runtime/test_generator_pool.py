@@ -13,7 +13,7 @@ from raydfkd.errors import ConfigError, RunFailedError
 from raydfkd.runtime.generators import generator_pool
 from raydfkd.runtime.generators.autoscale_policy import Waits
 from raydfkd.runtime.generators.roster import PHASES
-from raydfkd.synthesis.config import AutoscaleConfig
+from raydfkd.synthesis.method import AutoscaleConfig
 
 
 @pytest.fixture

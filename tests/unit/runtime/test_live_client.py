@@ -19,7 +19,7 @@ from raydfkd.runtime import coordinator_actor as log_actor
 from raydfkd.runtime import live_run as live
 from raydfkd.runtime.generators.autoscale_policy import Waits
 from raydfkd.runtime.live_run import reach
-from raydfkd.synthesis.config import AutoscaleConfig
+from raydfkd.synthesis.method import AutoscaleConfig
 
 WHERE = {"address": "127.0.0.1:6379", "namespace": "raydfkd", "auth_mode": None}
 

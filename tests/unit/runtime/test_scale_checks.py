@@ -8,7 +8,7 @@ from replay_rig import config
 from raydfkd.errors import ConfigError
 from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.runtime.generators.scaling import check_scale, scale_message
-from raydfkd.synthesis.config import AutoscaleConfig
+from raydfkd.synthesis.method import AutoscaleConfig
 
 DECOUPLED = config({"mode": "decoupled"})
 SOURCE = DECOUPLED.sources["inversion"]

@@ -14,9 +14,9 @@ from tiny_synthesis import CLASSES, SHAPE, build_teacher, make, summary
 
 from raydfkd.synthesis.attacked import AttackedSynthesizer
 from raydfkd.synthesis.boundary import AttackedImages
-from raydfkd.synthesis.config import FastConfig
-from raydfkd.synthesis.context import SynthesisContext
-from raydfkd.synthesis.procedural.config import ProceduralConfig
+from raydfkd.synthesis.fast import FastConfig
+from raydfkd.synthesis.method import SynthesisContext
+from raydfkd.synthesis.procedural.synthesizer import ProceduralConfig
 from raydfkd.types import BufferSummary, Preparation
 
 ATTACK: dict[str, Any] = {"threshold": 0.9, "step_size": 0.1}
@@ -127,7 +127,7 @@ def test_how_many_are_attacked(share: float, deeper: float, size: int, attacked_
 
 
 def test_a_batch_without_room_is_refused() -> None:
-    with pytest.raises(ValidationError, match="has no room for the 4 images that come of one"):
+    with pytest.raises(ValidationError, match="is less than the 4 images of one attack"):
         FastConfig(batch_size=4, boundary_attack={"share": 0.8})
 
 

@@ -16,11 +16,11 @@ from raydfkd.synthesis.boundary import (
     AttackedImages,
     AttackSettings,
     BoundaryAttack,
+    BoundaryAttackConfig,
     BoundaryPairs,
     attack_settings,
     boundary_attack,
 )
-from raydfkd.synthesis.config import BoundaryAttackConfig
 
 NUM_VALUES = 16
 ON_NETWORK: dict[str, Any] = {"threshold": 0.7, "step_size": 8 / 255}

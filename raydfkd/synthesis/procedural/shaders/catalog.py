@@ -12,7 +12,7 @@ FAMILIES: Registry[Family] = Registry("shader family")
 
 def family(function: Family) -> Family:
     """Registers a family under its function's name."""
-    return FAMILIES.add(function.__name__, function)
+    return FAMILIES.register(function.__name__)(function)
 
 
 def family_names() -> list[str]:

@@ -1,27 +1,36 @@
-"""Images without any structure of objects: independent pixels, and random phases under a natural spectrum."""
+"""Images of random phases under a natural spectrum."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, Self
 
-from raydfkd.models.teachers.frozen_teacher import Normalization
+from pydantic import Field, model_validator
+
+from raydfkd.deferred import deferred
+from raydfkd.synthesis.procedural.images import ImagesConfig, ImagesKind
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = deferred("torch")
 
 
-class PixelNoise:
-    """Each pixel of each channel from N(mean, std^2) of the teacher's training images, clipped to [0,1].
+class SpectralImagesConfig(ImagesConfig):
+    """Random phases under the spectra of natural images (Baradad et al., NeurIPS 2021)."""
 
-    This is "Noise" of "What Makes a Good Dataset for Knowledge Distillation?", with the teacher's own statistics.
-    """
+    kind: Literal["spectral"] = "spectral"
+    """Kind of images."""
+    min_exponent: float = Field(0.5, ge=0)
+    """Smallest exponent of the falling amplitudes."""
+    max_exponent: float = Field(3.5, ge=0)
+    """Largest exponent of the falling amplitudes."""
 
-    def __init__(self, normalization: Normalization, image_shape: tuple[int, int, int], device: torch.device) -> None:
-        self._mean = normalization.mean.to(device).view(1, -1, 1, 1)
-        self._std = normalization.std.to(device).view(1, -1, 1, 1)
-        self._shape = image_shape
-
-    def render(self, count: int, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(count, *self._shape, generator=generator).to(self._mean.device)
-        return torch.addcmul(self._mean, noise, self._std).clamp_(0.0, 1.0)
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min_exponent > self.max_exponent:
+            raise ValueError(f"min_exponent {self.min_exponent:g} is above max_exponent {self.max_exponent:g}: swap them")
+        return self
 
 
 class SpectralNoise:
@@ -62,3 +71,10 @@ def spectral_amplitudes(exponents_B2: Tensor, height: int, width: int) -> Tensor
     amplitudes = 1.0 / (fx**a + fy**b).clamp(min=1e-12)
     amplitudes[:, 0, 0] = 0.0
     return amplitudes
+
+
+IMAGES = ImagesKind(
+    config=SpectralImagesConfig,
+    build=lambda config, teacher, device: SpectralNoise(teacher.image_shape, device, config.min_exponent, config.max_exponent),
+    title="random phases under the spectra of natural images",
+)

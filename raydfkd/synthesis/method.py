@@ -1,0 +1,173 @@
+"""What every synthesis method is: its settings' base class, its registry entry, and what its synthesizer is built from.
+
+A method is one file: a subclass of ``SynthesisConfig`` whose ``method`` is its name, its synthesizer, and a ``Method`` that
+says what the rest of the program asks about it. The file is named in one line of ``methods.py``, or by an entry point of
+another package. Importing it imports no torch (see ``raydfkd.deferred``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import Field, model_validator
+
+from raydfkd.data.config import DatasetConfig
+from raydfkd.metrics import Figure
+from raydfkd.resources import ResourcesConfig
+from raydfkd.settings import Settings
+from raydfkd.synthesis.boundary import BoundaryAttackConfig
+from raydfkd.types import Synthesizer, SyntheticBatch
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
+    from raydfkd.tasks.task import Task
+
+
+class AutoscaleConfig(Settings):
+    """Adding and dropping generators of a source while the run goes on, by which side waits for the other."""
+
+    min: int = Field(1, ge=1)
+    """Fewest generators."""
+    max: int = Field(ge=1)
+    """Most generators."""
+    add_above: float = Field(0.1, gt=0, lt=1)
+    """Share of their time that students wait for images, above which a generator is added (below half of it one may go)."""
+    spare: float = Field(0.2, gt=0, lt=1)
+    """Share of their time that generators must still wait after one is dropped; one is added only where they wait less."""
+    window_s: float = Field(60.0, gt=0)
+    """Seconds over which waits are measured."""
+    cooldown_s: float = Field(60.0, ge=0)
+    """Least seconds between two changes (never less than window_s)."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"autoscale.min {self.min} is more than autoscale.max {self.max}: give min <= max")
+        return self
+
+
+class SynthesisConfig(Settings):
+    """What every synthesis method has. One that plays against a student has a setting ``student`` besides, its name or null."""
+
+    method: str
+    """Name of the synthesis method."""
+    num_generators: int = Field(1, ge=1)
+    """Generator actors that fill the buffer from this source, each with a network of its own."""
+    resources: ResourcesConfig = ResourcesConfig()
+    """What each generator actor asks of the cluster."""
+    autoscale: AutoscaleConfig | None = None
+    """decoupled, on Ray: let the run add and drop generators by itself; null: only `raydfkd scale` changes their number."""
+    batch_size: int = Field(256, ge=1)
+    """Images per batch that the buffer gets."""
+    boundary_attack: BoundaryAttackConfig | None = None
+    """Attack some images of each batch; null: none."""
+
+    @model_validator(mode="after")
+    def _attack_has_room(self) -> Self:
+        attack = self.boundary_attack
+        if attack is not None and attack.num_attacked(self.batch_size) == 0:
+            raise ValueError(
+                f"boundary_attack.share {attack.share:g} of batch_size {self.batch_size} is less than the "
+                f"{attack.images_per_attack} images of one attack: raise one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _scale_within_bounds(self) -> Self:
+        scale = self.autoscale
+        if scale is not None and not scale.min <= self.num_generators <= scale.max:
+            raise ValueError(
+                f"num_generators {self.num_generators} is outside of autoscale.min {scale.min} .. autoscale.max {scale.max}: "
+                "begin with a number between them"
+            )
+        return self
+
+    @property
+    def opponent(self) -> str | None:
+        """The student it plays against by name; None: the first one, or none at all."""
+        return getattr(self, "student", None)
+
+    @property
+    def class_balanced_batches(self) -> bool:
+        """Whether batches are chosen so that the buffer's classes become even."""
+        return False
+
+    @property
+    def datasets_read(self) -> tuple[DatasetConfig, ...]:
+        """Data sets whose images it makes its own from, for the manifest."""
+        return ()
+
+
+@dataclass(frozen=True)
+class SynthesisContext:
+    """What a synthesizer knows of the run around it.
+
+    Attributes:
+        generator_id: stamped on its batches.
+        seed: of its networks' start and of its own random generator.
+        warmup_batches: batches inserted before the student's first step, in the whole run.
+        priority_temperature: temperature of the KD loss that gives a new image its priority (SSD-KD Eq. 4); None: the
+            student's objective is another loss, so that new images get no priority of their own.
+        bf16: run networks in bfloat16 autocast where the device has it.
+    """
+
+    generator_id: str
+    seed: int
+    warmup_batches: int
+    priority_temperature: float | None
+    bf16: bool = True
+
+
+@dataclass(frozen=True)
+class SynthesisParts:
+    """The networks and images that a synthesizer may use; it has these copies to itself.
+
+    Attributes:
+        task: what the teacher decides; it judges the images that will be stored.
+        teacher: frozen.
+        student: as it starts; its weights come by ``load_student``. None for a method without a ``student`` setting.
+        collected: real images that the teacher has labelled, None where the experiment has none.
+    """
+
+    task: Task
+    teacher: FrozenTeacher
+    student: nn.Module | None = None
+    collected: SyntheticBatch | None = None
+
+
+Build = Callable[[Any, SynthesisParts, SynthesisContext, "torch.device"], Synthesizer]
+"""From a method's settings, a run's networks and images, its context and a device to a synthesizer."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A synthesis method, and all that the rest of the program asks about it.
+
+    Attributes:
+        config: its settings.
+        build: makes its synthesizer; torch may be imported by then.
+        title, paper: for people.
+        needs_batch_norm: it reads the teacher's BatchNorm statistics.
+        needs_gradient: it differentiates the teacher with respect to its input.
+        needs_collected: it trains on collected images.
+        figures: of its metrics, those that the report plots besides losses.
+    """
+
+    config: type[SynthesisConfig]
+    build: Build
+    title: str
+    paper: str
+    needs_batch_norm: bool = False
+    needs_gradient: bool = False
+    needs_collected: bool = False
+    figures: tuple[Figure, ...] = ()
+
+    @property
+    def needs_student(self) -> bool:
+        """It plays against a student."""
+        return "student" in self.config.model_fields
