@@ -54,6 +54,13 @@ def test_accuracy_per_class_and_predictions() -> None:
     assert model.training, "the caller's mode is restored"
 
 
+def test_an_averaged_student_stays_in_evaluation_mode() -> None:
+    """It is evaluated inside of a new container, which begins in training mode."""
+    averaged = Reader().eval()
+    evaluate(nn.Sequential(nn.Identity(), averaged), dataset_of([0], [0]))
+    assert not averaged.training
+
+
 def test_the_mode_is_restored_when_the_network_fails() -> None:
     class Broken(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
