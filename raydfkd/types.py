@@ -83,12 +83,12 @@ class SyntheticBatch:
 
     @classmethod
     def concat(cls, batches: Sequence[SyntheticBatch], **described: Any) -> SyntheticBatch:
-        """The images of all batches in one, in order.
+        """One batch with the images of all, in order.
 
         Args:
             batches: at least one.
-            described: values for the fields that belong to the batch as a whole (``source``, ``metrics`` ...), which are
-                otherwise the first batch's; ``priorities=None`` or ``class_histogram=None`` leaves these out.
+            described: fields of the new batch that are not one value an image (``source``, ``metrics`` ...); those not given
+                are the first batch's. ``priorities=None`` and ``class_histogram=None`` leave out what the batches have.
 
         Raises:
             ValueError: there is no batch, or some have ``priorities`` or a ``class_histogram`` and others do not.
@@ -106,8 +106,9 @@ class SyntheticBatch:
 
     def take(self, rows: np.ndarray | slice) -> SyntheticBatch:
         """The images of ``rows``, in that order: indices int [n], a mask bool [N], or a slice."""
-        columns: dict[str, Any] = {name: getattr(self, name) for name in _COLUMNS}
-        return replace(self, **{name: values if values is None else values[rows] for name, values in columns.items()})
+        held = {name: getattr(self, name) for name in _COLUMNS}
+        columns: dict[str, Any] = {name: None if values is None else values[rows] for name, values in held.items()}
+        return replace(self, **columns)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -144,7 +145,7 @@ class SyntheticBatch:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the arrays that are as large as the images are many, without ``priorities``."""
+        """Bytes of the images and of what is stored with each, without ``priorities``."""
         histogram = 0 if self.class_histogram is None else self.class_histogram.nbytes
         arrays = (self.images, self.targets, self.teacher_class, self.teacher_confidence)
         return int(sum(array.nbytes for array in arrays) + histogram)

@@ -81,7 +81,7 @@ class ReplayConfig(Settings):
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> ReplayConfig:
         if self.pinned is None:
-            self.refuse_idle("a buffer without a pinned table", "pinned_fraction", "inflation")
+            self.refuse_idle("without replay.pinned the buffer", "pinned_fraction", "inflation")
             return self
         if self.pinned_fraction is not None and self.inflation is not None:
             raise ValueError("pinned_fraction and inflation both say how a batch is split: leave one out")

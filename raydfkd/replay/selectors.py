@@ -137,7 +137,8 @@ class ClassBalanced:
         entries = self._entries
         chosen_class = rng.integers(len(entries.totals), size=n)
         position = entries.begins[chosen_class] + rng.integers(entries.totals[chosen_class])
-        chosen = entries.slots[np.searchsorted(entries.ends, position, side="right")]
+        entry = position if entries.ends is None else np.searchsorted(entries.ends, position, side="right")
+        chosen = entries.slots[entry]
         return chosen, entries.probabilities[chosen]
 
     def state_dict(self) -> State:
@@ -154,13 +155,13 @@ class _ClassEntries:
 
     Attributes:
         slots: int64 [E], the item of each entry.
-        ends: int64 [E], the number after its last position.
+        ends: int64 [E], the number after its last position; None where every entry is one position.
         begins, totals: int64 [C], of each class present: its first position, and how many it has.
         probabilities: float64 [capacity], P(i).
     """
 
     slots: np.ndarray
-    ends: np.ndarray
+    ends: np.ndarray | None
     begins: np.ndarray
     totals: np.ndarray
     probabilities: np.ndarray
@@ -170,8 +171,10 @@ def _class_entries(held: np.ndarray) -> _ClassEntries:
     """Of int32 [capacity], each slot's class, or [capacity,K], its positions of each class; -1 in an empty slot."""
     if held.ndim == 1:
         slots = np.flatnonzero(held >= 0)
-        slots = slots[np.argsort(held[slots], kind="stable")]
-        classes, counts = held[slots], np.ones(len(slots), dtype=np.int64)
+        classes = held[slots]
+        # Stable sorting is faster with small integer types.
+        order = np.argsort(classes.astype(np.min_scalar_type(classes.max())), kind="stable")
+        slots, classes, counts = slots[order], classes[order], np.ones(len(slots), dtype=np.int64)
     else:
         classes, slots = np.nonzero(held.T > 0)
         counts = held[slots, classes].astype(np.int64)
@@ -181,7 +184,8 @@ def _class_entries(held: np.ndarray) -> _ClassEntries:
     num_entries = np.diff(firsts, append=len(slots))
     shares = counts / np.repeat(totals, num_entries)
     probabilities = np.bincount(slots, weights=shares, minlength=len(held)) / len(totals)
-    return _ClassEntries(slots, ends, ends[firsts] - counts[firsts], totals, probabilities)
+    begins = ends[firsts] - counts[firsts]
+    return _ClassEntries(slots, None if held.ndim == 1 else ends, begins, totals, probabilities)
 
 
 class Fifo:
