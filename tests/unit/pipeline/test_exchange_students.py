@@ -96,7 +96,7 @@ def test_each_students_limiter_counts_its_own_draws_over_the_same_inserts() -> N
     make(exchange, 3)
     take(exchange, "s", 0, 1)
     take(exchange, "t", 0)
-    counts = {name: (limiter.info()["inserts"], limiter.info()["samples"]) for name, limiter in exchange.limiters.items()}
+    counts = {name: (limiter.state_dict()["inserts"], limiter.state_dict()["samples"]) for name, limiter in exchange.limiters.items()}
     assert counts == {"s": (12, 2 * 4), "t": (12, 1 * 2)}
 
 

@@ -154,14 +154,15 @@ def test_requests_in_flight_count_for_the_staleness_bound() -> None:
 
 def test_the_limiter_is_the_schedules() -> None:
     lockstep = build_rate_limiters(build("schedule.warmup_batches=2"))["small"]
-    assert lockstep.info()["insertable"] == 3 * 16  # the warm-up and the first round
+    assert (lockstep.can_insert(3 * 16), lockstep.can_insert(3 * 16 + 1)) == (True, False)  # the warm-up and the first round
     lockstep.record_insert(48)
-    assert lockstep.info()["samplable"] == 6 * 8
+    assert (lockstep.can_sample(6 * 8), lockstep.can_sample(6 * 8 + 1)) == (True, False)
     free = build_rate_limiters(build(DECOUPLED, "schedule.warmup_batches=2"))["small"]
-    assert free.info()["insertable"] == float("inf")
+    assert free.can_insert(10**9)
     assert not free.can_sample(1)
     ratio = build_rate_limiters(build(*RATIO, "schedule.warmup_batches=2"))["small"]
-    assert ratio.info()["insertable"] == (3 * 32 + 200) // 3
+    most = (3 * 32 + 200) // 3
+    assert (ratio.can_insert(most), ratio.can_insert(most + 1)) == (True, False)
 
 
 def test_seeds_of_components_differ_and_repeat() -> None:
