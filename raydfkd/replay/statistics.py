@@ -41,6 +41,7 @@ def buffer_statistics(buffer: ReplayBuffer, newest_version: Callable[[str], Weig
     return {
         "size": buffer.size,
         "capacity": buffer.total_slots,
+        "fill": buffer.size / max(1, buffer.total_slots),
         "pinned_fraction": buffer.pinned_fraction,
         "class_counts": counts,
         "class_entropy": relative_entropy(counts),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from raydfkd.report import figures
-from raydfkd.report.loading import RunData, latest, series
+from raydfkd.report.loading import RunData, latest
+from raydfkd.report.metric_plots import plots_of
 from raydfkd.report.page_parts import LeftOut, Section, Strip, Table
 from raydfkd.report.pictures import figure_svg, png_address, strip_png
 
@@ -46,22 +47,17 @@ def evolution(run: RunData) -> Section:
 
 
 def classes(run: RunData) -> Section:
-    replay = run.of_kind("replay")
     plots, notes = [], []
     counts = _class_counts(run)
     if counts is not None and counts.sum() > 0:
         plots.append(figure_svg(figures.class_histogram(counts, run.class_names(len(counts))), "class-histogram"))
     else:
         notes.append("No class counts of the buffer are recorded.")
-    seconds, entropy = series(replay, "time_s", "class_entropy")
-    if np.isfinite(entropy).sum() > 1:
-        time, label = figures.time_axis(seconds)
-        curve = {"relative entropy": (time, entropy)}
-        plots.append(figure_svg(figures.lines(curve, "Relative class entropy (1: all classes alike)", label), "class-entropy"))
-    plots += _classes_over_time(run)
+    plots += [*plots_of(run, "classes"), *_classes_over_time(run)]
     if not plots:
         raise LeftOut("there are no replay records with class counts and no analysis/buffer.npz")
-    return Section(lead="How evenly the buffer covers the classes.", plots=plots, tables=_total_variation(run), notes=notes)
+    lead = "How evenly the buffer covers the classes; with a relative entropy of 1 all are equally frequent."
+    return Section(lead=lead, plots=plots, tables=_total_variation(run), notes=notes)
 
 
 def _classes_over_time(run: RunData) -> list[str]:

@@ -12,6 +12,7 @@ from raydfkd.report.loading import RunData, series
 from raydfkd.report.page_parts import LeftOut, Part, Section, Table
 from raydfkd.report.result_rows import MISSING, format_duration, outcome_rows, student_headers, student_rows
 from raydfkd.report.timeline import timeline
+from raydfkd.report.wait_section import waits
 
 _MOST_EVENTS = 200
 
@@ -98,7 +99,7 @@ _BUILDERS: tuple[tuple[str, str, Callable[[RunData], Section]], ...] = (
     ("synthesis", "Synthesis", training_sections.synthesis),
     ("throughput", "Throughput and buffer", training_sections.throughput),
     ("timeline", "Generators over time", timeline),
-    ("waits", "Waits by cause", training_sections.waits),
+    ("waits", "Waits by cause", waits),
     ("events", "Events", _events),
     ("data", "Data that was read", _data),
     ("machine", "Versions and hardware", _machine),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from raydfkd.cli.live_state import RunStatus
 
-GENERATOR_COLUMNS = ("generator", "state", "pid", "images made", "s a batch", "restarts")
+GENERATOR_COLUMNS = ("generator", "state", "pid", "images synthesized", "s per batch", "restarts")
 
 REDRAW_S = 1.0
 STOP_POLL_S = 0.5

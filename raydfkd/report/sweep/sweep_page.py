@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from raydfkd.report.html import Figure, render, write_page
+from raydfkd.report.html import KeyFigure, render, write_page
 from raydfkd.report.page_parts import Section, Table
 from raydfkd.report.pictures import figure_svg
 from raydfkd.report.priority_figures import GROUPS, LEAST_TRIALS, RANKS, Importance, importances
@@ -64,11 +64,11 @@ def _facts(manifest: dict[str, Any], trials: list[Trial]) -> list[str]:
     return facts
 
 
-def _headline(trials: list[Trial], best: Trial | None, label: str) -> list[Figure]:
+def _headline(trials: list[Trial], best: Trial | None, label: str) -> list[KeyFigure]:
     counts = [("finished", "ran to the end"), ("stopped", "ended early"), ("failed", "the sweep went on")]
-    figures = [Figure(state, str(sum(t.state == state for t in trials)), text) for state, text in counts]
+    figures = [KeyFigure(state, str(sum(t.state == state for t in trials)), text) for state, text in counts]
     if best is not None:
-        return [Figure(label, figure_text(best.objective), f"best, trial {best.name}", "last"), *figures]
+        return [KeyFigure(label, figure_text(best.objective), f"best, trial {best.name}", "last"), *figures]
     return figures
 
 
