@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Plot:
-    """One plot of the report, with a line for each owner of the metric (see :func:`owner_of`).
+    """One plot of the report, with a line for each student, generator or source that the metric belongs to.
 
     Attributes:
-        section: the report's section, by its anchor; those of ``waits`` share one stacked plot for each owner.
+        section: the report's section; the metrics of ``waits`` share one stacked plot for each student and one for generators.
         over: its x axis.
         smooth: draw a running mean over the values.
         from_zero: the y axis begins at 0.
@@ -23,7 +23,7 @@ class Plot:
         limit: the record's field that is drawn as a horizontal line, such as a capacity.
     """
 
-    section: str
+    section: Literal["distillation", "synthesis", "throughput", "classes", "waits"]
     over: Literal["time", "steps"] = "time"
     smooth: bool = False
     from_zero: bool = False

@@ -1,4 +1,4 @@
-"""How a run stands, read from its directory, which a live run keeps up to date. No terminal and no Ray in here."""
+"""The status of a run, read from its directory, which a live run keeps up to date. Uses neither a terminal nor Ray."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STRAGGLING = 3.0
 
 
 class RunStatus:
-    """Follows a run directory: :meth:`refresh` reads what was written since.
+    """Follows a run directory: :meth:`refresh` reads what was written since the last call.
 
     Args:
         run: the run directory.
@@ -65,7 +65,7 @@ class RunStatus:
         return None
 
     def refresh(self) -> None:
-        """Reads the manifest, and the records that were added."""
+        """Reads the manifest and the new records."""
         self.manifest = self.run.manifest()
         if self._reader.is_rewound:
             self._forget()
@@ -166,7 +166,7 @@ class RunStatus:
         }
 
     def rows(self) -> list[tuple[str, str]]:
-        """(label, value) for people; the rows are the same each time, so that nothing jumps."""
+        """(label, value) for people; the labels do not change, so that nothing jumps."""
         known = self.as_json()
         rows = [("state", self.state + (f": {known['error']}" if known["error"] and self.state == "failed" else ""))]
         rows += [row for row in table_rows(self._progress) if row[0] not in ("stage", "last event", "losses")]

@@ -1,4 +1,4 @@
-"""What is known of a running experiment from its metrics records, and that in words. No terminal in here."""
+"""The state of a running experiment according to its metrics records, and that state as text. Draws nothing itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LEAST_SHARE = 0.005
 
 @dataclass
 class ProgressState:
-    """The newest value of everything that is shown. ``take`` feeds it."""
+    """The newest value of everything that is shown; :meth:`take` updates it."""
 
     total_steps: int | None
     metric_name: str = "accuracy"
@@ -43,7 +43,7 @@ class ProgressState:
     _batches: deque[Record] = field(default_factory=deque)
 
     def take(self, record: dict[str, Any]) -> bool:
-        """Takes one record; False if its kind is not known here."""
+        """Takes one record; returns False for kinds that are not shown."""
         kind = record.get("kind")
         if kind not in _KINDS:
             return False
@@ -117,7 +117,7 @@ class ProgressState:
             self._pace.popleft()
 
     def _take_batch(self, record: Record) -> None:
-        """The generators' waits are shares of the time that the last minute's batches took, waits included."""
+        """The generators' waits are shares of the time that the last minute's batches took, including waits."""
         self._batches.append(record)
         oldest_s = number(record.get("time_s")) - _SYNTHESIS_WINDOW_S
         while len(self._batches) > 2 and number(self._batches[0].get("time_s")) < oldest_s:
@@ -151,7 +151,7 @@ def _waited(records: Iterable[Record]) -> dict[str, float]:
 
 
 def plain_line(state: ProgressState) -> str:
-    """One compact line; only what is known so far stands in it."""
+    """One compact line of what is known so far."""
     stage = f"{state.stage} ({state.stage_detail})" if "preparation" in state.newest and state.step == 0 else state.stage
     parts = [f"[{format_duration(state.time_s)}]", stage, _steps(state)]
     if state.time_left_s is not None:
@@ -170,7 +170,7 @@ def plain_line(state: ProgressState) -> str:
 
 
 def table_rows(state: ProgressState) -> list[tuple[str, str]]:
-    """(label, value) rows of the live table. The rows stay the same through a run, so that nothing jumps."""
+    """(label, value) rows of the live table. The labels do not change during a run, so that nothing jumps."""
     rows = [
         ("stage", f"{state.stage}: {state.stage_detail}" if state.stage_detail else state.stage),
         ("student", f"{_bar(state)}{_steps(state)}"),

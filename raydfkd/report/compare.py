@@ -1,7 +1,7 @@
 """Several runs side by side: one HTML file with tables and overlaid curves, and the curves as a picture beside it.
 
 Runs that share a label are one setting with several seeds: a table gives their mean and sample standard deviation, a curve
-their mean and a band from the lowest to the highest of them.
+their mean with a band from the lowest to the highest.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def write_comparison(run_paths: Sequence[str | Path], out: str | Path, labels: S
 
 
 def _own_labels(runs: list[RunData]) -> list[str]:
-    """Names by manifest or folder; those that come twice get their seed, or else their number."""
+    """Names from the manifest or the folder; equal names get their seed added, or else their number."""
     labels = [str(run.manifest.get("name") or run.path.resolve().name) for run in runs]
     for suffix in (lambda i: f"seed {runs[i].outcome.get('seed')}", lambda i: f"#{i + 1}"):
         twice = {label for label in labels if labels.count(label) > 1}
@@ -100,7 +100,7 @@ def _evaluations(group: list[RunData]) -> tuple[np.ndarray, np.ndarray, np.ndarr
     if not columns:
         return np.zeros(0), np.zeros(0), np.zeros((1, 0))
     common = reduce(np.intersect1d, [steps for _, steps, _ in columns])
-    # A resumed run may have been evaluated at a step twice: the later one counts.
+    # A resumed run may have been evaluated at a step twice: the later evaluation counts.
     newest = [{step: row for row, step in enumerate(steps)} for _, steps, _ in columns]
     rows = [[at[step] for step in common] for at in newest]
     metric_RN = np.stack([metric[row] for (metric, _, _), row in zip(columns, rows, strict=True)])
@@ -138,7 +138,7 @@ def _points_behind(outcome: dict[str, Any]) -> float | None:
 
 
 def _spread(fractions: Sequence[float | None], unit: str = "%") -> str:
-    """``97.21 ± 0.34%``; of one run its figure alone."""
+    """``97.21 ± 0.34%``; of a single run, only its figure."""
     known = [100 * fraction for fraction in fractions if fraction is not None]
     if not known:
         return MISSING

@@ -1,4 +1,4 @@
-"""The report of one run as a single HTML file that needs nothing beside it: no request, no script, no font."""
+"""The report of one run as a single self-contained HTML file: no requests, no scripts, no fonts."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def write_report(run_path: str | Path) -> Path:
 
 
 def render(template: str, **values: Any) -> str:
-    """Fills a template of this folder; every value is escaped but those the template marks as SVG."""
+    """Fills a template of this folder; all values are escaped except those that the template marks as SVG."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

@@ -1,6 +1,6 @@
 """A run directory read into plain data, tolerantly: what is missing or damaged is noted, never fatal.
 
-Of manifest.json the report uses, where they stand: ``state``, ``error``, ``name``, ``started_at``, ``seed``,
+Of manifest.json the report uses, where present: ``state``, ``error``, ``name``, ``started_at``, ``seed``,
 ``teacher_sha256``, ``classes`` (their names), ``data_splits_read`` (a list of objects such as
 ``{"dataset", "split", "purpose"}``), ``figures``, ``metric_name``, ``python``, ``packages`` and ``hardware``. What the
 result.json of an unfinished run would say (method, networks, schedule) comes from config.yaml and the metrics records.
@@ -25,7 +25,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class RunData:
-    """What a report needs of one run.
+    """What a report needs of a run.
 
     Attributes:
         path: the run directory.
@@ -68,7 +68,7 @@ class RunData:
 
     @property
     def outcome(self) -> dict[str, Any]:
-        """result.json, or for a run without one what the manifest and the metrics say so far, under the same keys."""
+        """result.json, or for a run without one the figures so far from manifest and metrics records, under the same keys."""
         return self.result if self.result is not None else _outcome_so_far(self)
 
     @property
@@ -86,7 +86,7 @@ class RunData:
         return scheduled_steps(self.settings)
 
     def class_names(self, num_classes: int) -> list[str]:
-        """The manifest's class names where it has enough of them, the class numbers otherwise."""
+        """The manifest's class names if it has enough of them, otherwise the class numbers."""
         names = self.manifest.get("classes")
         if isinstance(names, list) and len(names) >= num_classes:
             return [str(name) for name in names[:num_classes]]
@@ -222,7 +222,7 @@ def _records(path: Path, problems: list[str]) -> dict[str, list[Record]]:
     for record in reader.read():
         by_kind.setdefault(str(record["kind"]), []).append(record)
     for records in by_kind.values():
-        records.sort(key=lambda record: record["time_s"])  # other processes' records are written some time after they arose
+        records.sort(key=lambda record: record["time_s"])  # records of other processes are written some time after their time_s
     if reader.damaged:
         problems.append(f"metrics.jsonl has {reader.damaged} damaged line{'s' if reader.damaged > 1 else ''}, left out here")
     return by_kind

@@ -1,4 +1,4 @@
-"""A result in words: formatted numbers and the rows of the outcome table, for the report, comparisons and the terminal."""
+"""A result as text: formatted numbers and the rows of the outcome table, for the report, comparisons and the terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from raydfkd.metrics import Metric, find, of_kind
 
 MISSING = "–"
-"""What stands where a figure is not known."""
+"""Shown in place of an unknown figure."""
 
 
 def format_duration(seconds: float | None) -> str:
@@ -105,7 +105,7 @@ def student_rows(outcome: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _student_metrics() -> list[Metric]:
-    """Those of the result that each student has its own of."""
+    """The metrics of the result that each student has."""
     return [*(metric for metric in of_kind("result") if metric.key.startswith("student.")), find("result", "images_distilled")]
 
 
