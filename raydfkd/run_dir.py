@@ -22,7 +22,7 @@ RUN/
   tensorboard/
 ```
 
-A metrics record has ``kind``, ``time_s`` (seconds since the run began, over all its sessions), ``step`` (student optimizer
+A metrics record has ``kind``, ``time_s`` (seconds since the run began, over all its starts), ``step`` (student optimizer
 updates so far; the slowest student's where it is no student's record) and values by kind. The numbers of each kind, their
 units and meanings are declared in ``metrics.py``; ``run_records.py`` reads the file. Records of a student (``distillation``,
 ``throughput``, ``evaluation``, ``held_out``) have its name in ``student``. Besides numbers there are:
@@ -251,7 +251,7 @@ class RunDir:
 class MetricsWriter:
     """Appends records to metrics.jsonl, each flushed whole, so that a kill loses at most the line being written.
 
-    ``elapsed_s`` carries the time of earlier sessions of a resumed run.
+    ``elapsed_s`` is the time that a resumed run had taken before.
     """
 
     def __init__(self, run: RunDir, elapsed_s: float = 0.0) -> None:

@@ -130,7 +130,7 @@ def rates(seconds: np.ndarray, amounts: np.ndarray, num_spans: int | None = None
 
 @dataclass
 class RunTotals:
-    """Sums over a run's records, over all of its sessions, students and generators. :meth:`take` feeds it.
+    """Sums over a run's records, over all of its starts, students and generators. :meth:`take` feeds it.
 
     Attributes:
         synthesis_s: seconds spent on synthesis and on what comes before the first batch.

@@ -31,7 +31,7 @@ from rig import Rig, experiment, noise_batch, rig, wait_until
 
 from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.pipeline.run.exchange import NotYet, Ticket
-from raydfkd.runtime.coordinator_actor import LogActor
+from raydfkd.runtime.coordinator_actor import CoordinatorActor
 from raydfkd.runtime.generators.generator_loop import GeneratorLoop
 from raydfkd.runtime.ray_session import session
 from raydfkd.runtime.replay.replay_actor import ReplayActor
@@ -126,7 +126,7 @@ def filling(config: ExperimentConfig, num_generators: int, seconds: float) -> It
     """A replay actor with generators attached that insert without end, and those generators."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         context = RunContext(config, Path(folder))
-        log = LogActor.options(name=context.name_of("log")).remote(context)
+        log = CoordinatorActor.options(name=context.name_of("coordinator")).remote(context)
         replay = ReplayActor.options(name=context.name_of("replay")).remote(context)
         arguments = (config.synthesis_batch_size, config.task.image_shape, seconds)
         generators = [SleepingGenerator.remote(context, f"g-{n}", *arguments) for n in range(num_generators)]

@@ -12,7 +12,6 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from raydfkd.deferred import deferred
-from raydfkd.models import load_flat_weights
 from raydfkd.synthesis.method import Method, SynthesisConfig, SynthesisContext, SynthesisParts
 from raydfkd.types import BufferSummary, Preparation, SyntheticBatch, WeightsVersion
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from raydfkd import augment
     from raydfkd.losses import distillation, inversion
-    from raydfkd.models import generators, precision
+    from raydfkd.models import generators, precision, weight_vector
     from raydfkd.models.generators.upsampling import UpsamplingGenerator
     from raydfkd.models.teachers import bn_statistics, frozen_teacher
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
@@ -31,6 +30,7 @@ else:
     torch, augment = deferred("torch"), deferred("raydfkd.augment")
     distillation, inversion = deferred("raydfkd.losses.distillation"), deferred("raydfkd.losses.inversion")
     generators, precision = deferred("raydfkd.models.generators"), deferred("raydfkd.models.precision")
+    weight_vector = deferred("raydfkd.models.weight_vector")
     bn_statistics = deferred("raydfkd.models.teachers.bn_statistics")
     frozen_teacher = deferred("raydfkd.models.teachers.frozen_teacher")
 
@@ -159,7 +159,7 @@ class FastSynthesizer:
         return None
 
     def load_student(self, weights: np.ndarray, version: WeightsVersion) -> None:
-        load_flat_weights(self.student, weights)
+        weight_vector.load_flat_weights(self.student, weights)
         self.student_version = version
 
     def step(self, summary: BufferSummary) -> SyntheticBatch:

@@ -197,7 +197,7 @@ def test_an_elastic_student_that_finds_no_node_is_waited_for_as_long_as_for_all_
         def failure() -> Any:
             return ray.get(actors.log.drain.remote(), timeout=60)[1]
 
-        ray.get(actors.log.begin_session.remote("small", [1, 2]), timeout=60)
+        ray.get(actors.log.begin_attempt.remote("small", [1, 2]), timeout=60)
         time.sleep(2.5)
         assert failure() is None, "its workers are there"
         ray.get(actors.log.note_workers_lost.remote("small"), timeout=60)

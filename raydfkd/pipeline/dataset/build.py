@@ -348,7 +348,7 @@ class _Attacked:
 
 
 class _Progress:
-    """Tells how many images of a pass are done; those of an earlier session count."""
+    """Tells how many images of a pass are done; those of an earlier start count."""
 
     def __init__(self, tell: Tell, name: str, whole: list[Span], left: list[Span]) -> None:
         self._tell, self._name = tell, name

@@ -82,7 +82,7 @@ class ScheduleConfig(Settings):
     def _refuse_idle_settings(self) -> ScheduleConfig:
         if self.mode == "lockstep":
             free = ("samples_per_insert", "error_buffer", "prefetch", "batches_per_request", "max_staleness_rounds")
-            self.refuse_idle("mode lockstep", *free)
+            self.refuse_idle("lockstep", *free, otherwise="choose mode decoupled")
         elif self.batches_per_round == 0:
             raise ValueError("mode decoupled has no pool that is made once: batches_per_round 0 is for lockstep")
         if self.samples_per_insert is not None and self.error_buffer is None:

@@ -152,7 +152,7 @@ def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) 
         splits.append(_split_read(config.collected.dataset, "training, as collected images; labels not read"))
     for source in config.sources.values():
         splits += [_split_read(dataset, "training, source of images; labels not read") for dataset in source.datasets_read]
-    figures = [figure for source in config.sources.values() for figure in METHODS.get(source.method).figures]
+    figures = {f.title: f for source in config.sources.values() for f in METHODS.get(source.method).figures}
     task = build_task(config.task)
     run.update_manifest(
         state="running",
@@ -162,7 +162,7 @@ def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) 
         data_splits_read=splits,
         metric_name=task.metric_name,
         metric_label=task.metric_label,
-        figures=[figure.as_json() for figure in dict.fromkeys(figures)],
+        figures=[figure.as_json() for figure in figures.values()],
         **describe_environment(),
     )
 

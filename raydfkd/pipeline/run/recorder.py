@@ -38,7 +38,7 @@ class Recorder:
         config: the experiment.
         run: its directory.
         watcher: told of every record.
-        elapsed_s: time of earlier sessions of a resumed run.
+        elapsed_s: time that a resumed run had taken before.
     """
 
     def __init__(self, config: ExperimentConfig, run: RunDir, watcher: Watcher, elapsed_s: float = 0.0) -> None:

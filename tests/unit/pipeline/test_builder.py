@@ -18,6 +18,7 @@ from raydfkd.models.catalog import build_classifier
 from raydfkd.models.weights import save_weights
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
+from raydfkd.resources import ResourcesConfig
 from raydfkd.synthesis.attacked import AttackedSynthesizer
 from raydfkd.synthesis.methods import METHODS
 from raydfkd.types import BufferSummary
@@ -149,7 +150,8 @@ def test_the_attack_needs_a_gradient_whatever_the_method_needs(monkeypatch: pyte
 
 def test_names_and_threads() -> None:
     assert builder.generator_id("inversion", 3) == "inversion-3"
-    assert [builder.threads_of(c, t) for c, t in ((0.5, None), (1, None), (1.5, None), (0.1, 4))] == [1, 1, 2, 4]
+    asked = ((0.5, None), (1, None), (1.5, None), (0.1, 4))
+    assert [ResourcesConfig(num_cpus=cpus, num_threads=threads).threads for cpus, threads in asked] == [1, 1, 2, 4]
     with pytest.raises(UnknownNameError, match="unknown generator 'huge'"):
         builder.build_synthesizer(experiment("sources.a.generator=huge"), "a", 0, CPU)
 

@@ -124,7 +124,7 @@ def test_a_run_killed_while_its_gan_is_trained_goes_on_from_there(run: Run, tmp_
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["collected=null", "replay.pinned=null"], "source 'gan' trains a GAN on real images"),
+        (["collected=null", "replay.pinned=null"], "source 'gan' trains on real images"),
         (["collected=null"], "replay.pinned has nothing to hold"),
         (["sources.gan=null"], "without sources nothing is made: set schedule.warmup_batches=0"),
         (["sources.gan=null", "replay.pinned=null"], "nothing fills the buffer"),

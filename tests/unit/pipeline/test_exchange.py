@@ -269,19 +269,19 @@ def test_a_restart_takes_back_what_was_drawn_beyond_the_checkpoint() -> None:
     rig.start_students(2)
     assert rig.exchange.limiters["s"].info()["samples"] == 2 * 4
     assert rig.exchange.student_versions["s"] == 1
-    assert cause(rig.exchange.try_sample(request(4, version=2))) == "over", "of the session before"
-    assert cause(rig.exchange.try_sample(request(3, version=1, session="session 2"))) == "peers", "not its turn"
-    sampled(rig, request(2, version=1, session="session 2"))
+    assert cause(rig.exchange.try_sample(request(4, version=2))) == "over", "of the attempt before"
+    assert cause(rig.exchange.try_sample(request(3, version=1, attempt="attempt 2"))) == "peers", "not its turn"
+    sampled(rig, request(2, version=1, attempt="attempt 2"))
     assert cause(rig.admit()) == "limiter", "the batch of this round is in already"
 
 
-def test_a_worker_that_comes_back_to_its_session_asks_again_for_what_it_had() -> None:
+def test_a_worker_that_comes_back_to_its_attempt_asks_again_for_what_it_had() -> None:
     """As after a restart of the replay actor: the draws for its peers stay as they were."""
     rig = Rig.of(workers=2)
     rig.make(3)
     rig.exchange.try_sample(request(0, 0))
     sampled(rig, request(0, 1))
-    rig.exchange.register("s", 2, 0, 0, "session 1", 1)
+    rig.exchange.register("s", 2, 0, 0, "attempt 1", 1)
     assert isinstance(rig.exchange.try_sample(request(0, 0)), SampleReply)
     before = rig.exchange.limiters["s"].info()["samples"]
     reply = sampled(rig, request(0, 1, alone=True))
@@ -296,7 +296,7 @@ def test_who_never_registered_is_told_to() -> None:
 
 def test_nothing_changes_where_the_answer_is_not_yet() -> None:
     rig = Rig.of(workers=2)
-    asked = [request(0, 0), request(1, 0), request(0, 0, session="other")]
+    asked = [request(0, 0), request(1, 0), request(0, 0, attempt="other")]
     rig.exchange.try_sample(asked[0])
     before = rig.exchange.progress()
     for again in asked:

@@ -33,7 +33,7 @@ def test_what_is_saved_goes_on_as_the_original(tmp_path: Path) -> None:
     assert restored.limiters["s"].info() == rig.exchange.limiters["s"].info()
     for exchange in (rig.exchange, restored):
         exchange.register("s", 1, 3, 1, "again")
-    one, other = (e.try_sample(request(3, version=1, session="again")) for e in (rig.exchange, restored))
+    one, other = (e.try_sample(request(3, version=1, attempt="again")) for e in (rig.exchange, restored))
     assert isinstance(one, SampleReply)
     assert isinstance(other, SampleReply)
     np.testing.assert_array_equal(one.sample.keys, other.sample.keys)

@@ -127,7 +127,7 @@ def test_how_many_are_attacked(share: float, deeper: float, size: int, attacked_
 
 
 def test_a_batch_without_room_is_refused() -> None:
-    with pytest.raises(ValidationError, match="has no room for the 4 images that come of one"):
+    with pytest.raises(ValidationError, match="is less than the 4 images of one attack"):
         FastConfig(batch_size=4, boundary_attack={"share": 0.8})
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from raydfkd.data.config import ImageFolderConfig
 from raydfkd.errors import ConfigError, DataError
 from raydfkd.models.teachers.frozen_teacher import Normalization
-from raydfkd.synthesis.procedural import leaves, photograph
+from raydfkd.synthesis.procedural import leaves, picture_crops
 from raydfkd.synthesis.procedural.dataset_crops import DatasetCrops, read_pictures
 from raydfkd.synthesis.procedural.filters import filter_images, has_two_colours, is_constant, is_duplicate, thumbnail_hashes
 from raydfkd.synthesis.procedural.images import ImageSource, in_channels, require_grey_or_colour, to_uint8
@@ -177,7 +177,7 @@ def test_crops_of_a_data_set_are_of_its_pictures(tmp_path: Path, caplog: pytest.
     dataset = ImageFolderConfig(path=str(tmp_path))
     source = DatasetCrops(dataset, 10, (3, 8, 8), CPU)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(photograph, "jittered", lambda images, unit: images)
+        patch.setattr(picture_crops, "jittered", lambda images, unit: images)
         images = source.render(40, generator())
     red, blue = images[:, 0], images[:, 2]
     assert torch.allclose(torch.maximum(red, blue), torch.ones(40, 8, 8), atol=1e-5)
@@ -192,7 +192,7 @@ def test_crops_of_a_data_set_are_of_its_pictures(tmp_path: Path, caplog: pytest.
 
 
 def test_crops_of_every_size_show_the_picture_s_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(photograph, "jittered", lambda images, unit: images)
+    monkeypatch.setattr(picture_crops, "jittered", lambda images, unit: images)
     source = PhotographCrops(write_picture(tmp_path / "p.png", 64, 96), (3, 8, 8), CPU)
     images = source.render(64, generator())
     assert images[:, 2].max() < 0.01  # nothing blue in it
@@ -202,15 +202,15 @@ def test_crops_of_every_size_show_the_picture_s_colours(tmp_path: Path, monkeypa
 
 def test_half_of_the_crops_are_jittered() -> None:
     images, unit = torch.rand(40, 3, 4, 4, generator=generator()), torch.rand(40, 5, generator=generator(1))
-    same = (photograph.jittered(images, unit) == images).flatten(1).all(1)
+    same = (picture_crops.jittered(images, unit) == images).flatten(1).all(1)
     assert torch.equal(same, unit[:, 4] >= 0.5)
 
 
 def test_where_a_crop_lies_and_how_its_colours_change_are_drawn_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[torch.Tensor] = []
-    places, jittered = photograph.PictureCrops._places, photograph.jittered
+    places, jittered = picture_crops.PictureCrops._places, picture_crops.jittered
 
-    def spied_places(self: photograph.PictureCrops, unit: torch.Tensor, *sizes: torch.Tensor) -> object:
+    def spied_places(self: picture_crops.PictureCrops, unit: torch.Tensor, *sizes: torch.Tensor) -> object:
         drawn.append(unit)
         return places(self, unit, *sizes)
 
@@ -218,8 +218,8 @@ def test_where_a_crop_lies_and_how_its_colours_change_are_drawn_apart(monkeypatc
         drawn.append(unit)
         return jittered(images, unit)
 
-    monkeypatch.setattr(photograph.PictureCrops, "_places", spied_places)
-    monkeypatch.setattr(photograph, "jittered", spied_jitter)
+    monkeypatch.setattr(picture_crops.PictureCrops, "_places", spied_places)
+    monkeypatch.setattr(picture_crops, "jittered", spied_jitter)
     PhotographCrops(None, (3, 4, 4), CPU).render(500, generator())
     correlations = torch.corrcoef(torch.cat(drawn, 1).T)
     assert (correlations - torch.eye(len(correlations))).abs().max() < 0.2

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny_synthesis import CLASSES, MEAN, SHAPE, STD, build_teacher, summary
+from tiny_synthesis import CLASSES, MEAN, SHAPE, STD, TASK, build_teacher, summary
 from torch import Tensor, nn
 
 from raydfkd.errors import ConfigError, DataError
@@ -59,13 +59,13 @@ def scripted(classes: list[int], constant: bool = False, **settings: Any) -> tup
     config = ProceduralConfig(**{"batch_size": 20, **settings})
     source = Scripted(classes, constant)
     teacher = FrozenTeacher(Corner(), CLASSES, SHAPE, MEAN, STD)
-    return ProceduralSynthesizer(config, teacher, source, CONTEXT, CPU), source
+    return ProceduralSynthesizer(config, TASK, teacher, source, CONTEXT, CPU), source
 
 
 def build(images: dict[str, Any], **settings: Any) -> ProceduralSynthesizer:
     config = ProceduralConfig.model_validate({"batch_size": 12, "images": images, **settings})
     teacher = build_teacher()
-    made = METHODS.get("procedural").load().build(config, SynthesisParts(teacher, teacher.model), CONTEXT, CPU)
+    made = METHODS.get("procedural").build(config, SynthesisParts(TASK, teacher), CONTEXT, CPU)
     assert isinstance(made, ProceduralSynthesizer)
     return made
 
@@ -192,7 +192,7 @@ def test_evenness_is_the_relative_entropy() -> None:
     [
         ({"images": {"kind": "fractal"}}, "does not match any of the expected tags"),
         ({"images": {"kind": "noise", "textured": True}}, "Extra inputs"),
-        ({"drop_degenerate": False, "class_balanced": False, "max_tries": 9}, "max_tries does nothing"),
+        ({"drop_degenerate": False, "class_balanced": False, "max_tries": 9}, "does not use max_tries"),
         ({"images": {"kind": "spectral", "min_exponent": 4}}, "min_exponent 4 is above max_exponent 3.5"),
         ({"images": {"kind": "glsl_folder", "path": "x", "min_time_s": 40}}, "min_time_s 40 is above max_time_s 10"),
         ({"images": {"kind": "shaders", "families": []}}, "at least 1"),
@@ -206,7 +206,7 @@ def test_what_cannot_be_is_refused(settings: dict[str, Any], message: str) -> No
 def test_images_of_other_channels_are_refused() -> None:
     teacher = FrozenTeacher(Corner(), CLASSES, (2, 8, 8), [0.5] * 2, [0.5] * 2)
     with pytest.raises(ConfigError, match="1 channel or 3"):
-        ProceduralSynthesizer.build(ProceduralConfig(), SynthesisParts(teacher, teacher.model), CONTEXT, CPU)
+        ProceduralSynthesizer.build(ProceduralConfig(), SynthesisParts(TASK, teacher), CONTEXT, CPU)
 
 
 def experiment(tmp_path: Path, images: dict[str, Any]) -> dict[str, Any]:

@@ -12,13 +12,15 @@ from raydfkd.models.catalog import build_classifier
 from raydfkd.models.generators import build_generator
 from raydfkd.models.teachers.teacher import FrozenTeacher
 from raydfkd.synthesis.fast import FastConfig, FastSynthesizer, SynthesisContext
-from raydfkd.synthesis.methods import METHODS
-from raydfkd.synthesis.ssdkd import SSDKDConfig
+from raydfkd.synthesis.ssdkd import SSDKDConfig, SSDKDSynthesizer
+from raydfkd.tasks import build_task
+from raydfkd.tasks.classification import ClassificationConfig
 from raydfkd.types import BufferSummary
 
 SHAPE = (1, 8, 8)
 CLASSES = 10
 MEAN, STD = (0.3,), (0.35,)
+TASK = build_task(ClassificationConfig(num_classes=CLASSES, image_shape=SHAPE))
 # The adversarial weight makes that term, small for these networks, as large as the others.
 SMALL: dict[str, Any] = {"batch_size": 12, "base_channels": 4, "latent_dim": 6, "crop_padding": 1, "adversarial_weight": 300.0}
 
@@ -50,9 +52,8 @@ def make(
         student.fc.weight.add_(torch.randn_like(student.fc.weight) * 1.0)
     generator = build_generator(config.generator, SHAPE, config.latent_dim, config.base_channels)
     context = SynthesisContext("inversion-0", seed, warmup, temperature, bf16=False)
-    made = METHODS.get(method).load()(config, teacher, student, generator, context, torch.device(device))
-    assert isinstance(made, FastSynthesizer)
-    return made
+    synthesizer = {"fast": FastSynthesizer, "ssdkd": SSDKDSynthesizer}[method]
+    return synthesizer(config, TASK, teacher, student, generator, context, torch.device(device))
 
 
 def weights_of(synthesizer: FastSynthesizer) -> dict[str, torch.Tensor]:
