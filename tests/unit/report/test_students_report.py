@@ -79,7 +79,7 @@ def test_the_outcome_has_a_row_a_student_and_each_waits_for_itself(tmp_path: Pat
     assert "small_cnn_16 and small_cnn_8" in text
     for name, model, last in (("small", "small_cnn_16", "90.00%"), ("tiny", "small_cnn_8", "70.00%")):
         assert f"<tr><td>{name}</td><td>{model}</td><td>kl</td><td>{last}</td>" in text
-    assert "Where only one student can stand for the run it is the first, small." in text
+    assert "Figures of a single student are those of the first, small." in text
 
 
 def test_a_run_that_goes_on_tells_of_each_student_so_far(tmp_path: Path) -> None:
