@@ -36,12 +36,14 @@ def table_statistics(
         num_shards: batches inserted so far, in all tables.
     """
     storages = {name: table.storage for name, table in tables.items()}
+    size, capacity = (sum(getattr(storage, name) for storage in storages.values()) for name in ("size", "capacity"))
     counts: np.ndarray = np.sum([storage.class_counts for storage in storages.values()], axis=0)
     priorities = np.concatenate([table.priorities[:, table.storage.live].ravel() for table in tables.values()])
     ages = np.concatenate([_ages(storage, num_shards)[storage.live] for storage in storages.values()])
     return {
-        "size": sum(storage.size for storage in storages.values()),
-        "capacity": sum(storage.capacity for storage in storages.values()),
+        "size": size,
+        "capacity": capacity,
+        "fill": size / capacity,
         "class_counts": counts,
         "class_entropy": relative_entropy(counts),
         "bytes": sum(storage.num_bytes for storage in storages.values()),
