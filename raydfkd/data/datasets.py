@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raydfkd.data.dataset_kind import Chunk, DatasetConfig, Source
 from raydfkd.data.decoding import Decoder
 from raydfkd.data.kinds import open_source
-from raydfkd.data.kinds.dataset import Chunk, DatasetConfig, Source
 from raydfkd.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -45,11 +45,7 @@ class ImageDataset:
         return len(self.classes)
 
 
-def load_dataset(
-    config: DatasetConfig,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-) -> ImageDataset:
+def load_dataset(config: DatasetConfig, image_shape: tuple[int, int, int], num_classes: int) -> ImageDataset:
     """Reads and decodes a data set whole.
 
     Args:
@@ -73,10 +69,7 @@ def load_unlabelled(config: DatasetConfig, image_shape: tuple[int, int, int]) ->
 
 
 def _decode(
-    config: DatasetConfig,
-    source: Source,
-    image_shape: tuple[int, int, int],
-    classes: tuple[str, ...] | None,
+    config: DatasetConfig, source: Source, image_shape: tuple[int, int, int], classes: tuple[str, ...] | None
 ) -> ImageDataset:
     if source.total == 0:
         raise DataError(f"data set {source.description} is empty: it holds no image")

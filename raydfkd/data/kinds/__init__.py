@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raydfkd.data.kinds.dataset import DatasetConfig, DatasetKind, RowReader, Source
+from raydfkd.data.dataset_kind import DatasetConfig, DatasetKind, RowReader, Source
 from raydfkd.errors import DataError
 from raydfkd.registry import Registry
 

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 import numpy as np
 
+from raydfkd.data.dataset_kind import Chunk, DatasetConfig, DatasetKind, Rows, Source, evenly_spaced, numbered, slices
 from raydfkd.data.decoding import open_file
-from raydfkd.data.kinds.dataset import Chunk, DatasetConfig, DatasetKind, Rows, Source, evenly_spaced, numbered, slices
 from raydfkd.errors import DataError
 from raydfkd.settings import InputFile
 

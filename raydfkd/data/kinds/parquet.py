@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
+from raydfkd.data.dataset_kind import CHUNK, Chunk, DatasetConfig, DatasetKind, Rows, Source, evenly_spaced
 from raydfkd.data.decoding import open_encoded
-from raydfkd.data.kinds.dataset import CHUNK, Chunk, DatasetConfig, DatasetKind, Rows, Source, evenly_spaced
 from raydfkd.errors import DataError
 from raydfkd.settings import InputFile
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _BUFFER_BYTES = 1 << 20
+_MAGIC = b"PAR1"
+"""A Parquet file's first bytes."""
 ROW_BATCH = 256
 """Rows decoded from a row group at a time."""
 
@@ -306,8 +308,16 @@ def _of_group(path: Path, group: int, column: str, rows: np.ndarray) -> list[Any
 
 
 def _claimed(path: Path) -> ParquetConfig | None:
-    holds_parquet = any(path.glob("*.parquet")) if path.is_dir() else path.suffix == ".parquet"
+    holds_parquet = any(path.glob("*.parquet")) if path.is_dir() else path.suffix == ".parquet" or _begins_as_parquet(path)
     return ParquetConfig(path=str(path)) if holds_parquet else None
+
+
+def _begins_as_parquet(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
 
 
 def _batches(config: ParquetConfig) -> list[Path] | None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
+from raydfkd.data.dataset_kind import Chunk, DatasetConfig, DatasetKind, ReadWhole, Source, evenly_spaced, numbered, slices
 from raydfkd.data.decoding import opened
-from raydfkd.data.kinds.dataset import Chunk, DatasetConfig, DatasetKind, Source, evenly_spaced, numbered, read_whole, slices
 from raydfkd.errors import DataError, UnknownNameError
 from raydfkd.registry import nearest
 from raydfkd.settings import InputFile
@@ -101,5 +101,5 @@ def _torchvision_dataset(config: TorchvisionConfig, labelled: bool) -> Any:
 
 
 DATASET = DatasetKind(
-    config=TorchvisionConfig, title="a data set that torchvision reads", open=open_torchvision, rows=read_whole
+    config=TorchvisionConfig, title="a data set that torchvision reads", open=open_torchvision, rows=ReadWhole(open_torchvision)
 )

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from raydfkd.data.config import CollectedConfig
+from raydfkd.data.dataset_kind import DatasetConfig, evenly_spaced
 from raydfkd.data.datasets import load_unlabelled
 from raydfkd.data.kinds import DATASETS
-from raydfkd.data.kinds.dataset import DatasetConfig, evenly_spaced
 from raydfkd.errors import ConfigError, DataError, RunDirError, TeacherError
 from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 from raydfkd.models.teachers.teacher import build_teacher

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from raydfkd.data.collected import CollectedImages
-from raydfkd.data.kinds.dataset import DatasetConfig
+from raydfkd.data.dataset_kind import DatasetConfig
 from raydfkd.errors import CheckpointError, DiskFullError, RaydfkdError, RunStoppedError
 from raydfkd.metrics import STUDENT_KINDS
 from raydfkd.pipeline.experiment import builder

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
+from raydfkd.data.dataset_kind import DatasetConfig
 from raydfkd.data.decoding import DAMAGE
 from raydfkd.data.kinds import AnyDataset, open_source
-from raydfkd.data.kinds.dataset import DatasetConfig
 from raydfkd.deferred import deferred
 from raydfkd.errors import DataError
 from raydfkd.synthesis.procedural.images import ImagesConfig, ImagesKind

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from image_samples import coloured, encoded
 
+from raydfkd.data.dataset_kind import DatasetConfig
 from raydfkd.data.datasets import load_dataset, load_unlabelled
 from raydfkd.data.decoding import Decoder
 from raydfkd.data.kinds import open_rows
-from raydfkd.data.kinds.dataset import DatasetConfig
 from raydfkd.data.kinds.digits import DigitsConfig
 from raydfkd.data.kinds.image_folder import ImageFolderConfig
 from raydfkd.data.kinds.parquet import ParquetConfig

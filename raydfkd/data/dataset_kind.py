@@ -1,7 +1,10 @@
 """What every kind of data set is: its settings' base class, how it is read, and its registry entry.
 
 A kind is one file: a subclass of ``DatasetConfig``, a function that opens it, and a ``DatasetKind`` that is named in one line
-of the package's ``__init__``, or by an entry point ``raydfkd.datasets`` of another package. Importing it imports no torch.
+of ``kinds/__init__.py``, or by an entry point ``raydfkd.datasets`` of another package. Importing it imports no torch.
+
+This file stands outside of ``kinds``, whose import loads all kinds: another package's module imports this one and is complete
+when it is loaded, whichever of the two was imported first.
 """
 
 from __future__ import annotations
@@ -108,8 +111,8 @@ class DatasetKind:
         config: its settings.
         title: for people.
         open: the data set as a stream; the flag says whether labels are read (without, none need be there).
-        rows: the reader of its rows at random; ``read_whole`` for one that fits into each process's memory; None: it cannot be
-            read so, and is refused where that is needed.
+        rows: the reader of its rows at random; ``ReadWhole(open)`` for one that fits into each process's memory; None: it
+            cannot be read so, and is refused where that is needed.
         claims: settings for a path that is given without a kind, or None if the path is of another kind.
         batches: the files of a data set that raydfkd wrote, batches of judged images; None if it is another.
     """
@@ -141,28 +144,39 @@ def numbered(template: str, rows: Sequence[Any]) -> Callable[[int], str]:
 
 
 @dataclass(frozen=True)
-class _MemoryRows:
-    """Rows of a data set that is held whole; once in each process."""
+class ReadWhole:
+    """Reads rows of data sets that each process holds whole: for small ones, and for libraries that read nothing less.
 
+    Attributes:
+        open: the kind's own, a function of a module, which a reader that is sent to another process names.
+    """
+
+    open: Callable[[Any, bool], Source]
+
+    def __call__(self, config: DatasetConfig) -> RowReader:
+        source, items = _held(self.open, config)
+        return _HeldRows(self.open, config, source.description, len(items))
+
+
+@dataclass(frozen=True)
+class _HeldRows:
+    open: Callable[[Any, bool], Source]
     config: DatasetConfig
     description: str
     total: int
 
     def read(self, rows: np.ndarray) -> Rows:
-        source, items = _in_memory(self.config)
+        source, items = _held(self.open, self.config)
         return Rows([items[row] for row in rows.tolist()], source.opener, lambda i: f"image {rows[i]} of {source.name}")
 
 
-def read_whole(config: DatasetConfig) -> RowReader:
-    """The reader of a data set that is read whole, in each process once."""
-    source, items = _in_memory(config)
-    return _MemoryRows(config, source.description, len(items))
+def _held(open_: Callable[[Any, bool], Source], config: DatasetConfig) -> tuple[Source, list[Any]]:
+    """The data set, read at the first call of a process, and what its opener takes of every row."""
+    return _read(open_, type(config), config.model_dump_json())
 
 
 @lru_cache(maxsize=1)
-def _in_memory(config: DatasetConfig) -> tuple[Source, list[Any]]:
-    """The data set, and what its opener takes of every row."""
-    from raydfkd.data.kinds import open_source
-
-    source = open_source(config, labelled=False)
+def _read(open_: Callable[[Any, bool], Source], settings: type[DatasetConfig], values: str) -> tuple[Source, list[Any]]:
+    # Not called with the settings themselves: they cannot be hashed where one of them is a list.
+    source = open_(settings.model_validate_json(values), False)
     return source, [item for chunk in source.chunks for item in chunk.items]
