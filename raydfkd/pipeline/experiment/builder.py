@@ -164,8 +164,7 @@ def build_synthesizer(
         generator_id=generator_id(source, index),
         seed=derive_seed(config.runtime.seed, "generator", source, index),
         warmup_batches=config.schedule.warmup_batches,
-        # Objectives without a temperature have losses of another kind; this is then only where priorities start.
-        priority_temperature=getattr(config.students[student].objective, "temperature", 1.0),
+        priority_temperature=config.students[student].objective.first_priority_temperature,
         bf16=config.runtime.bf16,
     )
     method = METHODS.get(settings.method)
