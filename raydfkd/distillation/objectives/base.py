@@ -79,6 +79,9 @@ class Objective:
     One value a sample, always: the buffer's importance weights multiply them, and the weighted values are the next priorities
     (SSD-KD Eq. 4). Where y appears it is the teacher's argmax, since there are no labels.
 
+    Formulas are computed in float32 (``raydfkd.losses``). Layers of an objective's own run under the networks' autocast, and
+    take features as they come: from bfloat16 networks a student's gradient is off by as much with float32 layers.
+
     Attributes:
         needs: which of ``maps``, ``embedding`` and ``head`` the student's output must have.
         teacher_needs: the same of the teacher.
