@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from raydfkd.deferred import deferred
 from raydfkd.errors import ConfigError
@@ -17,7 +17,6 @@ from raydfkd.settings import Settings
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from raydfkd.distillation.config import StudentConfig
     from raydfkd.models.network_output import Feature, FeatureShapes, NetworkOutput
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 else:
@@ -38,6 +37,16 @@ class ObjectiveConfig(Settings):
         return None
 
 
+class StudentLayers(Protocol):
+    """What an entry's ``student`` may read of a student's settings: the names of layers (see ``StudentConfig``)."""
+
+    @property
+    def feature_layers(self) -> tuple[str, ...] | None: ...
+
+    @property
+    def classifier_head(self) -> str | None: ...
+
+
 @dataclass(frozen=True)
 class ObjectiveEntry:
     """An objective in the registry.
@@ -55,7 +64,7 @@ class ObjectiveEntry:
     objective: type[Objective]
     title: str
     paper: str
-    student: Callable[[nn.Module, FrozenTeacher, StudentConfig], nn.Module] | None = None
+    student: Callable[[nn.Module, FrozenTeacher, StudentLayers], nn.Module] | None = None
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from raydfkd.deferred import deferred
-from raydfkd.distillation.objectives.base import Objective, ObjectiveConfig, ObjectiveContext, ObjectiveEntry
+from raydfkd.distillation.objectives.base import (
+    Objective,
+    ObjectiveConfig,
+    ObjectiveContext,
+    ObjectiveEntry,
+    StudentLayers,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from raydfkd.distillation.config import StudentConfig
     from raydfkd.losses import feature_distillation
     from raydfkd.models import shared_classifier
     from raydfkd.models.network_output import NetworkOutput
@@ -60,7 +65,7 @@ class ClassifierSharingObjective(Objective):
         )
 
 
-def _shared(network: nn.Module, teacher: FrozenTeacher, settings: StudentConfig) -> nn.Module:
+def _shared(network: nn.Module, teacher: FrozenTeacher, settings: StudentLayers) -> nn.Module:
     return shared_classifier.share_classifier(
         network, teacher, feature_layers=settings.feature_layers, classifier_head=settings.classifier_head
     )
