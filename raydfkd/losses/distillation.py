@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,14 +38,3 @@ def importance_weighted_mean(losses_B: Tensor, importance_weights_B: Tensor) -> 
 def agreement(student_logits_BK: Tensor, teacher_logits_BK: Tensor) -> Tensor:
     """Share of samples on which both choose the same class, a scalar in [0,1]."""
     return (student_logits_BK.argmax(1) == teacher_logits_BK.argmax(1)).float().mean()
-
-
-def ema_decay(limit: float, num_updates: int) -> float:
-    """(1+n) / (10+n) up to ``limit``: a decay that grows with the updates, so that an average's start does not weigh on it."""
-    return min(limit, (1 + num_updates) / (10 + num_updates))
-
-
-def ema_update(average: list[Tensor], current: list[Tensor], decay: float) -> None:
-    """In place: average <- decay * average + (1 - decay) * current, tensor by tensor."""
-    with torch.no_grad():
-        torch._foreach_lerp_(average, current, 1.0 - decay)

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from raydfkd.data.rows import RowReader, open_rows
+from raydfkd.data.kinds import open_rows
+from raydfkd.data.kinds.dataset import RowReader
 from raydfkd.data.selection import select_transfer_set
 from raydfkd.errors import DataError
 from raydfkd.evaluation.scores import class_entropy

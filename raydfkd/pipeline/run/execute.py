@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from raydfkd.data.collected import CollectedImages
-from raydfkd.data.config import DatasetConfig
+from raydfkd.data.kinds.dataset import DatasetConfig
 from raydfkd.errors import CheckpointError, DiskFullError, RaydfkdError, RunStoppedError
 from raydfkd.metrics import STUDENT_KINDS
 from raydfkd.pipeline.experiment import builder
@@ -168,8 +168,7 @@ def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) 
 
 
 def _split_read(dataset: DatasetConfig, purpose: str) -> dict[str, str]:
-    where = getattr(dataset, "path", getattr(dataset, "name", dataset.kind))
-    return {"dataset": str(where), "split": dataset.split, "purpose": purpose}
+    return {"dataset": dataset.location, "split": dataset.split, "purpose": purpose}
 
 
 def _rewind(run: RunDir, checkpoint: Path | None) -> float:

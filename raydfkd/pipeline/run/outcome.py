@@ -23,6 +23,7 @@ from raydfkd.pipeline.run.student_loop import normalized
 from raydfkd.run_dir import RunDir
 from raydfkd.run_records import RunTotals
 from raydfkd.tasks import build_task
+from raydfkd.types import SyntheticBatch
 
 IMAGES_PER_CLASS = 10
 FEATURE_SAMPLES = 600
@@ -154,12 +155,9 @@ def _save_analysis(
 
 def _live_images(exchange: Exchange) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Images uint8 [n,C,H,W] of all tables, the teacher's classes of them, and where they come from."""
-    views = exchange.buffer.shards_after(-1)
-    live = [view.slots >= 0 for view in views]
-    images = np.concatenate([view.payload.images[rows] for view, rows in zip(views, live, strict=True)])
-    classes = np.concatenate([view.payload.teacher_class[rows] for view, rows in zip(views, live, strict=True)])
-    sources = np.concatenate([np.full(int(rows.sum()), view.payload.source) for view, rows in zip(views, live, strict=True)])
-    return images, classes, sources
+    parts = [view.payload.take(view.slots >= 0) for view in exchange.buffer.shards_after(-1)]
+    live = SyntheticBatch.concat(parts, priorities=None, class_histogram=None)
+    return live.images, live.teacher_class, np.concatenate([np.full(len(part), part.source) for part in parts])
 
 
 def _features(teacher: FrozenTeacher, images: np.ndarray, device: torch.device, bf16: bool) -> np.ndarray:

@@ -77,13 +77,8 @@ class GeneratorActor:
             self._loop.drain()
 
     def state(self) -> tuple[bytes, int]:
-        """The synthesizer's state between two batches, and how many this actor had made by then."""
-        import torch
-
-        state, num_batches = self._built.state_dict()
-        packed = io.BytesIO()
-        torch.save(state, packed)
-        return packed.getvalue(), num_batches
+        """See ``GeneratorLoop.packed_state``."""
+        return self._built.packed_state()
 
     @property
     def _built(self) -> GeneratorLoop:

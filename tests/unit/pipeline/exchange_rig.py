@@ -197,7 +197,7 @@ class Rig:
 
 def check_counts(rig: Rig) -> None:
     exchange: Exchange = rig.exchange
-    limiter = exchange.limiters["s"].info()
+    limiter = exchange.limiters["s"].state_dict()
     assert limiter["inserts"] == exchange.buffer.num_inserts == exchange.buffer.num_batches * SIZE
     early = rig.num_delivered - exchange.buffer.num_batches
     assert early >= 0

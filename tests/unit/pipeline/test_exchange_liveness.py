@@ -109,7 +109,7 @@ class Liveness(RuleBasedStateMachine):
         rig = getattr(self, "rig", None)
         if rig is None or not rig.exchange.lockstep or self.late or rig.num_attempts > 1:
             return
-        rounds_drawn = rig.exchange.limiters["s"].info()["samples"] // (rig.schedule.student_steps_per_round * 6)
+        rounds_drawn = rig.exchange.limiters["s"].state_dict()["samples"] // (rig.schedule.student_steps_per_round * 6)
         allowed = rig.schedule.warmup_batches + (rounds_drawn + 1) * rig.schedule.batches_per_round
         assert rig.exchange.buffer.num_batches + rig.exchange.num_pending <= allowed
 
@@ -120,7 +120,7 @@ class Liveness(RuleBasedStateMachine):
         rig.run_to_the_end()
         check_counts(rig)
         drawn = rig.schedule.total_steps * rig.config.student.batch_size
-        assert rig.exchange.limiters["s"].info()["samples"] == drawn
+        assert rig.exchange.limiters["s"].state_dict()["samples"] == drawn
         if rig.exchange.lockstep and not self.late:
             made = rig.schedule.warmup_batches + rig.schedule.rounds * rig.schedule.batches_per_round
             assert made <= rig.exchange.buffer.num_batches + rig.exchange.num_pending <= made + rig.schedule.batches_per_round

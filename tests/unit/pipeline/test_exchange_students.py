@@ -96,7 +96,8 @@ def test_each_students_limiter_counts_its_own_draws_over_the_same_inserts() -> N
     make(exchange, 3)
     take(exchange, "s", 0, 1)
     take(exchange, "t", 0)
-    counts = {name: (limiter.info()["inserts"], limiter.info()["samples"]) for name, limiter in exchange.limiters.items()}
+    states = {name: limiter.state_dict() for name, limiter in exchange.limiters.items()}
+    counts = {name: (state["inserts"], state["samples"]) for name, state in states.items()}
     assert counts == {"s": (12, 2 * 4), "t": (12, 1 * 2)}
 
 
