@@ -81,7 +81,12 @@ class StudentConfig(Settings):
     compile: bool = False
     """torch.compile the student's and the teacher's forward pass (slow start, faster steps)."""
     num_workers: int = Field(1, ge=1)
-    """Ray Train workers (DDP); the global batch stays batch_size."""
+    """Ray Train workers (DDP), each with its part of the batch; batch_size stays that of all parts together. The result
+    depends on their number where an image's loss depends on the other images that a worker sees: with BatchNorm (see
+    sync_batch_norm), and with objectives that compare the images of a batch with one another, here those of one part."""
+    sync_batch_norm: bool = False
+    """Several workers on GPUs: BatchNorm normalises by the whole batch. Otherwise each worker normalises by its own part, so
+    that the result depends on num_workers, and the running statistics that are saved are the first worker's."""
     min_workers: int | None = Field(None, ge=1)
     """ray, decoupled: fewest workers to train with. The group takes in as many as have a node, up to num_workers; when nodes
     come or go it starts again from the last checkpoint with as many as there are then. null: always num_workers."""
@@ -109,6 +114,17 @@ class StudentConfig(Settings):
                     f"batch_size {self.batch_size} is not divisible by workers x accumulation_steps = {parts}{why}: choose a "
                     "multiple of that, or another number of workers"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _synchronized(self) -> StudentConfig:
+        if self.num_workers == 1:
+            self.refuse_idle("num_workers 1", "sync_batch_norm")
+        if self.sync_batch_norm and self.resources.num_gpus == 0:
+            raise ValueError(
+                "sync_batch_norm needs workers with GPUs, since PyTorch has none for CPUs: set resources.num_gpus to 1, or "
+                "leave sync_batch_norm out"
+            )
         return self
 
     @model_validator(mode="after")
