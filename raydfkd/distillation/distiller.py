@@ -96,7 +96,7 @@ class Distiller:
             nesterov=settings.nesterov,
         )
         if config.sync_batch_norm:
-            for network in (self.student, self.objective):
+            for network in (self.student, self.objective.trained):
                 synchronize_batch_norm(network)
         if config.compile:
             learner.student.compile()

@@ -100,6 +100,10 @@ class RowReader(Protocol):
         ...
 
 
+OpenDataset = Callable[[Any, bool], Source]
+"""From a kind's settings, and whether labels are read, to the data set as a stream."""
+
+
 @dataclass(frozen=True)
 class DatasetKind:
     """A kind of data set, and all that the rest of the program asks about it.
@@ -108,15 +112,15 @@ class DatasetKind:
         config: its settings.
         title: for people.
         open: the data set as a stream; the flag says whether labels are read (without, none need be there).
-        rows: the reader of its rows at random; ``read_whole`` for one that fits into each process's memory; None: it cannot be
-            read so, and is refused where that is needed.
+        rows: opens the reader of its rows at random; ``read_whole(open)`` for one that fits into each process's memory; None:
+            it cannot be read so, and is refused where that is needed.
         claims: settings for a path that is given without a kind, or None if the path is of another kind.
         batches: the files of a data set that raydfkd wrote, batches of judged images; None if it is another.
     """
 
     config: type[DatasetConfig]
     title: str
-    open: Callable[[Any, bool], Source]
+    open: OpenDataset
     rows: Callable[[Any], RowReader] | None
     claims: Callable[[Path], DatasetConfig | None] | None = None
     batches: Callable[[Any], list[Path] | None] | None = None
@@ -144,25 +148,32 @@ def numbered(template: str, rows: Sequence[Any]) -> Callable[[int], str]:
 class _MemoryRows:
     """Rows of a data set that is held whole; once in each process."""
 
+    open: OpenDataset
     config: DatasetConfig
     description: str
     total: int
 
     def read(self, rows: np.ndarray) -> Rows:
-        source, items = _in_memory(self.config)
+        source, items = _in_memory(self.open, self.config)
         return Rows([items[row] for row in rows.tolist()], source.opener, lambda i: f"image {rows[i]} of {source.name}")
 
 
-def read_whole(config: DatasetConfig) -> RowReader:
-    """The reader of a data set that is read whole, in each process once."""
-    source, items = _in_memory(config)
-    return _MemoryRows(config, source.description, len(items))
+def read_whole(open_dataset: OpenDataset) -> Callable[[Any], RowReader]:
+    """What opens the reader of a kind whose data sets are read whole, in each process once.
+
+    Args:
+        open_dataset: the kind's ``open``, a function of a module.
+    """
+
+    def opened(config: DatasetConfig) -> RowReader:
+        source, items = _in_memory(open_dataset, config)
+        return _MemoryRows(open_dataset, config, source.description, len(items))
+
+    return opened
 
 
 @lru_cache(maxsize=1)
-def _in_memory(config: DatasetConfig) -> tuple[Source, list[Any]]:
+def _in_memory(open_dataset: OpenDataset, config: DatasetConfig) -> tuple[Source, list[Any]]:
     """The data set, and what its opener takes of every row."""
-    from raydfkd.data.kinds import open_source
-
-    source = open_source(config, labelled=False)
+    source = open_dataset(config, False)
     return source, [item for chunk in source.chunks for item in chunk.items]

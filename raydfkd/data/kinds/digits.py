@@ -48,4 +48,4 @@ def open_digits(config: DigitsConfig, labelled: bool) -> Source:
     return Source("digits", "scikit-learn's digits", len(rows), classes, lambda row: Image.fromarray(pixels[row]), chunks())
 
 
-DATASET = DatasetKind(config=DigitsConfig, title="scikit-learn's digits", open=open_digits, rows=read_whole)
+DATASET = DatasetKind(config=DigitsConfig, title="scikit-learn's digits", open=open_digits, rows=read_whole(open_digits))

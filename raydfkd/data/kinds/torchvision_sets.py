@@ -101,5 +101,8 @@ def _torchvision_dataset(config: TorchvisionConfig, labelled: bool) -> Any:
 
 
 DATASET = DatasetKind(
-    config=TorchvisionConfig, title="a data set that torchvision reads", open=open_torchvision, rows=read_whole
+    config=TorchvisionConfig,
+    title="a data set that torchvision reads",
+    open=open_torchvision,
+    rows=read_whole(open_torchvision),
 )

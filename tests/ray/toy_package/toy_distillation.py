@@ -104,4 +104,4 @@ def open_ramps(config: RampConfig, labelled: bool) -> Source:
     return Source("ramps", "grey ramps", config.num_images, None, opener, chunks())
 
 
-DATASET = DatasetKind(config=RampConfig, title="grey ramps", open=open_ramps, rows=read_whole)
+DATASET = DatasetKind(config=RampConfig, title="grey ramps", open=open_ramps, rows=read_whole(open_ramps))
