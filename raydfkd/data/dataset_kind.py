@@ -103,6 +103,10 @@ class RowReader(Protocol):
         ...
 
 
+OpenDataset = Callable[[Any, bool], Source]
+"""From a kind's settings, and whether labels are read, to the data set as a stream."""
+
+
 @dataclass(frozen=True)
 class DatasetKind:
     """A kind of data set, and all that the rest of the program asks about it.
@@ -111,15 +115,15 @@ class DatasetKind:
         config: its settings.
         title: for people.
         open: the data set as a stream; the flag says whether labels are read (without, none need be there).
-        rows: the reader of its rows at random; ``ReadWhole(open)`` for one that fits into each process's memory; None: it
-            cannot be read so, and is refused where that is needed.
+        rows: opens the reader of its rows at random; ``read_whole(open)`` for one that fits into each process's memory; None:
+            it cannot be read so, and is refused where that is needed.
         claims: settings for a path that is given without a kind, or None if the path is of another kind.
         batches: the files of a data set that raydfkd wrote, batches of judged images; None if it is another.
     """
 
     config: type[DatasetConfig]
     title: str
-    open: Callable[[Any, bool], Source]
+    open: OpenDataset
     rows: Callable[[Any], RowReader] | None
     claims: Callable[[Path], DatasetConfig | None] | None = None
     batches: Callable[[Any], list[Path] | None] | None = None
@@ -144,39 +148,40 @@ def numbered(template: str, rows: Sequence[Any]) -> Callable[[int], str]:
 
 
 @dataclass(frozen=True)
-class ReadWhole:
-    """Reads rows of data sets that each process holds whole: for small ones, and for libraries that read nothing less.
+class _MemoryRows:
+    """Rows of a data set that is held whole; once in each process."""
 
-    Attributes:
-        open: the kind's own, a function of a module, which a reader that is sent to another process names.
-    """
-
-    open: Callable[[Any, bool], Source]
-
-    def __call__(self, config: DatasetConfig) -> RowReader:
-        source, items = _held(self.open, config)
-        return _HeldRows(self.open, config, source.description, len(items))
-
-
-@dataclass(frozen=True)
-class _HeldRows:
-    open: Callable[[Any, bool], Source]
+    open: OpenDataset
     config: DatasetConfig
     description: str
     total: int
 
     def read(self, rows: np.ndarray) -> Rows:
-        source, items = _held(self.open, self.config)
+        source, items = _in_memory(self.open, self.config)
         return Rows([items[row] for row in rows.tolist()], source.opener, lambda i: f"image {rows[i]} of {source.name}")
 
 
-def _held(open_: Callable[[Any, bool], Source], config: DatasetConfig) -> tuple[Source, list[Any]]:
-    """The data set, read at the first call of a process, and what its opener takes of every row."""
-    return _read(open_, type(config), config.model_dump_json())
+def read_whole(open_dataset: OpenDataset) -> Callable[[Any], RowReader]:
+    """What opens the reader of a kind whose data sets are read whole, in each process once.
+
+    Args:
+        open_dataset: the kind's ``open``, a function of a module.
+    """
+
+    def opened(config: DatasetConfig) -> RowReader:
+        source, items = _in_memory(open_dataset, config)
+        return _MemoryRows(open_dataset, config, source.description, len(items))
+
+    return opened
+
+
+def _in_memory(open_dataset: OpenDataset, config: DatasetConfig) -> tuple[Source, list[Any]]:
+    """The data set, and what its opener takes of every row."""
+    return _read(open_dataset, type(config), config.model_dump_json())
 
 
 @lru_cache(maxsize=1)
-def _read(open_: Callable[[Any, bool], Source], settings: type[DatasetConfig], values: str) -> tuple[Source, list[Any]]:
+def _read(open_dataset: OpenDataset, settings: type[DatasetConfig], values: str) -> tuple[Source, list[Any]]:
     # Not called with the settings themselves: they cannot be hashed where one of them is a list.
-    source = open_(settings.model_validate_json(values), False)
+    source = open_dataset(settings.model_validate_json(values), False)
     return source, [item for chunk in source.chunks for item in chunk.items]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from raydfkd.augment import BatchAugmentation
 from raydfkd.distillation.config import StudentConfig
+from raydfkd.distillation.data_parallel import synchronize_batch_norm, without_reduction
 from raydfkd.distillation.learner import build_learner
 from raydfkd.distillation.schedule import learning_rate
 from raydfkd.losses.distillation import agreement, importance_weighted_mean
@@ -82,7 +84,8 @@ class Distiller:
         self._layers_draws = RandomStreams(device)
         self._augment = BatchAugmentation(config.augmentations)
         learner, self._forward_teacher = build_learner(config, self.teacher, self.student)
-        self.objective = learner.objective.to(device)
+        self.objective = learner.objective
+        self.objective.trained.to(device)
         self._trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
         settings = config.optimizer
         self.optimizer = torch.optim.SGD(
@@ -92,6 +95,9 @@ class Distiller:
             weight_decay=settings.weight_decay,
             nesterov=settings.nesterov,
         )
+        if config.sync_batch_norm:
+            for network in (self.student, self.objective.trained):
+                synchronize_batch_norm(network)
         if config.compile:
             learner.student.compile()
             self._forward_teacher.compile()
@@ -121,11 +127,13 @@ class Distiller:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         parts = self.config.accumulation_steps
+        outputs = []
         with self._layers_draws.in_use():
-            outputs = [
-                self._backward(images, weights, 1 / parts)
-                for images, weights in zip(images_BCHW.chunk(parts), importance_weights_B.chunk(parts), strict=True)
-            ]
+            for number, (images, weights) in enumerate(
+                zip(images_BCHW.chunk(parts), importance_weights_B.chunk(parts), strict=True), 1
+            ):
+                with nullcontext() if number == parts else without_reduction(self._forward):
+                    outputs.append(self._backward(images, weights, 1 / parts))
         losses, priorities, agreed = (list(column) for column in zip(*outputs, strict=True))
         limit = self.config.optimizer.max_grad_norm
         grad_norm = torch.nn.utils.clip_grad_norm_(self._trained, float("inf") if limit is None else limit)
@@ -155,7 +163,7 @@ class Distiller:
         return {
             "student": self.student.state_dict(),
             "student_ema": self.student_ema.state_dict(),
-            "objective": self.objective.state_dict(),
+            "objective": self.objective.trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "num_steps": self.num_steps,
         }
@@ -163,6 +171,6 @@ class Distiller:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.student.load_state_dict(state["student"])
         self.student_ema.load_state_dict(state["student_ema"])
-        self.objective.load_state_dict(state["objective"])
+        self.objective.trained.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.num_steps = state["num_steps"]

@@ -18,8 +18,8 @@ def relative_entropy(counts: np.ndarray) -> float:
     if total == 0 or len(counts) < 2:
         return 0.0
     shares = counts[counts > 0] / total
-    # 0 is added for the sake of a single class, whose sum is -0.
-    return float(-(shares * np.log(shares)).sum() / np.log(len(counts))) + 0.0
+    # Rounding puts equal counts above 1, and a single class at -0.
+    return min(1.0, max(0.0, float(-(shares * np.log(shares)).sum() / np.log(len(counts)))))
 
 
 def table_statistics(

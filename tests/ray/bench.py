@@ -80,7 +80,7 @@ class Bench:
     """Handles of the actors."""
 
     context: RunContext
-    log: Any
+    coordinator: Any
     replay: Any
     weights: Any
 
@@ -100,7 +100,7 @@ class Bench:
 
     def events(self) -> list[str]:
         """Event lines since the last call."""
-        records, _ = ray.get(self.log.drain.remote(), timeout=60)
+        records, _ = ray.get(self.coordinator.drain.remote(), timeout=60)
         return [record["message"] for record in records if record["kind"] == "event"]
 
 

@@ -47,7 +47,7 @@ def lines_of(text: str, metric: str) -> list[str]:
 def test_every_metric_of_the_table_is_at_the_endpoint(teacher: Path, tmp_path: Path) -> None:
     with bench(experiment(teacher), tmp_path / "watched") as actors:
         for kind, values in RECORDS.items():
-            ray.get(actors.log.push.remote(kind, 8, values))
+            ray.get(actors.coordinator.push.remote(kind, 8, values))
         actors.generator("inversion-0")
         client = actors.client()
         client.next(0, 0)

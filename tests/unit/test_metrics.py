@@ -158,7 +158,9 @@ def test_a_figure_comes_back_from_json() -> None:
     assert len(dict.fromkeys([figure, Figure("Discriminator", {"real_confidence": "real images"}, percent=True)])) == 1
 
 
-@pytest.mark.parametrize("value", [None, [], {"title": "x"}, {"curves": {"a": "b"}}, {"title": 1, "curves": {}}])
+@pytest.mark.parametrize(
+    "value", [None, [], {"title": "x"}, {"curves": {"a": "b"}}, {"title": 1, "curves": {}}, {"title": "x", "curves": ["a"]}]
+)
 def test_what_is_no_figure_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="needs a title and curves"):
         Figure.from_json(value)

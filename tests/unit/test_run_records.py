@@ -56,7 +56,8 @@ def test_a_damaged_line_is_named_or_where_that_is_wanted_counted(path: Path, dam
 
 def test_records_are_grouped_by_their_owner() -> None:
     named = [{"student": "b"}, {}, {"student": "a"}]
-    assert by_owner(named, "evaluation", ["a", "b", "c"]) == {"a": [{}, {"student": "a"}], "b": [{"student": "b"}]}
+    found = by_owner(named, "evaluation", ["b", "c", "a"])
+    assert list(found.items()) == [("b", [{"student": "b"}, {}]), ("a", [{"student": "a"}])], "in the given order, c has none"
     assert list(by_owner([{}], "evaluation", [])) == ["student"]
     batches = [{"generator_id": "g-1"}, {"generator_id": "g-0"}]
     assert list(by_owner(batches, "synthesis", ["a"])) == ["g-0", "g-1"]

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from raydfkd.data.dataset_kind import Chunk, DatasetConfig, DatasetKind, ReadWhole, Source, evenly_spaced, numbered, slices
+from raydfkd.data.dataset_kind import Chunk, DatasetConfig, DatasetKind, Source, evenly_spaced, numbered, read_whole, slices
 
 
 class DigitsConfig(DatasetConfig):
@@ -48,4 +48,4 @@ def open_digits(config: DigitsConfig, labelled: bool) -> Source:
     return Source("digits", "scikit-learn's digits", len(rows), classes, lambda row: Image.fromarray(pixels[row]), chunks())
 
 
-DATASET = DatasetKind(config=DigitsConfig, title="scikit-learn's digits", open=open_digits, rows=ReadWhole(open_digits))
+DATASET = DatasetKind(config=DigitsConfig, title="scikit-learn's digits", open=open_digits, rows=read_whole(open_digits))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from raydfkd.data.dataset_kind import Chunk, DatasetConfig, DatasetKind, ReadWhole, Source, evenly_spaced, numbered, slices
+from raydfkd.data.dataset_kind import Chunk, DatasetConfig, DatasetKind, Source, evenly_spaced, numbered, read_whole, slices
 from raydfkd.data.decoding import opened
 from raydfkd.errors import DataError, UnknownNameError
 from raydfkd.registry import nearest
@@ -101,5 +101,8 @@ def _torchvision_dataset(config: TorchvisionConfig, labelled: bool) -> Any:
 
 
 DATASET = DatasetKind(
-    config=TorchvisionConfig, title="a data set that torchvision reads", open=open_torchvision, rows=ReadWhole(open_torchvision)
+    config=TorchvisionConfig,
+    title="a data set that torchvision reads",
+    open=open_torchvision,
+    rows=read_whole(open_torchvision),
 )

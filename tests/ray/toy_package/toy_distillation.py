@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raydfkd.data.dataset_kind import Chunk, DatasetConfig, DatasetKind, ReadWhole, Source
+from raydfkd.data.dataset_kind import Chunk, DatasetConfig, DatasetKind, Source, read_whole
 from raydfkd.distillation.objectives.base import NetworkOutput, Objective, ObjectiveConfig, ObjectiveEntry
 from raydfkd.synthesis.method import Method, SynthesisConfig, SynthesisContext, SynthesisParts
 from raydfkd.types import BufferSummary, Preparation, SyntheticBatch, WeightsVersion
@@ -104,4 +104,4 @@ def open_ramps(config: RampConfig, labelled: bool) -> Source:
     return Source("ramps", "grey ramps", config.num_images, None, opener, chunks())
 
 
-DATASET = DatasetKind(config=RampConfig, title="grey ramps", open=open_ramps, rows=ReadWhole(open_ramps))
+DATASET = DatasetKind(config=RampConfig, title="grey ramps", open=open_ramps, rows=read_whole(open_ramps))

@@ -132,6 +132,11 @@ def test_what_generators_synthesize_and_wait_for_is_counted_over_the_last_minute
         state.take(record("synthesis", 4.0 * number, 0, **of_one))
     assert state.synthesized_per_s == pytest.approx(64.0)
     assert "waits generator 25% (limiter 19%, weights 6%)" in plain_line(state)
+    unhindered = {"generator_id": "g0", "seconds": 2.0, "num_images": 256, **dict.fromkeys(GENERATOR_WAITS, 0.0)}
+    for time_s in range(160, 240, 2):
+        state.take(record("synthesis", float(time_s), 0, **unhindered))
+    assert state.synthesized_per_s == pytest.approx(128.0)
+    assert "waits" not in plain_line(state)
 
 
 def test_an_event_that_says_so_is_a_restart() -> None:

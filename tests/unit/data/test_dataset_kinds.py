@@ -16,10 +16,10 @@ from image_samples import coloured
 from pydantic import Field
 
 from raydfkd.data import kinds
-from raydfkd.data.dataset_kind import Chunk, DatasetConfig, DatasetKind, ReadWhole, RowReader, Source, evenly_spaced
+from raydfkd.data.dataset_kind import Chunk, DatasetConfig, DatasetKind, RowReader, Source, evenly_spaced, read_whole
 from raydfkd.data.datasets import load_dataset
 from raydfkd.data.decoding import Decoder
-from raydfkd.data.kinds import DATASETS, open_rows, open_source
+from raydfkd.data.kinds import open_rows, open_source
 from raydfkd.data.kinds.digits import DigitsConfig
 from raydfkd.data.kinds.image_folder import ImageFolderConfig
 from raydfkd.data.kinds.parquet import ParquetConfig
@@ -66,7 +66,7 @@ def pixels_of(reader: RowReader, rows: list[int]) -> np.ndarray:
 
 @pytest.mark.parametrize("max_images", [None, 3])
 def test_a_kind_is_its_entry(added: Callable[..., None], max_images: int | None) -> None:
-    added(ReadWhole(open_numbers))
+    added(read_whole(open_numbers))
     config = NumbersConfig(max_images=max_images)
     numbers = [4, 2, 7, 1, 9] if max_images is None else [4, 2, 1]
     expected = np.stack([coloured(number).transpose(2, 0, 1) for number in numbers])
@@ -86,9 +86,9 @@ def test_a_data_set_that_is_held_whole_is_read_once_and_another_one_anew() -> No
         return open_numbers(config, labelled)
 
     for _ in range(2):
-        assert ReadWhole(noted)(NumbersConfig(numbers=[3, 5])).read(np.array([1])).items == [5]
+        assert read_whole(noted)(NumbersConfig(numbers=[3, 5])).read(np.array([1])).items == [5]
     assert opened == [([3, 5], False)]
-    assert ReadWhole(noted)(NumbersConfig(numbers=[3, 6])).read(np.array([1])).items == [6]
+    assert read_whole(noted)(NumbersConfig(numbers=[3, 6])).read(np.array([1])).items == [6]
 
 
 def test_a_kind_whose_rows_cannot_be_read_at_random_is_refused_where_they_are_needed(added: Callable[..., None]) -> None:
@@ -101,9 +101,6 @@ def test_a_kind_whose_rows_cannot_be_read_at_random_is_refused_where_they_are_ne
 def test_how_rows_are_read_is_said_by_every_kind() -> None:
     with pytest.raises(TypeError, match="rows"):
         DatasetKind(config=NumbersConfig, title="numbers", open=open_numbers)  # type: ignore[call-arg]
-    ours = ("digits", "image_folder", "parquet", "torchvision")
-    whole = [name for name in ours if isinstance(DATASETS.get(name).rows, ReadWhole)]
-    assert whole == ["digits", "torchvision"], "those whose libraries read nothing less"
 
 
 def test_an_unknown_kind_is_refused() -> None:

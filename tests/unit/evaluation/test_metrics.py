@@ -30,6 +30,13 @@ def test_class_entropy_closed_forms() -> None:
             class_entropy(np.array(wrong))
 
 
+def test_class_entropy_of_equal_counts_is_at_most_1() -> None:
+    """Their sum rounds to 1.0000000000000002 for 5 classes and others."""
+    for num_classes in range(2, 200):
+        assert 1 - 1e-12 < class_entropy(np.full(num_classes, 7)) <= 1.0
+    assert math.copysign(1, class_entropy(np.array([0, 5, 0]))) == 1
+
+
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=20), st.integers(1, 50))
 def test_class_entropy_is_a_fraction_whatever_the_order_or_scale(counts: list[int], scale: int) -> None:
     value = class_entropy(np.array(counts))

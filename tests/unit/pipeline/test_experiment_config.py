@@ -89,7 +89,7 @@ RATIO = (DECOUPLED, "schedule.samples_per_insert=3", "schedule.error_buffer=200"
             [*ELASTIC, "students.small.num_workers=4"],
             "students.small: batch_size 8 is not divisible by workers x accumulation_steps = 3 (min_",
         ),
-        (["students.small.resize_period_s=5"], "students.small: resize_period_s does nothing without min_workers"),
+        (["students.small.resize_period_s=5"], "students.small: a student without min_workers does not use resize_period_s"),
         (
             ["students.small.num_workers=3"],
             "students.small: batch_size 8 is not divisible by workers x accumulation_steps = 3:",
