@@ -181,7 +181,8 @@ def _made_per_s(run: RunData) -> tuple[np.ndarray, np.ndarray]:
     images, made_at = series(run.of_kind("synthesis"), "num_images", "time_s")
     starts, ends = _groups(made_at)
     made = np.add.reduceat(images, starts) if len(starts) else np.empty(0)
-    return ends, made / np.maximum(np.diff(ends, prepend=0.0), 1e-9)
+    spans = np.diff(ends, prepend=0.0)
+    return ends, np.divide(made, spans, out=np.full(len(ends), np.nan), where=spans > 0)
 
 
 def _groups(seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -208,7 +209,7 @@ def waits(run: RunData) -> Section:
             notes.append(
                 f"Up to the first record of its steps the {who} waited for {format_duration(early)}; the plot leaves that out."
             )
-        if not len(seconds) or not causes:
+        if not intervals.sum() > 0 or not causes:
             continue
         known = True
         if sum(float(each.sum()) for each in causes.values()) < _NOTHING_WAITED * intervals.sum():
