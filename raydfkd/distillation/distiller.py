@@ -84,7 +84,8 @@ class Distiller:
         self._layers_draws = RandomStreams(device)
         self._augment = BatchAugmentation(config.augmentations)
         learner, self._forward_teacher = build_learner(config, self.teacher, self.student)
-        self.objective = learner.objective.to(device)
+        self.objective = learner.objective
+        self.objective.trained.to(device)
         self._trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
         settings = config.optimizer
         self.optimizer = torch.optim.SGD(
@@ -95,7 +96,7 @@ class Distiller:
             nesterov=settings.nesterov,
         )
         if config.sync_batch_norm:
-            for network in (self.student, self.objective):
+            for network in (self.student, self.objective.trained):
                 synchronize_batch_norm(network)
         if config.compile:
             learner.student.compile()
@@ -162,7 +163,7 @@ class Distiller:
         return {
             "student": self.student.state_dict(),
             "student_ema": self.student_ema.state_dict(),
-            "objective": self.objective.state_dict(),
+            "objective": self.objective.trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "num_steps": self.num_steps,
         }
@@ -170,6 +171,6 @@ class Distiller:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.student.load_state_dict(state["student"])
         self.student_ema.load_state_dict(state["student_ema"])
-        self.objective.load_state_dict(state["objective"])
+        self.objective.trained.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.num_steps = state["num_steps"]

@@ -16,7 +16,7 @@ from raydfkd.evaluation.scores import agreement
 from raydfkd.models.precision import evaluating
 
 if TYPE_CHECKING:
-    from raydfkd.data import ImageDataset
+    from raydfkd.data.datasets import ImageDataset
 
 logger = logging.getLogger(__name__)
 

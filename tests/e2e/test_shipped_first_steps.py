@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from shipped import BUILDS, EXPERIMENTS, FILES, RUNS, name_of, without_checkpoint
 
-from raydfkd.data.config import ParquetConfig
 from raydfkd.data.datasets import load_unlabelled
+from raydfkd.data.kinds.parquet import ParquetConfig
 from raydfkd.pipeline.dataset.build import DatasetBuild, execute_here
 from raydfkd.pipeline.dataset.config import load_dataset_build
 from raydfkd.pipeline.dataset.folder import BuildFolder

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from raydfkd.data.decoding import Decoder
-from raydfkd.data.rows import RowReader
+from raydfkd.data.kinds.dataset import RowReader
 
 Columns = dict[str, np.ndarray]
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raydfkd.augment import BatchAugmentation
-from raydfkd.data import ImageDataset, load_dataset
+from raydfkd.data.datasets import ImageDataset, load_dataset
 from raydfkd.distillation.schedule import learning_rate
 from raydfkd.errors import CheckpointError, ResourceError, RunFailedError
 from raydfkd.evaluation import Evaluation, evaluate
@@ -63,7 +63,7 @@ def train_teacher(
     ``accuracy`` and ``evaluation_split``.
 
     Args:
-        config: the recipe; relative paths are relative to the working directory (see ``config.resolve``).
+        config: the recipe; relative paths are relative to the working directory.
         out_path: the file to write, ``*.safetensors``.
         progress: called after each epoch.
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raydfkd.data import ImageDataset
+from raydfkd.data.datasets import ImageDataset
 from raydfkd.errors import DataError
 from raydfkd.evaluation import Evaluator, evaluate
 
