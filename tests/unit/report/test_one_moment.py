@@ -1,25 +1,22 @@
-"""A run all of whose records bear one time, as a short one on a coarse clock: figures that need two times are left out."""
+"""A run all of whose records bear one time, as those of a short run may: numbers that need two times are left out."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from raydfkd.cli.progress_state import ProgressState, plain_line, table_rows
-from raydfkd.report import figures, training_sections
 from raydfkd.report.compare import write_comparison
 from raydfkd.report.html import write_report
-from raydfkd.report.loading import load_run
 from raydfkd.testing.fake_run import write_fake_run
 
 
 def run_of_one_moment(path: Path, time_s: float) -> Path:
-    """A fake run with every record at ``time_s``, and no figures a second that somebody has computed already."""
+    """A fake run with every record at ``time_s``."""
     run = write_fake_run(path, done=0.2, state="running")
     records = [json.loads(line) | {"time_s": time_s} for line in (run / "metrics.jsonl").read_text().splitlines()]
     (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -41,21 +38,10 @@ def test_it_is_reported(tmp_path: Path, time_s: float) -> None:
 
 
 @MOMENTS
-def test_no_rate_is_made_up(tmp_path: Path, time_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: dict[str, Any] = {}
-    monkeypatch.setattr(figures, "lines", lambda curves, title, *rest, **settings: drawn.__setitem__(title, curves))
-    monkeypatch.setattr(training_sections, "figure_svg", lambda figure, name: name)
-    training_sections.throughput(load_run(run_of_one_moment(tmp_path / "run", time_s)))
-    assert "Images in the buffer" in drawn
-    for _, per_s in drawn.get("Images/s made", {}).values():
-        assert np.nanmax(per_s) < 256_000, "1,000 batches of 256 images a second"
-
-
-@MOMENTS
 def test_its_progress_is_shown(tmp_path: Path, time_s: float) -> None:
     state = ProgressState(total_steps=6000)
     for line in (run_of_one_moment(tmp_path / "run", time_s) / "metrics.jsonl").read_text().splitlines():
         state.take(json.loads(line))
         shown = plain_line(state) + str(table_rows(state))
         assert not re.search(r"\b(?:nan|inf)\b", shown, re.IGNORECASE)
-    assert (state.steps_per_s, state.time_left_s, state.made_per_s) == (None, None, None)
+    assert (state.steps_per_s, state.time_left_s, state.synthesized_per_s) == (None, None, None)
