@@ -65,7 +65,7 @@ def test_a_balanced_buffer_draws_an_item_by_its_share_of_each_class(make_batch: 
 
 
 def test_a_table_holds_one_kind_of_items(make_batch: Make, make_buffer: Build) -> None:
-    buffer = make_buffer(capacity=8)
+    buffer = make_buffer(capacity=8, kind="class_balanced")
     plain, counted = make_batch(2), with_histograms(make_batch(2), 0)
     buffer.insert(plain, None)
     with pytest.raises(ValueError, match="ssdkd-0 does not fit its table: it has class histograms and the table has none"):
@@ -78,6 +78,10 @@ def test_a_table_holds_one_kind_of_items(make_batch: Make, make_buffer: Build) -
     with pytest.raises(ValueError, match="9 to 16 positions an image"):
         buffer.insert(with_histograms(make_batch(2), 0, num_positions=9), None)
     assert buffer.summary().class_counts.sum() == 2 * NUM_POSITIONS
+    buffer.forget_shard(1)
+    buffer.insert(plain, None)
+    assert buffer.summary().class_counts.sum() == 2
+    assert set(buffer.sample("small", 1, 50, 0).slots.ravel()) == {0, 1}
 
 
 @pytest.mark.parametrize(
