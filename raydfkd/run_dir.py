@@ -5,7 +5,8 @@ RUN/
   config.yaml            the resolved experiment; ``raydfkd run RUN/config.yaml`` repeats the run
   manifest.json          versions, hardware, seeds, teacher hash, every data split read and what for, state; while actors
                          live also how to reach them: ``actors`` (prefix of their names) and ``ray`` (address, namespace,
-                         auth_mode)
+                         auth_mode); ``figures``: plots of the methods' own numbers for the report, a list of
+                         ``{"title", "curves": {field of synthesis and preparation records: label}, "percent"}``
   metrics.jsonl          one record a line, see below
   checkpoints/latest.json names the newest complete checkpoint folder: checkpoints/step-00001200/
   collected.parquet      the collected images with the teacher's classes, where the experiment has any (replay/arrow.py)
@@ -21,30 +22,19 @@ RUN/
   tensorboard/
 ```
 
-A metrics record has ``kind``, ``time_s`` (seconds since the run began, over all its sessions), ``step`` (student optimizer
-updates so far; the slowest student's where it is no student's record) and values by kind. Those of a student
-(``distillation``, ``throughput``, ``evaluation``, ``held_out``) have its name in ``student``.
+A metrics record has ``kind``, ``time_s`` (seconds since the run began, over all its starts), ``step`` (student optimizer
+updates so far; the slowest student's where it is no student's record) and values by kind. The numbers of each kind, their
+units and meanings are declared in ``metrics.py``; ``run_records.py`` reads the file. Records of a student (``distillation``,
+``throughput``, ``evaluation``, ``held_out``) have its name in ``student``. Besides numbers there are:
 
-* ``synthesis``: ``generator_id``, ``student_version``, ``seconds``, ``num_images``, the generator's waits before it
-  (``generator_wait_limiter_s``, ``generator_wait_weights_s``) and the synthesizer's losses (``bn_loss``, ``one_hot_loss``,
-  ``adversarial_loss``, ``loss``; a GAN's ``*_loss``, ``real_confidence``, ``synthetic_confidence``, ``class_hit_rate`` and
-  ``class_evenness``).
-* ``preparation``: ``generator_id``, ``done`` and ``total`` steps of a generator's work before its first batch, ``prepare_s``
-  (seconds since the last of these records), and the means of its losses as in ``synthesis``.
-* ``distillation``: means since the last record: ``kd_loss``, ``lr``, ``agreement``, ``importance_weight_mean``, ``item_age``,
-  ``grad_norm``, ``step_s`` (seconds of computing a step).
-* ``replay``: ``size``, ``capacity``, ``pinned_fraction`` (of a training batch), ``class_counts`` (list), ``class_entropy``,
-  ``dropped_updates``, ``bytes``, ``inserts``, ``samples``, ``priority_mean``, ``priority_max``, ``staleness_rounds``.
-* ``throughput``: ``images_distilled`` (total), ``images_distilled_since`` (the last record), ``distilled_per_s``, the
-  student's waits in seconds since the last record, by cause (``student_wait_data_s``, ``student_wait_limiter_s``, both from
-  its first batch on; with several students also ``student_wait_students_s``, for the others at a checkpoint), and
-  ``rss_bytes``.
-* ``evaluation``: ``metric_last``, ``metric_ema``, ``agreement`` in [0,1], ``split``.
-* ``generators``: ``source``, ``target`` (generators wanted) and how many are ``running``, ``starting``, ``pending`` (without a
-  place) and ``draining`` (at their last batch), and ``generators``, a list of their ``name``, ``state`` (one of those words),
+* ``synthesis``: ``generator_id``, and the method's own numbers, such as its losses (``loss`` and ``*_loss``) and those that
+  ``figures`` names.
+* ``preparation``: ``generator_id``, and the means of the method's own numbers.
+* ``distillation``, ``throughput``, ``held_out``: means or sums since the student's last record.
+* ``evaluation``: ``split``, what it was measured on.
+* ``replay``: ``class_counts`` (list), ``priority_histogram`` (``edges`` and ``counts``) and ``tables`` (sizes by name).
+* ``generators``: ``source``, and ``generators``, a list of their ``name``, ``state`` (running, starting, pending or draining),
   ``pid`` and ``restarts``; on Ray, a record whenever something of it changes.
-* ``held_out``: ``agreement_last``, ``agreement_ema`` in [0,1] and ``kl_last``, ``kl_ema`` (nats) of the student against its
-  teacher on ``num_images`` images that it never trains on.
 * ``event``: ``message``, one line (restarts, kills, resumes, warnings); ``restart``: true where an actor was restarted.
 """
 
@@ -61,6 +51,7 @@ from typing import Any
 import numpy as np
 
 from raydfkd.errors import RunDirError
+from raydfkd.run_records import Record, RecordReader
 
 STATES = ("running", "failed", "stopped", "finished")
 
@@ -210,22 +201,15 @@ class RunDir:
     def write_result(self, result: dict[str, Any]) -> None:
         write_atomically(self.result_path, json.dumps(result, indent=2, default=_plain) + "\n")
 
-    def metrics(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
-        """The records so far, in order; a torn last line (a killed writer's) is left out."""
-        if not self.metrics_path.exists():
-            return
-        with self.metrics_path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.endswith("\n"):
-                    return
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise RunDirError(
-                        f"{self.metrics_path}, line {number} is no JSON ({error}): it is damaged, take that line out"
-                    ) from error
-                if kind is None or record["kind"] == kind:
-                    yield record
+    def metrics(self, kind: str | None = None) -> Iterator[Record]:
+        """The records so far, in order; a torn last line (a killed writer's) is left out.
+
+        Raises:
+            RunDirError: a line holds no record.
+        """
+        for record in RecordReader(self.metrics_path).read():
+            if kind is None or record["kind"] == kind:
+                yield record
 
     def latest_checkpoint(self) -> Path | None:
         """The newest complete checkpoint folder, or None; if someone removed it, the one before."""
@@ -267,7 +251,7 @@ class RunDir:
 class MetricsWriter:
     """Appends records to metrics.jsonl, each flushed whole, so that a kill loses at most the line being written.
 
-    ``elapsed_s`` carries the time of earlier sessions of a resumed run.
+    ``elapsed_s`` is the time that a resumed run had taken before.
     """
 
     def __init__(self, run: RunDir, elapsed_s: float = 0.0) -> None:

@@ -17,7 +17,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def refuse_idle(self, because: str, *names: str) -> None:
+    def refuse_idle(self, because: str, *names: str, otherwise: str = "") -> None:
         """Refuses settings that would do nothing. For validators.
 
         Only what differs from its default counts as set, and not what was written: a saved experiment holds every setting,
@@ -26,6 +26,7 @@ class Settings(BaseModel):
         Args:
             because: what makes them idle, as the beginning of the message: ``"lockstep"``, ``"adversarial_weight 0"``.
             names: settings of this class.
+            otherwise: another way out than leaving them out: ``"choose mode decoupled"``.
 
         Raises:
             ValueError: one of them is set.
@@ -33,7 +34,8 @@ class Settings(BaseModel):
         fields = type(self).model_fields
         idle = [name for name in names if getattr(self, name) != fields[name].get_default(call_default_factory=True)]
         if idle:
-            raise ValueError(f"{because} does not use {', '.join(idle)}: leave {'it' if len(idle) == 1 else 'them'} out")
+            advice = f"leave {'it' if len(idle) == 1 else 'them'} out" + (f" or {otherwise}" if otherwise else "")
+            raise ValueError(f"{because} does not use {', '.join(idle)}: {advice}")
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Trial:
         error: why it failed, or None.
         steps: student steps that were measured.
         values: the objective at each of them.
-        seconds: time of each, over all sessions of the trial.
+        seconds: time of each, over all starts of the trial.
         copied: see trial.json.
     """
 

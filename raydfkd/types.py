@@ -1,4 +1,4 @@
-"""The data that crosses rooms, and the protocols of the parts that exchange it. Numpy only: no torch, no ray.
+"""The data that passes between rooms, and the protocols of the parts that exchange it. Numpy only: no torch, no ray.
 
 Shape letters: N images of a batch, C channels, H x W pixels, K classes, B draws of one training batch, S batches of a reply.
 """
@@ -6,13 +6,10 @@ Shape letters: N images of a batch, C channels, H x W pixels, K classes, B draws
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
-
-ItemKey = int
-"""Identity of one stored image for ever: ``generation * total_slots + slot``, so a slot's older tenants have other keys."""
 
 WeightsVersion = int
 """Number of rounds the student had finished when its weights were published; 0 is the initial student, -1 unknown."""
@@ -55,17 +52,21 @@ class Judgement:
 
 @dataclass(frozen=True)
 class SyntheticBatch:
-    """Images made by one synthesis step, with what the teacher says of them. Immutable by convention, numpy throughout.
+    """Images made by one synthesis step, with the teacher's answers to them. Immutable by convention, numpy throughout.
+
+    An image has one *position* for which the teacher gives a class (classification), or H*W of them (segmentation).
 
     Attributes:
         images: uint8 [N,C,H,W], pixel value 255 is 1.0.
         targets: what the synthesizer aimed at, int64 [N] or int16 [N,H,W]; -1 where there was no target.
-        teacher_class: int32 [N], the teacher's argmax.
+        teacher_class: int32 [N], the class that the teacher gives to most positions of the image.
         teacher_confidence: float32 [N] in [0,1], its probability at temperature 1.
         source: the method's name, or one of ``PINNED_SOURCES``.
         generator_id: who made it, e.g. ``inversion-0``.
         student_version: the student weights that the synthesizer had.
         priorities: float32 [N] raw priority (before the exponent), or None: the table's current largest.
+        class_histogram: int32 [N,K], how many positions of each image the teacher gives to each class; None: every image has
+            one position, of class ``teacher_class``.
         metrics: scalar losses of the step that made it, for the log.
     """
 
@@ -77,7 +78,37 @@ class SyntheticBatch:
     generator_id: str
     student_version: WeightsVersion
     priorities: np.ndarray | None = None
+    class_histogram: np.ndarray | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def concat(cls, batches: Sequence[SyntheticBatch], **described: Any) -> SyntheticBatch:
+        """One batch with the images of all, in order.
+
+        Args:
+            batches: at least one.
+            described: fields of the new batch that are not one value an image (``source``, ``metrics`` ...); those not given
+                are the first batch's. ``priorities=None`` and ``class_histogram=None`` leave out what the batches have.
+
+        Raises:
+            ValueError: there is no batch, or some have ``priorities`` or a ``class_histogram`` and others do not.
+        """
+        if not batches:
+            raise ValueError("no batches to join: give at least one")
+        columns: dict[str, Any] = {}
+        for name in (name for name in _COLUMNS if name not in described):
+            parts = [getattr(batch, name) for batch in batches]
+            missing = sum(part is None for part in parts)
+            if 0 < missing < len(parts):
+                raise ValueError(f"{missing} of {len(parts)} batches have no {name}: give it to all, or join with {name}=None")
+            columns[name] = None if missing else np.concatenate(parts)
+        return replace(batches[0], **columns, **described)
+
+    def take(self, rows: np.ndarray | slice) -> SyntheticBatch:
+        """The images of ``rows``, in that order: indices int [n], a mask bool [N], or a slice."""
+        held = {name: getattr(self, name) for name in _COLUMNS}
+        columns: dict[str, Any] = {name: None if values is None else values[rows] for name, values in held.items()}
+        return replace(self, **columns)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -97,12 +128,31 @@ class SyntheticBatch:
             generator_id=generator_id,
             student_version=student_version,
             priorities=priorities,
+            class_histogram=judgement.histogram,
             metrics={} if metrics is None else metrics,
         )
 
     @property
+    def classes(self) -> np.ndarray:
+        """What a class-balanced choice goes by: ``class_histogram`` [N,K] if there is one, otherwise ``teacher_class`` [N]."""
+        return self.teacher_class if self.class_histogram is None else self.class_histogram
+
+    def class_counts(self, num_classes: int) -> np.ndarray:
+        """int64 [K], how many positions of all images together the teacher gives to each class."""
+        if self.class_histogram is None:
+            return np.bincount(self.teacher_class, minlength=num_classes)
+        return self.class_histogram.sum(axis=0, dtype=np.int64)
+
+    @property
     def num_bytes(self) -> int:
-        return int(self.images.nbytes + self.targets.nbytes + self.teacher_class.nbytes + self.teacher_confidence.nbytes)
+        """Bytes of the images and of what is stored with each, without ``priorities``."""
+        histogram = 0 if self.class_histogram is None else self.class_histogram.nbytes
+        arrays = (self.images, self.targets, self.teacher_class, self.teacher_confidence)
+        return int(sum(array.nbytes for array in arrays) + histogram)
+
+
+_COLUMNS = ("images", "targets", "teacher_class", "teacher_confidence", "priorities", "class_histogram")
+"""Fields of a batch that hold a row for each image."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +160,9 @@ class BufferSummary:
     """What flows back to synthesis: how full the buffer is and which classes it holds.
 
     Attributes:
-        size: items in the synthetic table.
-        class_counts: int64 [K], items per teacher class in the synthetic table.
+        size: items (images) in the synthetic table.
+        class_counts: int64 [K], positions of each teacher class in the synthetic table. With one position an image, as in
+            classification, these are items.
         num_batches: batches inserted so far in the whole run (the synthesizers' common clock).
     """
 
@@ -127,15 +178,13 @@ class Sample:
     Attributes:
         keys: int64 [S,B].
         slots: int32 [S,B], where each item lies in a mirror of the buffer.
-        importance_weights: float32 [S,B], (N P)^-beta divided by its maximum over each batch.
-        probabilities: float32 [S,B], the P(i) with which each item was drawn.
+        importance_weights: float32 [S,B], (N P)^-beta; see ``ReplayBuffer.sample``.
         ages: int32 [S,B], batches inserted since the item was.
     """
 
     keys: np.ndarray
     slots: np.ndarray
     importance_weights: np.ndarray
-    probabilities: np.ndarray
     ages: np.ndarray
 
 

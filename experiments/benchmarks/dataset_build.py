@@ -33,8 +33,8 @@ import pyarrow.parquet as pq
 import torch
 from rig import object_store, private_bytes
 
-from raydfkd.data.config import ParquetConfig
 from raydfkd.data.datasets import load_unlabelled
+from raydfkd.data.kinds.parquet import ParquetConfig
 from raydfkd.pipeline.dataset.build import DatasetBuild
 from raydfkd.pipeline.dataset.config import DatasetBuildConfig
 from raydfkd.pipeline.dataset.folder import BuildFolder

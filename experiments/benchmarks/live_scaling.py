@@ -1,4 +1,4 @@
-"""Generators scaled 1 -> 4 -> 1 in a live run: what it does to the student's pace, and to the images that are made.
+"""Generators scaled 1 -> 4 -> 1 in a live run: what it does to the student's pace, and to the images synthesized.
 
     python experiments/benchmarks/live_scaling.py [--quick] [--sleep-s 2] [--keep DIR]
 

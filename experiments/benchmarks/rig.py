@@ -17,7 +17,7 @@ import ray
 
 from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
 from raydfkd.pipeline.run.exchange import NotYet
-from raydfkd.runtime.coordinator_actor import LogActor
+from raydfkd.runtime.coordinator_actor import CoordinatorActor
 from raydfkd.runtime.ray_session import session
 from raydfkd.runtime.replay.replay_actor import ReplayActor
 from raydfkd.runtime.run_context import RunContext
@@ -156,7 +156,7 @@ def rig(config: ExperimentConfig) -> Iterator[Rig]:
     """A local Ray with the actors of a run, the noise generator in the place of its generators."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, session(config):
         context = RunContext(config, Path(folder))
-        log = LogActor.options(name=context.name_of("log")).remote(context)
+        log = CoordinatorActor.options(name=context.name_of("coordinator")).remote(context)
         replay = ReplayActor.remote(context)
         weight_store = WeightStoreActor.remote(context)
         generator = NoiseGenerator.remote(config.synthesis_batch_size, replay)

@@ -31,7 +31,7 @@ from rig import Rig, experiment, noise_batch, rig, wait_until
 
 from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.pipeline.run.exchange import NotYet, Ticket
-from raydfkd.runtime.coordinator_actor import LogActor
+from raydfkd.runtime.coordinator_actor import CoordinatorActor
 from raydfkd.runtime.generators.generator_loop import GeneratorLoop
 from raydfkd.runtime.ray_session import session
 from raydfkd.runtime.replay.replay_actor import ReplayActor
@@ -83,8 +83,8 @@ class SleepingGenerator:
     def stream(self, stream: str) -> Iterator[SyntheticBatch]:
         yield from self._loop.batches(stream)
 
-    def made(self) -> int:
-        """Batches."""
+    def num_batches(self) -> int:
+        """Batches synthesized."""
         return self._loop.num_batches
 
     def drain(self) -> None:
@@ -126,7 +126,7 @@ def filling(config: ExperimentConfig, num_generators: int, seconds: float) -> It
     """A replay actor with generators attached that insert without end, and those generators."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         context = RunContext(config, Path(folder))
-        log = LogActor.options(name=context.name_of("log")).remote(context)
+        log = CoordinatorActor.options(name=context.name_of("coordinator")).remote(context)
         replay = ReplayActor.options(name=context.name_of("replay")).remote(context)
         arguments = (config.synthesis_batch_size, config.task.image_shape, seconds)
         generators = [SleepingGenerator.remote(context, f"g-{n}", *arguments) for n in range(num_generators)]
@@ -140,13 +140,13 @@ def filling(config: ExperimentConfig, num_generators: int, seconds: float) -> It
 
 
 def fill_rate(config: ExperimentConfig, num_generators: int, synthesis_s: float, seconds: float) -> dict[str, float]:
-    """Images a second that generators make and that are inserted, and what an inserted one costs the replay actor."""
+    """Images per second that generators synthesize and that are inserted, and what an inserted one costs the replay actor."""
     size = config.synthesis_batch_size
     with filling(config, num_generators, synthesis_s) as (replay, generators):
 
         def counts() -> tuple[float, int, int, float]:
-            made = sum(ray.get([generator.made.remote() for generator in generators]))
-            return time.perf_counter(), size * made, ray.get(replay.stats.remote())[1]["inserts"], cpu_seconds(pid)
+            batches = sum(ray.get([generator.num_batches.remote() for generator in generators]))
+            return time.perf_counter(), size * batches, ray.get(replay.stats.remote())[1]["inserts"], cpu_seconds(pid)
 
         pid = ray.get(replay.pid.remote())
         wait_until(
@@ -155,9 +155,9 @@ def fill_rate(config: ExperimentConfig, num_generators: int, synthesis_s: float,
         time.sleep(min(WARM_S, seconds))
         before = counts()
         time.sleep(seconds)
-        passed, made, inserted, cpu = (b - a for a, b in zip(before, counts(), strict=True))
+        passed, synthesized, inserted, cpu = (b - a for a, b in zip(before, counts(), strict=True))
     return {
-        "made_images_per_s": made / passed,
+        "synthesized_images_per_s": synthesized / passed,
         "inserted_images_per_s": inserted / passed,
         "inserted_mb_per_s": inserted / passed * np.prod(config.task.image_shape) / 1e6,
         "replay_cpu_us_per_image": 1e6 * cpu / max(1, inserted),

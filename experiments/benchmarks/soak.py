@@ -44,7 +44,7 @@ BATCH_SIZE = 64
 STEPS_PER_ROUND = 10
 START_TIMEOUT_S = 900.0
 KINDS = ("generator", "student", "replay")
-LONG_LIVED = ("driver", "log", "pool", "weights", "raylet", "gcs")
+LONG_LIVED = ("driver", "coordinator", "pool", "weights", "raylet", "gcs")
 ASK_TIMEOUT_S = 10.0
 
 DRIVER = """
@@ -193,7 +193,7 @@ class Soak:
         if kind == "replay":
             return self._ask("replay", "pid")
         if kind == "student":
-            return (self._ask("log", "student_pids") or [None])[0]
+            return (self._ask("coordinator", "student_pids") or [None])[0]
         pids = [pid for pid in (self._ask("pool", "pids") or {}).values() if pid]
         return self.rng.choice(pids) if pids else None
 

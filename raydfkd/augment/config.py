@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from raydfkd.settings import Settings
 
 MAX_MAGNITUDE = 30
 """RandAugment's strongest magnitude: that of each operation grows evenly from nothing at 0 to its own most at 30."""
@@ -50,10 +52,8 @@ LEVELS: dict[str, dict[str, Any]] = {
 """The levels of the surrogate-dataset study's Table 5 (methods.md 3.15), and what the other papers do: crop and flip alone."""
 
 
-class AugmentationConfig(BaseModel):
+class AugmentationConfig(Settings):
     """A level of augmentation, single parts of which may be changed. The teacher sees the changed image, too."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     level: Literal["none", "crop_flip", "standard", "high", "extreme"] = "crop_flip"
     """none; crop_flip; standard: and RandAugment(2, 14); high: RandAugment(4, 14), elastic deformation and inversion as well;
@@ -77,12 +77,12 @@ class AugmentationConfig(BaseModel):
     """Mix each image with another one of its batch, in shares lambda ~ U(0, 1): one lambda for the batch, or one an image."""
 
     @model_validator(mode="after")
-    def _refuse_ignored(self) -> AugmentationConfig:
+    def _refuse_idle_settings(self) -> AugmentationConfig:
         parts = self.resolve()
-        if parts.randaugment_ops == 0 and self.randaugment_magnitude is not None:
-            raise ValueError("randaugment_magnitude does nothing without operations: set randaugment_ops, or leave it out")
-        if parts.elastic_probability == 0 and (self.elastic_alpha is not None or self.elastic_sigma is not None):
-            raise ValueError("elastic_alpha and elastic_sigma do nothing where elastic_probability is 0: raise that one")
+        if parts.randaugment_ops == 0:
+            self.refuse_idle("randaugment_ops 0", "randaugment_magnitude", otherwise="set randaugment_ops")
+        if parts.elastic_probability == 0:
+            self.refuse_idle("elastic_probability 0", "elastic_alpha", "elastic_sigma", otherwise="set elastic_probability")
         return self
 
     def resolve(self, crop_padding: int | None = None, flip: bool | None = None) -> Augmentations:

@@ -1,7 +1,6 @@
-"""Live progress of a run: a table that redraws itself on a terminal, one plain line at a time anywhere else.
+"""Live progress of a run: a table that redraws itself on a terminal, plain lines elsewhere.
 
-Fed with the records of metrics.jsonl as they are written (``raydfkd.run_dir`` lists them); it reads nothing else, so the
-same class follows a run of this process and one watched from another shell.
+It is fed with the records of metrics.jsonl as they are written and reads nothing else.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """Shows how a run goes. Use as a context manager; ``update``, ``stage`` and ``finish`` may come from any thread.
+    """Shows the progress of a run. Use as a context manager; ``update``, ``stage`` and ``finish`` may come from any thread.
 
     Args:
         total_steps: student steps of the whole run, or None if not known (then no time left is shown).
         title: heads the live table, e.g. the experiment's name.
-        metric_name: ``accuracy`` or ``miou``, how the evaluation's figure is called.
-        period_s: least seconds between two plain progress lines; stages and events are always shown at once.
+        metric_name: of the evaluation, ``accuracy`` or ``miou``.
+        period_s: least seconds between two plain progress lines; stages and events are shown immediately.
         console: where to write; by default standard output.
         clock: seconds, monotonic.
     """
@@ -69,7 +68,7 @@ class Progress:
         self._close()
 
     def update(self, record: dict[str, Any]) -> None:
-        """Takes one metrics record; a kind that has nothing to show is ignored."""
+        """Takes one metrics record; kinds that are not shown are ignored."""
         with self._lock:
             known = self._state.take(record)
         if self._live is not None or not known:
@@ -85,7 +84,7 @@ class Progress:
             self._line(plain_line(self._state))
 
     def stage(self, name: str, detail: str = "") -> None:
-        """Says what the run is at now, e.g. ``stage("warm-up", "filling the buffer with 20 batches")``."""
+        """Shows the run's current stage, e.g. ``stage("warm-up", "filling the buffer with 20 batches")``."""
         with self._lock:
             self._state.stage, self._state.stage_detail = name, detail
         if self._live is None:
@@ -122,13 +121,13 @@ class Progress:
 
 
 def _student_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """A row for each of several students; of one the outcome's own rows tell."""
+    """A row for each of several students; a single student is in the outcome's own rows."""
     students, headers = student_rows(result), student_headers(result)
-    told = [
+    lines = [
         (f"student {name}", ", ".join([model, *(f"{h} {v}" for h, v in zip(headers[2:], values, strict=True) if v != MISSING)]))
         for name, model, *values in students
     ]
-    return told if len(told) > 1 else []
+    return lines if len(lines) > 1 else []
 
 
 def _two_columns(title: str, rows: list[tuple[str, str]]) -> RenderableType:

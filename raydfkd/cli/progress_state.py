@@ -1,25 +1,28 @@
-"""What is known of a running experiment from its metrics records, and that in words. No terminal in here."""
+"""The state of a running experiment according to its metrics records, and that state as text. Draws nothing itself."""
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from raydfkd.report.result_rows import format_duration, format_percent, format_rate
+import numpy as np
 
-_RATE_WINDOW_S = 120.0
-_MADE_WINDOW_S = 60.0
+from raydfkd.metrics import STUDENT_KINDS, find, waited_s, waits_of
+from raydfkd.report.result_rows import format_duration, format_percent, format_rate
+from raydfkd.run_records import Record, RunTotals, number, rates, student_of
+
+_PACE_WINDOW_S = 120.0
+_SYNTHESIS_WINDOW_S = 60.0
 _KINDS = ("preparation", "synthesis", "distillation", "replay", "throughput", "evaluation", "event")
-_STUDENT_KINDS = ("distillation", "throughput", "evaluation")
 _BAR_WIDTH = 24
+_LEAST_SHARE = 0.005
 
 
 @dataclass
 class ProgressState:
-    """The newest value of everything that is shown. ``take`` feeds it."""
+    """The newest value of everything that is shown; :meth:`take` updates it."""
 
     total_steps: int | None
     metric_name: str = "accuracy"
@@ -27,39 +30,39 @@ class ProgressState:
     stage_detail: str = ""
     step: int = 0
     time_s: float = 0.0
-    restarts: int = 0
     last_event: str = ""
-    newest: dict[str, dict[str, Any]] = field(default_factory=dict)
-    students: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    totals: RunTotals = field(default_factory=RunTotals)
+    newest: dict[str, Record] = field(default_factory=dict)
+    """The newest record of each kind."""
+    students: dict[str, dict[str, Record]] = field(default_factory=dict)
     """By student: its newest record of each kind."""
     wait_shares: dict[str, float] = field(default_factory=dict)
-    """By cause; of several students that of the one that waits most."""
+    """Share of the time waited, by cause such as ``student_wait_data``; of several students the largest."""
     _student_shares: dict[str, dict[str, float]] = field(default_factory=dict)
-    generators: set[str] = field(default_factory=set)
     _pace: deque[tuple[float, int]] = field(default_factory=deque)
-    _made: deque[dict[str, Any]] = field(default_factory=deque)
+    _batches: deque[Record] = field(default_factory=deque)
 
     def take(self, record: dict[str, Any]) -> bool:
-        """Takes one record; False if its kind is not known here."""
+        """Takes one record; returns False for kinds that are not shown."""
         kind = record.get("kind")
         if kind not in _KINDS:
             return False
-        self.time_s = max(self.time_s, float(record.get("time_s", 0.0)))
-        known = self.students.setdefault(self._student_of(record), {}) if kind in _STUDENT_KINDS else None
+        self.totals.take(record)
+        self.time_s = max(self.time_s, number(record.get("time_s")))
+        known = self.students.setdefault(student_of(record, self.students), {}) if kind in STUDENT_KINDS else None
         step = int(record.get("step", 0))
         if known is not None and len(self.students) > 1:
             others = [of_one for of_one in self.students.values() if of_one is not known]
             step = min(step, *(max((int(r.get("step", 0)) for r in of_one.values()), default=0) for of_one in others))
-        self._advance(step, float(record.get("time_s", 0.0)))
+        self._advance(step, number(record.get("time_s")))
         if kind == "throughput":
-            self._take_waits(record)
+            self._take_student_waits(record)
         if kind == "preparation":
             self.stage_detail = f"{record.get('generator_id')}, step {record.get('done'):,} of {record.get('total'):,}"
         if kind == "synthesis":
-            self._take_made(record)
+            self._take_batch(record)
         if kind == "event":
             self.last_event = str(record.get("message", ""))
-            self.restarts += bool(record.get("restart", re.search(r"\brestart", self.last_event, re.IGNORECASE)))
         self.newest[kind] = record
         if known is not None:
             known[kind] = record
@@ -75,23 +78,18 @@ class ProgressState:
         found = self.of_students(kind, key)
         return sum(found.values()) if found else None
 
-    def _student_of(self, record: dict[str, Any]) -> str:
-        return str(record.get("student", next(iter(self.students), "student")))
-
     def value(self, kind: str, key: str) -> float | None:
         """The newest ``key`` of ``kind`` as a number, None where there is none."""
         value = self.newest.get(kind, {}).get(key)
         return float(value) if isinstance(value, int | float) else None
 
     @property
-    def made_per_s(self) -> float | None:
-        """Images made a second as the throughput records say, or else counted over the last minute's synthesis records."""
-        told = self.value("throughput", "synthesized_per_s")
-        if told is not None or len(self._made) < 2:
-            return told
-        span_s = float(self._made[-1]["time_s"]) - float(self._made[0]["time_s"])
-        images = sum(float(record.get("num_images", 0)) for record in list(self._made)[1:])
-        return images / span_s if span_s > 0 else None
+    def synthesized_per_s(self) -> float | None:
+        """Images synthesized per second over the last minute; None before two batches."""
+        seconds = np.array([number(record.get("time_s")) for record in self._batches])
+        images = np.array([number(record.get("num_images")) for record in self._batches])
+        _, per_s = rates(seconds, images, num_spans=1)
+        return float(per_s[0]) if len(per_s) else None
 
     @property
     def steps_per_s(self) -> float | None:
@@ -115,76 +113,74 @@ class ProgressState:
             self._pace.clear()  # still before the first update: the pace counts from its start, without the warm-up
         self.step = max(step, self.step)
         self._pace.append((time_s, self.step))
-        while len(self._pace) > 2 and self._pace[0][0] < time_s - _RATE_WINDOW_S:
+        while len(self._pace) > 2 and self._pace[0][0] < time_s - _PACE_WINDOW_S:
             self._pace.popleft()
 
-    def _take_made(self, record: dict[str, Any]) -> None:
-        self.generators.add(str(record.get("generator_id")))
-        self._made.append(record)
-        while len(self._made) > 2 and float(self._made[0]["time_s"]) < float(record["time_s"]) - _MADE_WINDOW_S:
-            self._made.popleft()
-        waits = _waits_of(self._made)
-        spent_s = sum(float(r.get("seconds", 0.0)) for r in self._made) + sum(waits.values())
-        if waits and spent_s > 0:
-            self.wait_shares |= {cause: seconds / spent_s for cause, seconds in waits.items()}
+    def _take_batch(self, record: Record) -> None:
+        """The generators' waits are shares of the time that the last minute's batches took, including waits."""
+        self._batches.append(record)
+        oldest_s = number(record.get("time_s")) - _SYNTHESIS_WINDOW_S
+        while len(self._batches) > 2 and number(self._batches[0].get("time_s")) < oldest_s:
+            self._batches.popleft()
+        waited = _waited(self._batches)
+        total_s = sum(number(batch.get("seconds")) for batch in self._batches) + sum(waited.values())
+        if total_s > 0:
+            self.wait_shares |= {cause: seconds / total_s for cause, seconds in waited.items()}
 
-    def _take_waits(self, record: dict[str, Any]) -> None:
-        """Shares of the time since the last throughput record; the generators' waits are summed over all of them."""
-        student = self._student_of(record)
+    def _take_student_waits(self, record: Record) -> None:
+        """Shares of the time since the student's last throughput record."""
+        student = student_of(record, self.students)
         before = self.students.get(student, {}).get("throughput", {})
-        interval_s = float(record.get("time_s", 0.0)) - float(before.get("time_s", 0.0))
+        interval_s = number(record.get("time_s")) - number(before.get("time_s"))
         if interval_s <= 0:
             return
         shares = self._student_shares.setdefault(student, {})
-        for cause, seconds in _waits_of([record]).items():
-            workers = max(1, len(self.generators)) if cause.startswith("generator") else 1
-            shares[cause] = min(1.0, seconds / interval_s / workers)
+        for cause, seconds in _waited([record]).items():
+            shares[cause] = min(1.0, seconds / interval_s)
             self.wait_shares[cause] = max(each.get(cause, 0.0) for each in self._student_shares.values())
 
 
-def _waits_of(records: Iterable[dict[str, Any]]) -> dict[str, float]:
+def _waited(records: Iterable[Record]) -> dict[str, float]:
     """Seconds waited in all ``records`` by cause, such as ``student_wait_data``."""
     waits: dict[str, float] = {}
     for record in records:
-        for key, value in record.items():
-            if "_wait_" in key and key.endswith("_s") and isinstance(value, int | float):
-                cause = key.removesuffix("_s")
-                waits[cause] = waits.get(cause, 0.0) + value
+        for key, seconds in waited_s(record["kind"], record).items():
+            cause = key.removesuffix("_s")
+            waits[cause] = waits.get(cause, 0.0) + seconds
     return waits
 
 
 def plain_line(state: ProgressState) -> str:
-    """One compact line; only what is known so far stands in it."""
+    """One compact line of what is known so far."""
     stage = f"{state.stage} ({state.stage_detail})" if "preparation" in state.newest and state.step == 0 else state.stage
     parts = [f"[{format_duration(state.time_s)}]", stage, _steps(state)]
     if state.time_left_s is not None:
-        parts.append(f"left {format_duration(state.time_left_s)}")
-    made, eaten = state.made_per_s, state.total("throughput", "distilled_per_s")
-    if made is not None or eaten is not None:
-        parts.append(f"images/s made {format_rate(made)} eaten {format_rate(eaten)}")
+        parts.append(f"{format_duration(state.time_left_s)} left")
+    pace = _images_per_s(state)
+    if any(per_s is not None for per_s in pace.values()):
+        parts.append(" ".join(["images/s", *(f"{name} {format_rate(per_s)}" for name, per_s in pace.items())]))
     parts.append(_buffer(state))
     parts.append(_losses(state))
     if "evaluation" in state.newest:
         parts.append(f"{state.metric_name} {_evaluation(state)}")
     waits = _waits(state)
     parts.append(f"waits {waits}" if waits else "")
-    parts.append(f"restarts {state.restarts}" if state.restarts else "")
+    parts.append(f"restarts {state.totals.restarts}" if state.totals.restarts else "")
     return " | ".join(p for p in parts if p)
 
 
 def table_rows(state: ProgressState) -> list[tuple[str, str]]:
-    """(label, value) rows of the live table. The rows stay the same through a run, so that nothing jumps."""
-    made, eaten = state.made_per_s, state.total("throughput", "distilled_per_s")
+    """(label, value) rows of the live table. The labels do not change during a run, so that nothing jumps."""
     rows = [
         ("stage", f"{state.stage}: {state.stage_detail}" if state.stage_detail else state.stage),
         ("student", f"{_bar(state)}{_steps(state)}"),
-        ("time", f"{format_duration(state.time_s)} gone, {format_duration(state.time_left_s)} left"),
-        ("images/s", f"{format_rate(made)} made, {format_rate(eaten)} eaten"),
+        ("time", f"{format_duration(state.time_s)} elapsed, {format_duration(state.time_left_s)} left"),
+        ("images/s", ", ".join(f"{format_rate(per_s)} {name}" for name, per_s in _images_per_s(state).items())),
         ("buffer", _buffer(state).removeprefix("buffer ") or "empty"),
         ("losses", _losses(state) or "–"),
         (state.metric_name, _evaluation(state) or "–"),
         ("waits", _waits(state) or "none"),
-        ("restarts", str(state.restarts)),
+        ("restarts", str(state.totals.restarts)),
     ]
     if state.last_event:
         rows.append(("last event", state.last_event))
@@ -205,48 +201,57 @@ def _bar(state: ProgressState) -> str:
     return "━" * full + "╌" * (_BAR_WIDTH - full) + " "
 
 
+def _images_per_s(state: ProgressState) -> dict[str, float | None]:
+    """Images per second, synthesized and distilled."""
+    synthesized, distilled = find("synthesis", "num_images"), find("throughput", "distilled_per_s")
+    return {synthesized.name: state.synthesized_per_s, distilled.name: state.total(distilled.kind, distilled.key)}
+
+
 def _buffer(state: ProgressState) -> str:
-    size, capacity = state.value("replay", "size"), state.value("replay", "capacity")
+    size, capacity, fill = (state.value("replay", key) for key in ("size", "capacity", "fill"))
     if size is None:
         return ""
     text = f"buffer {size:,.0f}"
-    if capacity:
-        text += f"/{capacity:,.0f} ({format_percent(size / capacity, 0)})"
-    return text
+    if capacity is not None:
+        text += f"/{capacity:,.0f}"
+    return text if fill is None else f"{text} ({format_percent(fill, 0)})"
 
 
 def _losses(state: ProgressState) -> str:
-    synthesis = state.value("synthesis", "loss")
-    parts = [f"{_whose(state, name)}kd_loss {kd:.4g}" for name, kd in state.of_students("distillation", "kd_loss").items()]
-    parts.append(f"synthesis_loss {synthesis:.4g}" if synthesis is not None else "")
-    return " ".join(p for p in parts if p)
+    distillation, synthesis = find("distillation", "kd_loss"), find("synthesis", "loss")
+    values = {
+        f"{_prefix(state, student)}{distillation.name}": value
+        for student, value in state.of_students(distillation.kind, distillation.key).items()
+    }
+    value = state.value(synthesis.kind, synthesis.key)
+    if value is not None:
+        values[synthesis.name] = value
+    return " ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
-def _whose(state: ProgressState, student: str) -> str:
-    """A student's name before its figures, where there is more than one."""
+def _prefix(state: ProgressState, student: str) -> str:
+    """A student's name before its figures, where there is more than one student."""
     return f"{student} " if len(state.students) > 1 else ""
 
 
 def _evaluation(state: ProgressState) -> str:
-    last, ema = state.of_students("evaluation", "metric_last"), state.of_students("evaluation", "metric_ema")
-    told = []
-    for name in state.students:
-        parts = [
-            f"last {format_percent(last[name])}" if name in last else "",
-            f"EMA {format_percent(ema[name])}" if name in ema else "",
-        ]
-        if any(parts):
-            told.append(_whose(state, name) + " ".join(p for p in parts if p))
-    return ", ".join(told)
+    figures = [find("evaluation", key) for key in ("metric_last", "metric_ema")]
+    texts = []
+    for student in state.students:
+        values = [(metric.name, state.of_students(metric.kind, metric.key).get(student)) for metric in figures]
+        parts = [f"{name} {format_percent(value)}" for name, value in values if value is not None]
+        if parts:
+            texts.append(_prefix(state, student) + " ".join(parts))
+    return ", ".join(texts)
 
 
 def _waits(state: ProgressState) -> str:
-    """``student 1% (data 1%) generator 20% (limiter 15%, weights 5%)``; who does not wait is left out."""
-    told = []
-    for who in ("student", "generator"):
-        causes = {k.removeprefix(f"{who}_wait_"): v for k, v in state.wait_shares.items() if k.startswith(f"{who}_wait_")}
-        causes = {cause: share for cause, share in causes.items() if share >= 0.005}
+    """``student 1% (data 1%) generator 20% (limiter 15%, weights 5%)``; sides that do not wait are left out."""
+    texts = []
+    for side, kind in (("student", "throughput"), ("generator", "synthesis")):
+        causes = {metric.name: state.wait_shares.get(metric.key.removesuffix("_s"), 0.0) for metric in waits_of(kind)}
+        causes = {name: share for name, share in causes.items() if share >= _LEAST_SHARE}
         if causes:
-            listed = ", ".join(f"{cause} {format_percent(share, 0)}" for cause, share in causes.items())
-            told.append(f"{who} {format_percent(min(1.0, sum(causes.values())), 0)} ({listed})")
-    return " ".join(told)
+            listed = ", ".join(f"{name} {format_percent(share, 0)}" for name, share in causes.items())
+            texts.append(f"{side} {format_percent(min(1.0, sum(causes.values())), 0)} ({listed})")
+    return " ".join(texts)

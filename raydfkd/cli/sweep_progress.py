@@ -1,4 +1,4 @@
-"""Live progress of a sweep: a table of its trials on a terminal, one plain line an event anywhere else."""
+"""Live progress of a sweep: a table of its trials on a terminal, one plain line per event elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_ROWS = 20
 
 @dataclass
 class TrialState:
-    """What is known of a trial."""
+    """The state of a trial."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     state: str = "waiting"
@@ -33,7 +33,7 @@ class TrialState:
 
 
 class SweepProgress:
-    """Shows how a sweep goes. A context manager, and a ``SweepWatcher``.
+    """Shows the progress of a sweep. A context manager, and a ``SweepWatcher``.
 
     Args:
         title: heads the live table.
@@ -70,12 +70,12 @@ class SweepProgress:
         self.close()
 
     def stage(self, name: str, detail: str = "") -> None:
-        """Says what the sweep is at now."""
+        """Shows the sweep's current stage."""
         self._stage = f"{name} {detail}".strip()
         self._line(self._stage)
 
     def begin(self, num_trials: int, concurrent: int) -> None:
-        """The trials begin, so many in all and at most so many at once."""
+        """The trials start: how many in all, and at most how many at once."""
         self._num_trials = num_trials
         self.stage(f"{num_trials} trial{'s' if num_trials != 1 else ''}, {concurrent} at once")
 
@@ -113,7 +113,7 @@ class SweepProgress:
 
         with self._lock:
             rows = sorted(self._trials.items(), key=lambda item: (item[1].state != "running", -(item[1].step)))
-            caption = f"{self._stage}; {self._counts()}; {format_duration(self._clock() - self._began)} gone"
+            caption = f"{self._stage}; {self._counts()}; {format_duration(self._clock() - self._began)} elapsed"
         look: dict[str, Any] = {"title_justify": "left", "caption_justify": "left", "box": box.ROUNDED}
         table = Table(title=Text(self._title), caption=Text(caption), **look)
         for header in ("trial", "state", "steps", "objective", "settings"):
@@ -135,7 +135,7 @@ def _news(trial: TrialState, values: dict[str, Any]) -> str:
 
 
 def outcome_lines(result: dict[str, Any]) -> list[str]:
-    """The table of trials, best first, what they were measured on, and the best one."""
+    """The table of trials, best first, then what they were measured on and which is best."""
     sign = 1 if result["objective"]["mode"] == "min" else -1
     trials = sorted(
         result["trials"],
@@ -149,6 +149,6 @@ def outcome_lines(result: dict[str, Any]) -> list[str]:
     lines = render(("trial", "state", "objective", "steps", "time", "settings"), rows).splitlines()
     lines += ["", f"objective: {result['objective']['label']}, on {result['measured_on']}"]
     if result["best"] is None:
-        return [*lines, "best: none, no trial was measured"]
+        return [*lines, "best trial: none, no trial was measured"]
     figure, settings = figure_text(result["best_objective"]), settings_text(result["best_settings"])
     return [*lines, f"best trial: {result['best']}, {figure} with {settings}"]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raydfkd.data.config import DigitsConfig, ImageFolderConfig, ParquetConfig, TorchvisionConfig
+from raydfkd.data.dataset_kind import Chunk, DatasetConfig, Source
 from raydfkd.data.decoding import Decoder
-from raydfkd.data.sources import Chunk, Source, open_source
+from raydfkd.data.kinds import open_source
 from raydfkd.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -45,15 +45,11 @@ class ImageDataset:
         return len(self.classes)
 
 
-def load_dataset(
-    config: DigitsConfig | ParquetConfig | ImageFolderConfig | TorchvisionConfig,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-) -> ImageDataset:
+def load_dataset(config: DatasetConfig, image_shape: tuple[int, int, int], num_classes: int) -> ImageDataset:
     """Reads and decodes a data set whole.
 
     Args:
-        config: which one; relative paths are relative to the working directory (see ``config.resolve``).
+        config: which one; relative paths are relative to the working directory.
         image_shape: the task's (C, H, W); images of another size are scaled and cut to it.
         num_classes: the task's K.
 
@@ -66,19 +62,14 @@ def load_dataset(
     return _decode(config, source, image_shape, classes)
 
 
-def load_unlabelled(
-    config: DigitsConfig | ParquetConfig | ImageFolderConfig | TorchvisionConfig, image_shape: tuple[int, int, int]
-) -> ImageDataset:
+def load_unlabelled(config: DatasetConfig, image_shape: tuple[int, int, int]) -> ImageDataset:
     """As :func:`load_dataset`, reading no labels: they are all -1, and there are no class names."""
     _require_channels(image_shape)
     return _decode(config, open_source(config, labelled=False), image_shape, None)
 
 
 def _decode(
-    config: DigitsConfig | ParquetConfig | ImageFolderConfig | TorchvisionConfig,
-    source: Source,
-    image_shape: tuple[int, int, int],
-    classes: tuple[str, ...] | None,
+    config: DatasetConfig, source: Source, image_shape: tuple[int, int, int], classes: tuple[str, ...] | None
 ) -> ImageDataset:
     if source.total == 0:
         raise DataError(f"data set {source.description} is empty: it holds no image")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raydfkd.augment.config import AugmentationConfig, Augmentations
-from raydfkd.distillation.objectives.config import KLObjectiveConfig, ObjectiveConfig
+from raydfkd.distillation.objectives import DEFAULT_KIND, OBJECTIVES, AnyObjective
 from raydfkd.resources import ResourcesConfig
+from raydfkd.settings import InputPath, Settings
 
 
-class OptimizerConfig(BaseModel):
+class OptimizerConfig(Settings):
     """SGD with momentum and its learning-rate schedule over all student steps."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     lr: float = Field(0.2, gt=0)
     """Peak learning rate."""
@@ -43,27 +41,23 @@ class OptimizerConfig(BaseModel):
             raise ValueError("nesterov needs momentum above 0")
         if self.schedule == "one_cycle" and self.warmup_steps == 0:
             raise ValueError("one_cycle needs warmup_steps above 0; schedule cosine starts at the peak")
-        # Not by model_fields_set: a saved experiment holds every field, and must run again.
-        fields = OptimizerConfig.model_fields
-        if self.schedule in ("constant", "multi_step") and self.final_lr != fields["final_lr"].default:
-            raise ValueError(f"schedule {self.schedule} has no final_lr: leave it out or choose cosine")
-        if self.schedule != "multi_step" and self.milestones != fields["milestones"].default:
-            raise ValueError(f"schedule {self.schedule} has no milestones: leave them out or choose multi_step")
+        if self.schedule in ("constant", "multi_step"):
+            self.refuse_idle(f"schedule {self.schedule}", "final_lr")
+        if self.schedule != "multi_step":
+            self.refuse_idle(f"schedule {self.schedule}", "milestones")
         if list(self.milestones) != sorted(self.milestones) or any(not 0 < share < 1 for share in self.milestones):
             raise ValueError(f"milestones {list(self.milestones)} must be shares of all steps, rising, between 0 and 1")
         return self
 
 
-class StudentConfig(BaseModel):
+class StudentConfig(Settings):
     """One student: its network, how it starts, how it learns, and where it runs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
     """Network: a catalog name, torchvision:NAME, timm:NAME or package.module:callable."""
-    checkpoint: Path | None = None
+    checkpoint: InputPath | None = None
     """Weights to start from (pre-trained or your own); None: random."""
-    objective: ObjectiveConfig = KLObjectiveConfig()
+    objective: AnyObjective = OBJECTIVES.get(DEFAULT_KIND).config(kind=DEFAULT_KIND)
     """What is minimised; without a kind, kl."""
     feature_layers: tuple[str, ...] | None = None
     """Dotted names of the layers whose outputs are the stage maps, the stem's first and the pooled one last, for objectives
@@ -87,7 +81,12 @@ class StudentConfig(BaseModel):
     compile: bool = False
     """torch.compile the student's and the teacher's forward pass (slow start, faster steps)."""
     num_workers: int = Field(1, ge=1)
-    """Ray Train workers (DDP); the global batch stays batch_size."""
+    """Ray Train workers (DDP), each with its part of the batch; batch_size stays that of all parts together. The result
+    depends on their number where an image's loss depends on the other images that a worker sees: with BatchNorm (see
+    sync_batch_norm), and with objectives that compare the images of a batch with one another, here those of one part."""
+    sync_batch_norm: bool = False
+    """Several workers on GPUs: BatchNorm normalises by the whole batch. Otherwise each worker normalises by its own part, so
+    that the result depends on num_workers, and the running statistics that are saved are the first worker's."""
     min_workers: int | None = Field(None, ge=1)
     """ray, decoupled: fewest workers to train with. The group takes in as many as have a node, up to num_workers; when nodes
     come or go it starts again from the last checkpoint with as many as there are then. null: always num_workers."""
@@ -99,7 +98,7 @@ class StudentConfig(BaseModel):
     @field_validator("objective", mode="before")
     @classmethod
     def _default_kind(cls, value: Any) -> Any:
-        return {"kind": "kl", **value} if isinstance(value, dict) else value
+        return {"kind": DEFAULT_KIND, **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _workers(self) -> StudentConfig:
@@ -118,10 +117,20 @@ class StudentConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _synchronized(self) -> StudentConfig:
+        if self.num_workers == 1:
+            self.refuse_idle("num_workers 1", "sync_batch_norm")
+        if self.sync_batch_norm and self.resources.num_gpus == 0:
+            raise ValueError(
+                "sync_batch_norm needs workers with GPUs, since PyTorch has none for CPUs: set resources.num_gpus to 1, or "
+                "leave sync_batch_norm out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _elastic(self) -> StudentConfig:
         if not self.elastic:
-            if self.resize_period_s != StudentConfig.model_fields["resize_period_s"].default:
-                raise ValueError("resize_period_s does nothing without min_workers: give both or neither")
+            self.refuse_idle("a student without min_workers", "resize_period_s")
             return self
         if not self.resources.custom or any(
             amount % 1 for amount in (self.resources.num_gpus, *self.resources.custom.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,16 @@ from torch import Tensor, nn
 
 from raydfkd.augment import BatchAugmentation
 from raydfkd.distillation.config import StudentConfig
+from raydfkd.distillation.data_parallel import synchronize_batch_norm, without_reduction
 from raydfkd.distillation.learner import build_learner
 from raydfkd.distillation.schedule import learning_rate
-from raydfkd.losses.distillation import agreement, ema_decay, ema_update, importance_weighted_mean
+from raydfkd.losses.distillation import agreement, importance_weighted_mean
 from raydfkd.models.features import join_outputs
+from raydfkd.models.moving_average import update_average
 from raydfkd.models.precision import autocast
+from raydfkd.models.random_streams import RandomStreams
 from raydfkd.models.teachers.teacher import FrozenTeacher
+from raydfkd.models.weight_vector import float_state
 
 CPU_TEACHER_CHUNK = 64
 """On a CPU the teacher sees this many images at a time: their activations stay in the caches (WRN-16-2, 2 cores: 136 ms for
@@ -76,9 +81,11 @@ class Distiller:
         self.student = student.to(device).to(memory_format=torch.channels_last).train()
         self.student_ema = copy.deepcopy(self.student).eval().requires_grad_(False)
         self.rng = torch.Generator()
+        self._layers_draws = RandomStreams(device)
         self._augment = BatchAugmentation(config.augmentations)
         learner, self._forward_teacher = build_learner(config, self.teacher, self.student)
-        self.objective = learner.objective.to(device)
+        self.objective = learner.objective
+        self.objective.trained.to(device)
         self._trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
         settings = config.optimizer
         self.optimizer = torch.optim.SGD(
@@ -88,6 +95,9 @@ class Distiller:
             weight_decay=settings.weight_decay,
             nesterov=settings.nesterov,
         )
+        if config.sync_batch_norm:
+            for network in (self.student, self.objective.trained):
+                synchronize_batch_norm(network)
         if config.compile:
             learner.student.compile()
             self._forward_teacher.compile()
@@ -98,8 +108,12 @@ class Distiller:
         self._forward = wrap(self._forward)
 
     def reseed(self, seed: int) -> None:
-        """Restarts the augmentation's random generator; done each round, so that no worker's need be saved."""
+        """Restarts all random numbers of a step: the augmentation's, and those that layers draw, as dropout does.
+
+        Done each round, so that no worker's generators need be saved.
+        """
         self.rng.manual_seed(seed)
+        self._layers_draws.restart(seed + 1)  # not the numbers of the augmentation
 
     def step(self, images_BCHW: Tensor, importance_weights_B: Tensor) -> StepOutput:
         """One update.
@@ -113,16 +127,19 @@ class Distiller:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         parts = self.config.accumulation_steps
-        outputs = [
-            self._backward(images, weights, 1 / parts)
-            for images, weights in zip(images_BCHW.chunk(parts), importance_weights_B.chunk(parts), strict=True)
-        ]
+        outputs = []
+        with self._layers_draws.in_use():
+            for number, (images, weights) in enumerate(
+                zip(images_BCHW.chunk(parts), importance_weights_B.chunk(parts), strict=True), 1
+            ):
+                with nullcontext() if number == parts else without_reduction(self._forward):
+                    outputs.append(self._backward(images, weights, 1 / parts))
         losses, priorities, agreed = (list(column) for column in zip(*outputs, strict=True))
         limit = self.config.optimizer.max_grad_norm
         grad_norm = torch.nn.utils.clip_grad_norm_(self._trained, float("inf") if limit is None else limit)
         self.optimizer.step()
         self.num_steps += 1
-        self._update_ema()
+        update_average(float_state(self.student_ema), float_state(self.student), self.config.ema_decay, self.num_steps)
         return StepOutput(
             loss=torch.stack(losses).mean(),
             priorities_B=torch.cat(priorities),
@@ -142,15 +159,11 @@ class Distiller:
         (loss * part).backward()
         return loss.detach(), priorities, agreement(student_logits, teacher.logits)
 
-    def _update_ema(self) -> None:
-        decay = ema_decay(self.config.ema_decay, self.num_steps)
-        ema_update(_float_state(self.student_ema), _float_state(self.student), decay)
-
     def state_dict(self) -> dict[str, Any]:
         return {
             "student": self.student.state_dict(),
             "student_ema": self.student_ema.state_dict(),
-            "objective": self.objective.state_dict(),
+            "objective": self.objective.trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "num_steps": self.num_steps,
         }
@@ -158,11 +171,6 @@ class Distiller:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.student.load_state_dict(state["student"])
         self.student_ema.load_state_dict(state["student_ema"])
-        self.objective.load_state_dict(state["objective"])
+        self.objective.trained.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.num_steps = state["num_steps"]
-
-
-def _float_state(module: nn.Module) -> list[Tensor]:
-    """Parameters and floating buffers (BatchNorm statistics), in order."""
-    return [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]

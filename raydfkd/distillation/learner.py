@@ -1,4 +1,4 @@
-"""What is trained: a student with its objective, and how both networks are read for it."""
+"""What is trained: a student with its objective's layers, and how both networks are read for the objective."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from raydfkd.distillation.config import StudentConfig
 from raydfkd.distillation.objectives import OBJECTIVES, build_objective
 from raydfkd.distillation.objectives.base import Objective
 from raydfkd.models.features import FeatureReader, NetworkOutput
-from raydfkd.models.shared_classifier import SharedClassifierStudent
 from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 
 
@@ -19,6 +18,7 @@ class Learner(nn.Module):
         super().__init__()
         self.student = student
         self.objective = objective
+        self.trained = objective.trained
 
     def forward(self, view: Tensor, teacher: NetworkOutput, progress: float) -> tuple[Tensor, Tensor]:
         """Of normalised images [B,C,H,W]: the objective's loss of each [B], and the student's logits [B,K]."""
@@ -30,19 +30,19 @@ def build_learner(config: StudentConfig, teacher: FrozenTeacher, student: nn.Mod
     """The learner, and the teacher as it must be read for it. What the objective trains is drawn from torch's global generator.
 
     Raises:
-        TeacherError, ConfigError: a network has not what the objective needs.
+        TeacherError, ConfigError: a network does not have what the objective needs.
     """
-    objective_class = OBJECTIVES.get(config.objective.kind).load()
-    shared = isinstance(student, SharedClassifierStudent)  # its layers' names are no longer those that the user knows
+    entry = OBJECTIVES.get(config.objective.kind)
+    remade = entry.student is not None  # its layers have other names than those in the settings
     reader = FeatureReader(
         student,
-        objective_class.needs,
+        entry.objective.needs,
         teacher.num_classes,
         teacher.image_shape,
-        layers=None if shared else config.feature_layers,
-        head=None if shared else config.classifier_head,
+        layers=None if remade else config.feature_layers,
+        head=None if remade else config.classifier_head,
     )
-    teacher_reader = teacher.feature_reader(objective_class.teacher_needs)
+    teacher_reader = teacher.feature_reader(entry.objective.teacher_needs)
     batch_size = config.batch_size // (config.num_workers * config.accumulation_steps)
     objective = build_objective(config.objective, reader.shapes(), teacher_reader.shapes(), teacher.num_classes, batch_size)
     return Learner(reader, objective), teacher_reader

@@ -1,6 +1,6 @@
-"""What a network is worth on real data: accuracy, mean IoU, agreement with the teacher. Always says which split it read."""
+"""What a network is worth on real data: accuracy, agreement with the teacher. Always says which split it read."""
 
 from raydfkd.evaluation.classification import Evaluation, Evaluator, evaluate
-from raydfkd.evaluation.scores import agreement, class_entropy, confusion_matrix, mean_iou
+from raydfkd.evaluation.scores import agreement, class_entropy
 
-__all__ = ["Evaluation", "Evaluator", "agreement", "class_entropy", "confusion_matrix", "evaluate", "mean_iou"]
+__all__ = ["Evaluation", "Evaluator", "agreement", "class_entropy", "evaluate"]

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
 from raydfkd.errors import DataError
 from raydfkd.evaluation.scores import agreement
+from raydfkd.models.precision import evaluating
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from raydfkd.data import ImageDataset
+    from raydfkd.data.datasets import ImageDataset
 
 logger = logging.getLogger(__name__)
 
@@ -50,20 +47,6 @@ class Evaluation:
     metric_name: str = "accuracy"
 
 
-@contextmanager
-def _inference(model: Classifier) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards the network is in the mode in which it was."""
-    was_training = isinstance(model, nn.Module) and model.training
-    if isinstance(model, nn.Module):
-        model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        if was_training and isinstance(model, nn.Module):
-            model.train()
-
-
 def _predict(
     model: Classifier,
     images: torch.Tensor,
@@ -73,7 +56,8 @@ def _predict(
     autocast_dtype: torch.dtype | None,
 ) -> np.ndarray:
     parts = []
-    with _inference(model), torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+    precision = torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None)
+    with torch.no_grad(), evaluating(model), precision:
         for batch in images.split(batch_size):
             logits = model(batch.to(device, non_blocking=True).float().div_(255.0))
             if logits.ndim != 2 or logits.shape[1] != num_classes:

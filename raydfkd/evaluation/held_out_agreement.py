@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raydfkd.models.precision import autocast
+from raydfkd.models.precision import autocast, evaluating
 from raydfkd.models.teachers.teacher import FrozenTeacher, pixels_of
 
 
@@ -39,16 +39,12 @@ class HeldOutEvaluator:
         """Share of images on which both choose the same class, and the mean KL(teacher || student) in nats at temperature 1.
 
         Args:
-            student: takes normalised images; it is evaluated in evaluation mode and left in the mode in which it was.
+            student: takes normalised images; it is in evaluation mode meanwhile (see ``models.precision.evaluating``).
         """
         if self._targets is None:
             self._targets = self._log_probabilities(self._teacher)
-        was_training = student.training
-        student.eval()
-        try:
+        with evaluating(student):
             answers = self._log_probabilities(nn.Sequential(self._teacher.normalization, student))
-        finally:
-            student.train(was_training)
         same = (answers.argmax(1) == self._targets.argmax(1)).float().mean()
         return float(same), float(F.kl_div(answers, self._targets, reduction="batchmean", log_target=True))
 

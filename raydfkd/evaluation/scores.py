@@ -31,23 +31,3 @@ def class_entropy(counts: np.ndarray) -> float:
     if counts.ndim != 1 or len(counts) < 2 or counts.min() < 0:
         raise ValueError(f"class counts must be a vector of at least 2 non-negative numbers, got shape {counts.shape}")
     return relative_entropy(counts)
-
-
-def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
-    """int64 [K,K], rows the true class, columns the predicted one; pairs outside [0,K) on either side are left out."""
-    labels, predictions = np.ravel(labels).astype(np.int64), np.ravel(predictions).astype(np.int64)
-    inside = (labels >= 0) & (labels < num_classes) & (predictions >= 0) & (predictions < num_classes)
-    flat = np.bincount(labels[inside] * num_classes + predictions[inside], minlength=num_classes**2)
-    return flat.reshape(num_classes, num_classes)
-
-
-def mean_iou(confusion: np.ndarray) -> float:
-    """Mean over classes of TP / (TP + FP + FN); classes that occur in neither truth nor prediction do not count.
-
-    Args:
-        confusion: [K,K], rows the true class.
-    """
-    true_positives = np.diag(confusion).astype(np.float64)
-    union = confusion.sum(axis=0) + confusion.sum(axis=1) - true_positives
-    present = union > 0
-    return float(np.mean(true_positives[present] / union[present])) if present.any() else 0.0

@@ -164,11 +164,6 @@ def _bisected(logits: Logits, before: Tensor, after: Tensor, classes: Tensor) ->
     return (before + after) / 2
 
 
-def feature_diversity(features_ND: Tensor) -> float | None:
-    """Mean cosine distance over all pairs of rows, in [0,2]: 1 - (|sum of unit rows|^2 - N) / (N (N - 1)). None of one."""
-    return _mean_cosine_distance(float(_unit(features_ND).sum(0).square().sum()), len(features_ND))
-
-
 def distinct_rows(images: np.ndarray) -> np.ndarray:
     """int64, the images that are not byte for byte like one before them."""
     rows = np.ascontiguousarray(images).reshape(len(images), -1)

@@ -1,29 +1,38 @@
-"""Losses that train a student on a teacher's outputs. B batch, K classes."""
+"""Losses that train a student on a teacher's outputs. B batch, K classes.
+
+Logits may have positions behind the classes, as in [B,K,H,W]: see ``raydfkd.losses.positions``.
+"""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from raydfkd.losses.positions import mean_over_positions
+
 
 def kd_loss_per_sample(student_logits_BK: Tensor, teacher_logits_BK: Tensor, temperature: float) -> Tensor:
-    """Temperature-scaled divergence of the student from the teacher, one value a sample.
+    """Temperature-scaled divergence of the student from the teacher, one value a sample: the mean over its positions.
 
     T^2 * sum_k p_T[k] (log p_T[k] - log p_S[k]) with p = softmax(logits / T) (Hinton et al. 2015, arXiv 1503.02531;
     the KL(T||S) of FastDFKD and SSD-KD). The factor T^2 is always there, so that the gradient's scale does not depend on T.
 
     Args:
-        student_logits_BK, teacher_logits_BK: [B,K]; computed in float32 whatever the input type.
+        student_logits_BK, teacher_logits_BK: [B,K] or [B,K,...]; computed in float32 whatever the input type.
         temperature: T > 0.
 
     Returns:
         float32 [B], differentiable in both arguments.
     """
+    return mean_over_positions(kd_loss_per_position(student_logits_BK, teacher_logits_BK, temperature))
+
+
+def kd_loss_per_position(student_logits_BK: Tensor, teacher_logits_BK: Tensor, temperature: float) -> Tensor:
+    """As :func:`kd_loss_per_sample`, before the mean over positions: float32 [B] or [B,...]."""
     student_log_BK = F.log_softmax(student_logits_BK.float() / temperature, dim=1)
     teacher_log_BK = F.log_softmax(teacher_logits_BK.float() / temperature, dim=1)
-    divergence_B = (teacher_log_BK.exp() * (teacher_log_BK - student_log_BK)).sum(dim=1)
-    return divergence_B * temperature**2
+    divergence = (teacher_log_BK.exp() * (teacher_log_BK - student_log_BK)).sum(dim=1)
+    return divergence * temperature**2
 
 
 def importance_weighted_mean(losses_B: Tensor, importance_weights_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,16 +46,5 @@ def importance_weighted_mean(losses_B: Tensor, importance_weights_B: Tensor) -> 
 
 
 def agreement(student_logits_BK: Tensor, teacher_logits_BK: Tensor) -> Tensor:
-    """Share of samples on which both choose the same class, a scalar in [0,1]."""
+    """Share of samples, or of all their positions, on which both choose the same class: a scalar in [0,1]."""
     return (student_logits_BK.argmax(1) == teacher_logits_BK.argmax(1)).float().mean()
-
-
-def ema_decay(limit: float, num_updates: int) -> float:
-    """(1+n) / (10+n) up to ``limit``: a decay that grows with the updates, so that an average's start does not weigh on it."""
-    return min(limit, (1 + num_updates) / (10 + num_updates))
-
-
-def ema_update(average: list[Tensor], current: list[Tensor], decay: float) -> None:
-    """In place: average <- decay * average + (1 - decay) * current, tensor by tensor."""
-    with torch.no_grad():
-        torch._foreach_lerp_(average, current, 1.0 - decay)

@@ -1,4 +1,8 @@
-"""Losses that train a generator to invert a teacher. B batch, K classes, L normalisation layers of widths C_l."""
+"""Losses that train a generator to invert a teacher. B batch, K classes, L normalisation layers of widths C_l.
+
+Logits may be [B,K] or [B,K,...], with positions behind the classes, each of which has a target and a weight: a formula then
+holds at every position, and a sample's value is the mean over its positions.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from raydfkd.losses.distillation import kd_loss_per_sample
+from raydfkd.losses.distillation import kd_loss_per_position
+from raydfkd.losses.positions import mean_over_positions
 
 Statistics = Sequence[tuple[Tensor, Tensor]]
 """(mean [C_l], variance [C_l]) of each layer."""
@@ -39,26 +44,31 @@ def smoothed_statistics(batch: Statistics, average: Statistics, momentum: float)
     ]
 
 
-def one_hot_loss(teacher_logits_BK: Tensor, targets_B: Tensor, sample_weights_B: Tensor | None = None) -> Tensor:
-    """(1/B) sum_i phi_i * CE(t_i, y_i); phi is 1 without ``sample_weights_B`` (the task term of SSD-KD Eq. 2)."""
-    losses_B = F.cross_entropy(teacher_logits_BK.float(), targets_B, reduction="none")
-    return losses_B.mean() if sample_weights_B is None else (sample_weights_B * losses_B).mean()
+def one_hot_loss(teacher_logits_BK: Tensor, targets_B: Tensor, weights_B: Tensor | None = None) -> Tensor:
+    """(1/B) sum_i phi_i * CE(t_i, y_i); phi is 1 without ``weights_B`` (the task term of SSD-KD Eq. 2).
+
+    Args:
+        targets_B, weights_B: y and phi, [B] or, where the logits have positions, [B,...].
+    """
+    losses = F.cross_entropy(teacher_logits_BK.float(), targets_B, reduction="none")
+    return mean_over_positions(losses if weights_B is None else weights_B * losses).mean()
 
 
 def adversarial_loss(student_logits_BK: Tensor, teacher_logits_BK: Tensor) -> Tensor:
     """Rewards images on which the student differs from the teacher although both choose the same class.
 
     -(1/B) sum_i 1[argmax s_i = argmax t_i] KL_{T=1}(t_i || s_i), divided by B and not by the number of agreeing samples
-    (FastDFKD; the KD term that the generator maximises in SSD-KD Eq. 2).
+    (FastDFKD; the KD term that the generator maximises in SSD-KD Eq. 2). Where logits have positions, those agree or do not.
     """
-    agrees_B = (student_logits_BK.argmax(1) == teacher_logits_BK.argmax(1)).float()
-    return -(agrees_B * kd_loss_per_sample(student_logits_BK, teacher_logits_BK, temperature=1.0)).mean()
+    agrees = (student_logits_BK.argmax(1) == teacher_logits_BK.argmax(1)).float()
+    divergence = kd_loss_per_position(student_logits_BK, teacher_logits_BK, temperature=1.0)
+    return -mean_over_positions(agrees * divergence).mean()
 
 
 def modulating_weights(
     teacher_logits_BK: Tensor,
     class_counts_K: Tensor,
-    buffer_size: int,
+    num_counted: int,
     *,
     diversity: bool,
     difficulty: bool,
@@ -68,22 +78,28 @@ def modulating_weights(
     """SSD-KD Eq. 3: phi(x) = (1 - n_c(x) / N) * (1 - p_T(x))^gamma, each factor switchable.
 
     c(x) is the teacher's argmax, n_c the number of that class in the buffer of N, p_T(x) the probability at temperature 1 of
-    c(x) or, with ``targets_B`` [B], of the class the task loss aims at (the focal loss). The two differ where targets are drawn
+    c(x) or, with ``targets_B``, of the class the task loss aims at (the focal loss). The two differ where targets are drawn
     at random: an image that the teacher is sure of, but of another class, is easy by the first and hard by the second.
+    Where logits have positions, x is a position: n_c and N count positions, and each has a weight of its own.
     The paper labels both braces "difficulty"; the first is the diversity factor. Detached: phi is a priority, and a
     differentiated focal factor would let the generator lower its loss by mere confidence (the paper is silent).
     An empty buffer has no rare class, so its diversity factor is 1.
 
+    Args:
+        class_counts_K: n, of all images in the buffer or of all their positions.
+        num_counted: N, which n adds up to.
+        targets_B: [B] or [B,...], of the shape of the logits without their classes.
+
     Returns:
-        float32 [B], without gradient.
+        float32 of the same shape, without gradient.
     """
     probabilities_BK = teacher_logits_BK.detach().float().softmax(1)
-    confidence_B, class_B = probabilities_BK.max(1)
+    confidence, classes = probabilities_BK.max(1)
     if targets_B is not None:
-        confidence_B = probabilities_BK.gather(1, targets_B[:, None]).squeeze(1)
-    weights_B = torch.ones_like(confidence_B)
-    if diversity and buffer_size > 0:
-        weights_B = weights_B * (1 - class_counts_K.to(weights_B)[class_B] / buffer_size)
+        confidence = probabilities_BK.gather(1, targets_B[:, None]).squeeze(1)
+    weights = torch.ones_like(confidence)
+    if diversity and num_counted > 0:
+        weights = weights * (1 - class_counts_K.to(weights)[classes] / num_counted)
     if difficulty:
-        weights_B = weights_B * (1 - confidence_B) ** gamma
-    return weights_B
+        weights = weights * (1 - confidence) ** gamma
+    return weights

@@ -1,6 +1,9 @@
 """Distillation losses on logits beside plain KL, one value a sample. B batch, K classes, y the label, T the temperature.
 
 There are no labels in data-free distillation: y is the teacher's argmax everywhere (ours; the papers have true labels).
+
+Logits may be [B,K] or [B,K,...], with positions behind the classes, each with its own y. A formula then holds at every
+position, and a sample's value is the mean over its positions.
 """
 
 from __future__ import annotations
@@ -12,11 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raydfkd.losses.distillation import kd_loss_per_sample
+from raydfkd.losses.positions import mean_over_positions
 
 
 def hard_label_loss_per_sample(student_logits_BK: Tensor, teacher_logits_BK: Tensor) -> Tensor:
     """Cross-entropy of the student to y: -log p_S[y] (the CE term of all the methods here). Returns float32 [B]."""
-    return F.cross_entropy(student_logits_BK.float(), teacher_logits_BK.argmax(1), reduction="none")
+    return mean_over_positions(F.cross_entropy(student_logits_BK.float(), teacher_logits_BK.argmax(1), reduction="none"))
 
 
 def smoothed_label_kl_per_sample(student_logits_BK: Tensor, teacher_logits_BK: Tensor, smoothing: float) -> Tensor:
@@ -26,19 +30,18 @@ def smoothed_label_kl_per_sample(student_logits_BK: Tensor, teacher_logits_BK: T
     is the cross-entropy to y.
 
     Args:
-        student_logits_BK, teacher_logits_BK: [B,K].
         smoothing: s in [0,1).
 
     Returns:
         float32 [B].
     """
     num_classes = student_logits_BK.shape[1]
-    labels_B = teacher_logits_BK.argmax(1)
-    cross_B = F.cross_entropy(student_logits_BK.float(), labels_B, reduction="none", label_smoothing=smoothing)
+    labels = teacher_logits_BK.argmax(1)
+    cross = F.cross_entropy(student_logits_BK.float(), labels, reduction="none", label_smoothing=smoothing)
     rest = smoothing / num_classes
     label = 1 - smoothing + rest
     entropy = 0.0 if smoothing == 0 else -label * math.log(label) - (num_classes - 1) * rest * math.log(rest)
-    return cross_B - entropy
+    return mean_over_positions(cross) - entropy
 
 
 def decoupled_kd_per_sample(student_logits_BK: Tensor, teacher_logits_BK: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -48,7 +51,7 @@ def decoupled_kd_per_sample(student_logits_BK: Tensor, teacher_logits_BK: Tensor
     the distribution over the K-1 classes that are not y, renormalised. Plain KD is TCKD + (1 - p_T[y]) NCKD.
 
     Args:
-        student_logits_BK, teacher_logits_BK: [B,K] with K >= 2.
+        student_logits_BK, teacher_logits_BK: K >= 2.
 
     Returns:
         TCKD and NCKD, float32 [B] each. All in logarithms: finite for any finite logits, unlike the published code, which
@@ -73,19 +76,19 @@ def normalized_kd_per_sample(
     that are not y, renormalised, at temperature T. Cross-entropies and not divergences, so that the least value is not 0.
 
     Args:
-        student_logits_BK, teacher_logits_BK: [B,K] with K >= 2.
+        student_logits_BK, teacher_logits_BK: K >= 2.
         non_target_weight: gamma.
 
     Returns:
         float32 [B].
     """
     labels_B1 = teacher_logits_BK.argmax(1, keepdim=True)
-    student_log_B = student_logits_BK.float().log_softmax(1).gather(1, labels_B1).squeeze(1)
-    teacher_B = teacher_logits_BK.float().softmax(1).gather(1, labels_B1).squeeze(1)
+    student_log = student_logits_BK.float().log_softmax(1).gather(1, labels_B1).squeeze(1)
+    teacher = teacher_logits_BK.float().softmax(1).gather(1, labels_B1).squeeze(1)
     _, student_rest = _split_at_label(student_logits_BK, teacher_logits_BK)
     _, teacher_rest = _split_at_label(teacher_logits_BK, teacher_logits_BK)
-    rest_B = -((teacher_rest / temperature).softmax(1) * (student_rest / temperature).log_softmax(1)).sum(1)
-    return -teacher_B * student_log_B + non_target_weight * temperature**2 * rest_B
+    rest = -((teacher_rest / temperature).softmax(1) * (student_rest / temperature).log_softmax(1)).sum(1)
+    return mean_over_positions(-teacher * student_log + non_target_weight * temperature**2 * rest)
 
 
 def ofa_loss_per_sample(student_logits_BK: Tensor, teacher_logits_BK: Tensor, exponent: float, temperature: float) -> Tensor:
@@ -102,15 +105,15 @@ def ofa_loss_per_sample(student_logits_BK: Tensor, teacher_logits_BK: Tensor, ex
     """
     student_log_BK = (student_logits_BK.float() / temperature).log_softmax(1)
     teacher_BK = (teacher_logits_BK.float() / temperature).softmax(1)
-    one_hot_BK = F.one_hot(teacher_logits_BK.argmax(1), teacher_logits_BK.shape[1]).to(teacher_BK)
+    one_hot_BK = F.one_hot(teacher_logits_BK.argmax(1), teacher_logits_BK.shape[1]).movedim(-1, 1).to(teacher_BK)
     targets_BK = (teacher_BK + one_hot_BK) ** exponent - one_hot_BK
-    return -(targets_BK * student_log_BK).sum(1)
+    return mean_over_positions(-(targets_BK * student_log_BK).sum(1))
 
 
 def _split_at_label(logits_BK: Tensor, teacher_logits_BK: Tensor) -> tuple[Tensor, Tensor]:
-    """The logit of y [B] and the other K-1 logits [B,K-1] in their order, float32."""
+    """At each position the logit of y [B,...] and the other K-1 logits [B,K-1,...] in their order, float32."""
     labels_B1 = teacher_logits_BK.argmax(1, keepdim=True)
-    columns = torch.arange(logits_BK.shape[1] - 1, device=logits_BK.device).expand(len(logits_BK), -1)
+    others = torch.arange(logits_BK.shape[1] - 1, device=logits_BK.device).view(1, -1, *[1] * (logits_BK.ndim - 2))
     # Indices, and not a boolean mask, whose result has a shape that a compiler cannot know.
-    rest = logits_BK.float().gather(1, columns + (columns >= labels_B1))
+    rest = logits_BK.float().gather(1, others + (others >= labels_B1))
     return logits_BK.float().gather(1, labels_B1).squeeze(1), rest

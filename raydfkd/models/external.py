@@ -11,6 +11,7 @@ from torch import nn
 
 from raydfkd.errors import ConfigError, UnknownNameError
 from raydfkd.models.classifiers import ImageShape
+from raydfkd.models.precision import evaluating
 from raydfkd.registry import nearest
 
 
@@ -97,14 +98,12 @@ def _import_callable(module_name: str, attribute: str) -> Callable[..., object]:
 @torch.no_grad()
 def _try_out(model: nn.Module, name: str, num_classes: int, image_shape: ImageShape) -> None:
     """Fails with a sentence now and not with a traceback after the run has started."""
-    model.eval()
     try:
-        logits = model(torch.zeros(2, *image_shape))
+        with evaluating(model):
+            logits = model(torch.zeros(2, *image_shape))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"model {name!r} cannot take images of shape {tuple(image_shape)}: {reason}") from error
-    finally:
-        model.train()
     if not isinstance(logits, torch.Tensor) or logits.ndim < 2 or logits.shape[:2] != (2, num_classes):
         got = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ConfigError(f"model {name!r} gives {got} for 2 images; it must give logits [2,{num_classes}]")

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from raydfkd.errors import RaydfkdError
 from raydfkd.models.classifiers import ImageShape
-from raydfkd.models.layer_capture import Role, capture, error_of, evaluating
+from raydfkd.models.layer_capture import Role, capture, error_of
 from raydfkd.models.network_output import Feature, FeatureShapes, MapClassifier, NetworkOutput, join_outputs
+from raydfkd.models.precision import evaluating
 
 __all__ = [
     "Feature",

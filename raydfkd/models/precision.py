@@ -1,11 +1,13 @@
-"""Where and in which number format networks run."""
+"""In which mode and number format networks run."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch import nn
 
 
 def supports_bfloat16(device: torch.device) -> bool:
@@ -20,3 +22,22 @@ def autocast(device: torch.device, enabled: bool) -> AbstractContextManager[Any]
     if enabled and supports_bfloat16(device):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
+
+
+@contextmanager
+def evaluating(network: object) -> Iterator[None]:
+    """The network in evaluation mode, and each of its layers back in its own mode afterwards.
+
+    Layer by layer, since a container says nothing of its parts: an averaged student stays in evaluation mode inside of a new
+    ``nn.Sequential``, which begins in training mode. A callable that is no module has no mode and is left alone.
+    """
+    if not isinstance(network, nn.Module):
+        yield
+        return
+    modes = [(layer, layer.training) for layer in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for layer, mode in modes:
+            layer.training = mode

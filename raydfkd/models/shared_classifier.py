@@ -23,7 +23,7 @@ from raydfkd.models.features import (
     probe_images,
     require_linear_head,
 )
-from raydfkd.models.layer_capture import evaluating
+from raydfkd.models.precision import evaluating
 from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 
 MapShape = tuple[int, int, int]

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 
-def _float_state(module: nn.Module) -> Iterator[torch.Tensor]:
+def float_state(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Parameters, then floating-point buffers (BatchNorm's running statistics), each in their order."""
     yield from module.parameters()
     for buffer in module.buffers():
         if buffer.is_floating_point():
@@ -24,7 +25,7 @@ def _float_state(module: nn.Module) -> Iterator[torch.Tensor]:
 @torch.no_grad()
 def flat_weights(module: nn.Module) -> np.ndarray:
     """Parameters and floating-point buffers of ``module`` as one float32 vector [P], a copy."""
-    pieces = [tensor.detach().reshape(-1).float() for tensor in _float_state(module)]
+    pieces = [tensor.detach().reshape(-1).float() for tensor in float_state(module)]
     if not pieces:
         return np.zeros(0, dtype=np.float32)
     return torch.cat(pieces).cpu().numpy()
@@ -37,7 +38,7 @@ def load_flat_weights(module: nn.Module, vector: np.ndarray) -> None:
     Raises:
         ValueError: the vector has another length than the module's state.
     """
-    tensors = list(_float_state(module))
+    tensors = list(float_state(module))
     expected = sum(tensor.numel() for tensor in tensors)
     if vector.shape != (expected,):
         raise ValueError(f"weight vector has shape {vector.shape}, this {type(module).__name__} needs ({expected},)")

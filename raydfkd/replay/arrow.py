@@ -19,7 +19,8 @@ _METADATA_KEY = b"raydfkd.synthetic_batch"
 
 def to_table(batch: SyntheticBatch) -> pa.Table:
     """Columns ``image`` (uint8 tensor [C,H,W]), ``target`` (int64, or int16 tensor [H,W]), ``teacher_class`` int32,
-    ``teacher_confidence`` float32 and, if the batch has them, ``priority`` float32; the rest as schema metadata.
+    ``teacher_confidence`` float32 and, if the batch has them, ``priority`` float32 and ``class_histogram`` (int32 tensor [K]);
+    the rest as schema metadata.
     """
     import pyarrow as pa
 
@@ -31,6 +32,8 @@ def to_table(batch: SyntheticBatch) -> pa.Table:
     }
     if batch.priorities is not None:
         columns["priority"] = pa.array(batch.priorities)
+    if batch.class_histogram is not None:
+        columns["class_histogram"] = _tensor_column(batch.class_histogram)
     described = {
         "source": batch.source,
         "generator_id": batch.generator_id,
@@ -59,6 +62,7 @@ def from_table(table: pa.Table) -> SyntheticBatch:
             teacher_class=_numpy(table.column("teacher_class")),
             teacher_confidence=_numpy(table.column("teacher_confidence")),
             priorities=_numpy(table.column("priority")) if "priority" in table.column_names else None,
+            class_histogram=_numpy(table.column("class_histogram")) if "class_histogram" in table.column_names else None,
             **described,
         )
     except (KeyError, ValueError, TypeError) as error:

@@ -1,12 +1,13 @@
 """The replay buffer: an index of items over opaque shards of pixels. Single-threaded, never waits; the caller locks and limits.
 
 Vocabulary: an *item* is one image; a *shard* is one inserted batch, whose payload (arrays, or a reference to them) is kept
-whole while any of its rows is live; a *slot* is an item's place in every mirror of the buffer, reused after eviction; a
-*key* is its identity for ever, ``key % total_slots`` being the slot; a *consumer* is a student with its own priorities.
+whole while any of its rows is live; a *slot* is an item's place in every mirror of the buffer, reused after eviction; a *key*
+is its identity, never used again, ``key % total_slots`` being the slot; a *consumer* is a student with its own priorities.
 """
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -14,28 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from raydfkd.replay import state
+from raydfkd.errors import DataError
 from raydfkd.replay.buffer_table import Table
 from raydfkd.replay.config import ReplayConfig
 from raydfkd.replay.importance import divide_by_largest, importance_exponent, importance_weights
-from raydfkd.replay.statistics import buffer_arrays, buffer_statistics
+from raydfkd.replay.state import State, part, prefixed
+from raydfkd.replay.statistics import table_arrays, table_statistics
 from raydfkd.replay.storage import Storage
 from raydfkd.types import PINNED_SOURCES, BufferSummary, Sample, SyntheticBatch, WeightsVersion
 
+FORMAT_VERSION = 2
+"""Of :meth:`ReplayBuffer.state_dict`."""
 
-@dataclass(frozen=True)
-class InsertReport:
-    """What one insert did.
-
-    Attributes:
-        shard_id: the new shard's, one more than the last one's whatever the table.
-        num_evicted: items that left to make room.
-        retired_shards: shards of which nothing is left; their payloads were dropped.
-    """
-
-    shard_id: int
-    num_evicted: int
-    retired_shards: list[int]
+_COUNTERS = ("num_shards", "num_batches", "num_inserts", "num_samples", "num_dropped_updates", "num_invalid_updates")
 
 
 @dataclass(frozen=True)
@@ -93,8 +85,8 @@ class ReplayBuffer:
         """Bytes of the live shards of all tables."""
         return sum(table.storage.num_bytes for table in self.tables.values())
 
-    def insert(self, batch: SyntheticBatch, payload: Any, judge: str | None = None) -> InsertReport:
-        """Files a batch under the next shard id; the buffer keeps ``payload`` (never looked into) until the last row leaves.
+    def insert(self, batch: SyntheticBatch, payload: Any, judge: str | None = None) -> None:
+        """Inserts a batch as shard ``num_shards``; the buffer keeps ``payload`` (never looked into) until the last row leaves.
 
         ``num_batches`` and ``num_inserts`` count what generators made, ``num_shards`` pinned batches too.
 
@@ -104,28 +96,26 @@ class ReplayBuffer:
 
         Raises:
             ReplayFullError: the batch is larger than its table, or the pinned table has no room left.
-            ValueError: a teacher class outside 0 .. K-1, or a pinned source without a pinned table.
+            ValueError: a teacher class outside 0 .. K-1, a class histogram that does not suit its table (see
+                ``Storage.check_classes``), or a pinned source without a pinned table.
         """
-        if len(batch) == 0 or not (batch.teacher_class.min() >= 0 and batch.teacher_class.max() < self.num_classes):
-            raise ValueError(f"a batch from {batch.generator_id} is empty or has classes outside 0..{self.num_classes - 1}")
         name = "pinned" if batch.source in PINNED_SOURCES else "synthetic"
         if name not in self.tables:
             raise ValueError(f"source {batch.source!r} fills the pinned table, but replay.pinned is not configured")
-        shard_id = self.num_shards
         judging = None if judge is None else self._index_of(judge)
-        num_evicted, retired = self.tables[name].insert(shard_id, batch, payload, judging)
+        self.tables[name].insert(self.num_shards, batch, payload, judging)
         self.num_shards += 1
         if name == "synthetic":
             self.num_batches += 1
             self.num_inserts += len(batch)
-        return InsertReport(shard_id, num_evicted, retired)
 
     def sample(self, consumer: str, num_batches: int, batch_size: int, student_step: int) -> Sample:
         """Draws S = ``num_batches`` batches of B = ``batch_size`` items, with replacement.
 
-        Importance weights are (N P)^-beta (SSD-KD Eq. 5) with N and P of the table that the item was drawn from, divided
-        by their largest among that table's items in the batch; samplers other than ``prioritized`` give weight 1. Beta goes
-        linearly from ``importance_exponent`` at step 0 to ``importance_exponent_final`` at the last of ``total_steps``.
+        Importance weights are (N P)^-beta (SSD-KD Eq. 5) with N and P of the table that the item was drawn from; with
+        ``normalize_importance: batch`` they are divided by their largest among that table's items in the batch. Samplers
+        other than ``prioritized`` give weight 1. Beta goes linearly from ``importance_exponent`` at step 0 to
+        ``importance_exponent_final`` at the last of ``total_steps``.
         Items of the pinned table stand at random places of a batch, so that every part of a split batch gets its share.
 
         Raises:
@@ -220,30 +210,69 @@ class ReplayBuffer:
         return BufferSummary(storage.size, storage.class_counts.copy(), self.num_batches)
 
     def stats(self, newest_version: Callable[[str], WeightsVersion] | None = None) -> dict[str, Any]:
-        """Figures for the log, see ``statistics.buffer_statistics``."""
-        return buffer_statistics(self, newest_version)
+        """The values of a ``replay`` metrics record (see ``run_dir``); ``newest_version`` as in ``table_statistics``."""
+        return {
+            **table_statistics(self.tables, self.num_shards, newest_version),
+            "pinned_fraction": self.pinned_fraction,
+            "inserts": self.num_inserts,
+            "samples": self.num_samples,
+            "dropped_updates": self.num_dropped_updates,
+            "invalid_updates": self.num_invalid_updates + sum(t.num_invalid_priorities for t in self.tables.values()),
+        }
 
     def analysis(self, consumer: str | None = None) -> dict[str, np.ndarray]:
         """The arrays of ``analysis/buffer.npz``; priorities are the first consumer's unless another is named."""
-        return buffer_arrays(self, 0 if consumer is None else self._index_of(consumer))
+        return table_arrays(self.tables, self.num_shards, 0 if consumer is None else self._index_of(consumer))
 
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """The whole index as a flat dict of plain numpy arrays; payloads are not in it."""
-        return state.dump(self, self._rngs, self._carries)
+    def state_dict(self) -> State:
+        """The whole index as a flat dict of plain numpy arrays, none of them shared; payloads are not in it."""
+        header = {
+            "format": FORMAT_VERSION,
+            "shape": self._shape(),
+            "counters": {name: getattr(self, name) for name in _COUNTERS},
+            "rngs": [rng.bit_generator.state for rng in self._rngs],
+        }
+        state = {"header": np.array(json.dumps(header)), "carries": self._carries.copy()}
+        for name, table in self.tables.items():
+            state.update(prefixed(name, table.state_dict()))
+        return state
 
-    def load_state_dict(self, loaded: Mapping[str, np.ndarray], payloads: Mapping[int, Any]) -> None:
-        """Becomes the buffer that ``loaded`` was taken from; ``payloads`` maps each live shard to its pixels.
+    def load_state_dict(self, state: Mapping[str, np.ndarray], payloads: Mapping[int, Any]) -> None:
+        """Becomes the buffer that ``state`` was taken from; ``payloads`` maps each live shard to its pixels.
 
         Shards without a payload are forgotten, as :meth:`forget_shard` does.
 
         Raises:
             DataError: the state is of a buffer with other tables, classes or consumers, or is damaged.
         """
-        self._carries = state.load(self, self._rngs, loaded, payloads)
+        try:
+            header = json.loads(str(state["header"]))
+            if header["format"] != FORMAT_VERSION or header["shape"] != self._shape():
+                raise DataError(
+                    f"a replay state of {header['shape']} (format {header['format']}) does not fit a buffer of "
+                    f"{self._shape()}: use the experiment that it was saved with"
+                )
+            for name, table in self.tables.items():
+                table.load_state_dict(part(name, state), payloads)
+            for counter in _COUNTERS:
+                setattr(self, counter, int(header["counters"][counter]))
+            for rng, rng_state in zip(self._rngs, header["rngs"], strict=True):
+                rng.bit_generator.state = rng_state
+            self._carries = state["carries"].astype(np.float64)
+        except (KeyError, ValueError, IndexError, TypeError) as error:
+            raise DataError(f"a replay state is damaged ({error}): use an older snapshot or start without it") from error
         self.identity = uuid.uuid4().hex
         for table in self.tables.values():
             for shard_id in [s for s in table.storage.shards if s not in payloads]:
                 table.remove_shard(shard_id)
+
+    def _shape(self) -> dict[str, Any]:
+        """What must agree between a saved buffer and the one that takes its place (as JSON gives it back)."""
+        return {
+            "tables": {n: [t.config.capacity, t.config.sampler.kind, t.config.remover.kind] for n, t in self.tables.items()},
+            "num_classes": self.num_classes,
+            "consumers": list(self.consumers),
+        }
 
     def _index_of(self, consumer: str) -> int:
         if consumer not in self.consumers:
@@ -295,7 +324,6 @@ class ReplayBuffer:
             keys=_spread(storage.keys[local], places),
             slots=_spread((local + storage.first_slot).astype(np.int32), places),
             importance_weights=weights.astype(np.float32),
-            probabilities=_spread(probabilities.astype(np.float32), places),
             ages=_spread((self.num_shards - 1 - storage.shard_ids[local]).astype(np.int32), places),
         )
 

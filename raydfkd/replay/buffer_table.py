@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from raydfkd.errors import ReplayFullError
 from raydfkd.replay.config import TableConfig
-from raydfkd.replay.selectors import build_selector
+from raydfkd.replay.selectors import Selector, build_selector
+from raydfkd.replay.state import State, fill, part, prefixed
 from raydfkd.replay.storage import Storage
 from raydfkd.types import SyntheticBatch
 
 
 class Table:
-    """Storage x samplers x remover. Slots here are local to the table.
+    """A storage, a sampler for each consumer, and a remover. Slots here are local to the table.
 
-    Several consumers: each learns from its own priorities; the remover, which there is one of, goes by the largest of them,
-    since an item that one student still needs should stay.
+    With several consumers each one draws by its own priorities. There is one remover, which goes by the largest of them, since
+    an item that one student still needs should stay.
     """
 
     def __init__(self, name: str, config: TableConfig, storage: Storage, num_consumers: int, evicts: bool) -> None:
@@ -30,26 +32,25 @@ class Table:
         self.remover = build_selector(config.remover, config.capacity)
         self.num_invalid_priorities = 0
 
-    def insert(self, shard_id: int, batch: SyntheticBatch, payload: Any, judge: int | None = None) -> tuple[int, list[int]]:
-        """Makes room and inserts; returns the number of evicted items and the retired shards.
+    def insert(self, shard_id: int, batch: SyntheticBatch, payload: Any, judge: int | None = None) -> None:
+        """Makes room and inserts.
 
         Args:
             judge: the consumer whose priorities the batch brings; None: they are everybody's.
 
         Raises:
             ReplayFullError: the batch cannot fit.
+            ValueError: see ``Storage.check_classes``.
         """
+        self.storage.check_classes(batch)
         self._refuse_what_cannot_fit(batch)
-        size_before = self.storage.size
-        retired = self._make_room(shard_id, batch)
-        num_evicted = size_before - self.storage.size
+        self._make_room(shard_id, batch)
         priorities = self._initial_priorities(batch, judge)
         slots = self.storage.insert(shard_id, batch, payload)
         self.priorities[:, slots] = priorities
         for sampler, own in zip(self.samplers, priorities, strict=True):
-            sampler.insert(slots, own, batch.teacher_class)
-        self.remover.insert(slots, priorities.max(axis=0), batch.teacher_class)
-        return num_evicted, retired
+            sampler.insert(slots, own, batch.classes)
+        self.remover.insert(slots, priorities.max(axis=0), batch.classes)
 
     def update(self, consumer: int, slots: np.ndarray, priorities: np.ndarray) -> None:
         """Stores one consumer's new raw priorities; of a repeated slot the last one stays."""
@@ -58,11 +59,11 @@ class Table:
         self.samplers[consumer].update(slots, current[consumer])
         self.remover.update(slots, current.max(axis=0))
 
-    def remove(self, slots: np.ndarray) -> list[int]:
-        """Evicts distinct live items; returns the shards retired with them."""
+    def remove(self, slots: np.ndarray) -> None:
+        """Evicts distinct live items."""
         for selector in (*self.samplers, self.remover):
             selector.remove(slots)
-        return self.storage.remove(slots)
+        self.storage.remove(slots)
 
     def remove_shard(self, shard_id: int) -> int:
         """Evicts every item of a live shard; returns how many they were."""
@@ -73,6 +74,29 @@ class Table:
     def sample(self, consumer: int, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """n local slots int64 and their probabilities float64 within this table, drawn with replacement."""
         return self.samplers[consumer].select(n, rng)
+
+    def state_dict(self) -> State:
+        """Everything but the payloads; no array is shared with the table."""
+        state = {
+            **self.storage.state_dict(),
+            "priorities": self.priorities.copy(),
+            "num_invalid_priorities": np.array(self.num_invalid_priorities),
+        }
+        for prefix, selector in self._selectors():
+            state.update(prefixed(prefix, selector.state_dict()))
+        return state
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray], payloads: Mapping[int, Any]) -> None:
+        """Becomes the table that ``state`` was taken from; ``payloads`` and errors as in ``Storage.load_state_dict``."""
+        self.storage.load_state_dict(state, payloads)
+        fill(self.priorities, state["priorities"])
+        self.num_invalid_priorities = int(state["num_invalid_priorities"])
+        for prefix, selector in self._selectors():
+            selector.load_state_dict(part(prefix, state))
+
+    def _selectors(self) -> Iterator[tuple[str, Selector]]:
+        """Every selector with its name in a state: the consumers' samplers, then the remover."""
+        return ((f"selector{number}", selector) for number, selector in enumerate((*self.samplers, self.remover)))
 
     def _refuse_what_cannot_fit(self, batch: SyntheticBatch) -> None:
         config, storage = self.config, self.storage
@@ -88,22 +112,17 @@ class Table:
                 f"stay and has capacity_bytes {config.capacity_bytes}: raise replay.{self.name}.capacity_bytes"
             )
 
-    def _make_room(self, shard_id: int, batch: SyntheticBatch) -> list[int]:
+    def _make_room(self, shard_id: int, batch: SyntheticBatch) -> None:
         storage, config = self.storage, self.config
-        retired: list[int] = []
         if config.max_item_age_batches is not None:
             for old in [s for s in storage.shards if shard_id - s > config.max_item_age_batches]:
                 self.remove_shard(old)
-                retired.append(old)
         surplus = len(batch) - storage.num_free
         if surplus > 0:
             chosen, _ = self.remover.select(surplus, _NO_RNG)
-            retired += self.remove(chosen)
+            self.remove(chosen)
         while config.capacity_bytes is not None and storage.num_bytes + batch.num_bytes > config.capacity_bytes:
-            oldest = next(iter(storage.shards))
-            self.remove_shard(oldest)
-            retired.append(oldest)
-        return retired
+            self.remove_shard(next(iter(storage.shards)))
 
     def _initial_priorities(self, batch: SyntheticBatch, judge: int | None) -> np.ndarray:
         """float32 [consumers, N]: the batch's own, or each consumer's largest in the table (1 in an empty one).
@@ -127,4 +146,4 @@ class Table:
 
 
 _NO_RNG = np.random.default_rng(0)
-"""Removers choose without chance; the protocol asks for a generator all the same."""
+"""Removers choose without chance, but the protocol has a generator."""

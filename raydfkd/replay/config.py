@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
+
+from raydfkd.settings import Settings
 
 SAMPLER_KINDS = ("uniform", "prioritized", "class_balanced")
 REMOVER_KINDS = ("fifo", "lowest_priority")
 
 
-class SelectorConfig(BaseModel):
-    """Who chooses items: to train on (a sampler) or to evict (a remover).
-
-    Only ``prioritized`` reads fields other than ``kind``; setting one for another kind is refused.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class SelectorConfig(Settings):
+    """How items are chosen: to train on (a sampler) or to evict (a remover). Only ``prioritized`` has further settings."""
 
     kind: Literal["uniform", "prioritized", "class_balanced", "fifo", "lowest_priority"]
     """Samplers: uniform, prioritized, class_balanced. Removers: fifo, lowest_priority."""
@@ -28,38 +25,28 @@ class SelectorConfig(BaseModel):
     """Beta at the last student step, reached linearly; null keeps ``importance_exponent`` throughout."""
     priority_epsilon: float = Field(default=1e-6, gt=0)
     """Added to every |d_i|, so that an item without loss can still be drawn."""
-    normalize_importance: Literal["batch", "none"] = "batch"
-    """Divide the importance weights by their largest in each batch ("batch"), or leave them as Eq. 5 has them ("none")."""
+    normalize_importance: Literal["batch", "none"] = "none"
+    """Importance weights as SSD-KD's Eq. 5 gives them ("none"), or divided by the largest of each batch ("batch"), which makes
+    the student's updates smaller."""
 
     @model_validator(mode="after")
-    def _refuse_ignored(self) -> SelectorConfig:
-        ignored = sorted(self.model_fields_set - {"kind"})
-        if self.kind != "prioritized" and ignored:
-            raise ValueError(
-                f"selector kind {self.kind!r} does not use {', '.join(ignored)}: leave out what only kind 'prioritized' reads"
-            )
+    def _refuse_unused(self) -> SelectorConfig:
+        if self.kind != "prioritized":
+            self.refuse_idle(f"selector kind {self.kind!r}", *(name for name in type(self).model_fields if name != "kind"))
         return self
 
-    @model_serializer(mode="wrap")
-    def _leave_out_ignored(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # The resolved experiment is saved and run again: it may hold only what the validator above accepts.
-        values: dict[str, Any] = handler(self)
-        return values if self.kind == "prioritized" else {"kind": self.kind}
 
-
-class TableConfig(BaseModel):
+class TableConfig(Settings):
     """One table of the buffer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     capacity: int = Field(gt=0)
     """Most items (images) held at once."""
     capacity_bytes: int | None = Field(default=None, gt=0)
-    """Most bytes of live shards; beyond it the oldest whole shards go. null: bounded by ``capacity`` alone."""
+    """Most bytes of the batches held; above it the oldest batches are evicted whole. null: ``capacity`` is the only limit."""
     sampler: SelectorConfig = SelectorConfig(kind="uniform")
-    """Who chooses the items to train on: uniform, prioritized or class_balanced."""
+    """How items are drawn to train on: uniform, prioritized or class_balanced."""
     remover: SelectorConfig = SelectorConfig(kind="fifo")
-    """Who chooses the items to evict when the table is full: fifo or lowest_priority."""
+    """Which items are evicted when the table is full: fifo or lowest_priority."""
     max_item_age_batches: int | None = Field(default=None, gt=0)
     """Items older than this many inserted batches are evicted on the next insert; null keeps them."""
 
@@ -71,41 +58,34 @@ class TableConfig(BaseModel):
             raise ValueError(f"remover kind {self.remover.kind!r} is a sampler: use one of {REMOVER_KINDS}")
         if self.remover.kind == "lowest_priority" and self.capacity_bytes is None:
             raise ValueError(
-                "remover 'lowest_priority' can leave one live image in each of many shards, which bounds no memory: "
-                "set capacity_bytes too"
+                "remover 'lowest_priority' can leave one image of each of many batches, and a batch stays in memory until all "
+                "its images are evicted: set capacity_bytes too"
             )
         return self
 
 
-class ReplayConfig(BaseModel):
+class ReplayConfig(Settings):
     """The buffer: a ``synthetic`` table that evicts and, where images are given, a ``pinned`` one that never does."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     synthetic: TableConfig
     """Table of the images that generators make."""
     pinned: TableConfig | None = None
-    """Table of collected, condensed and surrogate images; null where no source makes any."""
+    """Table of collected, condensed and surrogate images; null where there are none."""
     pinned_fraction: float | None = Field(default=None, ge=0, le=1)
-    """Share of each training batch drawn from ``pinned``; null: as ``inflation`` says."""
+    """Share of each training batch drawn from ``pinned``; null: as ``inflation`` gives it."""
     inflation: float | None = Field(default=None, ge=0)
-    """How many times a pinned image counts in the mix against a synthetic one (N in HiDFD; 0: synthetic images only); null:
-    as many whole times as the pinned images go into the synthetic table's capacity, but at least once."""
+    """How many times each pinned image counts, against a synthetic one, when a batch is split between the tables (N in HiDFD;
+    0: synthetic images only); null: the synthetic table's capacity divided by the number of pinned images, rounded down, at
+    least 1."""
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> ReplayConfig:
         if self.pinned is None:
-            for name in ("pinned_fraction", "inflation"):
-                if getattr(self, name) is not None:
-                    raise ValueError(f"{name} is set but there is no pinned table: add replay.pinned or leave it out")
+            self.refuse_idle("without replay.pinned the buffer", "pinned_fraction", "inflation")
             return self
         if self.pinned_fraction is not None and self.inflation is not None:
             raise ValueError("pinned_fraction and inflation both say how a batch is split: leave one out")
-        # Not by model_fields_set: a saved experiment holds every field, and must run again.
-        eviction = ("remover", "max_item_age_batches")
-        unused = [name for name in eviction if getattr(self.pinned, name) != TableConfig.model_fields[name].default]
-        if unused:
-            raise ValueError(f"the pinned table never evicts, so {', '.join(unused)} would do nothing: leave it out")
+        self.pinned.refuse_idle("the pinned table never evicts, so it", "remover", "max_item_age_batches")
         return self
 
     def inflation_of(self, num_pinned: int) -> float:

@@ -64,7 +64,7 @@ class _Lockstep:
         return self.items_before + (samples // self.samples_per_round + 1) * self.items_per_round
 
     def most_samples(self, inserts: int) -> float:
-        if self.items_per_round == 0:  # a pool made once, drawn from ever after
+        if self.items_per_round == 0:  # a pool made once, then drawn from without limit
             return math.inf if inserts >= self.items_before else 0
         return max(0, (inserts - self.items_before) // self.items_per_round) * self.samples_per_round
 
@@ -85,7 +85,7 @@ class RateLimiter:
     buffers are refused.
 
     Raises:
-        RateLimiterError: inserting and sampling would come to wait for each other for ever.
+        RateLimiterError: inserting and sampling could block each other.
     """
 
     def __init__(
@@ -149,15 +149,6 @@ class RateLimiter:
         """Counts ``num_samples`` as drawn so far: a student that restarts from a checkpoint draws again what it had drawn."""
         self._samples = num_samples
 
-    def info(self) -> dict[str, float]:
-        """Counts so far, and how many more items each side may move now (``inf``: no limit)."""
-        return {
-            "inserts": self._inserts,
-            "samples": self._samples,
-            "insertable": max(0, self._rule.most_inserts(self._samples) - self._inserts),
-            "samplable": max(0, self._rule.most_samples(self._inserts) - self._samples),
-        }
-
     def state_dict(self) -> dict[str, np.ndarray]:
         return {"inserts": np.array(self._inserts), "samples": np.array(self._samples)}
 
@@ -184,7 +175,7 @@ def _build_ratio(ratio: float, min_size: int, error_buffer: float | None, insert
     needed = max(per_insert, (per_insert + sample_chunk) / 2)
     if buffer < needed:
         raise RateLimiterError(
-            f"error_buffer {error_buffer:g} would make inserting and sampling wait for each other for ever: with "
+            f"error_buffer {error_buffer:g} would let inserting and sampling block each other: with "
             f"{insert_chunk} items an insert, {sample_chunk} a sample and samples_per_insert {ratio:g}, use at least "
             f"{math.ceil(needed)}"
         )

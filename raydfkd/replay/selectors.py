@@ -6,20 +6,21 @@ one table, 0 .. capacity-1. Selectors keep membership and what they choose by; e
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from raydfkd.replay.config import SelectorConfig
+from raydfkd.replay.state import State
 from raydfkd.replay.sum_tree import SumTree
-
-State = dict[str, np.ndarray]
 
 
 class Selector(Protocol):
-    """Chooses among the slots it was told of.
+    """Chooses among the slots that were inserted.
 
-    ``priorities`` are raw (float [n], before any exponent), ``classes`` int [n].
+    ``priorities`` are raw (float [n], before any exponent). ``classes`` is int [n], or int [n,K], the positions of each class
+    in each item; the same kind in all calls, until nothing is left.
     """
 
     def insert(self, slots: np.ndarray, priorities: np.ndarray, classes: np.ndarray) -> None: ...
@@ -107,39 +108,84 @@ class Prioritized:
 
 
 class ClassBalanced:
-    """A class uniformly among those present, then an item uniformly in it: P(i) = 1 / (classes present * n_class(i))."""
+    """A class uniformly among those present, then an item in proportion to how much of the class it holds.
+
+    With h_ic positions of class c in item i and C classes present, P(i) = (1/C) sum_c h_ic / sum_j h_jc. Where every item is
+    one position this is 1 / (C n_c), n_c being the items of its class c.
+    """
 
     def __init__(self, capacity: int) -> None:
         self._classes = np.full(capacity, -1, dtype=np.int32)
-        self._groups: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._entries: _ClassEntries | None = None
 
     def insert(self, slots: np.ndarray, priorities: np.ndarray, classes: np.ndarray) -> None:
+        if classes.shape[1:] != self._classes.shape[1:]:
+            self._classes = np.full((len(self._classes), *classes.shape[1:]), -1, dtype=np.int32)
         self._classes[slots] = classes
-        self._groups = None
+        self._entries = None
 
     def update(self, slots: np.ndarray, priorities: np.ndarray) -> None:
         pass
 
     def remove(self, slots: np.ndarray) -> None:
         self._classes[slots] = -1
-        self._groups = None
+        self._entries = None
 
     def select(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        if self._groups is None:
-            members = np.flatnonzero(self._classes >= 0)
-            members = members[np.argsort(self._classes[members], kind="stable")]
-            self._groups = (members, *np.unique(self._classes[members], return_index=True, return_counts=True)[1:])
-        members, starts, counts = self._groups
-        groups = rng.integers(len(starts), size=n)
-        chosen = members[starts[groups] + rng.integers(counts[groups])]
-        return chosen, 1.0 / (len(starts) * counts[groups])
+        if self._entries is None:
+            self._entries = _class_entries(self._classes)
+        entries = self._entries
+        chosen_class = rng.integers(len(entries.totals), size=n)
+        position = entries.begins[chosen_class] + rng.integers(entries.totals[chosen_class])
+        entry = position if entries.ends is None else np.searchsorted(entries.ends, position, side="right")
+        chosen = entries.slots[entry]
+        return chosen, entries.probabilities[chosen]
 
     def state_dict(self) -> State:
         return {"classes": self._classes.copy()}
 
     def load_state_dict(self, state: State) -> None:
         self._classes = state["classes"].astype(np.int32)
-        self._groups = None
+        self._entries = None
+
+
+@dataclass(frozen=True)
+class _ClassEntries:
+    """The positions of all items, numbered class by class; those of one class in one item, an entry, have running numbers.
+
+    Attributes:
+        slots: int64 [E], the item of each entry.
+        ends: int64 [E], the number after its last position; None where every entry is one position.
+        begins, totals: int64 [C], of each class present: its first position, and how many it has.
+        probabilities: float64 [capacity], P(i).
+    """
+
+    slots: np.ndarray
+    ends: np.ndarray | None
+    begins: np.ndarray
+    totals: np.ndarray
+    probabilities: np.ndarray
+
+
+def _class_entries(held: np.ndarray) -> _ClassEntries:
+    """Of int32 [capacity], each slot's class, or [capacity,K], its positions of each class; -1 in an empty slot."""
+    if held.ndim == 1:
+        slots = np.flatnonzero(held >= 0)
+        classes = held[slots]
+        # Stable sorting is faster with small integer types.
+        order = np.argsort(classes.astype(np.min_scalar_type(classes.max())), kind="stable")
+        slots, classes, counts = slots[order], classes[order], np.ones(len(slots), dtype=np.int64)
+    else:
+        classes, slots = np.nonzero(held.T > 0)
+        counts = held[slots, classes].astype(np.int64)
+    firsts = np.flatnonzero(np.diff(classes, prepend=-1))
+    totals = np.add.reduceat(counts, firsts)
+    ends = np.cumsum(counts)
+    num_entries = np.diff(firsts, append=len(slots))
+    shares = counts / np.repeat(totals, num_entries)
+    probabilities = np.bincount(slots, weights=shares, minlength=len(held)) / len(totals)
+    begins = ends[firsts] - counts[firsts]
+    return _ClassEntries(slots, None if held.ndim == 1 else ends, begins, totals, probabilities)
 
 
 class Fifo:

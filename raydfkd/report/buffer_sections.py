@@ -1,11 +1,12 @@
-"""The sections that show what was made and what the buffer held: images, classes, difficulty, priorities and features."""
+"""The sections that show the synthetic images and the buffer: images, classes, difficulty, priorities and features."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from raydfkd.report import figures
-from raydfkd.report.loading import RunData, latest, series
+from raydfkd.report.loading import RunData, latest
+from raydfkd.report.metric_plots import plots_of
 from raydfkd.report.page_parts import LeftOut, Section, Strip, Table
 from raydfkd.report.pictures import figure_svg, png_address, strip_png
 
@@ -21,7 +22,7 @@ def images(run: RunData) -> Section:
     images, classes, sources = (run.samples[name] for name in ("images", "teacher_class", "source"))
     found = np.unique(classes[classes >= 0])
     if not len(found):
-        raise LeftOut("samples/by_class.npz names no class for its images")
+        raise LeftOut("samples/by_class.npz has no class for any of its images")
     names = run.class_names(int(classes.max(initial=0)) + 1)
     kinds = np.unique(sources)
     a_class = _IMAGES_A_CLASS if len(found) <= 20 else _IMAGES_A_CLASS // 2
@@ -34,7 +35,7 @@ def images(run: RunData) -> Section:
                 # A class with few images keeps their size, so that rows align.
                 strips.append(Strip(label, png_address(strip_png(chosen)), len(chosen) / a_class))
     notes = [f"The first {_MOST_CLASSES} of {len(found)} classes are shown."] if len(found) > _MOST_CLASSES else []
-    return Section(lead="Images of the buffer, in rows by the class that the teacher sees in them.", strips=strips, notes=notes)
+    return Section(lead="Images of the buffer, in rows by the class that the teacher predicts.", strips=strips, notes=notes)
 
 
 def evolution(run: RunData) -> Section:
@@ -42,30 +43,25 @@ def evolution(run: RunData) -> Section:
         raise LeftOut("there are no samples/round-*.png yet")
     chosen = np.unique(np.linspace(0, len(run.rounds) - 1, min(_MOST_ROUNDS, len(run.rounds))).round().astype(int))
     gallery = [Strip(f"round {run.rounds[i][0]:,}", png_address(run.rounds[i][1])) for i in chosen]
-    return Section(lead="What the generators made as the run went on.", gallery=gallery)
+    return Section(lead="Synthetic images in the course of the run.", gallery=gallery)
 
 
 def classes(run: RunData) -> Section:
-    replay = run.of_kind("replay")
     plots, notes = [], []
     counts = _class_counts(run)
     if counts is not None and counts.sum() > 0:
         plots.append(figure_svg(figures.class_histogram(counts, run.class_names(len(counts))), "class-histogram"))
     else:
         notes.append("No class counts of the buffer are recorded.")
-    seconds, entropy = series(replay, "time_s", "class_entropy")
-    if np.isfinite(entropy).sum() > 1:
-        time, label = figures.time_axis(seconds)
-        curve = {"relative entropy": (time, entropy)}
-        plots.append(figure_svg(figures.lines(curve, "Relative class entropy (1: all classes alike)", label), "class-entropy"))
-    plots += _classes_over_time(run)
+    plots += [*plots_of(run, "classes"), *_classes_over_time(run)]
     if not plots:
         raise LeftOut("there are no replay records with class counts and no analysis/buffer.npz")
-    return Section(lead="How evenly the buffer covers the classes.", plots=plots, tables=_total_variation(run), notes=notes)
+    lead = "How evenly the buffer covers the classes; with a relative entropy of 1 all are equally frequent."
+    return Section(lead=lead, plots=plots, tables=_total_variation(run), notes=notes)
 
 
 def _classes_over_time(run: RunData) -> list[str]:
-    """The share of each class; of more than eight classes the mean and the range."""
+    """The share of each class; with more than eight classes, the mean and the range."""
     records = [r for r in run.of_kind("replay") if r.get("class_counts") and sum(r["class_counts"]) > 0]
     if len(records) < 2:
         return []
@@ -109,12 +105,12 @@ def _distance(p: np.ndarray, q: np.ndarray) -> float:
 
 def buffer(run: RunData) -> Section:
     if not run.buffer:
-        raise LeftOut("there is no analysis/buffer.npz; it is written when a run ends")
+        raise LeftOut("there is no analysis/buffer.npz; it is written at the end of a run")
     plots, notes = [], []
     for key, title, label, span in (
         ("teacher_confidence", "Difficulty", "1 − the teacher's confidence", (0.0, 1.0)),
         ("priorities", "Priority", "priority, before the exponent", None),
-        ("ages", "Age", "batches inserted since the image was", None),
+        ("ages", "Age", "batches inserted since the image", None),
     ):
         values = run.buffer.get(key)
         if values is None or not np.isfinite(values.astype(np.float64)).any():
@@ -143,7 +139,7 @@ def _difficulty_by_class(run: RunData) -> str:
 
 def _buffer_lead(run: RunData) -> str:
     total = len(next(iter(run.buffer.values())))
-    lead = f"The {total:,} images that were in the buffer at the end"
+    lead = f"The {total:,} images in the buffer at the end of the run"
     sources = run.buffer.get("source")
     if sources is None:
         return f"{lead}."
@@ -153,7 +149,7 @@ def _buffer_lead(run: RunData) -> str:
 
 def features(run: RunData) -> Section:
     if not run.features:
-        raise LeftOut("there is no analysis/features.npz; it is written when a run ends")
+        raise LeftOut("there is no analysis/features.npz; it is written at the end of a run")
     sets = {prefix: kept for prefix in ("synthetic", "real") if (kept := _finite_features(run, prefix)) is not None}
     if not sets:
         raise LeftOut("analysis/features.npz has no finite features")

@@ -1,12 +1,12 @@
 """Several runs side by side: one HTML file with tables and overlaid curves, and the curves as a picture beside it.
 
 Runs that share a label are one setting with several seeds: a table gives their mean and sample standard deviation, a curve
-their mean and a band from the lowest to the highest of them.
+their mean with a band from the lowest to the highest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from raydfkd.errors import RunDirError
+from raydfkd.metrics import find
 from raydfkd.report import figures, pictures
 from raydfkd.report.figures import Curve
 from raydfkd.report.html import render, write_page
 from raydfkd.report.loading import RunData, load_run, series
 from raydfkd.report.page_parts import Table
-from raydfkd.report.result_rows import MISSING, format_duration, format_percent, format_rate, metric_label, part, rate
+from raydfkd.report.result_rows import MISSING, format_duration, metric_label, part, result_text
 
 PAGE = "comparison.html"
 PICTURE = "curves.png"
@@ -72,7 +73,7 @@ def write_comparison(run_paths: Sequence[str | Path], out: str | Path, labels: S
 
 
 def _own_labels(runs: list[RunData]) -> list[str]:
-    """Names by manifest or folder; those that come twice get their seed, or else their number."""
+    """Names from the manifest or the folder; equal names get their seed added, or else their number."""
     labels = [str(run.manifest.get("name") or run.path.resolve().name) for run in runs]
     for suffix in (lambda i: f"seed {runs[i].outcome.get('seed')}", lambda i: f"#{i + 1}"):
         twice = {label for label in labels if labels.count(label) > 1}
@@ -99,7 +100,7 @@ def _evaluations(group: list[RunData]) -> tuple[np.ndarray, np.ndarray, np.ndarr
     if not columns:
         return np.zeros(0), np.zeros(0), np.zeros((1, 0))
     common = reduce(np.intersect1d, [steps for _, steps, _ in columns])
-    # A resumed run may have been evaluated at a step twice: the later one counts.
+    # A resumed run may have been evaluated at a step twice: the later evaluation counts.
     newest = [{step: row for row, step in enumerate(steps)} for _, steps, _ in columns]
     rows = [[at[step] for step in common] for at in newest]
     metric_RN = np.stack([metric[row] for (metric, _, _), row in zip(columns, rows, strict=True)])
@@ -137,7 +138,7 @@ def _points_behind(outcome: dict[str, Any]) -> float | None:
 
 
 def _spread(fractions: Sequence[float | None], unit: str = "%") -> str:
-    """``97.21 ± 0.34%``; of one run its figure alone."""
+    """``97.21 ± 0.34%``; of a single run, only its figure."""
     known = [100 * fraction for fraction in fractions if fraction is not None]
     if not known:
         return MISSING
@@ -146,25 +147,31 @@ def _spread(fractions: Sequence[float | None], unit: str = "%") -> str:
 
 
 def _table(settings: Settings, metric: str) -> Table:
+    columns = [find("result", key) for key in _COLUMNS]
     rows: list[tuple[str, ...]] = []
     for label, group in settings.items():
         for run in group:
-            row = [label if run.result is not None else f"{label} ({run.state})"]
-            rows.append(tuple(row + [MISSING if (cell := cells(run.outcome)) is None else cell for _, cells in _COLUMNS]))
-    return Table(("run", *(header.replace("accuracy", metric) for header, _ in _COLUMNS)), rows, title="Each run")
+            outcome = run.outcome
+            row = [label if run.result is not None else f"{label} ({run.state})", *(_text(outcome.get(key)) for key in _NAMES)]
+            rows.append(tuple(row + [result_text(outcome, column) for column in columns]))
+    headers = (column.name.replace("accuracy", metric) for column in columns)
+    return Table(("run", *_NAMES, *headers), rows, title="Each run")
 
 
-_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str | None]], ...] = (
-    ("method", lambda o: o.get("method")),
-    ("seed", lambda o: None if o.get("seed") is None else str(o["seed"])),
-    ("steps", lambda o: None if o.get("student_steps") is None else f"{o['student_steps']:,}"),
-    ("accuracy, last", lambda o: format_percent(part(o, "student", "metric_last"))),
-    ("accuracy, EMA", lambda o: format_percent(part(o, "student", "metric_ema"))),
-    ("agreement", lambda o: format_percent(part(o, "student", "agreement"))),
-    ("class entropy", lambda o: None if o.get("class_entropy") is None else f"{o['class_entropy']:.3f}"),
-    ("end to end", lambda o: format_duration(o.get("end_to_end_s"))),
-    ("synthesis", lambda o: format_duration(o.get("synthesis_s"))),
-    ("distillation", lambda o: format_duration(o.get("distillation_s"))),
-    ("images/s made", lambda o: format_rate(rate(o, "images_synthesized"))),
-    ("images/s eaten", lambda o: format_rate(rate(o, "images_distilled"))),
+def _text(value: Any) -> str:
+    return MISSING if value is None else str(value)
+
+
+_NAMES = ("method", "seed")
+_COLUMNS = (
+    "student_steps",
+    "student.metric_last",
+    "student.metric_ema",
+    "student.agreement",
+    "class_entropy",
+    "end_to_end_s",
+    "synthesis_s",
+    "distillation_s",
+    "images_synthesized_per_s",
+    "images_distilled_per_s",
 )

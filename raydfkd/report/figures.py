@@ -34,7 +34,7 @@ def in_unit_of(label: str, seconds: np.ndarray) -> np.ndarray:
 
 
 def thin(x: np.ndarray, y: np.ndarray, most: int = _MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """Means of neighbouring points, so that at most ``most`` are left; NaN stays out of the means."""
+    """Means of neighbouring points, at most ``most``; points with NaN are left out."""
     kept = np.isfinite(x) & np.isfinite(y)
     x, y = x[kept], y[kept]
     if len(x) <= most:
@@ -45,7 +45,7 @@ def thin(x: np.ndarray, y: np.ndarray, most: int = _MOST_POINTS) -> tuple[np.nda
 
 
 def running_mean(y: np.ndarray, width: int) -> np.ndarray:
-    """Mean of the ``width`` values around each of ``y`` [n]; at the ends of those there are."""
+    """Mean of the ``width`` values around each of ``y`` [n]; fewer at the ends."""
     half = width // 2
     sums = np.concatenate([[0.0], np.cumsum(y)])
     at = np.arange(len(y))
@@ -128,7 +128,7 @@ def lines(
 
 @style.styled
 def class_histogram(counts: np.ndarray, names: Sequence[str], title: str = "Buffer images by the teacher's class") -> Figure:
-    """``counts`` [K] as bars, and what every class would hold if they were equal. Beyond 20 classes without their names."""
+    """``counts`` [K] as bars, and what every class would hold if they were equal. More than 20 classes are not named."""
     figure, axes = _figure(title, "class")
     _bars(axes, counts, names)
     mean = float(np.mean(counts))
@@ -141,7 +141,7 @@ def class_histogram(counts: np.ndarray, names: Sequence[str], title: str = "Buff
 
 @style.styled
 def class_bars(values: np.ndarray, names: Sequence[str], title: str, label: str) -> Figure:
-    """One value a class [K], NaN where a class has none, with the classes' mean."""
+    """One value per class [K], NaN where a class has none, and the mean of the classes."""
     figure, axes = _figure(title, "class")
     _bars(axes, values, names)
     mean = float(np.nanmean(values))
@@ -233,7 +233,7 @@ def feature_map(
 
 @dataclass(frozen=True)
 class Curve:
-    """Fractions over ``x`` [N]: the mean, the lowest and the highest [N] of one run or several."""
+    """Fractions over ``x`` [N]: mean, lowest and highest [N] of one or several runs."""
 
     x: np.ndarray
     mean: np.ndarray
@@ -247,7 +247,7 @@ class Curve:
 
 @style.styled
 def overlay(curves: Mapping[str, Curve], title: str, x_label: str, teacher: float | None = None) -> Figure:
-    """One metric curve a setting, by label, with a band where it has several runs, and the teacher's metric as a line."""
+    """One metric curve per setting, by label, with a band if it has several runs, and the teacher's metric as a line."""
     figure, axes = _figure(title, x_label, height=3.4)
     _overlay(axes, curves, teacher)
     return figure
@@ -284,7 +284,7 @@ def _overlay(axes: Axes, curves: Mapping[str, Curve], teacher: float | None) -> 
     everything = [bound for curve in curves.values() for bound in (curve.low, curve.high)]
     for number, (label, curve) in enumerate(curves.items()):
         px, py = thin(curve.x, curve.mean)
-        # The dashes shift by one each time that the colours come round, so that no two of the first 24 runs look alike.
+        # The dashes shift by one each time the colours repeat, so that the first 24 runs all look different.
         dashes = style.DASHES[(number // len(style.LINES) + number) % len(style.DASHES)]
         color = style.LINES[number % len(style.LINES)]
         axes.plot(px, py, color=color, linestyle=dashes, label=_short(label, 40))
@@ -336,7 +336,7 @@ def _bars(axes: Axes, values: np.ndarray, names: Sequence[str]) -> None:
 
 
 def _edges(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """40 bins, or for whole numbers bins that each hold equally many of them."""
+    """Edges of 40 bins; for whole numbers, of bins that each span the same number of them."""
     if high - low < 1 or (values != np.rint(values)).any():
         return np.linspace(low, high, 41)
     width = -(-(high - low + 1) // 40)

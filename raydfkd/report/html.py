@@ -1,4 +1,4 @@
-"""The report of one run as a single HTML file that needs nothing beside it: no request, no script, no font."""
+"""The report of one run as a single self-contained HTML file: no requests, no scripts, no fonts."""
 
 from __future__ import annotations
 
@@ -7,17 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from raydfkd.errors import RunDirError
+from raydfkd.metrics import find
 from raydfkd.report.loading import RunData, load_run
-from raydfkd.report.result_rows import (
-    MISSING,
-    format_count,
-    format_duration,
-    format_percent,
-    format_ratio,
-    gap_to_teacher,
-    metric_label,
-    part,
-)
+from raydfkd.report.result_rows import MISSING, part, result_label, result_text
 from raydfkd.report.sections import build_parts
 from raydfkd.run_dir import RunDir, write_atomically
 
@@ -30,7 +22,7 @@ _STATES = {
 
 
 @dataclass(frozen=True)
-class Figure:
+class KeyFigure:
     """One number of the headline; ``kind`` is its colour role in the page."""
 
     label: str
@@ -62,7 +54,7 @@ def write_report(run_path: str | Path) -> Path:
 
 
 def render(template: str, **values: Any) -> str:
-    """Fills a template of this folder; every value is escaped but those the template marks as SVG."""
+    """Fills a template of this folder; all values are escaped except those that the template marks as SVG."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -111,29 +103,23 @@ def _facts(run: RunData) -> list[str]:
     return facts
 
 
-def _headline(run: RunData) -> list[Figure]:
+def _headline(run: RunData) -> list[KeyFigure]:
     outcome = run.outcome
-    label = metric_label(outcome)
-    gap = gap_to_teacher(outcome)
-    teacher_params, student_params = part(outcome, "teacher", "params"), part(outcome, "student", "params")
-    parameters = f"{format_count(teacher_params)} to {format_count(student_params)} parameters"
+    gap = result_text(outcome, find("result", "points_to_teacher"))
+    teacher_params, student_params = (result_text(outcome, find("result", f"{who}.params")) for who in ("teacher", "student"))
+
+    def figure(key: str, detail: str = "", kind: str = "", short: bool = True) -> KeyFigure:
+        metric = find("result", key)
+        return KeyFigure(result_label(outcome, metric, short), result_text(outcome, metric), detail, kind)
+
     figures = [
-        Figure(f"teacher {label}", format_percent(part(outcome, "teacher", "metric")), kind="teacher"),
-        Figure(
-            f"student {label}, last",
-            format_percent(part(outcome, "student", "metric_last")),
-            f"{gap} to the teacher" if gap != MISSING else "",
-            "last",
-        ),
-        Figure(
-            f"student {label}, EMA", format_percent(part(outcome, "student", "metric_ema")), "moving average of weights", "ema"
-        ),
-        Figure("agreement", format_percent(part(outcome, "student", "agreement")), "same answer as the teacher"),
-        Figure("smaller by", format_ratio(student_params, teacher_params), parameters),
-        Figure(
-            "end to end", format_duration(outcome.get("end_to_end_s")), "by the clock" if run.result is not None else "so far"
-        ),
-        Figure("synthesis", format_duration(outcome.get("synthesis_s")), "time spent making images"),
-        Figure("distillation", format_duration(outcome.get("distillation_s")), "time spent training the student"),
+        figure("teacher.metric", kind="teacher"),
+        figure("student.metric_last", f"{gap} to the teacher" if gap != MISSING else "", "last", short=False),
+        figure("student.metric_ema", "moving average of weights", "ema", short=False),
+        figure("student.agreement", "same decision as the teacher"),
+        figure("size_ratio", f"{teacher_params} to {student_params} parameters"),
+        figure("end_to_end_s", "wall-clock time" if run.result is not None else "so far"),
+        figure("synthesis_s", "time spent on images"),
+        figure("distillation_s", "time spent training the student"),
     ]
     return [figure for figure in figures if figure.value != MISSING]

@@ -1,9 +1,9 @@
 """A run directory read into plain data, tolerantly: what is missing or damaged is noted, never fatal.
 
-Of manifest.json the report uses, where they stand: ``state``, ``error``, ``name``, ``started_at``, ``seed``,
+Of manifest.json the report uses, where present: ``state``, ``error``, ``name``, ``started_at``, ``seed``,
 ``teacher_sha256``, ``classes`` (their names), ``data_splits_read`` (a list of objects such as
-``{"dataset", "split", "purpose"}``), ``python``, ``packages`` and ``hardware``. What an unfinished run's result.json would
-name (method, networks, schedule) comes from config.yaml.
+``{"dataset", "split", "purpose"}``), ``figures``, ``metric_name``, ``python``, ``packages`` and ``hardware``. What the
+result.json of an unfinished run would say (method, networks, schedule) comes from config.yaml and the metrics records.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
+from raydfkd.metrics import Figure
 from raydfkd.run_dir import RunDir
-
-Record = dict[str, Any]
+from raydfkd.run_records import Record, RecordReader, RunTotals, by_owner, number
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
 class RunData:
-    """What a report needs of one run.
+    """What a report needs of a run.
 
     Attributes:
         path: the run directory.
@@ -39,6 +39,7 @@ class RunData:
         samples: arrays of samples/by_class.npz (``images`` uint8 [n,C,H,W], ``teacher_class`` int32 [n],
             ``source`` str [n]); empty if missing.
         rounds: (round number, PNG bytes) of every samples/round-*.png, in order.
+        figures: plots of the methods' own numbers that manifest.json names.
         problems: one line for each file that was there and could not be read.
     """
 
@@ -52,25 +53,22 @@ class RunData:
     features: dict[str, np.ndarray]
     samples: dict[str, np.ndarray]
     rounds: list[tuple[int, bytes]]
+    figures: list[Figure]
     problems: list[str] = field(default_factory=list)
 
     def of_kind(self, kind: str) -> list[Record]:
         return self.records.get(kind, [])
 
-    def by_student(self, kind: str) -> dict[str, list[Record]]:
-        """A kind's records by the student's name, the first student first; those that name none are that one's."""
-        named = [str(name) for name in _mapping(self.settings.get("students"))]
-        grouped: dict[str, list[Record]] = {name: [] for name in named or ["student"]}
-        for record in self.of_kind(kind):
-            grouped.setdefault(str(record.get("student", next(iter(grouped)))), []).append(record)
-        return {name: records for name, records in grouped.items() if records}
+    def by_owner(self, kind: str) -> dict[str, list[Record]]:
+        """A kind's records by student (the first one first; those that name none are its), generator or source."""
+        return by_owner(self.of_kind(kind), kind, [str(name) for name in _mapping(self.settings.get("students"))])
 
     def of_first_student(self, kind: str) -> list[Record]:
-        return next(iter(self.by_student(kind).values()), [])
+        return next(iter(self.by_owner(kind).values()), [])
 
     @property
     def outcome(self) -> dict[str, Any]:
-        """result.json, or for a run without one what the manifest and the metrics say so far, under the same keys."""
+        """result.json, or for a run without one the figures so far from manifest and metrics records, under the same keys."""
         return self.result if self.result is not None else _outcome_so_far(self)
 
     @property
@@ -83,19 +81,12 @@ class RunData:
         return max((float(records[-1].get("time_s", 0.0)) for records in self.records.values() if records), default=0.0)
 
     @property
-    def num_generators(self) -> int:
-        """Generators that made a batch, at least 1."""
-        return max(1, len({r.get("generator_id") for r in self.of_kind("synthesis")}))
-
-    @property
     def total_steps(self) -> int | None:
-        """Student steps that the whole run is to have, None if the configuration does not say."""
-        schedule = _mapping(self.settings.get("schedule"))
-        rounds, steps = schedule.get("rounds"), schedule.get("student_steps_per_round")
-        return rounds * steps if isinstance(rounds, int) and isinstance(steps, int) else None
+        """Student steps of the whole run, None if the configuration does not say."""
+        return scheduled_steps(self.settings)
 
     def class_names(self, num_classes: int) -> list[str]:
-        """The manifest's class names where it has enough of them, the class numbers otherwise."""
+        """The manifest's class names if it has enough of them, otherwise the class numbers."""
         names = self.manifest.get("classes")
         if isinstance(names, list) and len(names) >= num_classes:
             return [str(name) for name in names[:num_classes]]
@@ -111,9 +102,10 @@ def load_run(path: str | Path) -> RunData:
     run = RunDir.open(path)
     problems: list[str] = []
     config = _text_or_none(run.config_path, problems)
+    manifest = _json_or_none(run.manifest_path, problems) or {}
     return RunData(
         path=run.path,
-        manifest=_json_or_none(run.manifest_path, problems) or {},
+        manifest=manifest,
         result=_json_or_none(run.result_path, problems),
         config=config,
         settings=_settings(config),
@@ -122,8 +114,16 @@ def load_run(path: str | Path) -> RunData:
         features=_features(_arrays(run.analysis / "features.npz", problems), problems),
         samples=_samples(_arrays(run.samples / "by_class.npz", problems), problems),
         rounds=_rounds(run.samples, problems),
+        figures=_figures(manifest, problems),
         problems=problems,
     )
+
+
+def scheduled_steps(settings: dict[str, Any]) -> int | None:
+    """Student steps that an experiment's settings ask for, None if they do not say."""
+    schedule = _mapping(settings.get("schedule"))
+    rounds, steps = schedule.get("rounds"), schedule.get("student_steps_per_round")
+    return rounds * steps if isinstance(rounds, int) and isinstance(steps, int) else None
 
 
 def series(records: list[Record], *keys: str) -> list[np.ndarray]:
@@ -132,7 +132,7 @@ def series(records: list[Record], *keys: str) -> list[np.ndarray]:
     The first key decides what is kept: records without it, or where it is null, are left out.
     """
     kept = [r for r in records if isinstance(r.get(keys[0]), int | float)]
-    return [np.array([_number(r.get(key)) for r in kept], dtype=np.float64) for key in keys]
+    return [np.array([_or_nan(r.get(key)) for r in kept], dtype=np.float64) for key in keys]
 
 
 def latest(records: list[Record], key: str) -> Any:
@@ -143,12 +143,13 @@ def latest(records: list[Record], key: str) -> Any:
     return None
 
 
-def _number(value: Any) -> float:
+def _or_nan(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
 def _outcome_so_far(run: RunData) -> dict[str, Any]:
-    manifest, settings, evaluations = run.manifest, run.settings, run.by_student("evaluation")
+    manifest, settings, evaluations = run.manifest, run.settings, run.by_owner("evaluation")
+    totals = RunTotals.of(record for records in run.records.values() for record in records)
     schedule, runtime = _mapping(settings.get("schedule")), _mapping(settings.get("runtime"))
     sources = [_mapping(source) for source in _mapping(settings.get("sources")).values()]
     students = {
@@ -158,39 +159,24 @@ def _outcome_so_far(run: RunData) -> dict[str, Any]:
         }
         for name, student in _mapping(settings.get("students")).items()
     }
-    steps = max((int(_finite(r.get("step"))) for records in run.records.values() for r in records), default=None)
+    steps = max((int(number(r.get("step"))) for records in run.records.values() for r in records), default=None)
+    known = {key: value for key, value in totals.as_result().items() if value}
     return {
         "method": "+".join(sorted({str(source["method"]) for source in sources if "method" in source})) or None,
         "schedule": schedule.get("mode"),
         "runner": runtime.get("runner"),
         "seed": manifest.get("seed", runtime.get("seed")),
-        "metric_name": "accuracy" if evaluations else None,
+        "metric_name": manifest.get("metric_name", "accuracy") if evaluations else None,
         "teacher": {"model": _mapping(settings.get("teacher")).get("model"), "sha256": manifest.get("teacher_sha256")},
         "student": next(iter(students.values()), {}),
         "students": students,
         "end_to_end_s": run.elapsed_s,
-        "synthesis_s": sum(_finite(r.get("seconds")) for r in run.of_kind("synthesis")) or None,
-        "distillation_s": sum(map(_distillation_s, run.by_student("distillation").values())) or None,
-        "images_synthesized": sum(_finite(r.get("num_images")) for r in run.of_kind("synthesis")) or None,
-        "images_distilled": _images_distilled(run),
+        **known,
+        "images_synthesized": totals.images_synthesized or None,
+        "images_distilled": totals.images_distilled or None,
         "student_steps": steps,
         "class_entropy": latest(run.of_kind("replay"), "class_entropy"),
     }
-
-
-def _images_distilled(run: RunData) -> float | None:
-    counts = [latest(records, "images_distilled") for records in run.by_student("throughput").values()]
-    return sum(map(_finite, counts)) or None
-
-
-def _distillation_s(records: list[Record]) -> float:
-    """Seconds in student steps, from the mean ``step_s`` that each record gives for the steps since the one before."""
-    total, step = 0.0, 0.0
-    for record in records:
-        reached = _finite(record.get("step"))
-        total += _finite(record.get("step_s")) * max(0.0, reached - step)
-        step = max(step, reached)
-    return total
 
 
 def _settings(config: str | None) -> dict[str, Any]:
@@ -200,11 +186,6 @@ def _settings(config: str | None) -> dict[str, Any]:
         return _mapping(yaml.safe_load(config or ""))
     except yaml.YAMLError:
         return {}
-
-
-def _finite(value: Any) -> float:
-    number = _number(value)
-    return number if np.isfinite(number) else 0.0
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -237,23 +218,23 @@ def _text_or_none(path: Path, problems: list[str]) -> str | None:
 
 def _records(path: Path, problems: list[str]) -> dict[str, list[Record]]:
     by_kind: dict[str, list[Record]] = {}
-    if not path.exists():
-        return by_kind
-    damaged = 0
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if not line.endswith("\n"):
-                break  # a killed writer's torn last line
-            try:
-                record = json.loads(line)
-                by_kind.setdefault(record["kind"], []).append(record | {"time_s": float(record["time_s"])})
-            except (ValueError, KeyError, TypeError):
-                damaged += 1
+    reader = RecordReader(path, tolerant=True)
+    for record in reader.read():
+        by_kind.setdefault(str(record["kind"]), []).append(record)
     for records in by_kind.values():
-        records.sort(key=lambda record: record["time_s"])  # other processes' records are written some time after they arose
-    if damaged:
-        problems.append(f"metrics.jsonl has {damaged} damaged line{'s' if damaged > 1 else ''}, left out here")
+        records.sort(key=lambda record: record["time_s"])  # records of other processes are written some time after their time_s
+    if reader.damaged:
+        problems.append(f"metrics.jsonl has {reader.damaged} damaged line{'s' if reader.damaged > 1 else ''}, left out here")
     return by_kind
+
+
+def _figures(manifest: dict[str, Any], problems: list[str]) -> list[Figure]:
+    listed = manifest.get("figures") or []
+    try:
+        return [Figure.from_json(value) for value in listed]
+    except (ValueError, TypeError) as error:
+        problems.append(f"the figures that manifest.json names cannot be read ({error})")
+        return []
 
 
 def _arrays(path: Path, problems: list[str]) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Figures and image arrays as text that stands inside the page: inline SVG and PNG data addresses."""
+"""Figures and image arrays as text for inclusion in the page: inline SVG and PNG data addresses."""
 
 from __future__ import annotations
 

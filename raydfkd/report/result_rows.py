@@ -1,12 +1,15 @@
-"""A result in words: formatted numbers and the rows of the outcome table, for the report, comparisons and the terminal."""
+"""A result as text: formatted numbers and the rows of the outcome table, for the report, comparisons and the terminal."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+from raydfkd.metrics import Metric, find, of_kind
+
 MISSING = "–"
-"""What stands where a figure is not known."""
+"""Shown in place of an unknown figure."""
 
 
 def format_duration(seconds: float | None) -> str:
@@ -49,13 +52,6 @@ def format_rate(per_s: float | None) -> str:
     return f"{per_s:,.0f}" if per_s >= 10 else f"{per_s:.1f}"
 
 
-def format_ratio(smaller: float | None, larger: float | None) -> str:
-    """How many times smaller: ``3.9x``."""
-    if not smaller or not larger:
-        return MISSING
-    return f"{larger / smaller:.1f}×"
-
-
 def part(outcome: dict[str, Any], owner: str, key: str) -> Any:
     """``outcome[owner][key]``, None where either is missing."""
     inner = outcome.get(owner)
@@ -67,87 +63,113 @@ def metric_label(outcome: dict[str, Any]) -> str:
     return "mIoU" if outcome.get("metric_name") == "miou" else "accuracy"
 
 
-def rate(outcome: dict[str, Any], images_key: str) -> float | None:
-    """Images of ``images_key`` a second of the whole run, or None."""
-    images, seconds = outcome.get(images_key), outcome.get("end_to_end_s")
-    return images / seconds if images is not None and seconds else None
+def result_label(outcome: dict[str, Any], metric: Metric, short: bool = False) -> str:
+    """What a metric of the result is called, with the name of the run's figure of merit."""
+    return (metric.name if short else metric.label).replace("accuracy", metric_label(outcome))
 
 
-def gap_to_teacher(outcome: dict[str, Any]) -> str:
-    """Percentage points by which the last student is under (-) or over (+) its teacher."""
-    teacher, student = part(outcome, "teacher", "metric"), part(outcome, "student", "metric_last")
-    if teacher is None or student is None or not math.isfinite(student - teacher):
-        return MISSING
-    return f"{100 * (student - teacher):+.2f} points".replace("-", "−")
+def result_text(outcome: dict[str, Any], metric: Metric) -> str:
+    """A metric of the result, formatted by its unit; ``MISSING`` where it is not known."""
+    value = _DERIVED[metric.key](outcome) if metric.key in _DERIVED else _value(outcome, metric.key)
+    return _FORMATS.get(metric.unit, _whole)(value) if isinstance(value, int | float) else MISSING
 
 
 def outcome_rows(outcome: dict[str, Any]) -> list[tuple[str, str]]:
-    """(label, value) rows of a result, or of an unfinished run's outcome so far; rows without a value are left out."""
-    label = metric_label(outcome)
-    teacher_params, student_params = part(outcome, "teacher", "params"), part(outcome, "student", "params")
+    """(label, value) rows of a result, or of what is known of an unfinished run; rows without a value are left out."""
+    rows = [(label, _text(_value(outcome, key))) for label, key in _NETWORKS]
+    rows += [(result_label(outcome, metric), result_text(outcome, metric)) for metric in of_kind("result")]
+    rows += [(key, _text(outcome.get(key))) for key in ("seed", "schedule", "runner", "device")]
     sha = part(outcome, "teacher", "sha256")
-    rows = [
-        ("method", _text(outcome.get("method"))),
-        ("teacher", _text(part(outcome, "teacher", "model"))),
-        ("student", _text(part(outcome, "student", "model"))),
-        (f"teacher {label}", format_percent(part(outcome, "teacher", "metric"))),
-        (f"student {label}, last", format_percent(part(outcome, "student", "metric_last"))),
-        (f"student {label}, EMA", format_percent(part(outcome, "student", "metric_ema"))),
-        ("last student against teacher", gap_to_teacher(outcome)),
-        ("agreement with the teacher", format_percent(part(outcome, "student", "agreement"))),
-        ("teacher parameters", format_count(teacher_params)),
-        ("student parameters", format_count(student_params)),
-        ("times smaller", format_ratio(student_params, teacher_params)),
-        ("end to end", format_duration(outcome.get("end_to_end_s"))),
-        ("time in synthesis", format_duration(outcome.get("synthesis_s"))),
-        ("time in distillation", format_duration(outcome.get("distillation_s"))),
-        ("student steps", _whole(outcome.get("student_steps"))),
-        ("images synthesized", _whole(outcome.get("images_synthesized"))),
-        ("images distilled", _whole(outcome.get("images_distilled"))),
-        ("images/s made", format_rate(rate(outcome, "images_synthesized"))),
-        ("images/s eaten", format_rate(rate(outcome, "images_distilled"))),
-        ("class entropy of the buffer", _decimal(outcome.get("class_entropy"))),
-        ("student waits", format_percent(outcome.get("student_wait_fraction"))),
-        ("generators wait", format_percent(outcome.get("generator_wait_fraction"))),
-        ("restarts", _whole(outcome.get("restarts"))),
-        ("seed", _text(outcome.get("seed"))),
-        ("schedule", _text(outcome.get("schedule"))),
-        ("runner", _text(outcome.get("runner"))),
-        ("device", _text(outcome.get("device"))),
-        ("teacher sha256", f"{sha[:16]}…" if isinstance(sha, str) and len(sha) > 16 else _text(sha)),
-    ]
+    rows.append(("teacher sha256", f"{sha[:16]}…" if isinstance(sha, str) and len(sha) > 16 else _text(sha)))
     return [(name, value) for name, value in rows if value != MISSING]
 
 
 def student_headers(outcome: dict[str, Any]) -> tuple[str, ...]:
-    """Of :func:`student_rows`."""
-    label = metric_label(outcome)
-    return ("student", "model", "objective", f"{label}, last", f"{label}, EMA", "agreement", "parameters", "images distilled")
+    """The headers of :func:`student_rows`."""
+    figures = (result_label(outcome, metric, short=True) for metric in _student_metrics())
+    return ("student", "model", "objective", *figures)
 
 
 def student_rows(outcome: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row a student, the first one's first."""
+    """One row per student, the first student first."""
     students = outcome.get("students")
     return [
         (
             name,
             _text(student.get("model")),
             _text(student.get("objective")),
-            *(format_percent(student.get(key)) for key in ("metric_last", "metric_ema", "agreement")),
-            format_count(student.get("params")),
-            _whole(student.get("images_distilled")),
+            *(result_text({**student, "student": student}, metric) for metric in _student_metrics()),
         )
         for name, student in (students if isinstance(students, dict) else {}).items()
     ]
+
+
+def _student_metrics() -> list[Metric]:
+    """The metrics of the result that each student has."""
+    return [*(metric for metric in of_kind("result") if metric.key.startswith("student.")), find("result", "images_distilled")]
+
+
+def _value(outcome: dict[str, Any], key: str) -> Any:
+    owner, _, inner = key.rpartition(".")
+    return part(outcome, owner, inner) if owner else outcome.get(inner)
 
 
 def _text(value: Any) -> str:
     return MISSING if value is None or value == "" else str(value)
 
 
-def _whole(value: float | None) -> str:
-    return MISSING if value is None else f"{value:,.0f}"
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
 
 
-def _decimal(value: float | None) -> str:
-    return MISSING if value is None or not math.isfinite(value) else f"{value:.3f}"
+def _decimal(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else MISSING
+
+
+def _points(value: float) -> str:
+    return f"{value:+.2f} points".replace("-", "−") if math.isfinite(value) else MISSING
+
+
+def _times(value: float) -> str:
+    return f"{value:.1f}×"
+
+
+def _points_to_teacher(outcome: dict[str, Any]) -> float | None:
+    """Percentage points by which the last student is under (-) or over (+) its teacher."""
+    teacher, student = part(outcome, "teacher", "metric"), part(outcome, "student", "metric_last")
+    return None if teacher is None or student is None else 100 * (student - teacher)
+
+
+def _size_ratio(outcome: dict[str, Any]) -> float | None:
+    teacher, student = part(outcome, "teacher", "params"), part(outcome, "student", "params")
+    return teacher / student if teacher and student else None
+
+
+def _per_s(key: str) -> Callable[[dict[str, Any]], float | None]:
+    """Images per second over the whole run."""
+
+    def rate(outcome: dict[str, Any]) -> float | None:
+        images, seconds = outcome.get(key), outcome.get("end_to_end_s")
+        return images / seconds if images is not None and seconds else None
+
+    return rate
+
+
+_NETWORKS = (("method", "method"), ("teacher", "teacher.model"), ("student", "student.model"))
+_DERIVED: dict[str, Callable[[dict[str, Any]], float | None]] = {
+    "points_to_teacher": _points_to_teacher,
+    "size_ratio": _size_ratio,
+    "images_synthesized_per_s": _per_s("images_synthesized"),
+    "images_distilled_per_s": _per_s("images_distilled"),
+}
+"""By key of what is computed from other values of the result."""
+_FORMATS: dict[str, Callable[[float], str]] = {
+    "fraction": format_percent,
+    "ratio": _decimal,
+    "s": format_duration,
+    "parameters": format_count,
+    "images/s": format_rate,
+    "points": _points,
+    "times": _times,
+}
+"""By unit; whole numbers otherwise."""

@@ -1,4 +1,4 @@
-"""The report's sections in order. Each is built from the run's data, or says in one line why it cannot be."""
+"""The report's sections in order. Each is built from the run's data, or gives the reason why it cannot be."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from raydfkd.report.loading import RunData, series
 from raydfkd.report.page_parts import LeftOut, Part, Section, Table
 from raydfkd.report.result_rows import MISSING, format_duration, outcome_rows, student_headers, student_rows
 from raydfkd.report.timeline import timeline
+from raydfkd.report.wait_section import waits
 
 _MOST_EVENTS = 200
 
@@ -30,14 +31,14 @@ def build_parts(run: RunData) -> list[Part]:
 def _outcome(run: RunData) -> Section:
     rows = outcome_rows(run.outcome)
     if not rows:
-        raise LeftOut("neither result.json nor the metrics say anything yet")
+        raise LeftOut("neither result.json nor the metrics records hold any figures yet")
     half = -(-len(rows) // 2)
     columns = [Table((), [*rows[:half]]), Table((), [*rows[half:]])]
     students = student_rows(run.outcome)
     if len(students) > 1:
         columns.append(Table(student_headers(run.outcome), students, "students"))
     lead = "" if run.result is not None else "The run has no result.json: these are its figures so far."
-    notes = [] if len(students) < 2 else [f"Where only one student can stand for the run it is the first, {students[0][0]}."]
+    notes = [] if len(students) < 2 else [f"Figures of a single student are those of the first, {students[0][0]}."]
     return Section(lead=lead, tables=columns, notes=notes)
 
 
@@ -49,7 +50,7 @@ def _events(run: RunData) -> Section:
     steps, seconds = series([r for kind in ("synthesis", "throughput") for r in run.of_kind(kind)], "step", "time_s")
     rows: list[tuple[str, ...]] = []
     for event in shown:
-        # Whoever records an event need not know the student's step: the newest one by then stands in for it.
+        # An event may be recorded without the student's step: the newest recorded one before it is shown instead.
         step = max(int(event.get("step", 0)), int(np.max(steps[seconds <= event["time_s"]], initial=0)))
         rows.append((format_duration(event["time_s"]), f"{step:,}", str(event.get("message", ""))))
     notes = [f"The last {_MOST_EVENTS} of {len(events):,} events are shown."] if len(events) > _MOST_EVENTS else []
@@ -64,8 +65,8 @@ def _data(run: RunData) -> Section:
         read = [{"data": key, "purpose": value} for key, value in read.items()]
     rows = read if isinstance(read, list) else [read]
     if not rows:
-        return Section(lead="No data set was read at all.")
-    return Section(lead="Every data split that this run read, and what for.", tables=[_object_table(rows)])
+        return Section(lead="No data set was read.")
+    return Section(lead="Every data split that this run read, and its purpose.", tables=[_object_table(rows)])
 
 
 def _config(run: RunData) -> Section:
@@ -98,7 +99,7 @@ _BUILDERS: tuple[tuple[str, str, Callable[[RunData], Section]], ...] = (
     ("synthesis", "Synthesis", training_sections.synthesis),
     ("throughput", "Throughput and buffer", training_sections.throughput),
     ("timeline", "Generators over time", timeline),
-    ("waits", "Waits by cause", training_sections.waits),
+    ("waits", "Waits by cause", waits),
     ("events", "Events", _events),
     ("data", "Data that was read", _data),
     ("machine", "Versions and hardware", _machine),

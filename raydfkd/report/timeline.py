@@ -1,4 +1,4 @@
-"""How the run followed its number of generators: those that ran, student steps and images made a second, on one time axis."""
+"""Generators running, student steps per second and images synthesized per second, on one time axis."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from raydfkd.metrics import find
 from raydfkd.report import style
 from raydfkd.report.figures import time_axis
 from raydfkd.report.loading import RunData, series
 from raydfkd.report.page_parts import LeftOut, Section
 from raydfkd.report.pictures import figure_svg
+from raydfkd.run_records import rates
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZE_INCHES = (8.0, 4.6)
-MOST_SPANS = 60
-RECORDS_A_SPAN = 4
+
+_TITLES = (
+    find("generators", "running").label,
+    f"{find('throughput', 'step').label} per second",
+    f"{find('synthesis', 'num_images').label} per second",
+)
 
 Curve = tuple[np.ndarray, np.ndarray]
 """Seconds [n] and values [n]."""
@@ -28,32 +34,20 @@ def timeline(run: RunData) -> Section:
     if not records:
         raise LeftOut("there are no records of generators: the run was a local one, or has none yet")
     running = {}
-    for source in sorted({str(record.get("source")) for record in records}):
-        counts, seconds = series([r for r in records if str(r.get("source")) == source], "running", "time_s")
-        running[source] = (seconds, counts)
+    for source, of_one in run.by_owner("generators").items():
+        counts, seconds = series(of_one, "running", "time_s")
+        if len(seconds):
+            running[source] = (seconds, counts)
     stepped = {}
-    for student, of_one in run.by_student("throughput").items():
+    for student, of_one in run.by_owner("throughput").items():
         steps, stepped_at = series(of_one, "step", "time_s")
         stepped[student] = rates(stepped_at, np.diff(steps, prepend=0.0))
-    images, made_at = series(run.of_kind("synthesis"), "num_images", "time_s")
-    figure = _figure(running, stepped, rates(made_at, images), run.elapsed_s)
+    images, synthesized_at = series(run.of_kind("synthesis"), "num_images", "time_s")
+    figure = _figure(running, stepped, rates(synthesized_at, images), run.elapsed_s)
     return Section(
-        lead="Generators that ran, what the students did meanwhile, and what was made. Events say why their number changed.",
+        lead="The pace of students and generators as the number of generators changed. The events say why it changed.",
         wide=[figure_svg(figure, "timeline")],
     )
-
-
-def rates(seconds: np.ndarray, amounts: np.ndarray) -> Curve:
-    """``amounts`` [n] that arose up to ``seconds`` [n], as amounts a second in equal spans of time; each span's value stands
-    at its end. The spans are so long that about four of the amounts fall into one.
-    """
-    if len(seconds) < 2 or seconds[-1] <= seconds[0]:
-        return np.empty(0), np.empty(0)
-    num = max(1, min(MOST_SPANS, len(seconds) // RECORDS_A_SPAN))
-    edges = np.linspace(seconds[0], seconds[-1], num + 1)
-    # The first amount arose before the first span.
-    sums, _ = np.histogram(seconds[1:], edges, weights=amounts[1:])
-    return edges[1:], sums / np.diff(edges)
 
 
 @style.styled
@@ -72,7 +66,7 @@ def _figure(running: dict[str, Curve], steps: dict[str, Curve], images: Curve, e
         colour = style.GREEN if len(steps) == 1 else style.LINES[number % len(style.LINES)]
         panels[1].plot(seconds * scale, values, color=colour, label=student)
     panels[2].plot(images[0] * scale, images[1], color=style.ORANGE)
-    for axes, title in zip(panels, ("Generators that run", "Student steps/s", "Images/s made"), strict=True):
+    for axes, title in zip(panels, _TITLES, strict=True):
         axes.set_title(title)
         axes.set_ylim(bottom=0, top=max(1e-9, 1.15 * axes.dataLim.y1) if axes.has_data() else 1.0)
     panels[0].yaxis.get_major_locator().set_params(integer=True)

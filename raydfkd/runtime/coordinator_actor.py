@@ -1,117 +1,18 @@
-"""Where actors leave their metrics records, and the run's first failure, until the driver takes them."""
+"""The run's coordinator as an actor: a shell."""
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
 import ray
 
-from raydfkd.errors import WaitTimeoutError
-from raydfkd.runtime.failures import Failure
-from raydfkd.runtime.generators.autoscale_policy import WaitMeter, Waits
-from raydfkd.runtime.preflight import amounts, requested
+from raydfkd.runtime.coordinator import Coordinator
 from raydfkd.runtime.prometheus import RunMetrics
 from raydfkd.runtime.run_context import RunContext
-from raydfkd.runtime.students.stop_agreement import StopAgreement
 
 
 @ray.remote(num_cpus=0)
-class LogActor:
-    """A queue of (kind, step, values) records, stamped with the time at which they came."""
+class CoordinatorActor(Coordinator):
+    """``Coordinator``, which exports what it is given to Ray's Prometheus endpoint."""
 
     def __init__(self, context: RunContext) -> None:
-        self._records: list[dict[str, Any]] = []
-        self._failure: Failure | None = None
-        self._student_pids: dict[str, list[list[int]]] = {name: [] for name in context.config.students}
-        self._config = context.config
-        self._without_workers_since: dict[str, float] = {}
-        self._stop = StopAgreement()
-        self._targets: dict[str, int] = {}
-        self._newest_step = 0
-        scaled = [source.autoscale.window_s for source in context.config.sources.values() if source.autoscale is not None]
-        self._meter = WaitMeter(max(scaled, default=0.0)) if scaled else None
-        self._metrics = RunMetrics(context)
-        if ray.get_runtime_context().was_current_actor_reconstructed:
-            self.push("event", 0, {"message": "log actor restarted; records on their way to it are lost", "restart": True})
-        else:
-            for name, student in context.config.students.items():
-                if student.elastic:
-                    self.note_workers_lost(name)
-
-    def push(self, kind: str, step: int | None, values: dict[str, Any]) -> None:
-        """Takes a record; one of step None gets the newest step that was heard of."""
-        self._newest_step = max(self._newest_step, step or 0)
-        step = self._newest_step if step is None else step
-        self._records.append({"kind": kind, "step": step, "wall_s": time.time(), **values})
-        self._metrics.take(kind, step, values)
-        if self._meter is not None:
-            self._meter.take(kind, values, time.monotonic())
-
-    def waits(self, source: str, window_s: float, not_before_s: float) -> Waits:
-        """Shares of the time that students and a source's generators waited, over the last ``window_s`` seconds.
-
-        Args:
-            not_before_s: age in seconds of what may be looked at.
-        """
-        assert self._meter is not None, "only asked for a source with autoscale"
-        now = time.monotonic()
-        return self._meter.waits(source, now - min(window_s, not_before_s), now - not_before_s)
-
-    def note_targets(self, targets: dict[str, int]) -> None:
-        """Generators wanted by source, for a pool that is restarted."""
-        self._targets = targets
-
-    def targets(self) -> dict[str, int]:
-        return self._targets
-
-    def request_stop(self) -> None:
-        """The run is to end in order: the students see it at their next round."""
-        self._stop.asked = True
-
-    def stopping(self) -> bool:
-        return self._stop.asked
-
-    def ends_before(self, student: str, number: int) -> bool:
-        """See ``StopAgreement``."""
-        return self._stop.ends_before(student, number)
-
-    def drain(self) -> tuple[list[dict[str, Any]], Failure | None]:
-        """All records since the last call, and the run's failure."""
-        self._check_workers()
-        records, self._records = self._records, []
-        return records, self._failure
-
-    def fail(self, failure: Failure) -> None:
-        """The run has failed. The first failure is the one that counts."""
-        if self._failure is None:
-            self._failure = failure
-
-    def failure(self) -> Failure | None:
-        return self._failure
-
-    def begin_session(self, student: str, pids: list[int]) -> int:
-        """A student's worker group has started; returns how often it had before."""
-        self._student_pids[student].append(pids)
-        self._without_workers_since.pop(student, None)
-        return len(self._student_pids[student]) - 1
-
-    def note_workers_lost(self, student: str) -> None:
-        """An elastic student's workers have ended or not begun; Ray Train would wait for nodes without end."""
-        self._without_workers_since[student] = time.monotonic()
-
-    def _check_workers(self) -> None:
-        patience_s = self._config.runtime.wait_timeout_s
-        for name, since in self._without_workers_since.items():
-            if time.monotonic() - since > patience_s:
-                student, label = self._config.students[name], self._config.label_of(name)
-                sentence = (
-                    f"waited {patience_s:.0f} s for {label} workers: at least {student.fewest_workers} are wanted, and each "
-                    f"needs {amounts(requested(student.resources))} on a node; add nodes, then resume"
-                )
-                self.fail(Failure.of(WaitTimeoutError(sentence), f"the {label} workers"))
-
-    def student_pids(self, student: str | None = None) -> list[int]:
-        """Process ids of a student's workers (None: the first one's), by rank; empty before they have started."""
-        known = self._student_pids[student or next(iter(self._student_pids))]
-        return known[-1] if known else []
+        restarted = ray.get_runtime_context().was_current_actor_reconstructed
+        super().__init__(context.config, RunMetrics(context).take, restarted)

@@ -49,7 +49,7 @@ class LiveRun:
 
     def request_stop(self) -> None:
         """Asks the run to end at the student's next round; returns at once."""
-        self._ask("log", "request_stop")
+        self._ask("coordinator", "request_stop")
 
     def _ask(self, role: str, method: str, *arguments: Any) -> Any:
         """What an actor answers.

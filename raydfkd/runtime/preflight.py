@@ -38,7 +38,8 @@ def amounts(resources: dict[str, float]) -> str:
 
 
 def preflight(config: ExperimentConfig) -> None:
-    """Refuses a run that the cluster as it is could not place, before anything starts.
+    """Refuses a run whose student workers could not work together, or that the cluster as it is could not place, before
+    anything starts.
 
     What other jobs hold now counts as free, because they end.
 
@@ -46,9 +47,26 @@ def preflight(config: ExperimentConfig) -> None:
         ResourceError: with need, have, and what to change.
     """
     nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    refusal = refusal_of(demands(config), nodes)
+    refusal = refusal_of_workers(config) or refusal_of(demands(config), nodes)
     if refusal is not None:
         raise ResourceError(refusal)
+
+
+def refusal_of_workers(config: ExperimentConfig) -> str | None:
+    """Why the workers of a student could not work together, or None if they can."""
+    for name, student in config.students.items():
+        share = student.resources.num_gpus
+        if student.num_workers > 1 and 0 < share <= 0.5:
+            return (
+                f"students.{name} has {student.num_workers} workers with {share:g} GPU each, which may come to lie on one GPU, "
+                f"where NCCL refuses them: set students.{name}.resources.num_gpus above 0.5, or num_workers to 1"
+            )
+        if student.sync_batch_norm and config.runtime.device == "cpu":
+            return (
+                f"students.{name}.sync_batch_norm does not run with runtime.device cpu: set runtime.device to auto or cuda, "
+                "or leave sync_batch_norm out"
+            )
+    return None
 
 
 def has_room(need: dict[str, float]) -> bool:

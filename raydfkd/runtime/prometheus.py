@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge
 
-from raydfkd.metrics import METRICS, readings, tags_of
+from raydfkd.metrics import exported, readings, tags_of
 from raydfkd.runtime.run_context import RunContext
 
 
@@ -22,10 +22,10 @@ class RunMetrics:
         self._student = context.config.student_name
         self._exported: dict[str, Any] = {}
         kinds = {"counter": Counter, "gauge": Gauge}
-        for name, (kind, description) in METRICS.items():
-            metric = kinds[kind](name, description=description, tag_keys=("run", *tags_of(name)))
-            metric.set_default_tags({"run": context.path.name})
-            self._exported[name] = metric
+        for metric, export in exported():
+            made = kinds[export.type](export.name, description=metric.help, tag_keys=("run", *tags_of(metric.kind)))
+            made.set_default_tags({"run": context.path.name})
+            self._exported[export.name] = made
 
     def take(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Exports one record."""

@@ -28,7 +28,7 @@ from raydfkd.errors import RunDirError, RunFailedError, RunStoppedError
 from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.pipeline.run.recorder import Recorder
 from raydfkd.run_dir import RunDir
-from raydfkd.runtime.coordinator_actor import LogActor
+from raydfkd.runtime.coordinator_actor import CoordinatorActor
 from raydfkd.runtime.failures import Failure, original
 from raydfkd.runtime.generators.generator_pool_actor import GeneratorPoolActor
 from raydfkd.runtime.preflight import amounts, preflight, requested
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.2
 CLOSE_TIMEOUT_S = 20.0
 STUDENT_END_S = 30.0
-"""How long a failed run waits for its students' groups, which nothing else would end where the session goes on."""
+"""How long a failed run waits for its students' groups, which nothing else would end where Ray goes on."""
 LAST_CALL_S = 5.0
 """And where it ends with the run: a thread that is still in a call to Ray when Ray is left may take the process down."""
 PLACED_BYTES = 1 << 20
@@ -101,7 +101,7 @@ def _actors(context: RunContext) -> Iterator[dict[str, Any]]:
     """The run's actors, by role. They end in order: no more leave, generators drain, streams close, the rest is killed."""
     restarts = context.config.runtime.max_restarts
     classes: dict[str, Any] = {
-        "log": LogActor,
+        "coordinator": CoordinatorActor,
         "replay": ReplayActor,
         "weights": WeightStoreActor,
         "pool": GeneratorPoolActor,

@@ -46,7 +46,7 @@ class RunContext:
         return f"{self.prefix}/{role}"
 
     def actor(self, role: str) -> Any:
-        """The handle of one of the run's actors: ``replay``, ``weights``, ``log`` or ``pool``.
+        """The handle of one of the run's actors: ``replay``, ``weights``, ``coordinator`` or ``pool``.
 
         Raises:
             ValueError: it is not alive and will not come back.

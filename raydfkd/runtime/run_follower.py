@@ -1,4 +1,4 @@
-"""The driver's view of a live run: moves records from the log actor to the recorder, and asks the actors how they stand."""
+"""The driver's view of a live run: moves records from the coordinator to the recorder, and asks the actors how they stand."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class LogFollower:
 
     Args:
         recorder: gets the records.
-        actors: handles of ``log``, ``replay`` and ``pool``.
+        actors: handles of ``coordinator``, ``replay`` and ``pool``.
     """
 
     def __init__(self, recorder: Recorder, actors: dict[str, Any]) -> None:
         self._recorder = recorder
-        self._log, self._replay, self._pool = actors["log"], actors["replay"], actors["pool"]
+        self._coordinator, self._replay, self._pool = actors["coordinator"], actors["replay"], actors["pool"]
         self._next_stats = time.monotonic() + STATS_PERIOD_S
         self._pictured = -1
 
@@ -38,7 +38,7 @@ class LogFollower:
         """Takes what is new; returns the run's failure, if it has failed."""
         due = last or time.monotonic() >= self._next_stats
         try:
-            records, failure = call(self._log.drain.remote, PATIENCE_S, "the run's log")
+            records, failure = call(self._coordinator.drain.remote, PATIENCE_S, "the run's coordinator")
             if due and failure is None and not last:
                 call(self._pool.pids.remote, PATIENCE_S, "the generator pool")
         except WaitTimeoutError as error:

@@ -56,11 +56,11 @@ class AttackedSynthesizer:
         order = torch.randperm(len(batch), generator=self.rng).numpy()
         rows = order[: self.num_attacked]
         made = self.attack(batch.images[rows], batch.teacher_class[rows], self.rng)
-        everything = _joined(made, batch, order)
+        everything = _joined(made, batch.take(order))
         chosen = np.arange(len(everything))
         if self.balanced:
             chosen = choose_even(everything.teacher_class, summary.class_counts, len(batch))
-        return _rows(everything, chosen[: len(batch)])
+        return everything.take(chosen[: len(batch)])
 
     def state_dict(self) -> dict[str, Any]:
         return {"inner": self.inner.state_dict(), "rng": self.rng.get_state()}
@@ -70,35 +70,24 @@ class AttackedSynthesizer:
         self.rng.set_state(state["rng"].cpu())
 
 
-def _joined(made: AttackedImages, batch: SyntheticBatch, order: np.ndarray) -> SyntheticBatch:
-    """The attack's images, and then the batch's in the order given."""
-    priorities = None
+def _joined(made: AttackedImages, batch: SyntheticBatch) -> SyntheticBatch:
+    """The attack's images, and then the batch's."""
+    highest = None
     if batch.priorities is not None:
-        # Nobody has seen the new ones yet: they start as high as the batch's highest.
+        # No student has trained on the new ones yet: they start as high as the batch's highest.
         highest = np.full(len(made.images), batch.priorities.max(), batch.priorities.dtype)
-        priorities = np.concatenate([highest, batch.priorities[order]])
-    return replace(
+    attacked = replace(
         batch,
-        images=np.concatenate([made.images, batch.images[order]]),
-        targets=np.concatenate([made.targets, batch.targets[order]]),
-        teacher_class=np.concatenate([made.teacher_class, batch.teacher_class[order]]),
-        teacher_confidence=np.concatenate([made.teacher_confidence, batch.teacher_confidence[order]]),
-        priorities=priorities,
-        metrics=batch.metrics
-        | {
-            "attacked_images": float(made.num_attacked),
-            "attack_crossed": made.num_crossed / made.num_attacked,
-            "attack_pairs": made.num_pairs / made.num_attacked,
-        },
+        images=made.images,
+        targets=made.targets,
+        teacher_class=made.teacher_class,
+        teacher_confidence=made.teacher_confidence,
+        priorities=highest,
+        class_histogram=None,
     )
-
-
-def _rows(batch: SyntheticBatch, rows: np.ndarray) -> SyntheticBatch:
-    return replace(
-        batch,
-        images=batch.images[rows],
-        targets=batch.targets[rows],
-        teacher_class=batch.teacher_class[rows],
-        teacher_confidence=batch.teacher_confidence[rows],
-        priorities=None if batch.priorities is None else batch.priorities[rows],
-    )
+    counted = {
+        "attacked_images": float(made.num_attacked),
+        "attack_crossed": made.num_crossed / made.num_attacked,
+        "attack_pairs": made.num_pairs / made.num_attacked,
+    }
+    return SyntheticBatch.concat([attacked, batch], metrics=batch.metrics | counted)

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.nn import functional as F
 
-    from raydfkd.losses import distillation, gan
-    from raydfkd.models import discriminators, generators, precision
+    from raydfkd.losses import gan
+    from raydfkd.models import discriminators, generators, moving_average, precision
     from raydfkd.models.discriminators import residual
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 else:
     torch, F = deferred("torch"), deferred("torch.nn.functional")
-    distillation, gan = deferred("raydfkd.losses.distillation"), deferred("raydfkd.losses.gan")
+    gan, moving_average = deferred("raydfkd.losses.gan"), deferred("raydfkd.models.moving_average")
     generators, precision = deferred("raydfkd.models.generators"), deferred("raydfkd.models.precision")
     discriminators, residual = deferred("raydfkd.models.discriminators"), deferred("raydfkd.models.discriminators.residual")
 
@@ -256,8 +256,8 @@ class GuidedGAN:
             return self.teacher.forward_features(probe)[1].shape[1]
 
     def _update_average(self) -> None:
-        decay = distillation.ema_decay(self.config.ema_decay, self.num_steps)
-        distillation.ema_update(list(self.averaged.parameters()), list(self.generator.parameters()), decay)
+        averaged, newest = self.averaged.parameters(), self.generator.parameters()
+        moving_average.update_average(averaged, newest, self.config.ema_decay, self.num_steps)
         # BatchNorm's own running averages, and the singular vectors, which belong to the newest weights.
         for mine, theirs in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
             mine.copy_(theirs)

@@ -146,7 +146,7 @@ METHOD = Method(
         ),
         Figure(
             "Generator: classes",
-            {"class_hit_rate": "teacher sees the class asked for", "class_evenness": "evenness of classes (100%: equal)"},
+            {"class_hit_rate": "teacher predicts the target class", "class_evenness": "evenness (100%: equal shares)"},
             percent=True,
         ),
     ),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
-from raydfkd.data.config import DatasetConfig
+from raydfkd.data.dataset_kind import DatasetConfig
 from raydfkd.metrics import Figure
 from raydfkd.resources import ResourcesConfig
 from raydfkd.settings import Settings

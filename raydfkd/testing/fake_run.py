@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from raydfkd.metrics import Figure
 from raydfkd.run_dir import RunDir, write_atomically
 
 CLASS_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 TEACHER_METRIC = 0.888
 END_S = 1320.0
+FIGURES = (Figure("Classes of a batch", {"class_hit_rate": "target class", "class_evenness": "evenness"}, percent=True),)
+"""Of its method's own numbers, as the manifest lists them."""
 _CONFIG = """\
 task: {kind: classification, num_classes: 10, image_shape: [3, 32, 32]}
 teacher:
@@ -65,6 +68,7 @@ def _manifest(seed: int, state: str) -> dict[str, Any]:
         "seed": seed,
         "teacher_sha256": "9f3c" * 16,
         "classes": CLASS_NAMES,
+        "figures": [figure.as_json() for figure in FIGURES],
         "data_splits_read": [{"dataset": "parquet", "split": "cifar10/test", "purpose": "evaluation only"}],
         "python": "3.11.9",
         "packages": {"raydfkd": "0.1.0", "torch": "2.14.1", "ray": "2.60.0", "numpy": "2.4.6"},
@@ -83,10 +87,9 @@ def _records(rng: np.random.Generator, total_steps: int, done: float, final: flo
         step = int(total_steps * progress)
         at = {"time_s": round(float(seconds), 3), "step": step}
         records.append({"kind": "synthesis", **at, **_synthesis(rng, number, progress)})
-        made = 256 * (number + 1)
         if step > 0:
             records.append({"kind": "distillation", **at, **_distillation(rng, progress)})
-        records.append({"kind": "replay", **at, **_replay(rng, min(5000, made), progress, number + 1, step)})
+        records.append({"kind": "replay", **at, **_replay(rng, min(5000, 256 * (number + 1)), progress, number + 1, step)})
         if number % 2 == 1:
             records.append({"kind": "throughput", **at, **_throughput(rng, step)})
         if step > 0 and number % 8 == 0:
@@ -99,7 +102,7 @@ def _records(rng: np.random.Generator, total_steps: int, done: float, final: flo
     records += [_generators(s, n) for s, n in ((1.0, 2), (0.3 * END_S, 4), (0.7 * END_S, 2)) if s <= END_S * done]
     if done > 0.5:
         message = "generator inversion-1 died (killed); restarted from its state of batch 118"
-        records.append(_event(600.0, 0, message))
+        records.append(_event(600.0, 0, message) | {"restart": True})
     return sorted(records, key=lambda r: float(r["time_s"]))
 
 
@@ -136,7 +139,8 @@ def _synthesis(rng: np.random.Generator, number: int, progress: float) -> dict[s
         "generator_wait_limiter_s": float(abs(rng.normal(0.6, 0.1))) if progress > 0 else 0.0,
         "generator_wait_weights_s": float(abs(rng.normal(0.12, 0.03))),
     }
-    return {**generator, **waits, **noisy, "loss": round(sum(noisy.values()), 5)}
+    own = {"class_hit_rate": 0.5 + 0.4 * progress, "class_evenness": 0.9 + 0.05 * progress}
+    return {**generator, **waits, **noisy, **own, "loss": round(sum(noisy.values()), 5)}
 
 
 def _distillation(rng: np.random.Generator, progress: float) -> dict[str, Any]:
@@ -160,6 +164,7 @@ def _replay(rng: np.random.Generator, size: int, progress: float, inserts: int, 
     return {
         "size": size,
         "capacity": 5000,
+        "fill": size / 5000,
         "class_counts": counts.tolist(),
         "class_entropy": float(-(present * np.log(present)).sum() / np.log(10)),
         "dropped_updates": 3 * inserts,

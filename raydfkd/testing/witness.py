@@ -64,11 +64,11 @@ def _watch_buffer(module: ModuleType) -> None:
     buffer = module.ReplayBuffer
     insert, load = buffer.insert, buffer.load_state_dict
 
-    def watched_insert(self: Any, batch: Any, payload: Any, *judge: Any) -> Any:
-        report = insert(self, batch, payload, *judge)
-        shard = next(s for t in self.tables.values() for i, s in t.storage.shards.items() if i == report.shard_id)
+    def watched_insert(self: Any, batch: Any, payload: Any, *judge: Any) -> None:
+        before = self.num_shards
+        insert(self, batch, payload, *judge)
+        (shard,) = self.shards_after(before - 1)
         _note("buffer", epoch=self.identity, keys=shard.keys.tolist(), images=_checksums(batch.images))
-        return report
 
     def watched_load(self: Any, *arguments: Any) -> None:
         load(self, *arguments)

@@ -38,7 +38,7 @@ EXPECTED = {
         "through_actor.inserted_images_per_s",
     },
     "scaling.py": {
-        "generators.made_images_per_s_1",
+        "generators.synthesized_images_per_s_1",
         "generators.inserted_images_per_s_2",
         "generators.speedup_2",
         "generators.replay_cpu_us_per_image_1",

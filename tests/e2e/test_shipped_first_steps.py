@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from shipped import BUILDS, EXPERIMENTS, RUNS, build_of, check_each, kind_of, name_of, one_of_each, run_of, without_checkpoint
 
-from raydfkd.data.config import ParquetConfig
 from raydfkd.data.datasets import load_unlabelled
+from raydfkd.data.kinds.parquet import ParquetConfig
 from raydfkd.pipeline.dataset.build import DatasetBuild, execute_here
 from raydfkd.pipeline.dataset.config import load_dataset_build
 from raydfkd.pipeline.dataset.folder import BuildFolder
@@ -191,6 +191,10 @@ def test_kinds_differ_by_every_choice_and_by_no_size_or_name() -> None:
     assert {kind(), *map(kind, same)} == {kind()}
     other = [
         *("students.small.augmentation.level=none", "students.small.objective={kind: dkd}", "collected.num_images=5"),
-        *("replay.synthetic.sampler.kind=prioritized", "students.small.optimizer.nesterov=true", "task.image_shape=[1, 32, 32]"),
+        *(
+            "replay.synthetic.sampler.kind=prioritized",
+            "students.small.optimizer.nesterov=true",
+            "task.image_shape=[1, 32, 32]",
+        ),
     ]
     assert len({kind(), *map(kind, other)}) == 1 + len(other)

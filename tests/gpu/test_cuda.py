@@ -84,3 +84,24 @@ def test_the_mirror_lies_on_the_gpu() -> None:
     assert gathered.is_cuda
     np.testing.assert_array_equal(gathered.cpu().numpy(), images[[1, 0]])
     assert keys.tolist() == [6, 5]
+
+
+def test_dropout_on_the_gpu_draws_from_the_seed_alone() -> None:
+    def dropped(disturbed: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        distiller = _distiller("cuda")
+        distiller.student.fc = torch.nn.Sequential(torch.nn.Dropout(0.5), distiller.student.fc)  # type: ignore[arg-type]
+        outside = torch.cuda.get_rng_state()
+        images = torch.randint(0, 256, (32, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).cuda()
+        priorities = []
+        for _ in range(2):
+            if disturbed:
+                torch.rand(5, device="cuda")
+                outside = torch.cuda.get_rng_state()
+            priorities.append(distiller.step(images, torch.ones(32, device="cuda")).priorities_B)
+            assert torch.equal(torch.cuda.get_rng_state(), outside)
+        return priorities[0], priorities[1]
+
+    first, second = dropped(disturbed=False)
+    again, _ = dropped(disturbed=True)
+    torch.testing.assert_close(again, first, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(first, second)

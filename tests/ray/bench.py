@@ -16,7 +16,7 @@ from tiny_experiment import BATCH_SIZE
 
 from raydfkd.pipeline.experiment.config import build_experiment
 from raydfkd.pipeline.run.exchange import NotYet
-from raydfkd.runtime.coordinator_actor import LogActor
+from raydfkd.runtime.coordinator_actor import CoordinatorActor
 from raydfkd.runtime.replay.replay_actor import ReplayActor
 from raydfkd.runtime.replay.replay_client import ReplayClient
 from raydfkd.runtime.run_context import RunContext
@@ -80,7 +80,7 @@ class Bench:
     """Handles of the actors."""
 
     context: RunContext
-    log: Any
+    coordinator: Any
     replay: Any
     weights: Any
 
@@ -100,7 +100,7 @@ class Bench:
 
     def events(self) -> list[str]:
         """Event lines since the last call."""
-        records, _ = ray.get(self.log.drain.remote(), timeout=60)
+        records, _ = ray.get(self.coordinator.drain.remote(), timeout=60)
         return [record["message"] for record in records if record["kind"] == "event"]
 
 
@@ -109,7 +109,7 @@ def bench(tree: dict[str, Any], path: Path) -> Iterator[Bench]:
     """The actors of a run, which end with the context."""
     context = RunContext(build_experiment(tree), path)
     handles: dict[str, Any] = {}
-    actors: dict[str, Any] = {"log": LogActor, "replay": ReplayActor, "weights": WeightStoreActor}
+    actors: dict[str, Any] = {"coordinator": CoordinatorActor, "replay": ReplayActor, "weights": WeightStoreActor}
     try:
         for role, actor in actors.items():
             handles[role] = actor.options(name=context.name_of(role), max_restarts=3).remote(context)

@@ -184,11 +184,11 @@ def a_student_worker_joins_late(folder: Path) -> None:
     live = LiveRun(tree(save_teacher(folder / "teacher.safetensors"), num_generators=1, **elastic), folder / "run")
     live.wait_for_step(29, PATIENCE_S)
     wait_until(lambda: live.run.latest_checkpoint() is not None, PATIENCE_S, "no checkpoint was written")
-    assert len(live.ask("log", "student_pids")) == 1
+    assert len(live.ask("coordinator", "student_pids")) == 1
     site.add("student-2")
     (grown,) = added(live.run.path, [])
     assert grown == "student workers were restarted from step 20, 2 of them"
-    assert len(live.ask("log", "student_pids")) == 2
+    assert len(live.ask("coordinator", "student_pids")) == 2
     stop_at(float("inf"))
     result = live.result(PATIENCE_S)
     assert events(live.run.path) == [grown]

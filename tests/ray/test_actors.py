@@ -159,8 +159,8 @@ def test_a_generator_that_finds_no_place_is_named_with_its_needs(teacher: Path, 
     with bench(tree, tmp_path) as actors:
         ray.get(actors.replay.pid.remote())
         with pool(actors):
-            wait_until(lambda: ray.get(actors.log.failure.remote()) is not None, 20, "nothing was left with the log")
-            failure = ray.get(actors.log.failure.remote())
+            wait_until(lambda: ray.get(actors.coordinator.failure.remote()) is not None, 20, "nothing was left with the log")
+            failure = ray.get(actors.coordinator.failure.remote())
     assert failure.kind == "WaitTimeoutError"
     assert failure.sentence.startswith("waited 1 s for generator inversion-0 to start: it needs 64 CPU")
 
@@ -195,12 +195,12 @@ def test_an_elastic_student_that_finds_no_node_is_waited_for_as_long_as_for_all_
     with bench(tree, tmp_path) as actors:
 
         def failure() -> Any:
-            return ray.get(actors.log.drain.remote(), timeout=60)[1]
+            return ray.get(actors.coordinator.drain.remote(), timeout=60)[1]
 
-        ray.get(actors.log.begin_session.remote("small", [1, 2]), timeout=60)
+        ray.get(actors.coordinator.begin_attempt.remote("small", [1, 2]), timeout=60)
         time.sleep(2.5)
         assert failure() is None, "its workers are there"
-        ray.get(actors.log.note_workers_lost.remote("small"), timeout=60)
+        ray.get(actors.coordinator.note_workers_lost.remote("small"), timeout=60)
         assert failure() is None
         time.sleep(2.5)
         assert failure().message == (

@@ -45,7 +45,7 @@ def test_a_run_comes_through_the_death_of_each_of_its_parts(
 
     live.wait_for_step(89)
     gate(float("inf"))
-    kill(live.ask("log", "student_pids")[0])
+    kill(live.ask("coordinator", "student_pids")[0])
     result = live.result(180)
 
     lines = events(live.run.path)

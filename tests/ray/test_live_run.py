@@ -57,7 +57,7 @@ def test_a_run_is_scaled_seen_and_stopped_from_another_shell_and_resumed(
     told = status(out)
     assert (told["state"], told["total_steps"]) == ("running", ROUNDS * 4)
     assert [(g["name"], g["state"]) for g in told["generators"]] == [("inversion-0", "running"), ("inversion-1", "running")]
-    assert told["generators"][0]["images_made"] > 0
+    assert told["generators"][0]["images_synthesized"] > 0
 
     with reach(RunDir(out)) as run:
         run.request_stop()

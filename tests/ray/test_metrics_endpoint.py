@@ -10,7 +10,7 @@ import ray
 from bench import bench
 from tiny_experiment import BATCH_SIZE, experiment, wait_until
 
-from raydfkd.metrics import METRICS
+from raydfkd.metrics import exported
 
 pytestmark = pytest.mark.usefixtures("no_actor_left")
 
@@ -29,7 +29,7 @@ RECORDS = {
 }  # fmt: skip
 
 
-def exported() -> str:
+def scraped() -> str:
     """The text at the node's metrics port."""
     [node] = [node for node in ray.nodes() if node["Alive"]]
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
@@ -47,7 +47,7 @@ def lines_of(text: str, metric: str) -> list[str]:
 def test_every_metric_of_the_table_is_at_the_endpoint(teacher: Path, tmp_path: Path) -> None:
     with bench(experiment(teacher), tmp_path / "watched") as actors:
         for kind, values in RECORDS.items():
-            ray.get(actors.log.push.remote(kind, 8, values))
+            ray.get(actors.coordinator.push.remote(kind, 8, values))
         actors.generator("inversion-0")
         client = actors.client()
         client.next(0, 0)
@@ -56,13 +56,13 @@ def test_every_metric_of_the_table_is_at_the_endpoint(teacher: Path, tmp_path: P
 
         def missing() -> list[str]:
             nonlocal text
-            text = exported()
-            return [name for name in METRICS if not lines_of(text, name)]
+            text = scraped()
+            return [export.name for _, export in exported() if not lines_of(text, export.name)]
 
         wait_until(lambda: not missing(), 90, lambda: f"not exported: {missing()}")
     [running] = lines_of(text, "raydfkd_generators_running")
     assert 'source="inversion"' in running
     assert running.endswith(" 2.0")
-    made = [line for line in lines_of(text, "raydfkd_images_made") if 'generator="inversion-9"' in line]
-    assert len(made) == 1
-    assert made[0].endswith(" 8.0")
+    synthesized = [line for line in lines_of(text, "raydfkd_images_synthesized") if 'generator="inversion-9"' in line]
+    assert len(synthesized) == 1
+    assert synthesized[0].endswith(" 8.0")

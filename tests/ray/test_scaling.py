@@ -44,7 +44,7 @@ class Pool:
 
     def listen(self) -> list[str]:
         """All event lines so far."""
-        self.records += ray.get(self._actors.log.drain.remote(), timeout=60)[0]
+        self.records += ray.get(self._actors.coordinator.drain.remote(), timeout=60)[0]
         return [record["message"] for record in self.records if record["kind"] == "event"]
 
     def made(self) -> Counter[str]:
@@ -115,5 +115,5 @@ def test_generators_come_and_go_and_no_batch_is_lost(teacher: Path, tmp_path: Pa
         with pytest.raises(ray.exceptions.RayTaskError) as refused:
             pool.scale(1, "nosuch")
         assert isinstance(original(refused.value), ConfigError)
-        assert ray.get(actors.log.failure.remote()) is None
+        assert ray.get(actors.coordinator.failure.remote()) is None
         pool.close()

@@ -21,7 +21,7 @@ from raydfkd.run_dir import RunDir
 from raydfkd.runtime.ray_runner import run_ray
 from raydfkd.runtime.replay.replay_actor import SNAPSHOT
 
-OURS = ("GeneratorActor", "GeneratorPoolActor", "ReplayActor", "WeightStoreActor", "LogActor", "RayTrainWorker")
+OURS = ("GeneratorActor", "GeneratorPoolActor", "ReplayActor", "WeightStoreActor", "CoordinatorActor", "RayTrainWorker")
 BATCH_SIZE = 32
 GATED = {"model": "raydfkd.testing.faulty_networks:gated_student"}
 """Settings of a student that the ``gate`` fixture stops."""

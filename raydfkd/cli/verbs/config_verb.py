@@ -1,4 +1,4 @@
-"""``raydfkd config reference`` and ``config check``."""
+"""``raydfkd config reference``, ``config check`` and ``config dashboard``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from raydfkd.cli.arguments import Experiment, Overrides, experiment_path
 
-app = typer.Typer(help="Reference of all settings; check of an experiment.", no_args_is_help=True)
+app = typer.Typer(help="Reference of all settings; check of an experiment; Grafana dashboard.", no_args_is_help=True)
 
 
 @app.command()
@@ -18,9 +18,23 @@ def reference(
 ) -> None:
     """Every setting with its type, default and meaning."""
     from raydfkd.cli.config_reference import reference_text
+
+    _write("reference", reference_text(), out)
+
+
+@app.command()
+def dashboard(
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it there; otherwise to standard output.")] = None,
+) -> None:
+    """The Grafana dashboard of all metrics, cluster/grafana/dashboard.json."""
+    from raydfkd.cli.dashboard import dashboard_text
+
+    _write("dashboard", dashboard_text(), out)
+
+
+def _write(what: str, text: str, out: Path | None) -> None:
     from raydfkd.errors import ConfigError
 
-    text = reference_text()
     if out is None:
         typer.echo(text, nl=False)
         return
@@ -28,7 +42,7 @@ def reference(
         out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{out} cannot be written ({error.strerror}): choose another --out") from error
-    typer.echo(f"reference: {out}")
+    typer.echo(f"{what}: {out}")
 
 
 @app.command()

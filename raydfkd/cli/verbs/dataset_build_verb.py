@@ -79,7 +79,9 @@ class Lines:
         if now < self._next_at and done < total:
             return
         self._next_at = now + (TERMINAL_PERIOD_S if self._terminal else LINE_PERIOD_S)
-        rate = (done - self._begun_with) / max(now - self._began, 1e-9)
-        left = f"  {rate:,.0f} images/s  {(total - done) / rate:.0f} s left" if done > self._begun_with else ""
+        spent_s, left = now - self._began, ""
+        if done > self._begun_with and spent_s > 0:
+            rate = (done - self._begun_with) / spent_s
+            left = f"  {rate:,.0f} images/s  {(total - done) / rate:.0f} s left"
         line = f"{name} {done:,}/{total:,}{left}"
         typer.echo(f"\r\x1b[K{line}" if self._terminal else line, nl=not self._terminal or done >= total)

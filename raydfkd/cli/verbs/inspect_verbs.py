@@ -86,6 +86,8 @@ def methods() -> None:
         rows.append((name, entry.title, METHODS.package_of(name) or entry.paper, needed or "nothing"))
     typer.echo("Synthesis methods (sources.*.method)")
     typer.echo(render(("method", "what it is", "paper or package", "needs"), rows))
-    objectives = [(name, OBJECTIVES.get(name).title, OBJECTIVES.get(name).paper) for name in OBJECTIVES]
+    objectives = [
+        (name, OBJECTIVES.get(name).title, OBJECTIVES.package_of(name) or OBJECTIVES.get(name).paper) for name in OBJECTIVES
+    ]
     typer.echo("\nDistillation objectives (students.*.objective.kind)")
-    typer.echo(render(("objective", "what it is", "paper"), objectives))
+    typer.echo(render(("objective", "what it is", "paper or package"), objectives))

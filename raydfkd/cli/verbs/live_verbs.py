@@ -1,4 +1,4 @@
-"""``raydfkd status``, which reads a run directory, and ``scale`` and ``stop``, which reach the run's actors from any shell."""
+"""``raydfkd status``, which reads a run directory, and ``scale`` and ``stop``, which call the run's actors from any shell."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from raydfkd.cli.live_state import RunStatus
 
-GENERATOR_COLUMNS = ("generator", "state", "pid", "images made", "s a batch", "restarts")
+GENERATOR_COLUMNS = ("generator", "state", "pid", "images synthesized", "s per batch", "restarts")
 
 REDRAW_S = 1.0
 STOP_POLL_S = 0.5
@@ -31,15 +31,15 @@ Address = Annotated[
 
 def scale(
     run: Run,
-    generators: Annotated[int, typer.Option(help="Generators that the source is to have from now on.", show_default=False)],
-    source: Annotated[str | None, typer.Option(help="Which source; needed where the run has several.")] = None,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until they run or have ended.")] = 15.0,
+    generators: Annotated[int, typer.Option(help="New number of generators of the source.", show_default=False)],
+    source: Annotated[str | None, typer.Option(help="Which source; required if the run has several.")] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for them to start or end.")] = 15.0,
     address: Address = None,
 ) -> None:
-    """Change the number of a source's generators while the run goes on.
+    """Change the number of a source's generators while the run continues.
 
-    Those that are too many finish their batch first and keep what they learnt: scaling up again goes on from it. Those that
-    find no place wait for one.
+    Surplus generators finish their batch and their state is kept: scaling up again continues from it. Generators that find no
+    free resources wait for them.
     """
     from raydfkd.run_dir import RunDir
     from raydfkd.runtime.live_run import reach
@@ -59,7 +59,7 @@ def status(
     run: Run,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, once.")] = False,
 ) -> None:
-    """How a run stands: progress, buffer, waits, and every generator.
+    """The status of a run: progress, buffer, waits, and every generator.
 
     On a terminal the table follows the run to its end, or to Ctrl-C. Everything is read from the run directory, so any shell
     that sees it will do.
@@ -86,14 +86,14 @@ def stop(
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the end.")] = 600.0,
     address: Address = None,
 ) -> None:
-    """End a run in order: the student finishes its round, everything is saved, and --resume goes on from there."""
+    """Stop a run in an orderly way: the student finishes its round, everything is saved, and --resume continues from there."""
     from raydfkd.run_dir import RunDir
     from raydfkd.runtime.live_run import reach
 
     directory = RunDir.open(run)
     with reach(directory, address) as live:
         live.request_stop()
-    # Not within the block: a local Ray ends with its run, and nobody should be in it then.
+    # Outside of the block: a local Ray ends with its run, and this process must have left it by then.
     deadline = time.monotonic() + timeout
     while directory.manifest().get("state") == "running":
         if time.monotonic() > deadline:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from raydfkd.pipeline.experiment.config import ExperimentConfig
     from raydfkd.pipeline.teacher.config import TeacherTrainingConfig
 
-DEMO = Path(__file__).with_name("demo.yaml")
-DEMO_TEACHER = Path(__file__).with_name("demo_teacher.yaml")
+DEMO = Path(__file__).parents[1] / "demo.yaml"
+DEMO_TEACHER = Path(__file__).parents[1] / "demo_teacher.yaml"
 
 
 class Runner(StrEnum):

@@ -20,11 +20,9 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Train a teacher on labelled images."""
-    from raydfkd.pipeline.experiment.yaml_files import apply_overrides, read_yaml, validate
-    from raydfkd.pipeline.teacher.config import TeacherTrainingConfig
+    from raydfkd.pipeline.teacher.config import load_teacher_training
 
-    config = validate(TeacherTrainingConfig, apply_overrides(read_yaml(recipe), overrides or []), recipe)
-    config = config.resolve(recipe.parent)
+    config = load_teacher_training(recipe, overrides or [])
     from raydfkd.pipeline.teacher.training import train_teacher
 
     result = train_teacher(config, out, EpochLines())

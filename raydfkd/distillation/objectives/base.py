@@ -1,16 +1,70 @@
-"""What every student objective is: the outputs of two networks in, one loss a sample out."""
+"""What every student objective is: settings, an entry in the registry, and a class that gives one loss a sample.
+
+An objective is one file with these three, which imports no torch while it is imported (``raydfkd.deferred``): the tree of
+settings is built from all of them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from torch import Tensor, nn
-
+from raydfkd.deferred import deferred
 from raydfkd.errors import ConfigError
-from raydfkd.models.features import Feature, FeatureShapes, NetworkOutput
+from raydfkd.settings import Settings
 
-__all__ = ["Feature", "FeatureShapes", "NetworkOutput", "Objective", "ObjectiveContext", "require_classes", "stage_shapes"]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from raydfkd.models.network_output import Feature, FeatureShapes, NetworkOutput
+    from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
+else:
+    nn = deferred("torch.nn")
+
+
+class ObjectiveConfig(Settings):
+    """Settings of an objective, as published by default."""
+
+    kind: str
+    """Name of the objective."""
+
+    @property
+    def first_priority_temperature(self) -> float | None:
+        """T where the loss is the KD loss at T and nothing else, so that a synthesizer, which knows no more of the objective,
+        can give its images their first priority (SSD-KD Eq. 4) on the scale of the later ones. None: it gives none, and an
+        image starts with the largest priority of its table."""
+        return None
+
+
+class StudentLayers(Protocol):
+    """What an entry's ``student`` may read of a student's settings: the names of layers (see ``StudentConfig``)."""
+
+    @property
+    def feature_layers(self) -> tuple[str, ...] | None: ...
+
+    @property
+    def classifier_head(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class ObjectiveEntry:
+    """An objective in the registry.
+
+    Attributes:
+        config: its settings; their field ``kind`` is a Literal of the name under which it is registered.
+        objective: its class, whose ``needs`` and ``teacher_needs`` say what it reads of the two networks.
+        title, paper: for people.
+        student: (the student's network as configured, the teacher, the student's settings) to the network that is trained for
+            this objective, whose new layers are drawn from torch's global random generator. The names of layers in the
+            settings are of the former. None: it stays as it is.
+    """
+
+    config: type[ObjectiveConfig]
+    objective: type[Objective]
+    title: str
+    paper: str
+    student: Callable[[nn.Module, FrozenTeacher, StudentLayers], nn.Module] | None = None
 
 
 @dataclass(frozen=True)
@@ -19,7 +73,7 @@ class ObjectiveContext:
 
     Attributes:
         student_shapes, teacher_shapes: of the features that it will be given.
-        batch_size: samples of one forward pass.
+        batch_size: samples of one forward pass, which are one worker's part of one accumulation part of the batch.
     """
 
     student_shapes: FeatureShapes
@@ -28,26 +82,30 @@ class ObjectiveContext:
     batch_size: int
 
 
-class Objective(nn.Module):
-    """Per-sample losses of a student. Its own parameters, if any, are trained with the student's.
+class Objective:
+    """Per-sample losses of a student.
 
     One value a sample, always: the buffer's importance weights multiply them, and the weighted values are the next priorities
     (SSD-KD Eq. 4). Where y appears it is the teacher's argmax, since there are no labels.
 
+    Formulas are computed in float32 (``raydfkd.losses``). Layers of an objective's own run under the networks' autocast, and
+    take features as they come: from bfloat16 networks a student's gradient is off by as much with float32 layers.
+
     Attributes:
         needs: which of ``maps``, ``embedding`` and ``head`` the student's output must have.
         teacher_needs: the same of the teacher.
+        trained: the layers of its own, by name, which are trained with the student's and saved with a run; empty by default.
     """
 
     needs: ClassVar[frozenset[Feature]] = frozenset()
     teacher_needs: ClassVar[frozenset[Feature]] = frozenset()
 
     def __init__(self, config: Any, context: ObjectiveContext) -> None:
-        super().__init__()
         self.config = config
+        self.trained = nn.ModuleDict()
 
-    def forward(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
-        """Losses float32 [B], with gradient in the student's tensors and in the objective's own parameters alone.
+    def __call__(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+        """Losses float32 [B], with gradient in the student's tensors and in the objective's own layers alone.
 
         Args:
             progress: share of the training that is done, in [0,1].

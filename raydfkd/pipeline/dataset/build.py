@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from raydfkd.data.rows import RowReader, open_rows
+from raydfkd.data.dataset_kind import RowReader
+from raydfkd.data.kinds import open_rows
 from raydfkd.data.selection import select_transfer_set
 from raydfkd.errors import DataError
 from raydfkd.evaluation.scores import class_entropy
@@ -348,7 +349,7 @@ class _Attacked:
 
 
 class _Progress:
-    """Tells how many images of a pass are done; those of an earlier session count."""
+    """Tells how many images of a pass are done; those of an earlier start count."""
 
     def __init__(self, tell: Tell, name: str, whole: list[Span], left: list[Span]) -> None:
         self._tell, self._name = tell, name

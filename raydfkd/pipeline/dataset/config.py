@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from raydfkd.data.config import DatasetConfig
+from raydfkd.data.kinds import AnyDataset
 from raydfkd.pipeline.experiment.config import TeacherConfig
-from raydfkd.pipeline.experiment.input_paths import DATASET_BUILD_PATHS, anchor_paths
+from raydfkd.pipeline.experiment.input_paths import anchor_paths
 from raydfkd.pipeline.experiment.yaml_files import apply_overrides, merge, read_layers, validate
 from raydfkd.resources import ResourcesConfig
+from raydfkd.settings import Settings
 from raydfkd.synthesis.boundary import AttackConfig
 from raydfkd.synthesis.procedural.image_kinds import AnyImages
 from raydfkd.tasks import AnyTask
@@ -21,11 +22,7 @@ PART_BYTES = 16 << 20
 """Most bytes of the images of one part: far below the 128 MB at which Ray Data would cut one in two."""
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SelectionConfig(_Config):
+class SelectionConfig(Settings):
     """Which candidates make the data set."""
 
     num_images: int = Field(50_000, ge=1)
@@ -36,13 +33,13 @@ class SelectionConfig(_Config):
     """Take all candidates as they are where there are no more than num_images (how the study uses natural data sets)."""
 
     @model_validator(mode="after")
-    def _refuse_ignored(self) -> Self:
-        if self.keep_small and not self.balanced:
-            raise ValueError("keep_small does nothing without balanced, which never repeats an image: leave it out")
+    def _refuse_idle_settings(self) -> Self:
+        if not self.balanced:
+            self.refuse_idle("balanced false", "keep_small")
         return self
 
 
-class BuildRuntimeConfig(_Config):
+class BuildRuntimeConfig(Settings):
     """Where and how the data set is built."""
 
     runner: Literal["local", "ray"] = "ray"
@@ -71,20 +68,20 @@ class BuildRuntimeConfig(_Config):
     """Longest wait for the next finished piece of work."""
 
     @model_validator(mode="after")
-    def _refuse_ignored(self) -> Self:
-        if self.runner == "local" and (self.num_teachers != 1 or self.address is not None or self.num_cpus is not None):
-            raise ValueError("runner local has one teacher and no Ray: leave out num_teachers, address and num_cpus")
+    def _refuse_idle_settings(self) -> Self:
+        if self.runner == "local":
+            self.refuse_idle("runner local", "num_teachers", "address", "num_cpus")
         return self
 
 
-class DatasetBuildConfig(_Config):
+class DatasetBuildConfig(Settings):
     """A data set to distil on: candidates, what the teacher sees in them, and which of them are taken."""
 
     task: AnyTask
     """What the teacher decides."""
     teacher: TeacherConfig
     """Who judges the candidates."""
-    dataset: DatasetConfig | None = None
+    dataset: AnyDataset | None = None
     """Candidates that exist: any images; their labels, if any, are not read."""
     images: AnyImages | None = None
     """Candidates that are rendered, or cut from pictures at random."""
@@ -103,8 +100,8 @@ class DatasetBuildConfig(_Config):
     def _one_kind_of_candidates(self) -> Self:
         if (self.dataset is None) == (self.images is None):
             raise ValueError("give dataset (images that exist) or images (images to render), one of the two")
-        if self.dataset is not None and (self.num_candidates is not None or not self.drop_degenerate):
-            raise ValueError("num_candidates and drop_degenerate are for images to render: leave them out, or use max_images")
+        if self.dataset is not None:
+            self.refuse_idle("dataset", "num_candidates", "drop_degenerate")
         return self
 
     @property
@@ -128,6 +125,6 @@ def load_dataset_build(path: str | Path, overrides: Iterable[str] = ()) -> Datas
     path = Path(path)
     tree: dict[str, object] = {}
     for file, layer in read_layers(path):
-        tree = merge(tree, anchor_paths(layer, file.parent, DATASET_BUILD_PATHS))
-    tree = anchor_paths(apply_overrides(tree, list(overrides)), path.parent, DATASET_BUILD_PATHS)
+        tree = merge(tree, anchor_paths(layer, DatasetBuildConfig, file.parent))
+    tree = anchor_paths(apply_overrides(tree, list(overrides)), DatasetBuildConfig, path.parent)
     return validate(DatasetBuildConfig, tree, path)

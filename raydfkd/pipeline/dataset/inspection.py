@@ -8,19 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from raydfkd.data.config import CollectedConfig, DatasetConfig, ImageFolderConfig, ParquetConfig
+from raydfkd.data.config import CollectedConfig
+from raydfkd.data.dataset_kind import DatasetConfig, evenly_spaced
 from raydfkd.data.datasets import load_unlabelled
-from raydfkd.data.sources import evenly_spaced, parquet_files
+from raydfkd.data.kinds import DATASETS
 from raydfkd.errors import ConfigError, DataError, RunDirError, TeacherError
 from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 from raydfkd.models.teachers.teacher import build_teacher
 from raydfkd.models.weights import read_metadata
+from raydfkd.pipeline.dataset.config import DatasetBuildConfig
 from raydfkd.pipeline.experiment.builder import build_frozen_teacher
 from raydfkd.pipeline.experiment.config import ExperimentConfig, load_experiment
-from raydfkd.pipeline.experiment.input_paths import DATASET_BUILD_PATHS, INPUT_PATHS, anchor_paths
+from raydfkd.pipeline.experiment.input_paths import anchor_paths
 from raydfkd.pipeline.experiment.yaml_files import merge, read_layers, validate
 from raydfkd.pipeline.run.exchange_state import build_exchange, load_exchange
-from raydfkd.replay.arrow import from_parquet, holds_synthetic_batch
+from raydfkd.replay.arrow import from_parquet
 from raydfkd.run_dir import RunDir
 
 
@@ -90,9 +92,11 @@ def dataset_images(path: Path, image_shape: tuple[int, int, int], max_images: in
     config = dataset_of(path)
     if max_images is not None:
         config = config.model_copy(update={"max_images": max_images})
-    if not isinstance(config, ParquetConfig) or not holds_synthetic_batch(parquet_files(config.path)[0]):
+    batches_of = DATASETS.get(config.kind).batches
+    files = None if batches_of is None else batches_of(config)
+    if files is None:
         return load_unlabelled(config, image_shape).images
-    images = np.concatenate([from_parquet(file.read_bytes()).images for file in parquet_files(config.path)])
+    images = np.concatenate([from_parquet(file.read_bytes()).images for file in files])
     if images.shape[1:] != tuple(image_shape):
         raise DataError(
             f"the images in {path} are {list(images.shape[1:])}, the teacher's {list(image_shape)}: make them anew at its size"
@@ -112,17 +116,31 @@ def dataset_of(path: Path) -> DatasetConfig:
     """
     if path.suffix in (".yaml", ".yml"):
         return _dataset_of_file(path)
-    if path.is_dir() and not any(path.glob("*.parquet")):
-        return ImageFolderConfig(path=str(path))
-    return ParquetConfig(path=str(path))
+    for kind in map(DATASETS.get, DATASETS):
+        claimed = None if kind.claims is None else kind.claims(path)
+        if claimed is not None:
+            return claimed
+    if not path.exists():
+        raise DataError(f"data set {path} does not exist: correct its path")
+    raise DataError(f"{path} is no data set that is known: give Parquet files, a folder of images, or a YAML file by kind")
 
 
 def _dataset_of_file(path: Path) -> DatasetConfig:
     tree: dict[str, Any] = {}
     for file, layer in read_layers(path):
-        tree = merge(tree, anchor_paths(layer, file.parent, ("path", "root", *DATASET_BUILD_PATHS, *INPUT_PATHS)))
+        tree = merge(tree, _anchored(layer, file.parent))
     collected = tree.get("collected")
     section = tree if "kind" in tree else collected.get("dataset") if isinstance(collected, dict) else tree.get("dataset")
     if section is None:
         raise ConfigError(f"{path} names no data set: give one by kind, or a file with dataset or collected.dataset")
     return validate(CollectedConfig, {"dataset": section}, path).dataset
+
+
+def _anchored(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A layer of an experiment, of a build, or of a data set's own settings with absolute paths."""
+    if "collected" in layer:
+        return anchor_paths(layer, ExperimentConfig, folder)
+    if "dataset" in layer:
+        return anchor_paths(layer, DatasetBuildConfig, folder)
+    own: dict[str, Any] = anchor_paths({"dataset": layer}, CollectedConfig, folder)["dataset"]
+    return own

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from raydfkd.data.dataset_kind import RowReader
 from raydfkd.data.decoding import Decoder
-from raydfkd.data.rows import RowReader
 
 Columns = dict[str, np.ndarray]
 

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from raydfkd.distillation.distiller import Distiller
+from raydfkd.distillation.objectives import OBJECTIVES
 from raydfkd.errors import CheckpointError, ConfigError, DataError, TeacherError
 from raydfkd.evaluation.classification import Evaluator
 from raydfkd.evaluation.held_out_agreement import HeldOutEvaluator
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.precision import supports_bfloat16
-from raydfkd.models.shared_classifier import share_classifier
 from raydfkd.models.teachers.teacher import FrozenTeacher, build_teacher
 from raydfkd.models.teachers.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient
 from raydfkd.models.weights import load_weights, read_metadata
@@ -129,31 +129,26 @@ def audit(config: ExperimentConfig, teacher: FrozenTeacher) -> TeacherAudit:
 def build_student(config: ExperimentConfig, teacher: FrozenTeacher | None = None, name: str | None = None) -> nn.Module:
     """A student at its start: drawn from the run's seed, or its checkpoint. The same in every process.
 
-    With the objective classifier_sharing it has its teacher's classifier, on top of a projector.
+    It is what its objective makes of the configured network, with the teacher's help.
 
     Args:
-        teacher: to copy that from, where the caller has it; built otherwise.
+        teacher: where the caller has it; built otherwise, if the objective needs it here.
         name: which student; None: the first one.
     """
     name = config.student_name if name is None else name
     student = config.students[name]
-    shares_classifier = student.objective.kind == "classifier_sharing"
-    if shares_classifier and teacher is None:  # before the seed is set, which its building would use up
+    remake = OBJECTIVES.get(student.objective.kind).student
+    if remake is not None and teacher is None:  # before the seed is set: its building draws random numbers too
         teacher = build_frozen_teacher(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.runtime.seed, "student", name))
         network = build_classifier(student.model, config.task.num_classes, config.task.image_shape)
         if student.checkpoint is not None:
             load_weights(network, student.checkpoint)
-        if shares_classifier:
-            assert teacher is not None
-            return share_classifier(
-                network,
-                teacher,
-                feature_layers=student.feature_layers,
-                classifier_head=student.classifier_head,
-            )
-    return network
+        if remake is None:
+            return network
+        assert teacher is not None
+        return remake(network, teacher, student)
 
 
 def build_synthesizer(
@@ -169,8 +164,7 @@ def build_synthesizer(
         generator_id=generator_id(source, index),
         seed=derive_seed(config.runtime.seed, "generator", source, index),
         warmup_batches=config.schedule.warmup_batches,
-        # Objectives without a temperature have losses of another kind; this is then only where priorities start.
-        priority_temperature=getattr(config.students[student].objective, "temperature", 1.0),
+        priority_temperature=config.students[student].objective.first_priority_temperature,
         bf16=config.runtime.bf16,
     )
     method = METHODS.get(settings.method)

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raydfkd.data.config import CollectedConfig, DatasetConfig
+from raydfkd.data.config import CollectedConfig
+from raydfkd.data.kinds import AnyDataset
 from raydfkd.distillation.config import StudentConfig
 from raydfkd.pipeline.experiment.input_paths import anchor_paths
 from raydfkd.pipeline.experiment.yaml_files import apply_overrides, merge, read_layers, validate
@@ -82,7 +83,7 @@ class ScheduleConfig(Settings):
     def _refuse_idle_settings(self) -> ScheduleConfig:
         if self.mode == "lockstep":
             free = ("samples_per_insert", "error_buffer", "prefetch", "batches_per_request", "max_staleness_rounds")
-            self.refuse_idle("mode lockstep", *free)
+            self.refuse_idle("lockstep", *free, otherwise="choose mode decoupled")
         elif self.batches_per_round == 0:
             raise ValueError("mode decoupled has no pool that is made once: batches_per_round 0 is for lockstep")
         if self.samples_per_insert is not None and self.error_buffer is None:
@@ -99,7 +100,7 @@ class ScheduleConfig(Settings):
 class EvaluationConfig(Settings):
     """Labelled images for reporting. They are never read for training, nor to choose anything."""
 
-    dataset: DatasetConfig
+    dataset: AnyDataset
     """What to evaluate on."""
     period_steps: int | None = Field(None, ge=1)
     """Student steps between evaluations; null: ten over the run."""

@@ -28,7 +28,7 @@ from raydfkd.types import BufferSummary, Sample, SyntheticBatch, WeightsVersion
 
 
 @dataclass
-class _Session:
+class _Attempt:
     """A student's workers since they last (re)started.
 
     Attributes:
@@ -68,7 +68,7 @@ class Exchange:
         self._early: dict[int, tuple[SyntheticBatch, Any]] = {}
         self._preparing: dict[str, str] = {}
         self._group_summary: tuple[int, BufferSummary] | None = None
-        self._sessions: dict[str, _Session] = {}
+        self._attempts: dict[str, _Attempt] = {}
         self._arrived: dict[str, int] = {}
 
     @property
@@ -101,7 +101,7 @@ class Exchange:
         number = self._next_number(turn, num_turns)
         if number is None:
             return NotYet("turn", f"batch {self.num_tickets} is another generator's")
-        absent = [name for name in self.config.students if name not in self._sessions and name not in self._arrived]
+        absent = [name for name in self.config.students if name not in self._attempts and name not in self._arrived]
         if number >= self.config.schedule.warmup_batches and absent:
             # Its start takes seconds, in which free generators would take its processors and fill the buffer to no purpose.
             return NotYet("limiter", f"student {absent[0]!r} has not started yet")
@@ -219,18 +219,18 @@ class Exchange:
         world_size: int,
         student_step: int,
         version: WeightsVersion,
-        session: str | None = None,
+        attempt: str | None = None,
         rank: int = 0,
     ) -> None:
         """A student's worker (re)starts at ``student_step``: what it had drawn beyond it counts as not drawn.
 
         Args:
-            session: names this start of the student's workers. The first of them to come with a new one begins anew; None
+            attempt: names this start of the student's workers. The first of them to come with a new one begins anew; None
                 always does.
         """
-        known = self._sessions.get(consumer)
-        if known is None or session is None or known.name != session:
-            known = self._sessions[consumer] = _Session(session, world_size, student_step)
+        known = self._attempts.get(consumer)
+        if known is None or attempt is None or known.name != attempt:
+            known = self._attempts[consumer] = _Attempt(attempt, world_size, student_step)
             self.student_steps[consumer], self.student_versions[consumer] = student_step, version
             self.limiters[consumer].set_samples(student_step * self.config.students[consumer].batch_size)
             self._arrived.pop(consumer, None)
@@ -243,38 +243,38 @@ class Exchange:
 
         So the global batch and the order of priority updates do not depend on which worker asks first.
         """
-        session = self._sessions.get(request.consumer)
-        if session is None or session.name != request.session:
+        attempt = self._attempts.get(request.consumer)
+        if attempt is None or attempt.name != request.attempt:
             return NotYet("over", "the student's workers have been restarted since")
         place = (request.rank, request.student_step)
-        if place not in session.parts:
-            if session.next_step.get(request.rank) != request.student_step:
+        if place not in attempt.parts:
+            if attempt.next_step.get(request.rank) != request.student_step:
                 return NotYet("peers", f"the request for step {request.student_step} comes after one that is still open")
-            session.waiting.setdefault(request.rank, request)
-            refusal = self._draw(session, request)
+            attempt.waiting.setdefault(request.rank, request)
+            refusal = self._draw(attempt, request)
             if refusal is not None:
                 return refusal
-        return session.parts.pop(place)
+        return attempt.parts.pop(place)
 
-    def _draw(self, session: _Session, request: SampleRequest) -> NotYet | None:
+    def _draw(self, attempt: _Attempt, request: SampleRequest) -> NotYet | None:
         """Draws for ``request`` and for the workers that wait for the same step; None once it is done."""
         step = request.student_step
         if request.alone:
             together = [request.rank]
         else:
-            others = {rank: session.next_step.get(rank, step) for rank in range(session.world_size)}
+            others = {rank: attempt.next_step.get(rank, step) for rank in range(attempt.world_size)}
             missing = [
-                rank for rank, other in others.items() if other < step or (other == step and rank not in session.waiting)
+                rank for rank, other in others.items() if other < step or (other == step and rank not in attempt.waiting)
             ]
             if missing:
                 why = f"student workers {', '.join(map(str, missing))} have not asked for step {step} yet"
                 return NotYet("peers", "; ".join([why, *self._behind_at_checkpoint(request.consumer)]))
             together = [rank for rank, other in others.items() if other == step]
-        asked = [session.waiting[rank] for rank in together]
-        self._take_findings(session, asked)
+        asked = [attempt.waiting[rank] for rank in together]
+        self._take_findings(attempt, asked)
         batch_size = self.config.students[request.consumer].batch_size
         until = step + request.num_batches
-        num_draws = max(0, until - session.drawn_until) * batch_size
+        num_draws = max(0, until - attempt.drawn_until) * batch_size
         if not self.limiters[request.consumer].can_sample(num_draws):
             so_far = "; ".join([*self._preparing_so_far(), *self._held_by(request.consumer)])
             return NotYet(
@@ -283,12 +283,12 @@ class Exchange:
                 + (f" ({so_far})" if so_far else ""),
             )
         self.limiters[request.consumer].record_sample(num_draws)
-        session.drawn_until = max(session.drawn_until, until)
+        attempt.drawn_until = max(attempt.drawn_until, until)
         drawn = self.buffer.sample(request.consumer, request.num_batches, batch_size, step)
         for rank in together:
-            cursor = session.waiting.pop(rank).cursor
-            session.parts[rank, step] = self._reply(_part(drawn, rank, session.world_size), cursor)
-            session.next_step[rank] = until
+            cursor = attempt.waiting.pop(rank).cursor
+            attempt.parts[rank, step] = self._reply(_part(drawn, rank, attempt.world_size), cursor)
+            attempt.next_step[rank] = until
         return None
 
     def _preparing_so_far(self) -> list[str]:
@@ -300,7 +300,7 @@ class Exchange:
         late = [
             name
             for name in self.config.students
-            if (name not in self._sessions and name not in self._arrived)
+            if (name not in self._attempts and name not in self._arrived)
             or (mine and not self._has_room(name))
             or (self.lockstep and self.student_versions[name] < self.student_versions[student])
         ]
@@ -314,12 +314,12 @@ class Exchange:
         payloads = {int(shard_id): self.buffer.payload(int(shard_id)) for shard_id in np.unique(shard_ids)}
         return SampleReply(part, [], Places(shard_ids, rows, payloads))
 
-    def _take_findings(self, session: _Session, asked: list[SampleRequest]) -> None:
+    def _take_findings(self, attempt: _Attempt, asked: list[SampleRequest]) -> None:
         """Priorities and progress that came with the requests; once, however often a request is asked again."""
         for request in asked:
             if len(request.keys):
                 self.buffer.update(request.consumer, request.keys, request.priorities)
-                session.waiting[request.rank] = _without_updates(request)
+                attempt.waiting[request.rank] = _without_updates(request)
         self.note_version(asked[0].consumer, asked[0].version)
         self.student_steps[asked[0].consumer] = max(self.student_steps[asked[0].consumer], asked[0].student_step)
 
@@ -332,7 +332,7 @@ class Exchange:
 
         It says so again each time it asks, so that nothing is lost with the one who keeps count.
         """
-        if student not in self._sessions and student not in self._arrived:
+        if student not in self._attempts and student not in self._arrived:
             # This buffer was lost and restored. The student registers once it draws again; till then it holds nobody up.
             self.student_steps[student] = step
             self.note_version(student, step // self.config.schedule.student_steps_per_round - 1)
@@ -351,9 +351,9 @@ class Exchange:
 
     def progress(self) -> tuple[int, ...]:
         """Counts of everything that an answer can depend on: equal counts, equal answers."""
-        sessions = list(self._sessions.values())
-        asked = sum(len(session.waiting) for session in sessions)
-        served = sum(sum(session.next_step.values()) for session in sessions)
+        attempts = list(self._attempts.values())
+        asked = sum(len(attempt.waiting) for attempt in attempts)
+        served = sum(sum(attempt.next_step.values()) for attempt in attempts)
         return (
             *(self.buffer.num_inserts, self.buffer.num_samples, self.num_tickets, self.num_pending, len(self._returned)),
             *(*self.student_versions.values(), *self._arrived.values(), asked, served),

@@ -6,15 +6,15 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from raydfkd.data.collected import CollectedImages
-from raydfkd.data.config import DatasetConfig
+from raydfkd.data.dataset_kind import DatasetConfig
 from raydfkd.errors import CheckpointError, DiskFullError, RaydfkdError, RunStoppedError
+from raydfkd.metrics import STUDENT_KINDS
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig, generator_id
 from raydfkd.pipeline.run import checkpoints, collecting
@@ -30,7 +30,6 @@ Runner = Callable[[ExperimentConfig, RunDir, Recorder, Path | None], None]
 
 TIMELESS_RECORDS = ("event", "generators")
 """Kinds that tell what happened to the run's processes, which a resume does not undo."""
-STUDENT_RECORDS = ("distillation", "throughput", "evaluation", "held_out")
 
 
 def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Watcher | None, run_ray: Runner) -> dict[str, Any]:
@@ -163,14 +162,13 @@ def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) 
         data_splits_read=splits,
         metric_name=task.metric_name,
         metric_label=task.metric_label,
-        figures=[asdict(figure) for figure in figures.values()],
+        figures=[figure.as_json() for figure in figures.values()],
         **describe_environment(),
     )
 
 
 def _split_read(dataset: DatasetConfig, purpose: str) -> dict[str, str]:
-    where = getattr(dataset, "path", getattr(dataset, "name", dataset.kind))
-    return {"dataset": str(where), "split": dataset.split, "purpose": purpose}
+    return {"dataset": dataset.location, "split": dataset.split, "purpose": purpose}
 
 
 def _rewind(run: RunDir, checkpoint: Path | None) -> float:
@@ -184,7 +182,7 @@ def _rewind(run: RunDir, checkpoint: Path | None) -> float:
     kept = [
         r
         for r in records
-        if r["kind"] in TIMELESS_RECORDS or r["step"] < step or (r["step"] == step and r["kind"] in STUDENT_RECORDS)
+        if r["kind"] in TIMELESS_RECORDS or r["step"] < step or (r["step"] == step and r["kind"] in STUDENT_KINDS)
     ]
     if len(kept) < len(records):
         write_atomically(run.metrics_path, "".join(json.dumps(r) + "\n" for r in kept))

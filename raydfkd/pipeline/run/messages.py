@@ -47,7 +47,7 @@ class SampleRequest:
         student_step: optimizer updates before the first of these batches; names the request.
         version: weights published so far.
         keys, priorities: int64 and float32 [n], what the worker learnt since its last request.
-        session: as registered.
+        attempt: as registered.
         alone: do not wait for workers of whom nothing was heard. Only after the buffer was lost and restored: another worker
             may have had its part of these batches before, and now waits for this one elsewhere.
     """
@@ -60,7 +60,7 @@ class SampleRequest:
     version: WeightsVersion
     keys: np.ndarray
     priorities: np.ndarray
-    session: str | None = None
+    attempt: str | None = None
     alone: bool = False
 
 

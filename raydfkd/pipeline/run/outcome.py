@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,12 @@ from raydfkd.pipeline.run.exchange import Exchange
 from raydfkd.pipeline.run.exchange_state import build_exchange, load_exchange
 from raydfkd.pipeline.run.student_loop import normalized
 from raydfkd.run_dir import RunDir
+from raydfkd.run_records import RunTotals
 from raydfkd.tasks import build_task
+from raydfkd.types import SyntheticBatch
 
 IMAGES_PER_CLASS = 10
 FEATURE_SAMPLES = 600
-STUDENT_WAITS = ("student_wait_data_s", "student_wait_limiter_s", "student_wait_students_s")
-GENERATOR_WAITS = ("generator_wait_limiter_s", "generator_wait_weights_s")
 
 
 def finish(config: ExperimentConfig, run: RunDir, elapsed_s: float, device: torch.device) -> dict[str, Any]:
@@ -112,45 +111,13 @@ def _result(
         "students": students,
         "metric_name": build_task(config.task).metric_name,
         "end_to_end_s": elapsed_s,
-        **totals_of(run.metrics()),
+        **RunTotals.of(run.metrics()).as_result(),
         "images_synthesized": exchange.buffer.num_inserts,
         "images_distilled": sum(student["images_distilled"] for student in students.values()),
         "student_steps": first["student_steps"],
         "class_entropy": exchange.buffer.stats()["class_entropy"],
         "device": device_name(device),
     }
-
-
-def totals_of(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Times, wait fractions and restarts over all sessions of a run and all its students, from its metrics records."""
-    sums = dict.fromkeys((*STUDENT_WAITS, *GENERATOR_WAITS, "synthesis_s", "distillation_s"), 0.0)
-    restarts, last_steps = 0, dict[str, int]()
-    for record in records:
-        if record["kind"] == "preparation":
-            sums["synthesis_s"] += record["prepare_s"]
-        elif record["kind"] == "synthesis":
-            sums["synthesis_s"] += record["seconds"]
-        elif record["kind"] == "distillation":
-            student = record.get("student", "")
-            sums["distillation_s"] += record["step_s"] * max(0, record["step"] - last_steps.get(student, 0))
-            last_steps[student] = record["step"]
-        elif record["kind"] == "event":
-            restarts += int(record.get("restart", False))
-        for name in (*STUDENT_WAITS, *GENERATOR_WAITS):
-            sums[name] += record.get(name) or 0.0
-    student_wait = sum(sums[name] for name in STUDENT_WAITS)
-    generator_wait = sum(sums[name] for name in GENERATOR_WAITS)
-    return {
-        "synthesis_s": sums["synthesis_s"],
-        "distillation_s": sums["distillation_s"],
-        "student_wait_fraction": _share(student_wait, sums["distillation_s"]),
-        "generator_wait_fraction": _share(generator_wait, sums["synthesis_s"]),
-        "restarts": restarts,
-    }
-
-
-def _share(waited: float, worked: float) -> float:
-    return waited / (waited + worked) if waited + worked > 0 else 0.0
 
 
 def count_params(module: nn.Module) -> int:
@@ -188,12 +155,9 @@ def _save_analysis(
 
 def _live_images(exchange: Exchange) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Images uint8 [n,C,H,W] of all tables, the teacher's classes of them, and where they come from."""
-    views = exchange.buffer.shards_after(-1)
-    live = [view.slots >= 0 for view in views]
-    images = np.concatenate([view.payload.images[rows] for view, rows in zip(views, live, strict=True)])
-    classes = np.concatenate([view.payload.teacher_class[rows] for view, rows in zip(views, live, strict=True)])
-    sources = np.concatenate([np.full(int(rows.sum()), view.payload.source) for view, rows in zip(views, live, strict=True)])
-    return images, classes, sources
+    parts = [view.payload.take(view.slots >= 0) for view in exchange.buffer.shards_after(-1)]
+    live = SyntheticBatch.concat(parts, priorities=None, class_histogram=None)
+    return live.images, live.teacher_class, np.concatenate([np.full(len(part), part.source) for part in parts])
 
 
 def _features(teacher: FrozenTeacher, images: np.ndarray, device: torch.device, bf16: bool) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from raydfkd.metrics import scalars
 from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.pipeline.run.mlflow_log import MlflowLog
 from raydfkd.run_dir import MetricsWriter, RunDir
@@ -37,7 +38,7 @@ class Recorder:
         config: the experiment.
         run: its directory.
         watcher: told of every record.
-        elapsed_s: time of earlier sessions of a resumed run.
+        elapsed_s: time that a resumed run had taken before.
     """
 
     def __init__(self, config: ExperimentConfig, run: RunDir, watcher: Watcher, elapsed_s: float = 0.0) -> None:
@@ -99,21 +100,10 @@ class Recorder:
             self._tensorboard.add_scalar(name, value, record["step"])
 
     def _scalars(self, record: dict[str, Any]) -> Iterator[tuple[str, float]]:
-        """(curve, value) of every number in a record: ``kind/name``, with the generator or source between if it has one, and
-        with the student where there are several.
-
-        Of events only the restarts so far are a curve.
-        """
-        if record["kind"] == "event":
-            if record.get("restart"):
-                yield "event/restarts", self._restarts
-            return
-        student = "student" if len(self.config.students) > 1 else ""
-        owner = record.get({"synthesis": "generator_id", "generators": "source"}.get(record["kind"], student))
-        group = record["kind"] if owner is None else f"{record['kind']}/{owner}"
-        for name, value in record.items():
-            if name not in ("kind", "step", "time_s") and isinstance(value, int | float) and not isinstance(value, bool):
-                yield f"{group}/{name}", value
+        """(curve, value) of every number in a record, see ``metrics.scalars``; of events the restarts so far."""
+        if record["kind"] == "event" and record.get("restart"):
+            yield "event/restarts", self._restarts
+        yield from scalars(record, by_student=len(self.config.students) > 1)
 
     def close(self) -> None:
         self._writer.close()

@@ -67,32 +67,21 @@ def _synthesize(config: ExperimentConfig, synthesizer: Synthesizer, wanted: int)
         pass
     num_batches = config.schedule.warmup_batches + math.ceil(wanted / config.synthesis_batch_size)
     made: list[SyntheticBatch] = []
-    counts = np.zeros(config.task.num_classes, np.int64)
+    counts, size = np.zeros(config.task.num_classes, np.int64), 0
     for number in range(num_batches):
-        batch = synthesizer.step(BufferSummary(int(counts.sum()), counts, number))
-        counts = counts + np.bincount(batch.teacher_class, minlength=len(counts))
+        batch = synthesizer.step(BufferSummary(size, counts, number))
+        counts, size = counts + batch.class_counts(len(counts)), size + len(batch)
         made = [*made, batch][-math.ceil(wanted / config.synthesis_batch_size) :]
-    return _rows(_joined(made), slice(-wanted, None))
+    return SyntheticBatch.concat(made).take(slice(-wanted, None))
 
 
 def _joined(parts: list[SyntheticBatch]) -> SyntheticBatch:
-    def column(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in parts])
-
     sources = list(dict.fromkeys(part.source for part in parts))
-    return SyntheticBatch(
-        images=column("images"),
-        targets=column("targets"),
-        teacher_class=column("teacher_class"),
-        teacher_confidence=column("teacher_confidence"),
+    return SyntheticBatch.concat(
+        parts,
         source="+".join(sources),
         generator_id="held_out",
         student_version=-1,
+        priorities=None,
         metrics={f"num_{name}": float(sum(len(part) for part in parts if part.source == name)) for name in sources},
     )
-
-
-def _rows(batch: SyntheticBatch, rows: slice) -> SyntheticBatch:
-    columns = ("images", "targets", "teacher_class", "teacher_confidence")
-    cut = {name: getattr(batch, name)[rows] for name in columns}
-    return SyntheticBatch(**cut, source=batch.source, generator_id=batch.generator_id, student_version=batch.student_version)

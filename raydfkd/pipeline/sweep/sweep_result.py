@@ -50,18 +50,18 @@ def write_beginning(sweep: Sweep, folder: SweepDir) -> None:
     )
 
 
-def begin_session(folder: SweepDir) -> float:
+def begin(folder: SweepDir) -> float:
     """Notes that the sweep begins or goes on now, and returns that Unix time.
 
-    Of an earlier session that was killed, and so could not say how long it was, the time up to its last record is counted.
+    Of an earlier start that was killed, and so could not record how long it ran, the time up to its last record counts.
     """
     manifest = folder.manifest()
-    elapsed_s, since = float(manifest.get("elapsed_s", 0.0)), manifest.get("session_began")
+    elapsed_s, since = float(manifest.get("elapsed_s", 0.0)), manifest.get("running_since")
     if since is not None:
         written = (path.stat().st_mtime for path in folder.trials_path.glob("*/metrics.jsonl"))
         elapsed_s += max(0.0, max(written, default=since) - since)
     now = time.time()
-    folder.update_manifest(session_began=now, elapsed_s=elapsed_s)
+    folder.update_manifest(running_since=now, elapsed_s=elapsed_s)
     return now
 
 
@@ -91,7 +91,7 @@ def write_end(sweep: Sweep, folder: SweepDir, state: str, began: float) -> dict[
 
     Args:
         state: finished or stopped.
-        began: Unix time at which this session of the sweep began.
+        began: Unix time of this start of the sweep.
     """
     trials = folder.trials()
     best = best_of(trials, sweep.mode)
@@ -117,7 +117,7 @@ def write_end(sweep: Sweep, folder: SweepDir, state: str, began: float) -> dict[
         "trials": [_row(trial) for trial in trials],
     }
     folder.write_result(result)
-    folder.update_manifest(state=state, elapsed_s=elapsed_s, session_began=None)
+    folder.update_manifest(state=state, elapsed_s=elapsed_s, running_since=None)
     return result
 
 

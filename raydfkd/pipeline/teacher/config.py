@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from raydfkd.augment.config import AugmentationConfig, Augmentations
-from raydfkd.data.config import DatasetConfig
+from raydfkd.data.kinds import AnyDataset
 from raydfkd.distillation.config import OptimizerConfig
-from raydfkd.pipeline.experiment.input_paths import absolute
+from raydfkd.pipeline.experiment.input_paths import anchor_paths
+from raydfkd.pipeline.experiment.yaml_files import apply_overrides, read_yaml, validate
+from raydfkd.settings import InputPath, Settings
 
 
-class NormalizationConfig(BaseModel):
+class NormalizationConfig(Settings):
     """What the network's input is: (image - mean) / std, images in [0,1]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     mean: list[float]
     """One number per channel."""
@@ -30,10 +31,8 @@ class NormalizationConfig(BaseModel):
         return self
 
 
-class TeacherTrainingConfig(BaseModel):
+class TeacherTrainingConfig(Settings):
     """One network trained on labelled images: a teacher to be, or a student's upper bound."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
     """Network: a catalog name."""
@@ -41,12 +40,12 @@ class TeacherTrainingConfig(BaseModel):
     """Classes K."""
     image_shape: tuple[int, int, int]
     """[C, H, W] of the network's input."""
-    initial_weights: Path | None = None
+    initial_weights: InputPath | None = None
     """Weights to begin from, e.g. of ImageNet-1k; tensors of the last linear layer that are of another number of classes start
     random. None: random weights."""
-    dataset: DatasetConfig
+    dataset: AnyDataset
     """Labelled images to train on."""
-    evaluation: DatasetConfig | None = None
+    evaluation: AnyDataset | None = None
     """Labelled images to measure the finished network on; nothing is chosen by it. None: not measured."""
     normalization: NormalizationConfig | Literal["auto"] = "auto"
     """Input normalisation; auto: mean and std per channel of the training images."""
@@ -90,9 +89,13 @@ class TeacherTrainingConfig(BaseModel):
         """Every part of the augmentation in force."""
         return self.augmentation.resolve(self.crop_padding, self.flip)
 
-    def resolve(self, base: Path) -> Self:
-        """The same settings with relative paths made absolute, see ``DatasetConfig.resolve``."""
-        evaluation = None if self.evaluation is None else self.evaluation.resolve(base)
-        weights = None if self.initial_weights is None else Path(absolute(self.initial_weights, base))
-        update = {"dataset": self.dataset.resolve(base), "evaluation": evaluation, "initial_weights": weights}
-        return self.model_copy(update=update)
+
+def load_teacher_training(path: str | Path, overrides: Iterable[str] = ()) -> TeacherTrainingConfig:
+    """Reads a recipe, applies ``a.b=c`` overrides and makes its paths absolute, as ``load_experiment`` does.
+
+    Raises:
+        ConfigError: anything is wrong with it, in one sentence.
+    """
+    path = Path(path)
+    tree = anchor_paths(apply_overrides(read_yaml(path), list(overrides)), TeacherTrainingConfig, path.parent)
+    return validate(TeacherTrainingConfig, tree, path)

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raydfkd.augment import BatchAugmentation
-from raydfkd.data import ImageDataset, load_dataset
+from raydfkd.data.datasets import ImageDataset, load_dataset
 from raydfkd.distillation.schedule import learning_rate
 from raydfkd.errors import CheckpointError, ResourceError, RunFailedError
 from raydfkd.evaluation import Evaluation, evaluate
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.features import find_head
+from raydfkd.models.moving_average import update_average
 from raydfkd.models.precision import autocast
 from raydfkd.models.teachers.teacher import Normalization
 from raydfkd.models.weights import load_weights, save_weights
@@ -62,7 +63,7 @@ def train_teacher(
     ``accuracy`` and ``evaluation_split``.
 
     Args:
-        config: the recipe; relative paths are relative to the working directory (see ``config.resolve``).
+        config: the recipe; relative paths are relative to the working directory.
         out_path: the file to write, ``*.safetensors``.
         progress: called after each epoch.
 
@@ -169,21 +170,10 @@ class _Training:
             nn.utils.clip_grad_norm_(self.network.parameters(), config.optimizer.max_grad_norm)
         self.optimizer.step()
         self.num_steps += 1
-        self._update_ema()
+        if self.network_ema is not None and config.ema_decay is not None:
+            averaged, current = self.network_ema.state_dict().values(), self.network.state_dict().values()
+            update_average(averaged, current, config.ema_decay, self.num_steps)
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
-
-    @torch.no_grad()
-    def _update_ema(self) -> None:
-        """The decay grows as (1+n)/(10+n) up to the configured one, so that the random start does not weigh on the average."""
-        if self.network_ema is None or self.config.ema_decay is None:
-            return
-        decay = min(self.config.ema_decay, (1 + self.num_steps) / (10 + self.num_steps))
-        current = self.network.state_dict()
-        for name, averaged in self.network_ema.state_dict().items():
-            if averaged.is_floating_point():
-                averaged.lerp_(current[name], 1 - decay)
-            else:
-                averaged.copy_(current[name])
 
 
 def _checked_path(out_path: str | Path) -> Path:

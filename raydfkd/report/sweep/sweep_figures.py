@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raydfkd.report import style
-from raydfkd.report.priority_figures import Importance, is_ordered
+from raydfkd.report.sweep.setting_importance import Importance, is_ordered
 from raydfkd.report.sweep.sweep_words import short_names, value_text
 from raydfkd.sweep_dir import Trial
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_LETTERS = 28
-"""Of a line along the height of a plot."""
+"""Longest line of a y label, in characters."""
 WIDE = 20.0
-"""A setting whose largest value is so many times its smallest gets a logarithmic axis."""
+"""A setting whose largest value exceeds its smallest by this factor gets a logarithmic axis."""
 
 
 class Scale:
-    """Where a setting's values lie on an axis from 0 to 1: by their logarithm where they are wide apart, by order of
-    appearance where they are no numbers."""
+    """Positions of a setting's values on an axis from 0 to 1: by their logarithm if their range is wide, by order of
+    appearance if they are not numbers."""
 
     def __init__(self, column: Sequence[Any]) -> None:
         self.ordered = is_ordered(column)
@@ -54,7 +54,7 @@ class Scale:
 
 @style.styled
 def parallel_coordinates(trials: Sequence[Trial], label: str) -> Figure:
-    """One line a trial through its settings to its objective, coloured by the objective; trials without one are left out."""
+    """One line per trial through its settings to its objective, coloured by the objective."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -85,7 +85,7 @@ def parallel_coordinates(trials: Sequence[Trial], label: str) -> Figure:
 
 @style.styled
 def importance_bars(found: Sequence[Importance]) -> Figure:
-    """A bar a setting, the most important on top; the sign says which way it goes."""
+    """One bar per setting, the most important on top, with the direction of its effect."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 1.0 + 0.42 * len(found)))
@@ -94,7 +94,7 @@ def importance_bars(found: Sequence[Importance]) -> Figure:
     names = short_names([one.key for one in found])
     at = np.arange(len(found))[::-1]
     axes.barh(at, [one.share for one in found], color=style.BLUE, height=0.62)
-    arrows = {1: "more is larger", -1: "more is smaller", 0: "no order"}
+    arrows = {1: "larger raises it", -1: "larger lowers it", 0: "no order"}
     for place, one in zip(at, found, strict=True):
         axes.text(one.share + 0.015, place, f"{one.share:.2f}, {arrows[one.sign]}", va="center", fontsize=8, color=style.MUTED)
     axes.set_yticks(at, [names[one.key] for one in found])
@@ -115,7 +115,7 @@ def learning_curves(trials: Sequence[Trial], best: str | None, label: str) -> Fi
         elif trial.state == "finished":
             colour, width, alpha, said = style.BLUE, 1.2, 0.7, "finished"
         else:
-            colour, width, alpha, said = style.MUTED, 1.0, 0.6, "ended early"
+            colour, width, alpha, said = style.MUTED, 1.0, 0.6, "stopped early"
         marker = "o" if len(trial.steps) < 3 else None
         name = said if said not in shown else None
         axes.plot(
@@ -128,10 +128,10 @@ def learning_curves(trials: Sequence[Trial], best: str | None, label: str) -> Fi
 
 @style.styled
 def objective_against(key: str, trials: Sequence[Trial], label: str) -> Figure:
-    """One setting and the objective, a point a trial: full for those that finished, hollow for those that ended early."""
+    """One setting and the objective, one point per trial: filled if it finished, hollow if it stopped early."""
     figure, axes = _axes(key, "", label)
     scale = Scale([trial.settings[key] for trial in trials])
-    for finished, fill, said in ((True, style.BLUE, "finished"), (False, "none", "ended early")):
+    for finished, fill, said in ((True, style.BLUE, "finished"), (False, "none", "stopped early")):
         chosen = [trial for trial in trials if (trial.state == "finished") is finished]
         if not chosen:
             continue

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from raydfkd.report.html import Figure, render, write_page
+from raydfkd.report.html import KeyFigure, render, write_page
 from raydfkd.report.page_parts import Section, Table
 from raydfkd.report.pictures import figure_svg
-from raydfkd.report.priority_figures import GROUPS, LEAST_TRIALS, RANKS, Importance, importances
 from raydfkd.report.result_rows import format_duration
 from raydfkd.report.sweep import sweep_figures
+from raydfkd.report.sweep.setting_importance import GROUPS, LEAST_TRIALS, RANKS, Importance, importances
 from raydfkd.report.sweep.sweep_words import figure_text, settings_text, short_names, value_text
 from raydfkd.sweep_dir import SweepDir, Trial, best_of
 
@@ -38,7 +38,7 @@ def write_sweep_report(path: str | Path) -> Path:
         sections.append(("copies", "Copies", copied))
     if failed := [trial for trial in trials if trial.error]:
         table = Table(("trial", "settings", "error"), [(t.name, settings_text(t.settings), str(t.error)) for t in failed])
-        sections.append(("errors", "Errors", Section(lead="Trials that failed; the sweep went on.", tables=[table])))
+        sections.append(("errors", "Errors", Section(lead="Trials that failed; the sweep continued.", tables=[table])))
     if best is not None and folder.best_path.is_file():
         code = folder.best_path.read_text(encoding="utf-8")
         sections.append(("best", "The best experiment", Section(lead=f"best.yaml: raydfkd run {folder.best_path}", code=code)))
@@ -56,7 +56,7 @@ def write_sweep_report(path: str | Path) -> Path:
 
 def _facts(manifest: dict[str, Any], trials: list[Trial]) -> list[str]:
     facts = [f"search {manifest.get('search')}", f"scheduler {manifest.get('scheduler')}"]
-    facts.append(f"{len(trials)} of {manifest.get('num_trials')} trials begun")
+    facts.append(f"{len(trials)} of {manifest.get('num_trials')} trials started")
     if manifest.get("concurrent"):
         facts.append(f"{manifest['concurrent']} at once")
     if manifest.get("elapsed_s"):
@@ -64,11 +64,11 @@ def _facts(manifest: dict[str, Any], trials: list[Trial]) -> list[str]:
     return facts
 
 
-def _headline(trials: list[Trial], best: Trial | None, label: str) -> list[Figure]:
-    counts = [("finished", "ran to the end"), ("stopped", "ended early"), ("failed", "the sweep went on")]
-    figures = [Figure(state, str(sum(t.state == state for t in trials)), text) for state, text in counts]
+def _headline(trials: list[Trial], best: Trial | None, label: str) -> list[KeyFigure]:
+    counts = [("finished", "ran to the end"), ("stopped", "stopped early"), ("failed", "the sweep continued")]
+    figures = [KeyFigure(state, str(sum(t.state == state for t in trials)), text) for state, text in counts]
     if best is not None:
-        return [Figure(label, figure_text(best.objective), f"best, trial {best.name}", "last"), *figures]
+        return [KeyFigure(label, figure_text(best.objective), f"best, trial {best.name}", "last"), *figures]
     return figures
 
 
@@ -89,7 +89,7 @@ def _table_section(trials: list[Trial], best: Trial | None, mode: str, label: st
     ]
     names = short_names(keys)
     headers = ("trial", "state", label, "student steps", "time", *(names[key] for key in keys))
-    lead = "Best first. A trial that ended early was measured after fewer steps; each folder under trials/ is a run of its own."
+    lead = "Best first. Trials that stopped early were measured after fewer steps. Each folder in trials/ is a run directory."
     return Section(lead=lead, tables=[Table(headers, rows)] if rows else [])
 
 
@@ -103,8 +103,8 @@ def _settings_section(measured: list[Trial], label: str) -> Section:
         plots.append(figure_svg(sweep_figures.importance_bars(found), "importance"))
         at = "at their last measurement" if step is None else f"after {step:,} student steps, which all of them reached"
         notes.append(
-            f"Importance over {len(measured)} trials {at}: for numbers the {RANKS} (Spearman, without its sign; it misses what "
-            f"rises and falls again), for others the {GROUPS} of equal value (eta squared; large by chance in small groups)."
+            f"Importance over {len(measured)} trials {at}: for numbers, the absolute {RANKS} (Spearman; it misses effects that "
+            f"are not monotone); for other values, the {GROUPS} of equal value (eta squared; large by chance in small groups)."
         )
     else:
         notes.append(f"Importance needs {LEAST_TRIALS} measured trials, there are {len(measured)}.")
@@ -124,7 +124,7 @@ def _at_common_step(measured: list[Trial]) -> tuple[int | None, list[float]]:
 
 
 def _copies(trials: list[Trial]) -> Section | None:
-    """Population-based training: who went on from whose checkpoint, and with what."""
+    """Population-based training: which trial continued from which checkpoint, and with what settings."""
     rows: list[tuple[str, ...]] = [
         (trial.name, f"{copy['step']:,}", str(copy["from"]), settings_text(copy["settings"]))
         for trial in trials
@@ -132,5 +132,5 @@ def _copies(trials: list[Trial]) -> Section | None:
     ]
     if not rows:
         return None
-    lead = "Trials that lagged and went on from a leader's checkpoint, changed a little; the first table has the last."
+    lead = "Trials that continued from the checkpoint of a better one, with changed settings. The first table has the newest."
     return Section(lead=lead, tables=[Table(("trial", "at step", "copied from", "settings since"), rows)])

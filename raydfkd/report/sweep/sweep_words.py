@@ -1,4 +1,4 @@
-"""A sweep's settings and figures in words, for its report and the terminal."""
+"""A sweep's settings and figures as text, for its report and the terminal."""
 
 from __future__ import annotations
 

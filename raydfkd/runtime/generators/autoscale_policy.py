@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from raydfkd.metrics import waited_s
 from raydfkd.synthesis.method import AutoscaleConfig
 
 
@@ -16,7 +17,7 @@ class Waits:
 
     Attributes:
         student: by the students, for images.
-        generator: by a source's generators, for leave or for student weights.
+        generator: by a source's generators, for the rate limiter or for student weights.
     """
 
     student: float | None
@@ -39,12 +40,12 @@ class WaitMeter:
         """One record: its kind, its values, and the time in seconds at which it came."""
         if kind == "throughput":
             records = self._students.setdefault(str(values.get("student", "")), deque())
-            records.append((now, _waited(values, "student_wait_")))
+            records.append((now, sum(waited_s(kind, values).values())))
             while len(records) > 2 and records[0][0] < now - self._horizon_s:
                 records.popleft()
         elif kind == "synthesis":
             made = self._generators.setdefault(str(values["generator_id"]).rpartition("-")[0], deque())
-            made.append((now, _waited(values, "generator_wait_"), float(values["seconds"])))
+            made.append((now, sum(waited_s(kind, values).values()), float(values["seconds"])))
             while made[0][0] < now - self._horizon_s:
                 made.popleft()
 
@@ -68,10 +69,6 @@ def _student_share(records: list[tuple[float, float]], since: float, not_before:
         return None
     length = records[-1][0] - records[ends[0] - 1][0]
     return min(1.0, sum(waited for _, waited in records[ends[0] :]) / length) if length > 0 else None
-
-
-def _waited(values: Mapping[str, Any], prefix: str) -> float:
-    return sum(float(value) for name, value in values.items() if name.startswith(prefix) and name.endswith("_s"))
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,13 @@ class Autoscaler:
 
     Args:
         config: the experiment.
-        log: the log actor, which meters the waits.
+        coordinator: the run's, which meters the waits.
         scale: takes source, target and reason.
     """
 
-    def __init__(self, config: ExperimentConfig, log: Any, scale: Callable[[str, int, str], Any]) -> None:
+    def __init__(self, config: ExperimentConfig, coordinator: Any, scale: Callable[[str, int, str], Any]) -> None:
         now = time.monotonic()
-        self._log, self._scale = log, scale
+        self._coordinator, self._scale = coordinator, scale
         self._policies = {
             source: AutoscalePolicy(settings.autoscale, now)
             for source, settings in config.sources.items()
@@ -55,9 +55,9 @@ class Autoscaler:
                 continue
             ages = policy.window_s, now - policy.changed_at
             try:
-                waits = ray.get(self._log.waits.remote(source, *ages), timeout=PATIENCE_S)
+                waits = ray.get(self._coordinator.waits.remote(source, *ages), timeout=PATIENCE_S)
             except (RayError, GetTimeoutError) as error:
-                logger.info("the log actor does not answer just now: %s", type(error).__name__)
+                logger.info("the coordinator does not answer just now: %s", type(error).__name__)
                 return
             counts = roster.counts(source)
             change = policy.decide(counts["target"], counts["running"], waits)

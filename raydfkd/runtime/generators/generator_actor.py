@@ -54,14 +54,14 @@ class GeneratorActor:
         synthesizer = builder.build_synthesizer(config, self._source, self._index, device, collected)
         if state is not None:
             synthesizer.load_state_dict(torch.load(io.BytesIO(state), map_location="cpu", weights_only=True))
-        log = self._context.actor("log")
+        coordinator = self._context.actor("coordinator")
         self._loop = GeneratorLoop(
             self._generator_id,
             synthesizer,
             self._admit,
             self._newest,
             self._note,
-            lambda message: log.push.remote("event", 0, {"message": message}),
+            lambda message: coordinator.push.remote("event", 0, {"message": message}),
             self._timeout_s,
         )
         return os.getpid()
@@ -77,13 +77,8 @@ class GeneratorActor:
             self._loop.drain()
 
     def state(self) -> tuple[bytes, int]:
-        """The synthesizer's state between two batches, and how many this actor had made by then."""
-        import torch
-
-        state, num_batches = self._built.state_dict()
-        packed = io.BytesIO()
-        torch.save(state, packed)
-        return packed.getvalue(), num_batches
+        """See ``GeneratorLoop.packed_state``."""
+        return self._built.packed_state()
 
     @property
     def _built(self) -> GeneratorLoop:
@@ -104,7 +99,7 @@ class GeneratorActor:
         self._replay.note_preparation.remote(stream, how_far)
         if prepared is not None:
             values = {"generator_id": self._generator_id, **prepared.record()}
-            self._context.actor("log").push.remote("preparation", 0, values)
+            self._context.actor("coordinator").push.remote("preparation", 0, values)
 
     def _newest(self, known: WeightsVersion) -> tuple[WeightsVersion, np.ndarray | None]:
         version, refs = call(lambda: self._weights.newest.remote(known, self._student), self._timeout_s, "the weight store")

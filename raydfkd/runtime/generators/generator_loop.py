@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -77,10 +78,18 @@ class GeneratorLoop:
         """The batch in hand is the last."""
         self._drained = True
 
-    def state_dict(self) -> tuple[dict[str, object], int]:
-        """The synthesizer's state between two batches, and how many it had made by then."""
+    def packed_state(self) -> tuple[bytes, int]:
+        """The synthesizer's state between two batches as ``torch.save`` writes it, and how many it had made by then.
+
+        A state refers to the synthesizer's own tensors, which its next batch changes in place; so it is packed before that
+        can begin.
+        """
+        import torch
+
+        packed = io.BytesIO()
         with self._busy:
-            return self._synthesizer.state_dict(), self.num_batches
+            torch.save(self._synthesizer.state_dict(), packed)
+            return packed.getvalue(), self.num_batches
 
     def _prepare(self, stream: str) -> None:
         while not self._drained and self._stream == stream:

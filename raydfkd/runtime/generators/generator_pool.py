@@ -47,17 +47,17 @@ class GeneratorPool:
     def __init__(self, context: RunContext, restore_from: Path | None, targets: Mapping[str, int] | None = None) -> None:
         self._context, self._config = context, context.config
         self._timeout_s = context.config.runtime.wait_timeout_s
-        self._replay, self._log = context.actor("replay"), context.actor("log")
+        self._replay, self._coordinator = context.actor("replay"), context.actor("coordinator")
         wanted = {source: settings.num_generators for source, settings in self._config.sources.items()}
         states = read_states(context.run.preparation if restore_from is None else restore_from)
         self._roster = Roster({**wanted, **(targets or {})}, states)
-        self._news = PoolNews(self._config, self._roster, self._log)
-        self._autoscaler = Autoscaler(self._config, self._log, self.scale)
+        self._news = PoolNews(self._config, self._roster, self._coordinator)
+        self._autoscaler = Autoscaler(self._config, self._coordinator, self.scale)
         self._closed, self._woken = threading.Event(), threading.Event()
         self._watcher = threading.Thread(target=self._guarded, args=(self._watch,), name="watcher", daemon=True)
 
     def start(self) -> None:
-        """Starts all generators, and the watch over them. What goes wrong is left with the run's log as its failure."""
+        """Starts all generators, and the watch over them. What goes wrong is left with the run's coordinator as its failure."""
         self._guarded(self._start_all)
         self.watch()
 
@@ -81,7 +81,7 @@ class GeneratorPool:
         if joining or leaving:
             continued = sum(member.state is not None for member in joining)
             self._news.event(scale_message(source, before[source], target, continued, why))
-            self._log.note_targets.remote(self._roster.targets())
+            self._coordinator.note_targets.remote(self._roster.targets())
             self._autoscaler.note_change(source)
             self._woken.set()
         return self.status()
@@ -130,7 +130,7 @@ class GeneratorPool:
                 self._fail(Failure.of(error, "the generator pool"))
 
     def _fail(self, failure: Failure) -> None:
-        self._log.fail.remote(failure)
+        self._coordinator.fail.remote(failure)
         self._replay.abort.remote(failure.sentence)
 
     def _start_all(self) -> None:
@@ -273,7 +273,7 @@ class GeneratorPool:
         """One more than the run began with is no reason to end the run."""
         self._roster.drop(member)
         self._end(member)
-        self._log.note_targets.remote(self._roster.targets())
+        self._coordinator.note_targets.remote(self._roster.targets())
         self._news.event(f"{failure.sentence}; it was to be one more, so the run goes on without it")
 
     def _attached(self) -> list[str] | None:

@@ -21,11 +21,11 @@ class GeneratorPoolActor:
     def __init__(self, context: RunContext) -> None:
         restarted = ray.get_runtime_context().was_current_actor_reconstructed
         checkpoint = context.run.latest_checkpoint() if restarted else context.resume_from
-        targets = ray.get(context.actor("log").targets.remote(), timeout=RECALL_TIMEOUT_S) if restarted else None
+        targets = ray.get(context.actor("coordinator").targets.remote(), timeout=RECALL_TIMEOUT_S) if restarted else None
         self._pool = GeneratorPool(context, checkpoint, targets)
         if restarted:
             message = "generator pool restarted, and all generators with it from the newest checkpoint"
-            context.actor("log").push.remote("event", None, {"message": message, "restart": True})
+            context.actor("coordinator").push.remote("event", None, {"message": message, "restart": True})
             self._pool.watch()
 
     def start(self) -> None:

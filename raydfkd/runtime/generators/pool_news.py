@@ -14,21 +14,21 @@ PENDING_TOLD_S = 3.0
 
 
 class PoolNews:
-    """Leaves records with the run's log.
+    """Leaves records with the run's coordinator.
 
     Args:
         config: the experiment.
         roster: the pool's members.
-        log: the log actor.
+        coordinator: the run's.
     """
 
-    def __init__(self, config: ExperimentConfig, roster: Roster, log: Any) -> None:
-        self._config, self._roster, self._log = config, roster, log
+    def __init__(self, config: ExperimentConfig, roster: Roster, coordinator: Any) -> None:
+        self._config, self._roster, self._coordinator = config, roster, coordinator
         self._told: dict[str, dict[str, Any]] = {}
         self._pending: set[str] = set()
 
     def event(self, message: str, restart: bool = False) -> None:
-        self._log.push.remote("event", None, {"message": message, "restart": restart})
+        self._coordinator.push.remote("event", None, {"message": message, "restart": restart})
 
     def tell_changes(self) -> None:
         """A ``generators`` record for each source of which something has changed."""
@@ -36,7 +36,7 @@ class PoolNews:
             now = {**self._roster.counts(source), "generators": self._roster.listing(source)}
             if self._told.get(source) != now:
                 self._told[source] = now
-                self._log.push.remote("generators", None, {"source": source, **now})
+                self._coordinator.push.remote("generators", None, {"source": source, **now})
 
     def tell_pending(self) -> None:
         """One line on those that find no place, which are pending at two looks or more. It is no failure: others go on."""

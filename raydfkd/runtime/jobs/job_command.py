@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raydfkd.errors import ConfigError
 from raydfkd.pipeline.experiment.config import ExperimentConfig, load_experiment
-from raydfkd.pipeline.experiment.input_paths import INPUT_PATHS
+from raydfkd.pipeline.experiment.input_paths import input_paths
 from raydfkd.pipeline.experiment.yaml_files import apply_overrides, merge, read_layers, read_yaml
 from raydfkd.run_dir import RunDir
 
@@ -94,8 +93,8 @@ def _inputs(config: ExperimentConfig, raw: dict[str, Any], root: Path) -> tuple[
     """
     named: list[Path] = []
     settings: list[str] = []
-    resolved = dict(_paths(config.model_dump(mode="json")))
-    for dotted, written in _paths(raw):
+    resolved = dict(input_paths(config.model_dump(mode="json"), ExperimentConfig))
+    for dotted, written in input_paths(raw, ExperimentConfig):
         if all(Path(path).is_absolute() for path in written) or dotted not in resolved:
             continue
         found = [Path(path) for path in resolved[dotted]]
@@ -105,24 +104,6 @@ def _inputs(config: ExperimentConfig, raw: dict[str, Any], root: Path) -> tuple[
             texts = [str(path) for path in found]
             settings.append(f"{dotted}={json.dumps(texts if len(texts) > 1 else texts[0])}")
     return named, settings
-
-
-def _paths(tree: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """(dotted key, its one or more paths) of every input path that is given."""
-    for pattern in INPUT_PATHS:
-        for dotted, value in _found(tree, pattern.split("."), ()):
-            values = [value] if isinstance(value, str) else value
-            texts = isinstance(values, list) and values and all(isinstance(one, str) for one in values)
-            if texts and (not dotted.endswith(".model") or values[0].endswith(".pt2")):
-                yield dotted, values
-
-
-def _found(node: Any, keys: list[str], above: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    if not keys:
-        yield ".".join(above), node
-    elif isinstance(node, dict):
-        for name in list(node) if keys[0] == "*" else [keys[0]] if keys[0] in node else []:
-            yield from _found(node[name], keys[1:], (*above, str(name)))
 
 
 def _sweep_files(file: Path, tree: dict[str, Any], root: Path) -> list[Path]:

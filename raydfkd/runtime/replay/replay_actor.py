@@ -31,7 +31,7 @@ class ReplayActor:
     """Owns the buffer of a run and every payload in it; see ``ReplayService`` for what its methods do."""
 
     def __init__(self, context: RunContext) -> None:
-        self._log = context.actor("log")
+        self._coordinator = context.actor("coordinator")
         self._metrics = RunMetrics(context)
         self._service = service = ReplayService(context.config, self._tell, ray.put, _fetch)
         snapshot = context.path / SNAPSHOT
@@ -50,14 +50,14 @@ class ReplayActor:
         try:
             self._service.restore(source)
         except Exception as error:  # One raised in a constructor reaches nobody as itself.
-            ray.get(self._log.fail.remote(Failure.of(error, "the replay actor")), timeout=FETCH_TIMEOUT_S)
+            ray.get(self._coordinator.fail.remote(Failure.of(error, "the replay actor")), timeout=FETCH_TIMEOUT_S)
             raise
 
     def _tell(self, kind: str, step: int, **values: Any) -> None:
-        self._log.push.remote(kind, step, values)
+        self._coordinator.push.remote(kind, step, values)
 
     def _fail(self, failure: Failure) -> None:
-        self._log.fail.remote(failure)
+        self._coordinator.fail.remote(failure)
         self._service.abort(failure.sentence)
 
     @ray.method(concurrency_group="sample")
@@ -77,8 +77,8 @@ class ReplayActor:
         self._service.note_preparation(stream, how_far)
 
     @ray.method(concurrency_group="control")
-    def register(self, consumer: str, session: str, rank: int, world_size: int, step: int, version: WeightsVersion) -> None:
-        self._service.register(consumer, session, rank, world_size, step, version)
+    def register(self, consumer: str, attempt: str, rank: int, world_size: int, step: int, version: WeightsVersion) -> None:
+        self._service.register(consumer, attempt, rank, world_size, step, version)
 
     @ray.method(concurrency_group="control")
     def update(self, consumer: str, keys: np.ndarray, priorities: np.ndarray) -> None:

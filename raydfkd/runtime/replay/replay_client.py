@@ -45,7 +45,7 @@ class ReplayClient:
     Args:
         config: the experiment.
         replay, weight_store: the run's actors.
-        session: names this start of the student's worker group; the same on all its workers.
+        attempt: names this start of the student's worker group; the same on all its workers.
         rank, world_size: which worker this is.
         step: optimizer updates done.
         device: where batches are wanted.
@@ -57,7 +57,7 @@ class ReplayClient:
         config: ExperimentConfig,
         replay: Any,
         weight_store: Any,
-        session: str,
+        attempt: str,
         rank: int,
         world_size: int,
         step: int,
@@ -69,7 +69,7 @@ class ReplayClient:
         self._who = f"{config.label_of(self._student)} worker {rank}"
         self._timeout_s = config.runtime.wait_timeout_s
         self._replay, self._weight_store = replay, weight_store
-        self._session, self._rank, self._world_size = session, rank, world_size
+        self._attempt, self._rank, self._world_size = attempt, rank, world_size
         self._device = device
         total_slots = config.replay.synthetic.capacity + (0 if config.replay.pinned is None else config.replay.pinned.capacity)
         self._uses_mirror = config.runtime.delivery == "mirror"
@@ -128,7 +128,7 @@ class ReplayClient:
         So the mirror is filled anew, and findings are dropped: a restored buffer may have given their keys to other images.
         """
         version = step // self._config.schedule.student_steps_per_round
-        arguments = (self._student, self._session, self._rank, self._world_size, step, version)
+        arguments = (self._student, self._attempt, self._rank, self._world_size, step, version)
         call(lambda: self._replay.register.remote(*arguments), self._timeout_s, "the replay actor")
         self._flying.clear()
         self._found.clear()
@@ -211,7 +211,7 @@ class ReplayClient:
                 version=version,
                 keys=keys,
                 priorities=priorities,
-                session=self._session,
+                attempt=self._attempt,
             )
             self._flying.append(_Flying(request, self._submit(request)))
             self._next_step += request.num_batches

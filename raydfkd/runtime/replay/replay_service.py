@@ -62,7 +62,7 @@ class ReplayService:
         self._failure: str | None = None
         self._streams: dict[str, str] = {}
         self._stream_names = (f"{number}-{uuid.uuid4().hex[:6]}" for number in itertools.count())
-        self._past_sessions: dict[str, list[str]] = {name: [] for name in config.students}
+        self._past_attempts: dict[str, list[str]] = {name: [] for name in config.students}
         self._drawing_since: float | None = None
         self._admits = True
         self._closed = threading.Event()
@@ -83,20 +83,20 @@ class ReplayService:
 
     # -- students
 
-    def register(self, consumer: str, session: str, rank: int, world_size: int, step: int, version: WeightsVersion) -> None:
+    def register(self, consumer: str, attempt: str, rank: int, world_size: int, step: int, version: WeightsVersion) -> None:
         """A student worker announces itself, at its start and when it finds that this buffer does not know it.
 
         Raises:
             RunFailedError: newer workers have taken its place.
         """
         with self._changed:
-            past = self._past_sessions[consumer]
-            if session in past[:-1]:
+            past = self._past_attempts[consumer]
+            if attempt in past[:-1]:
                 worker = f"{self.config.label_of(consumer)} worker {rank}"
                 raise RunFailedError(f"{worker} was replaced by a newer one and must end")
-            if session not in past:
-                past.append(session)
-            self._exchange.register(consumer, world_size, step, version, session, rank)
+            if attempt not in past:
+                past.append(attempt)
+            self._exchange.register(consumer, world_size, step, version, attempt, rank)
             self._changed.notify_all()
 
     def sample(self, request: SampleRequest, timeout_s: float) -> tuple[SampleReply | NotYet, np.ndarray | None, float]:

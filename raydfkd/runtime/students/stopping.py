@@ -22,37 +22,37 @@ KEEP_TIMEOUT_S = 30.0
 class StopAsker:
     """Whether the run is to end, for student workers. Called by all of a student's workers at the same step.
 
-    The first worker asks the log actor, and its answer is the others' too, so that none waits in a collective for one that
+    The first worker asks the coordinator, and its answer is the others' too, so that none waits in a collective for one that
     has ended.
 
     Args:
-        log: the log actor.
+        coordinator: the run's.
         rank, world_size: which worker this is.
         student: whose.
     """
 
-    def __init__(self, log: Any, rank: int, world_size: int, student: str) -> None:
-        self._log, self._rank, self._world_size, self._student = log, rank, world_size, student
+    def __init__(self, coordinator: Any, rank: int, world_size: int, student: str) -> None:
+        self._coordinator, self._rank, self._world_size, self._student = coordinator, rank, world_size, student
 
     def __call__(self, number: int) -> bool:
         """Whether to end before round ``number``."""
-        answer = [self._rank == 0 and _answer(self._log.ends_before.remote(self._student, number))]
+        answer = [self._rank == 0 and _answer(self._coordinator.ends_before.remote(self._student, number))]
         if self._world_size > 1:
             torch.distributed.broadcast_object_list(answer, 0)
         return answer[0]
 
 
-def is_stopping(log: Any) -> bool:
+def is_stopping(coordinator: Any) -> bool:
     """Whether a stop was asked for."""
-    return _answer(log.stopping.remote())
+    return _answer(coordinator.stopping.remote())
 
 
 def _answer(ref: Any) -> bool:
-    """False of a log actor that does not answer just now, which is asked again later."""
+    """False of a coordinator that does not answer just now, which is asked again later."""
     try:
         return bool(ray.get(ref, timeout=ASK_TIMEOUT_S))
     except (RayError, GetTimeoutError) as error:
-        logger.info("the log actor does not answer just now: %s", type(error).__name__)
+        logger.info("the coordinator does not answer just now: %s", type(error).__name__)
         return False
 
 
@@ -64,12 +64,12 @@ class StopWatch:
     these.
 
     Args:
-        actors: handles of ``log``, ``replay`` and ``pool``.
+        actors: handles of ``coordinator``, ``replay`` and ``pool``.
         timeout_s: how long the students may stand still.
     """
 
     def __init__(self, actors: dict[str, Any], timeout_s: float) -> None:
-        self._log, self._replay, self._pool = actors["log"], actors["replay"], actors["pool"]
+        self._coordinator, self._replay, self._pool = actors["coordinator"], actors["replay"], actors["pool"]
         self._timeout_s = timeout_s
         self._steps = -1
         self._moved_at = self._next_look = 0.0
@@ -80,7 +80,7 @@ class StopWatch:
         """Whether to end without waiting for the students any longer."""
         now = time.monotonic()
         if not self.asked:
-            self.asked = is_stopping(self._log)
+            self.asked = is_stopping(self._coordinator)
             self._moved_at = now
         if not self.asked or now < self._next_look:
             return False

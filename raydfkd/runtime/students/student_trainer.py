@@ -41,7 +41,7 @@ def train_student(context: RunContext, name: str) -> None:
     """Runs one student's worker group to the end of the schedule; blocks.
 
     A worker that dies is Ray Train's to restart. One that raises an error would only raise it again: the error is left with
-    the run's log, and the group ends as if it had finished.
+    the run's coordinator, and the group ends as if it had finished.
 
     Raises:
         ray.train.TrainingFailedError: the group died too often or could not be placed.
@@ -85,20 +85,20 @@ def start_timeout_s(config: ExperimentConfig) -> float:
 
 
 class _GroupWatch(ray.train.UserCallback):
-    """Tells the run's log when an elastic group has lost workers; called in Ray Train's controller."""
+    """Tells the run's coordinator when an elastic group has lost workers; called in Ray Train's controller."""
 
     def __init__(self, context: RunContext, student: str) -> None:
         self._context = context
         self._student = student
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        self._context.actor("log").note_workers_lost.remote(self._student)
+        self._context.actor("coordinator").note_workers_lost.remote(self._student)
 
 
 def _worker(settings: dict[str, Any]) -> None:
     context: RunContext = settings["context"]
     student: str = settings["student"]
-    log, rank = context.actor("log"), ray.train.get_context().get_world_rank()
+    coordinator, rank = context.actor("coordinator"), ray.train.get_context().get_world_rank()
     if _failure(context) is not None:
         return  # The group was restarted although the run is over.
     try:
@@ -107,16 +107,18 @@ def _worker(settings: dict[str, Any]) -> None:
         if _lost_a_peer(error) and _failure(context, FAILURE_GRACE_S) is None:
             raise
         failure = Failure.of(error, f"{context.config.label_of(student)} worker {rank}")
-        call(lambda: log.fail.remote(failure), context.config.runtime.wait_timeout_s, "the run's log")
+        call(lambda: coordinator.fail.remote(failure), context.config.runtime.wait_timeout_s, "the run's coordinator")
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()  # Wakes the other workers, which wait for this one.
 
 
 def _failure(context: RunContext, patience_s: float = 0.0) -> Failure | None:
     """The run's failure, if there is one within ``patience_s`` seconds."""
-    log = context.actor("log")
+    coordinator = context.actor("coordinator")
     for _ in range(1 + round(patience_s / 0.5)):
-        failure: Failure | None = call(log.failure.remote, context.config.runtime.wait_timeout_s, "the run's log")
+        failure: Failure | None = call(
+            coordinator.failure.remote, context.config.runtime.wait_timeout_s, "the run's coordinator"
+        )
         if failure is not None or patience_s == 0:
             return failure
         time.sleep(0.5)
@@ -142,14 +144,14 @@ def _train(context: RunContext, student: str) -> None:
     if folder is not None:
         checkpoints.load_student(folder, student, distiller)
     step = distiller.num_steps
-    session = _begin_session(context, student, rank, world_size, step)
+    attempt = _begin_attempt(context, student, rank, world_size, step)
     if world_size > 1:
         distiller.wrap_learner(torch.nn.parallel.DistributedDataParallel)
     replay, weights = context.actor("replay"), context.actor("weights")
-    source = ReplayClient(config, replay, weights, session, rank, world_size, step, device, student)
+    source = ReplayClient(config, replay, weights, attempt, rank, world_size, step, device, student)
     evaluator = builder.build_evaluator(config, distiller.teacher, device) if rank == 0 else None
     held_out = builder.build_held_out(config, distiller.teacher, device) if rank == 0 else None
-    stop = StopAsker(context.actor("log"), rank, world_size, student)
+    stop = StopAsker(context.actor("coordinator"), rank, world_size, student)
     hooks = _hooks(context, student, distiller, source, stop)
     StudentLoop(config, distiller, source, hooks, evaluator, rank, held_out, student).run()
     _failure(context)  # Calls of one caller keep their order: once this is answered, the log has all records.
@@ -164,7 +166,7 @@ def _with_workers(config: ExperimentConfig, student: str, number: int) -> Experi
     return config.model_copy(update={"students": students})
 
 
-def _begin_session(context: RunContext, student: str, rank: int, world_size: int, step: int) -> str:
+def _begin_attempt(context: RunContext, student: str, rank: int, world_size: int, step: int) -> str:
     """A new name for this start of the group, the same on all its workers; a restart leaves a line in the log."""
     pids: list[Any] = [os.getpid()]
     name: list[Any] = [uuid.uuid4().hex]
@@ -173,21 +175,23 @@ def _begin_session(context: RunContext, student: str, rank: int, world_size: int
         torch.distributed.all_gather_object(pids, os.getpid())
         torch.distributed.broadcast_object_list(name, 0)
     if rank == 0:
-        log, config = context.actor("log"), context.config
-        earlier = call(lambda: log.begin_session.remote(student, pids), config.runtime.wait_timeout_s, "the run's log")
+        coordinator, config = context.actor("coordinator"), context.config
+        earlier = call(
+            lambda: coordinator.begin_attempt.remote(student, pids), config.runtime.wait_timeout_s, "the run's coordinator"
+        )
         if earlier:
             number = f", {world_size} of them" if config.students[student].elastic else ""
             message = f"{config.label_of(student)} workers were restarted from step {step}{number}"
-            log.push.remote("event", step, {"message": message, "restart": True})
+            coordinator.push.remote("event", step, {"message": message, "restart": True})
     return str(name[0])
 
 
 def _hooks(context: RunContext, student: str, distiller: Distiller, source: ReplayClient, stop: StopAsker) -> LoopHooks:
     timeout_s = context.config.runtime.wait_timeout_s
-    log, pool, replay = context.actor("log"), context.actor("pool"), context.actor("replay")
+    coordinator, pool, replay = context.actor("coordinator"), context.actor("pool"), context.actor("replay")
 
     def emit(kind: str, step: int, **values: Any) -> None:
-        log.push.remote(kind, step, values)
+        coordinator.push.remote(kind, step, values)
 
     def meet(name: str, step: int) -> NotYet | None:
         answer: NotYet | None = call(lambda: replay.meet.remote(name, step, MEET_WAIT_S), timeout_s, "the replay actor")

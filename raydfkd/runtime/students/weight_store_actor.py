@@ -23,7 +23,7 @@ class WeightStoreActor:
         self._newest: dict[str, tuple[WeightsVersion, Any]] = {}
         if ray.get_runtime_context().was_current_actor_reconstructed:
             message = "weight store restarted, empty until the student publishes again"
-            context.actor("log").push.remote("event", 0, {"message": message, "restart": True})
+            context.actor("coordinator").push.remote("event", 0, {"message": message, "restart": True})
 
     def publish(self, weights: np.ndarray, version: WeightsVersion, student: str | None = None) -> None:
         """Takes weights in, also older ones than those held: a restarted student begins anew with its own.

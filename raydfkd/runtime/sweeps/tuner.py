@@ -29,7 +29,7 @@ from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.pipeline.sweep.config import ASHAConfig, PBTConfig, Sweep, probed_points
 from raydfkd.pipeline.sweep.held_out_images import make_held_out
 from raydfkd.pipeline.sweep.space import explore
-from raydfkd.pipeline.sweep.sweep_result import SweepWatcher, begin_session, write_end
+from raydfkd.pipeline.sweep.sweep_result import SweepWatcher, begin, write_end
 from raydfkd.pipeline.sweep.trial import OBJECTIVE, STEPS, TrialPlan
 from raydfkd.replay.arrow import to_parquet
 from raydfkd.run_dir import RunDir, write_atomically
@@ -62,7 +62,7 @@ def run_sweep(sweep: Sweep, folder: SweepDir, *, resume: bool, watcher: SweepWat
         RaydfkdError: the held-out images cannot be made.
         KeyboardInterrupt: it was stopped; what there is so far is written.
     """
-    began = begin_session(folder)
+    began = begin(folder)
     plan = TrialPlan(sweep, folder.path.absolute())
     runtime = sweep.base.runtime.model_copy(
         update={"address": sweep.config.runtime.address, "num_cpus": sweep.config.runtime.num_cpus}

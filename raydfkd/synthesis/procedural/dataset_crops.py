@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from raydfkd.data.config import DatasetConfig
+from raydfkd.data.dataset_kind import DatasetConfig
 from raydfkd.data.decoding import DAMAGE
-from raydfkd.data.sources import open_source
+from raydfkd.data.kinds import AnyDataset, open_source
 from raydfkd.deferred import deferred
 from raydfkd.errors import DataError
 from raydfkd.synthesis.procedural.images import ImagesConfig, ImagesKind
@@ -35,7 +35,7 @@ class CropsImagesConfig(ImagesConfig):
 
     kind: Literal["crops"] = "crops"
     """Kind of images."""
-    dataset: DatasetConfig
+    dataset: AnyDataset
     """Where the pictures are; their labels, if any, are not read."""
     max_pictures: int = Field(400, ge=1)
     """Pictures read at most, evenly spaced over the data set; all of them are held in memory."""

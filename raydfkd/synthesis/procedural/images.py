@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import functional as F
 
-    from raydfkd.data.config import DatasetConfig
+    from raydfkd.data.dataset_kind import DatasetConfig
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 else:
     torch, F = deferred("torch"), deferred("torch.nn.functional")

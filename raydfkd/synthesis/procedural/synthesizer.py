@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from raydfkd.data.config import DatasetConfig
+    from raydfkd.data.dataset_kind import DatasetConfig
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
     from raydfkd.synthesis.procedural import filters
     from raydfkd.tasks.task import Task

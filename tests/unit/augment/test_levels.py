@@ -48,10 +48,13 @@ def test_a_part_that_is_given_goes_before_the_levels() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"randaugment_magnitude": 9}, "does nothing without operations"),
-        ({"level": "high", "randaugment_ops": 0, "randaugment_magnitude": 9}, "does nothing without operations"),
-        ({"level": "standard", "elastic_alpha": 9.0}, "elastic_probability is 0"),
-        ({"elastic_sigma": 9.0}, "elastic_probability is 0"),
+        (
+            {"randaugment_magnitude": 9},
+            "does not use randaugment_magnitude: leave it out or set randaugment_ops",
+        ),
+        ({"level": "high", "randaugment_ops": 0, "randaugment_magnitude": 9}, "randaugment_ops 0 does not use"),
+        ({"level": "standard", "elastic_alpha": 9.0}, "elastic_probability 0 does not use elastic_alpha"),
+        ({"elastic_sigma": 9.0}, "elastic_probability 0 does not use elastic_sigma"),
         ({"randaugment_ops": 1, "randaugment_magnitude": 31}, "less than or equal to 30"),
     ],
 )

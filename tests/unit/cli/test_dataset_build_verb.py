@@ -135,3 +135,10 @@ def test_plain_lines_come_every_few_seconds_and_at_the_end(capsys: pytest.Captur
     assert told[0] == "judging 0/100"
     assert told[-1] == "judging 100/100  10 images/s  0 s left"
     assert len(told) == 3
+
+
+def test_before_any_time_has_passed_there_is_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines(clock=lambda: 5.0, terminal=False)
+    lines("judging", 0, 100)
+    lines("judging", 100, 100)
+    assert capsys.readouterr().out.splitlines()[-1] == "judging 100/100"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import signal
 import subprocess
 import sys
@@ -45,6 +46,14 @@ def test_version_and_help() -> None:
         "config",
     ):
         assert f"\n  {verb} " in out
+
+
+def test_the_package_itself_can_be_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["raydfkd", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("raydfkd", run_name="__main__")  # what python -m does
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"raydfkd {__version__}\n"
 
 
 def test_a_users_mistake_is_one_sentence(tmp_path: Path) -> None:

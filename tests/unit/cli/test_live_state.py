@@ -29,7 +29,7 @@ RECORDS = [
     record("synthesis", 3.0, 0, generator_id="inversion-2", num_images=32, seconds=0.5, loss=1.0),
     record("throughput", 10.0, 0, images_distilled=0, distilled_per_s=0.0),
     record("throughput", 20.0, 40, images_distilled=1280, distilled_per_s=128.0, student_wait_limiter_s=2.5),
-    record("replay", 20.0, 40, size=50, capacity=200, class_entropy=0.75),
+    record("replay", 20.0, 40, size=50, capacity=200, fill=0.25, class_entropy=0.75),
     record("evaluation", 20.0, 40, metric_last=0.5, metric_ema=0.6),
     record("generators", 20.5, 40, source="inversion", **COUNTS, generators=GENERATORS),
     record("event", 21.0, 40, message="generator inversion-0 died and was restarted from its beginning", restart=True),
@@ -52,14 +52,14 @@ def test_everything_stands_in_the_json(run: RunDir) -> None:
     assert told["run"] == str(run.path)
     assert (told["state"], told["error"], told["note"]) == ("running", None, None)
     assert (told["step"], told["total_steps"], told["time_s"]) == (40, 100, 21.0)
-    assert (told["images_made"], told["images_made_per_s"]) == (64, 16.0)
-    assert (told["images_eaten"], told["images_eaten_per_s"]) == (1280, 128.0)
+    assert (told["images_synthesized"], told["images_synthesized_per_s"]) == (64, 16.0)
+    assert (told["images_distilled"], told["images_distilled_per_s"]) == (1280, 128.0)
     assert (told["buffer_images"], told["buffer_capacity"], told["buffer_fill"]) == (50, 200, 0.25)
     assert told["class_entropy"] == 0.75
     assert told["wait_shares"]["student_wait_limiter"] == 0.25
     assert (told["restarts"], told["metric_last"], told["metric_ema"]) == (1, 0.5, 0.6)
     assert told["sources"] == {"inversion": COUNTS}
-    assert [(g["name"], g["state"], g["pid"], g["images_made"], g["restarts"]) for g in told["generators"]] == [
+    assert [(g["name"], g["state"], g["pid"], g["images_synthesized"], g["restarts"]) for g in told["generators"]] == [
         ("inversion-0", "running", 12, 32, 1),
         ("inversion-2", "ended", None, 32, 0),
         ("inversion-10", "starting", None, 0, 0),
@@ -73,12 +73,12 @@ def test_what_was_written_since_is_read_and_a_torn_line_waits(run: RunDir) -> No
     with run.metrics_path.open("a") as file:
         file.write(line[:20])
     status.refresh()
-    assert status.as_json()["images_made"] == 64
+    assert status.as_json()["images_synthesized"] == 64
     with run.metrics_path.open("a") as file:
         file.write(line[20:])
     status.refresh()
     status.refresh()
-    assert status.as_json()["images_made"] == 96
+    assert status.as_json()["images_synthesized"] == 96
     assert status.as_json()["step"] == 44
 
 
@@ -86,7 +86,7 @@ def test_a_damaged_line_is_one_sentence(run: RunDir) -> None:
     with run.metrics_path.open("a") as file:
         file.write("{not json}\n")
     with pytest.raises(
-        RunDirError, match=r"metrics.jsonl, up to byte \d+, ends in a line that is no JSON .* take that line out$"
+        RunDirError, match=rf"metrics.jsonl, line {len(RECORDS) + 1} is not a metrics record \(.*\): .* delete that line$"
     ):
         RunStatus(run).refresh()
 
@@ -96,7 +96,7 @@ def test_a_resumed_run_took_records_back(run: RunDir) -> None:
     status.refresh()
     run.metrics_path.write_text(RECORDS[0])
     status.refresh()
-    assert (status.as_json()["images_made"], status.as_json()["step"]) == (32, 0)
+    assert (status.as_json()["images_synthesized"], status.as_json()["step"]) == (32, 0)
 
 
 def test_the_generators_of_a_run_that_is_over_have_ended(run: RunDir) -> None:
@@ -130,7 +130,9 @@ def test_a_live_run_that_has_fallen_silent_is_noted(run: RunDir) -> None:
     assert status.as_json()["note"] is None
     silent = RunStatus(run, clock=lambda: written_at + 75)
     silent.refresh()
-    assert silent.note == (f"nothing was recorded for 75 s: if its process is gone, go on with raydfkd run {run.path} --resume")
+    assert silent.note == (
+        f"nothing was recorded for 75 s: if its process is gone, continue with raydfkd run {run.path} --resume"
+    )
     assert dict(silent.rows())["note"] == silent.note
     run.update_manifest(state="finished")
     silent.refresh()
@@ -143,9 +145,9 @@ def test_the_table_says_how_many_run_and_which_wait(run: RunDir) -> None:
     rows = dict(status.rows())
     assert rows["state"] == "running"
     assert "step 40/100 (40%)" in rows["student"]
-    assert rows["images"] == "64 made, 1,280 eaten"
+    assert rows["images"] == "64 synthesized, 1,280 distilled"
     assert rows["class entropy"] == "75.0%"
-    assert rows["generators of inversion"] == "1 of 4 run, 1 starting, 2 pending"
+    assert rows["generators of inversion"] == "1 of 4 running, 1 starting, 2 pending"
     assert rows["last event"].startswith("generator inversion-0 died")
     assert "note" not in rows
     assert status.generator_rows()[0] == ("inversion-0", "running", "12", "32", "0.5", "1")
@@ -165,7 +167,7 @@ def test_a_run_that_has_only_begun_has_a_table_too(tmp_path: Path) -> None:
     status.refresh()
     told = status.as_json()
     assert (told["step"], told["total_steps"], told["buffer_fill"], told["generators"]) == (0, None, None, [])
-    assert dict(status.rows())["images"] == "0 made, 0 eaten"
+    assert dict(status.rows())["images"] == "0 synthesized, 0 distilled"
 
 
 def test_a_straggler_is_named(run: RunDir) -> None:
@@ -185,7 +187,5 @@ def test_a_straggler_is_named(run: RunDir) -> None:
     told = {g["name"]: (g["batch_s"], g["silent_s"]) for g in status.as_json()["generators"]}
     assert told["inversion-0"] == (0.5, 2.0)
     assert told["inversion-2"] == ((0.5 + 4.5) / 2, 0.0)
-    assert (
-        status.as_json()["note"] == "generator inversion-2 takes 2.5 s for a batch, where the others of inversion take 0.55 s"
-    )
+    assert status.as_json()["note"] == "generator inversion-2 takes 2.5 s per batch, the others of inversion take 0.55 s"
     assert ("note", status.as_json()["note"]) in status.rows()

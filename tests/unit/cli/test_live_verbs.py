@@ -85,4 +85,4 @@ def test_the_status_of_a_run_that_is_over_is_read_from_its_directory(run: RunDir
     assert lines[0].split() == ["state", "finished"]
     assert lines[-1].split() == ["a-0", "ended", "–", "8", "1", "0"]
     code, told, _ = invoke("status", run.path, "--json")
-    assert json.loads(told)["images_made"] == 8
+    assert json.loads(told)["images_synthesized"] == 8

@@ -40,26 +40,26 @@ def record(kind: str, time_s: float, step: int, **values: Any) -> dict[str, Any]
     return {"kind": kind, "time_s": time_s, "step": step, **values}
 
 
+GENERATOR_WAITS = {"generator_wait_limiter_s": 1.5, "generator_wait_weights_s": 0.5}
+
+
 def filled() -> list[dict[str, Any]]:
     return [
-        record("synthesis", 5.0, 0, generator_id="inversion-0", seconds=4.8, num_images=256, loss=5.25),
-        record("synthesis", 6.0, 0, generator_id="inversion-1", seconds=4.8, num_images=256, loss=4.5),
+        record("synthesis", 5.0, 0, generator_id="inversion-0", seconds=4.0, num_images=256, loss=5.25),
+        record("synthesis", 6.0, 0, generator_id="inversion-1", seconds=4.0, num_images=256, loss=4.5, **GENERATOR_WAITS),
         record("distillation", 60.0, 100, kd_loss=12.3456, lr=0.1),
         record("distillation", 90.0, 300, kd_loss=9.0, lr=0.1),
-        record("replay", 90.0, 300, size=2500, capacity=5000, class_entropy=0.98),
+        record("replay", 90.0, 300, size=2500, capacity=5000, fill=0.5, class_entropy=0.98),
         record(
             "throughput",
             100.0,
             300,
-            synthesized_per_s=51.4,
             distilled_per_s=1210.0,
             student_wait_data_s=1.0,
             student_wait_limiter_s=0.1,
-            generator_wait_limiter_s=30.0,
-            generator_wait_weights_s=10.0,
         ),
         record("evaluation", 100.0, 300, metric_last=0.4213, metric_ema=0.4034, agreement=0.5, split="test"),
-        record("event", 100.0, 300, message="generator inversion-1 died; restarted"),
+        record("event", 100.0, 300, message="generator inversion-1 died; restarted", restart=True),
     ]
 
 
@@ -69,7 +69,7 @@ def test_a_plain_line_says_everything_known() -> None:
     assert all(state.take(r) for r in filled())
     # Steps 0 to 300 in the 84 s since the last record without a step: 1596 s for the other 5700.
     assert plain_line(state) == (
-        "[1 min 40 s] | distilling | step 300/6,000 (5%) | left 26 min 36 s | images/s made 51 eaten 1,210"
+        "[1 min 40 s] | distilling | step 300/6,000 (5%) | 26 min 36 s left | images/s synthesized 256 distilled 1,210"
         " | buffer 2,500/5,000 (50%)"
         " | kd_loss 9 synthesis_loss 4.5 | accuracy last 42.13% EMA 40.34%"
         " | waits student 1% (data 1%) generator 20% (limiter 15%, weights 5%) | restarts 1"
@@ -125,20 +125,25 @@ def test_finish_prints_the_last_line_the_outcome_and_the_report() -> None:
     assert lines[-1] == f"report: {Path('runs') / 'a' / 'report.html'}"
 
 
-def test_what_generators_make_and_wait_for_is_counted_from_their_own_records_where_throughput_does_not_say() -> None:
+def test_what_generators_synthesize_and_wait_for_is_counted_over_the_last_minute() -> None:
     state = ProgressState(total_steps=None)
     for number in range(40):
-        waits = {"generator_wait_limiter_s": 1.5, "generator_wait_weights_s": 0.5}
-        state.take(record("synthesis", 4.0 * number, 0, generator_id=f"g{number % 2}", seconds=6.0, num_images=256, **waits))
-    assert state.made_per_s == pytest.approx(64.0)
+        of_one = {"generator_id": f"g{number % 2}", "seconds": 6.0, "num_images": 256, **GENERATOR_WAITS}
+        state.take(record("synthesis", 4.0 * number, 0, **of_one))
+    assert state.synthesized_per_s == pytest.approx(64.0)
     assert "waits generator 25% (limiter 19%, weights 6%)" in plain_line(state)
+    unhindered = {"generator_id": "g0", "seconds": 2.0, "num_images": 256, **dict.fromkeys(GENERATOR_WAITS, 0.0)}
+    for time_s in range(160, 240, 2):
+        state.take(record("synthesis", float(time_s), 0, **unhindered))
+    assert state.synthesized_per_s == pytest.approx(128.0)
+    assert "waits" not in plain_line(state)
 
 
 def test_an_event_that_says_so_is_a_restart() -> None:
     state = ProgressState(total_steps=None)
     state.take(record("event", 1.0, 0, message="generator g0 came back", restart=True))
     state.take(record("event", 2.0, 0, message="will not restart any more", restart=False))
-    assert state.restarts == 1
+    assert state.totals.restarts == 1
 
 
 def test_the_time_left_does_not_count_the_warm_up() -> None:
@@ -172,7 +177,7 @@ def test_a_terminal_gets_a_table_with_the_same_rows_from_start_to_end() -> None:
     rows = table_rows(state)
     assert [label for label, _ in rows][: len(labels)] == labels
     assert dict(rows)["mIoU"] == "last 42.13% EMA 40.34%"
-    assert dict(rows)["images/s"] == "51 made, 1,210 eaten"
+    assert dict(rows)["images/s"] == "256 synthesized, 1,210 distilled"
     assert dict(rows)["last event"] == "generator inversion-1 died; restarted"
 
 

@@ -10,10 +10,10 @@ from raydfkd.cli.progress_state import ProgressState, plain_line, table_rows
 from raydfkd.run_dir import MetricsWriter, RunDir
 
 
-def flow(student: str, eaten: int, per_s: float, waited_s: float) -> dict[str, Any]:
+def flow(student: str, images: int, per_s: float, waited_s: float) -> dict[str, Any]:
     return {
         "student": student,
-        "images_distilled": eaten,
+        "images_distilled": images,
         "distilled_per_s": per_s,
         "student_wait_limiter_s": waited_s,
     }
@@ -45,7 +45,7 @@ def test_each_students_figures_are_shown_with_its_name() -> None:
     rows = dict(table_rows(state()))
     assert rows["losses"] == "a kd_loss 1.5 b kd_loss 3"
     assert rows["accuracy"] == "a last 50.00% EMA 60.00%, b last 25.00% EMA 30.00%"
-    assert rows["images/s"].endswith("72 eaten")
+    assert rows["images/s"].endswith("72 distilled")
     assert "a kd_loss 1.5 b kd_loss 3" in plain_line(state())
 
 
@@ -65,12 +65,12 @@ def test_status_lists_the_students(tmp_path: Path) -> None:
     status = RunStatus(run)
     status.refresh()
     told = status.as_json()
-    assert (told["images_eaten"], told["images_eaten_per_s"], told["metric_last"]) == (1360, 72.0, 0.5)
-    nothing = dict.fromkeys(("images_eaten", "images_eaten_per_s", "kd_loss", "metric_last", "metric_ema"))
+    assert (told["images_distilled"], told["images_distilled_per_s"], told["metric_last"]) == (1360, 72.0, 0.5)
+    nothing = dict.fromkeys(("images_distilled", "images_distilled_per_s", "kd_loss", "metric_last", "metric_ema"))
     assert told["students"] == [
-        {"name": "a", "step": 40, "images_eaten": 1280, "images_eaten_per_s": 64.0, "kd_loss": 1.5, "metric_last": 0.5,
+        {"name": "a", "step": 40, "images_distilled": 1280, "images_distilled_per_s": 64.0, "kd_loss": 1.5, "metric_last": 0.5,
          "metric_ema": 0.6},
-        {"name": "b", "step": 10, "images_eaten": 80, "images_eaten_per_s": 8.0, "kd_loss": 3.0, "metric_last": 0.25,
+        {"name": "b", "step": 10, "images_distilled": 80, "images_distilled_per_s": 8.0, "kd_loss": 3.0, "metric_last": 0.25,
          "metric_ema": 0.3},
         {"name": "c", "step": 0, **nothing},
     ]  # fmt: skip

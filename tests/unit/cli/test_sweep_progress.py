@@ -80,4 +80,4 @@ def test_a_divergence_is_best_where_it_is_smallest() -> None:
 
 
 def test_a_sweep_without_measurements_has_no_best() -> None:
-    assert outcome_lines(result(best=None))[-1] == "best: none, no trial was measured"
+    assert outcome_lines(result(best=None))[-1] == "best trial: none, no trial was measured"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from raydfkd.cli.verbs.run_verb import DEMO, DEMO_TEACHER
+from raydfkd.distillation.objectives import OBJECTIVES
 from raydfkd.errors import ResourceError
 from raydfkd.models.weights import read_metadata
 from raydfkd.pipeline.dataset.inspection import run_images
@@ -183,6 +184,13 @@ def test_methods_lists_methods_and_objectives_with_papers() -> None:
     assert "ssdkd" in told
     assert "CVPR 2024" in told
     assert "students.*.objective.kind" in told
+
+
+def test_methods_says_which_package_an_objective_is_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OBJECTIVES, "package_of", lambda name: "their-package" if name == "rkd" else None)
+    rows = [line for line in raydfkd("methods").splitlines() if "their-package" in line]
+    assert len(rows) == 1
+    assert "rkd" in rows[0]
 
 
 @pytest.mark.parametrize(

@@ -1,70 +1,65 @@
-"""The Grafana dashboard asks for metrics that raydfkd exports, each as what it is, and for all of them."""
+"""The committed Grafana dashboard is the generated one, and shows every exported metric as what it is."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import re
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import pytest
+from typer.testing import CliRunner
 
-DASHBOARD = json.loads((Path(__file__).parents[3] / "cluster" / "grafana" / "dashboard.json").read_text(encoding="utf-8"))
-PREFIX = "ray_"
-COUNTERS = {
-    "images_made", "images_eaten", "synthesis_seconds", "generator_wait_limiter_seconds", "generator_wait_weights_seconds",
-    "student_wait_data_seconds", "student_wait_limiter_seconds", "student_wait_students_seconds", "restarts",
-}  # fmt: skip
-GAUGES = {
-    "student_steps", "kd_loss", "drawn_item_age_batches", "buffer_images", "buffer_fill_ratio", "shard_bytes",
-    "item_age_batches", "class_entropy_ratio", "priority_mean", "staleness_rounds", "generators_wanted", "generators_running",
-    "generators_pending",
-}  # fmt: skip
-"""What the dashboard was drawn for, without ``raydfkd_``."""
+from raydfkd.cli.dashboard import dashboard_text, series_name
+from raydfkd.cli.main import app
+from raydfkd.metrics import exported
+
+COMMITTED = Path(__file__).parents[3] / "cluster" / "grafana" / "dashboard.json"
+DASHBOARD = json.loads(dashboard_text())
+TARGETS = [target for panel in DASHBOARD["panels"] for target in panel["targets"]]
 
 
-def exported(name: str, kind: str) -> str:
-    """Ray puts its own name before a metric's, and ``_total`` behind a counter's."""
-    return f"{PREFIX}{name}" + ("_total" if kind == "counter" and not name.endswith("_total") else "")
+def queried(texts: list[str]) -> list[str]:
+    return [name for text in texts for name in re.findall(r"\bray_\w+", text)]
 
 
-EXPECTED = {exported(f"raydfkd_{name}", "counter") for name in COUNTERS} | {f"{PREFIX}raydfkd_{name}" for name in GAUGES}
+def test_the_committed_dashboard_is_the_newest() -> None:
+    advice = "write it anew: raydfkd config dashboard --out cluster/grafana/dashboard.json"
+    assert COMMITTED.read_text(encoding="utf-8") == dashboard_text(), advice
 
 
-def expressions() -> list[str]:
-    return [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+def test_it_is_written_where_asked(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["config", "dashboard", "--out", str(tmp_path / "d.json")])
+    assert (done.exit_code, done.stdout) == (0, f"dashboard: {tmp_path / 'd.json'}\n")
+    assert (tmp_path / "d.json").read_text(encoding="utf-8") == dashboard_text()
+    assert CliRunner().invoke(app, ["config", "dashboard"]).stdout == dashboard_text()
 
 
-def asked_for(texts: list[str]) -> set[str]:
-    return {name for text in texts for name in re.findall(r"\bray_\w+", text)}
-
-
-def test_every_metric_is_on_the_dashboard_and_no_other() -> None:
+def test_every_metric_is_queried_once_and_no_other() -> None:
+    names = queried([target["expr"] for target in TARGETS])
+    assert sorted(names) == sorted(series_name(export) for _, export in exported())
     variables = [json.dumps(one["query"]) for one in DASHBOARD["templating"]["list"]]
-    assert asked_for(expressions()) == EXPECTED
-    assert asked_for(variables) <= EXPECTED
+    assert len(queried(variables)) == 1
+    assert set(queried(variables)) <= set(names)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("raydfkd.metrics") is None,
-    reason="raydfkd.metrics is built on another branch: take this mark off when both are merged",
-)
-def test_the_metrics_are_those_that_raydfkd_exports() -> None:
-    table = importlib.import_module("raydfkd.metrics").METRICS
-    assert {exported(name, kind) for name, (kind, _) in table.items()} == EXPECTED
-
-
-def test_counters_are_asked_for_as_rates_and_gauges_are_not() -> None:
-    for expression in expressions():
-        (name,) = asked_for([expression])
+def test_counters_are_queried_as_rates_and_gauges_are_not() -> None:
+    for target in TARGETS:
+        expression = target["expr"]
+        (name,) = queried([expression])
         is_rate = re.search(rf"(?:rate|increase)\({name}\{{[^}}]*\}}\[\w+\]\)", expression) is not None
         assert is_rate is name.endswith("_total"), expression
         assert expression.count("(") == expression.count(")")
         assert expression.count("{") == expression.count("}")
         assert '{run=~"$run"}' in expression
+
+
+def test_a_legend_names_what_its_lines_are_told_apart_by() -> None:
+    for panel in DASHBOARD["panels"]:
+        for target in panel["targets"]:
+            (tags,) = re.findall(r"by \(([^)]*)\)", target["expr"])
+            assert re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]) == tags.split(", ")
+        assert len({target["legendFormat"] for target in panel["targets"]}) == len(panel["targets"])
 
 
 def test_panels_lie_side_by_side_and_read_the_chosen_source() -> None:
@@ -80,6 +75,11 @@ def test_panels_lie_side_by_side_and_read_the_chosen_source() -> None:
     for one, other in combinations(DASHBOARD["panels"], 2):
         (x, y), (u, v) = area(one), area(other)
         assert not (set(x) & set(u) and set(y) & set(v)), (one["title"], other["title"])
+
+
+def test_what_belongs_together_shares_a_panel() -> None:
+    shared = {panel["title"]: len(panel["targets"]) for panel in DASHBOARD["panels"] if len(panel["targets"]) > 1}
+    assert shared == {"Generators": 3, "Images per second": 2, "Waiting, by side and cause": 5, "Age of images": 2}
 
 
 def test_it_has_what_grafana_needs_to_load_it() -> None:

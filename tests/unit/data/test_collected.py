@@ -9,11 +9,17 @@ from PIL import Image
 from torch import nn
 
 from raydfkd.data.collected import CollectedImages, collect, long_tailed_counts
-from raydfkd.data.config import CollectedConfig, DigitsConfig, ImageFolderConfig, ParquetConfig
+from raydfkd.data.config import CollectedConfig
+from raydfkd.data.kinds.digits import DigitsConfig
+from raydfkd.data.kinds.image_folder import ImageFolderConfig
+from raydfkd.data.kinds.parquet import ParquetConfig
 from raydfkd.errors import DataError
 from raydfkd.models.teachers.teacher import FrozenTeacher
+from raydfkd.tasks import build_task
+from raydfkd.tasks.classification import ClassificationConfig
 
 CPU = torch.device("cpu")
+TASK = build_task(ClassificationConfig(num_classes=4, image_shape=(1, 8, 8)))
 
 
 class Brightness(nn.Module):
@@ -61,7 +67,7 @@ def test_every_class_that_exists_keeps_an_image() -> None:
 
 def test_the_teacher_labels_images_of_a_folder_without_classes(tmp_path) -> None:
     write_images(tmp_path / "anything", [10, 90, 95, 250, 250, 250])
-    found = collect(CollectedConfig(dataset=ImageFolderConfig(path=str(tmp_path))), teacher(), 0, CPU, bf16=False)
+    found = collect(CollectedConfig(dataset=ImageFolderConfig(path=str(tmp_path))), TASK, teacher(), 0, CPU, bf16=False)
     assert found.class_counts.tolist() == [1, 2, 0, 3]
     assert found.missing_classes == [2]
     assert found.batch.source == "collected"
@@ -73,7 +79,7 @@ def test_unreadable_images_are_counted_and_left_out(tmp_path) -> None:
     write_images(tmp_path, [10, 90, 95])
     (tmp_path / "broken.png").write_bytes(b"no picture")
     config = CollectedConfig(dataset=ImageFolderConfig(path=str(tmp_path)), original_size=30)
-    found = collect(config, teacher(), 0, CPU, bf16=False)
+    found = collect(config, TASK, teacher(), 0, CPU, bf16=False)
     assert (len(found), found.num_skipped) == (3, 1)
     assert found.describe() == "3 collected images, rho 0.1, 1 could not be read; by class 1/2/0/0, imbalance 2"
 
@@ -91,7 +97,7 @@ def test_a_parquet_file_needs_no_labels(tmp_path) -> None:
         encoded.append(packed.getvalue())
     pq.write_table(pa.table({"image": encoded}), tmp_path / "some.parquet")
     config = CollectedConfig(dataset=ParquetConfig(path=str(tmp_path / "some.parquet")))
-    assert collect(config, teacher(), 0, CPU, bf16=False).class_counts.tolist() == [1, 0, 0, 2]
+    assert collect(config, TASK, teacher(), 0, CPU, bf16=False).class_counts.tolist() == [1, 0, 0, 2]
 
 
 def test_the_choice_is_long_tailed_and_fixed_by_the_seed(tmp_path) -> None:
@@ -100,7 +106,7 @@ def test_the_choice_is_long_tailed_and_fixed_by_the_seed(tmp_path) -> None:
     config = CollectedConfig(dataset=ImageFolderConfig(path=str(tmp_path)), num_images=40, imbalance=8)
 
     def chosen(seed: int) -> CollectedImages:
-        return collect(config, teacher(), seed, CPU, bf16=False)
+        return collect(config, TASK, teacher(), seed, CPU, bf16=False)
 
     first = chosen(0)
     counts = first.class_counts
@@ -116,7 +122,7 @@ def test_the_choice_is_long_tailed_and_fixed_by_the_seed(tmp_path) -> None:
 def test_what_cannot_be_used_is_refused(tmp_path, greys: list[int], channels: int, message: str) -> None:
     write_images(tmp_path, greys)
     with pytest.raises(DataError, match=message):
-        collect(CollectedConfig(dataset=ImageFolderConfig(path=str(tmp_path))), teacher(channels), 0, CPU, bf16=False)
+        collect(CollectedConfig(dataset=ImageFolderConfig(path=str(tmp_path))), TASK, teacher(channels), 0, CPU, bf16=False)
 
 
 def test_a_tail_needs_a_number() -> None:
@@ -127,7 +133,7 @@ def test_a_tail_needs_a_number() -> None:
 def test_a_balanced_choice_repeats_what_is_rare_and_skips_what_is_not_there(tmp_path) -> None:
     write_images(tmp_path, [10] * 9 + [80, 81] + [250] * 30)  # 9, 2, none and 30
     config = CollectedConfig(dataset=ImageFolderConfig(path=str(tmp_path)), num_images=21, balanced=True)
-    found = collect(config, teacher(), 0, CPU, bf16=False)
+    found = collect(config, TASK, teacher(), 0, CPU, bf16=False)
     assert found.class_counts.tolist() == [7, 7, 0, 7]
     greys, times = np.unique(found.batch.images[found.batch.teacher_class == 1][:, 0, 0, 0], return_counts=True)
     assert greys.tolist() == [80, 81]

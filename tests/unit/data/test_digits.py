@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raydfkd.data import DigitsConfig, load_dataset
+from raydfkd.data.datasets import load_dataset
+from raydfkd.data.kinds.digits import DigitsConfig
 from raydfkd.errors import DataError
 
 

@@ -8,7 +8,8 @@ import pytest
 from image_samples import coloured, encoded
 from PIL import Image
 
-from raydfkd.data import ImageFolderConfig, load_dataset
+from raydfkd.data.datasets import load_dataset
+from raydfkd.data.kinds.image_folder import ImageFolderConfig
 from raydfkd.errors import DataError
 
 SHAPE = (3, 8, 8)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from image_samples import coloured, encoded
 
-from raydfkd.data import ParquetConfig, load_dataset, sources
+from raydfkd.data.datasets import load_dataset
+from raydfkd.data.kinds import parquet
+from raydfkd.data.kinds.parquet import ParquetConfig
 from raydfkd.errors import DataError
 
 WriteParquet = Callable[..., Path]
@@ -28,7 +30,7 @@ def test_pixels_labels_and_names_come_back(write_parquet: WriteParquet) -> None:
 
 
 def test_hugging_face_structs_and_large_files_in_chunks(write_parquet: WriteParquet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_CHUNK", 3)
+    monkeypatch.setattr(parquet, "CHUNK", 3)
     path = write_parquet([encoded(coloured(i)) for i in range(10)], list(range(10)), struct=True)
     dataset = load_dataset(ParquetConfig(path=str(path)), SHAPE, 10)
     np.testing.assert_array_equal(dataset.images[7], coloured(7).transpose(2, 0, 1))

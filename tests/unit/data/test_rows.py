@@ -14,10 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from image_samples import coloured, encoded
 
-from raydfkd.data.config import DatasetConfig, DigitsConfig, ImageFolderConfig, ParquetConfig
+from raydfkd.data.dataset_kind import DatasetConfig
 from raydfkd.data.datasets import load_dataset, load_unlabelled
 from raydfkd.data.decoding import Decoder
-from raydfkd.data.rows import open_rows
+from raydfkd.data.kinds import open_rows
+from raydfkd.data.kinds.digits import DigitsConfig
+from raydfkd.data.kinds.image_folder import ImageFolderConfig
+from raydfkd.data.kinds.parquet import ParquetConfig
 from raydfkd.errors import DataError
 from raydfkd.replay.arrow import to_parquet
 from raydfkd.types import SyntheticBatch

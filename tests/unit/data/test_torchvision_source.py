@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from image_samples import coloured, encoded
 
-from raydfkd.data import TorchvisionConfig, load_dataset
-from raydfkd.data.datasets import load_unlabelled
+from raydfkd.data.datasets import load_dataset, load_unlabelled
+from raydfkd.data.kinds.torchvision_sets import TorchvisionConfig
 from raydfkd.errors import DataError, UnknownNameError
 
 

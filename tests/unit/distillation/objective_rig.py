@@ -8,9 +8,9 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from raydfkd.distillation.objectives import OBJECTIVES, build_objective
-from raydfkd.distillation.objectives.base import FeatureShapes, NetworkOutput, Objective
-from raydfkd.distillation.objectives.config import ObjectiveConfig
+from raydfkd.distillation.objectives import OBJECTIVES, AnyObjective, build_objective
+from raydfkd.distillation.objectives.base import Objective, ObjectiveConfig
+from raydfkd.models.network_output import FeatureShapes, NetworkOutput
 
 CLASSES = 5
 STUDENT = FeatureShapes(((3, 8, 8), (4, 8, 8), (6, 4, 4)), 6)
@@ -21,7 +21,7 @@ KINDS = sorted(OBJECTIVES)
 
 
 def config_of(kind: str, **settings: Any) -> ObjectiveConfig:
-    return TypeAdapter(ObjectiveConfig).validate_python({"kind": kind, **settings})
+    return TypeAdapter(AnyObjective).validate_python({"kind": kind, **settings})
 
 
 def build(kind: str, batch_size: int = 4, **settings: Any) -> Objective:

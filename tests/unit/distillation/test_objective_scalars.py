@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from objective_rig import CLASSES, STUDENT, build, config_of, outputs, pair
+from objective_rig import CLASSES, STUDENT, TEACHER, build, config_of, outputs, pair
 from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
 from raydfkd.distillation.objectives import build_objective
-from raydfkd.distillation.objectives.base import FeatureShapes, NetworkOutput
+from raydfkd.distillation.objectives.ofa import OFAObjective
 from raydfkd.distillation.objectives.semckd import SemCKDObjective
 from raydfkd.losses.distillation import kd_loss_per_sample
 from raydfkd.losses.feature_distillation import (
@@ -26,6 +26,7 @@ from raydfkd.losses.logit_distillation import (
     normalized_kd_per_sample,
     ofa_loss_per_sample,
 )
+from raydfkd.models.network_output import FeatureShapes, NetworkOutput
 
 
 def cross_entropy(student: NetworkOutput, teacher: NetworkOutput) -> Tensor:
@@ -93,7 +94,7 @@ def test_nkd_and_rkd_are_their_sums() -> None:
 def test_correlation_embeds_both_networks_linearly() -> None:
     student, teacher = pair("correlation")
     objective = build("correlation")
-    state = objective.state_dict()
+    state = objective.trained.state_dict()
     assert state["student_embedding.weight"].shape == (128, 6)
     assert state["teacher_embedding.weight"].shape == (128, 8)
     embedded = [
@@ -135,16 +136,22 @@ def test_semckd_is_the_published_scalar() -> None:
     torch.testing.assert_close(objective(student, teacher, 0.0).mean(), expected, rtol=1e-4, atol=1e-3)
 
 
-def test_semckds_queries_are_of_the_rows_of_the_similarity_matrix() -> None:
+def test_semckds_attention_is_of_the_rows_of_the_similarity_matrices() -> None:
+    """A softmax over the teacher's stages of q . k, both of length 1."""
     objective = build("semckd")
     assert isinstance(objective, SemCKDObjective)
-    first, last = objective.queries[0].layers[0], objective.queries[0].layers[2]  # type: ignore[union-attr,index]
+    first, _, last = objective.query_mlps[0]
     assert (first.in_features, first.out_features, last.out_features) == (4, 4, 2)
-    rows = similarity_matrix(outputs(STUDENT, 0).maps[1])
-    assert rows.shape == (4, 4)
-    torch.testing.assert_close(objective.queries[0](rows).norm(dim=1), torch.ones(4))
+    maps = outputs(STUDENT, 0).maps[1:], outputs(TEACHER, 1).maps[1:]
+    queries, keys = (
+        torch.stack([F.normalize(mlp(similarity_matrix(x)), dim=1) for mlp, x in zip(mlps, stages, strict=True)], 1)
+        for mlps, stages in zip((objective.query_mlps, objective.key_mlps), maps, strict=True)
+    )
+    expected = torch.einsum("bse,bte->bst", queries, keys).softmax(2)
+    torch.testing.assert_close(objective.attention(*maps), expected)
     large = build("semckd", batch_size=64)
-    assert large.queries[0].layers[2].out_features == 16  # type: ignore[union-attr,index]
+    assert isinstance(large, SemCKDObjective)
+    assert large.query_mlps[0][2].out_features == 16
     with pytest.raises(ValueError, match="batches of 4, got 2"):
         objective(*pair("semckd", 2), 0.0)
 
@@ -153,7 +160,8 @@ def test_semckds_queries_are_of_the_rows_of_the_similarity_matrix() -> None:
 def test_ofa_adds_up_its_exits(exponent: float) -> None:
     student, teacher = pair("ofa")
     objective = build("ofa", exponent=exponent)
-    exits = [leave(x) for leave, x in zip(objective.exits, student.maps[1:], strict=True)]  # type: ignore[arg-type,union-attr]
+    assert isinstance(objective, OFAObjective)
+    exits = [leave(x) for leave, x in zip(objective.exits, student.maps[1:], strict=True)]
     assert [x.shape for x in exits] == [(4, CLASSES)] * 2
     terms = [ofa_loss_per_sample(x, teacher.logits, exponent, 1.0).mean() for x in (student.logits, *exits)]
     expected = cross_entropy(student, teacher) + sum(terms)
@@ -163,9 +171,10 @@ def test_ofa_adds_up_its_exits(exponent: float) -> None:
 def test_ofas_exits_halve_the_resolution_once_for_each_later_stage() -> None:
     shapes = FeatureShapes(((4, 32, 32), (4, 32, 32), (8, 16, 16), (16, 8, 8), (32, 4, 4)), 32)
     wide = FeatureShapes((), 48)
-    exits = build_objective(config_of("ofa"), shapes, wide, CLASSES, 2).exits
+    objective = build_objective(config_of("ofa"), shapes, wide, CLASSES, 2)
+    assert isinstance(objective, OFAObjective)
     sizes, widths = [], []
-    for leave, shape in zip(exits, shapes.maps[1:], strict=True):  # type: ignore[arg-type]
+    for leave, shape in zip(objective.exits, shapes.maps[1:], strict=True):
         x = torch.zeros(2, *shape)
         for layer in leave[:-3]:
             x = layer(x)

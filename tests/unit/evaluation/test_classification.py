@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raydfkd.data import ImageDataset
+from raydfkd.data.datasets import ImageDataset
 from raydfkd.errors import DataError
 from raydfkd.evaluation import Evaluator, evaluate
 
@@ -52,6 +52,13 @@ def test_accuracy_per_class_and_predictions() -> None:
     assert model.modes == {False}
     assert model.with_grad == {False}
     assert model.training, "the caller's mode is restored"
+
+
+def test_an_averaged_student_stays_in_evaluation_mode() -> None:
+    """It is evaluated inside of a new container, which begins in training mode."""
+    averaged = Reader().eval()
+    evaluate(nn.Sequential(nn.Identity(), averaged), dataset_of([0], [0]))
+    assert not averaged.training
 
 
 def test_the_mode_is_restored_when_the_network_fails() -> None:

@@ -56,8 +56,9 @@ def test_agreement_and_divergence_are_their_definitions() -> None:
 
 
 def test_parts_of_any_size_give_the_same_and_the_student_keeps_its_mode() -> None:
-    student = nn.Sequential(nn.Dropout(0.9), Brightness(1.0)).train()
+    student = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm2d(1), Brightness(1.0)).train()
+    student[1].eval()  # as somebody freezes statistics
     first, second = evaluator(1).measure(student), evaluator(4).measure(student)
     assert first == pytest.approx(second)
-    assert student.training
+    assert [layer.training for layer in student] == [True, False, True]
     assert len(evaluator()) == 4

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raydfkd.evaluation import agreement, class_entropy, confusion_matrix, mean_iou
+from raydfkd.evaluation import agreement, class_entropy
 
 
 def test_agreement_is_the_share_of_equal_predictions() -> None:
@@ -30,23 +30,15 @@ def test_class_entropy_closed_forms() -> None:
             class_entropy(np.array(wrong))
 
 
+def test_class_entropy_of_equal_counts_is_at_most_1() -> None:
+    """Their sum rounds to 1.0000000000000002 for 5 classes and others."""
+    for num_classes in range(2, 200):
+        assert 1 - 1e-12 < class_entropy(np.full(num_classes, 7)) <= 1.0
+    assert math.copysign(1, class_entropy(np.array([0, 5, 0]))) == 1
+
+
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=20), st.integers(1, 50))
 def test_class_entropy_is_a_fraction_whatever_the_order_or_scale(counts: list[int], scale: int) -> None:
     value = class_entropy(np.array(counts))
     assert 0.0 <= value <= 1.0
     assert class_entropy(np.array(counts[::-1]) * scale) == pytest.approx(value)
-
-
-def test_mean_iou_closed_form() -> None:
-    # Class 0: 3 of 3 + 1 + 1; class 1: 4 of 4 + 1 + 1; class 2 never occurs and does not count.
-    assert mean_iou(np.array([[3, 1, 0], [1, 4, 0], [0, 0, 0]])) == pytest.approx((3 / 5 + 4 / 6) / 2)
-    assert mean_iou(np.diag([2, 9])) == 1.0
-    assert mean_iou(np.array([[0, 2], [3, 0]])) == 0.0
-    assert mean_iou(np.zeros((3, 3))) == 0.0
-    # A class that is predicted but never true counts as wrong.
-    assert mean_iou(np.array([[1, 1], [0, 0]])) == pytest.approx((1 / 2 + 0) / 2)
-
-
-def test_confusion_matrix_counts_pairs_and_leaves_the_void_out() -> None:
-    labels, predictions = np.array([[0, 0, 1], [1, 2, 11]]), np.array([[0, 1, 1], [1, 0, 2]])
-    np.testing.assert_array_equal(confusion_matrix(labels, predictions, 3), [[1, 1, 0], [0, 2, 0], [1, 0, 0]])

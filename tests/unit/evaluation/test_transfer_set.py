@@ -15,7 +15,6 @@ from raydfkd.evaluation.transfer_set import (
     boundary_distances,
     describe_starvation,
     distinct_rows,
-    feature_diversity,
     inspect_images,
     starved_classes,
 )
@@ -43,15 +42,6 @@ def linear_teacher(classes: int = 3) -> FrozenTeacher:
 
 def byte_images(num: int = 30) -> np.ndarray:
     return np.random.default_rng(2).integers(90, 166, (num, 1, 4, 4)).astype(np.uint8)
-
-
-def test_diversity_is_the_mean_over_pairs() -> None:
-    features = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
-    pairs = [1 - float(torch.cosine_similarity(a, b, dim=0)) for a, b in itertools.combinations(features, 2)]
-    assert feature_diversity(features) == pytest.approx(np.mean(pairs), abs=1e-5)
-    assert feature_diversity(features[:1].repeat(4, 1)) == pytest.approx(0.0, abs=1e-9)
-    assert feature_diversity(torch.cat([features[:1], -features[:1]])) == pytest.approx(2.0)
-    assert feature_diversity(features[:1]) is None
 
 
 def test_duplicates_are_counted_once_each() -> None:
@@ -89,7 +79,8 @@ def test_figures_of_a_set() -> None:
     np.testing.assert_allclose(found.confidences, confidence.numpy(), rtol=1e-5)
     assert found.duplicate_share == pytest.approx(0.25)
     features = torch.from_numpy(images).flatten(1).float() / 255 - 0.5
-    assert found.diversity == pytest.approx(feature_diversity(features), abs=1e-5)
+    pairs = [1 - float(torch.cosine_similarity(a, b, dim=0)) for a, b in itertools.combinations(features, 2)]
+    assert found.diversity == pytest.approx(np.mean(pairs), abs=1e-5)
     assert len(found.pair_distances) == 40 * 39 / 2
     assert found.pair_distances.mean() == pytest.approx(found.diversity, abs=1e-5)
     assert np.sort(found.pair_distances)[:10] == pytest.approx(np.zeros(10), abs=1e-6)  # the copies

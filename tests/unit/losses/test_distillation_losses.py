@@ -1,4 +1,4 @@
-"""KD against a formula written by hand, its scale, importance weighting, agreement and the moving average."""
+"""KD against a formula written by hand, its scale, importance weighting and agreement."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raydfkd.losses.distillation import agreement, ema_update, importance_weighted_mean, kd_loss_per_sample
+from raydfkd.losses.distillation import agreement, importance_weighted_mean, kd_loss_per_sample
 
 
 def logits(seed: int, num: int = 6, classes: int = 5, scale: float = 3.0) -> Tensor:
@@ -99,15 +99,3 @@ def test_agreement_is_the_share_of_equal_choices() -> None:
     student = torch.tensor([[2.0, 1.0], [0.0, 1.0], [5.0, 4.0], [0.0, 9.0]])
     teacher = torch.tensor([[9.0, 1.0], [3.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     assert agreement(student, teacher).item() == 0.75
-
-
-def test_ema_update_is_in_place_and_exact_at_decay_zero() -> None:
-    average, current = [torch.tensor([1.0, 3.0]), torch.tensor(5.0)], [torch.tensor([2.0, 7.0]), torch.tensor(1.0)]
-    kept = average[0]
-    ema_update(average, current, 0.75)
-    assert average[0] is kept
-    torch.testing.assert_close(kept, torch.tensor([1.25, 4.0]))
-    torch.testing.assert_close(average[1], torch.tensor(4.0))
-    ema_update(average, current, 0.0)
-    assert torch.equal(kept, current[0])
-    assert current[0].tolist() == [2.0, 7.0]

@@ -21,6 +21,9 @@ def loose(**kwargs):
     assert set(kwargs) == {"num_classes"}
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(**{"out_features": kwargs["num_classes"]}))
 
+def partly_frozen(num_classes):
+    return nn.Sequential(nn.BatchNorm2d(2).eval(), *flat(num_classes, 2, (2, 8, 8)))
+
 def without_classes(width=3):
     return nn.Identity()
 
@@ -57,6 +60,11 @@ def test_a_users_callable_gets_what_it_names(user_module: str, attribute: str) -
     model = build_classifier(f"{user_module}:{attribute}", 4, (2, 8, 8))
     assert model.training
     assert model(torch.rand(3, 2, 8, 8)).shape == (3, 4)
+
+
+def test_trying_a_network_out_leaves_its_layers_in_their_modes(user_module: str) -> None:
+    model = build_classifier(f"{user_module}:partly_frozen", 4, (2, 8, 8))
+    assert [layer.training for layer in model] == [False, True, True]
 
 
 @pytest.mark.parametrize(

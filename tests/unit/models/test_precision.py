@@ -1,11 +1,13 @@
-"""bfloat16 where it is asked for and the device has it, float32 otherwise."""
+"""bfloat16 where it is asked for and the device has it, float32 otherwise; and evaluation mode for a while."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from raydfkd.models import precision
+from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 
 CPU = torch.device("cpu")
 
@@ -31,3 +33,21 @@ def test_a_gpu_that_only_emulates_bfloat16_does_not_count(monkeypatch: pytest.Mo
 def test_the_cpu_is_asked_itself_and_other_devices_are_not_trusted() -> None:
     assert isinstance(precision.supports_bfloat16(CPU), bool)
     assert precision.supports_bfloat16(torch.device("meta")) is False
+
+
+def test_each_layer_gets_its_own_mode_back_also_after_an_error() -> None:
+    teacher = FrozenTeacher(nn.Identity(), 2, (2, 8, 8), (0.0, 0.0), (1.0, 1.0))
+    network = nn.Sequential(nn.Dropout(), nn.Sequential(nn.BatchNorm2d(2).eval(), nn.Dropout()), teacher)
+    before = [layer.training for layer in network.modules()]
+    assert set(before) == {True, False}
+    with precision.evaluating(network):
+        assert not any(layer.training for layer in network.modules())
+    assert [layer.training for layer in network.modules()] == before
+    with pytest.raises(ZeroDivisionError), precision.evaluating(network):
+        _ = 1 / 0
+    assert [layer.training for layer in network.modules()] == before
+
+
+def test_a_callable_that_is_no_module_has_no_mode() -> None:
+    with precision.evaluating(len):
+        pass

@@ -66,7 +66,7 @@ class Rig:
         self.names = [f"{source}-{index}" for source, index in config.generators]
         self.tickets: dict[str, deque[Ticket]] = {name: deque() for name in self.names}
         self.num_delivered = 0
-        self.num_sessions = 0
+        self.num_attempts = 0
         self.samples: dict[tuple[int, int], np.ndarray] = {}
         self.workers: list[Worker] = []
         self.start_students(0)
@@ -120,10 +120,10 @@ class Rig:
 
     def start_students(self, step: int) -> None:
         """All workers (re)start from the checkpoint of ``step``."""
-        self.num_sessions += 1
+        self.num_attempts += 1
         self.workers = [Worker(step, step) for _ in range(self.config.student.num_workers)]
         for rank in range(len(self.workers)):
-            self.exchange.register("s", len(self.workers), step, self.version_of(step), f"session {self.num_sessions}", rank)
+            self.exchange.register("s", len(self.workers), step, self.version_of(step), f"attempt {self.num_attempts}", rank)
 
     def version_of(self, step: int) -> int:
         return step // self.schedule.student_steps_per_round
@@ -135,7 +135,7 @@ class Rig:
             num = min(self.schedule.batches_per_request, total - worker.asked_until)
             request = SampleRequest(
                 "s", rank, num, -1, worker.asked_until, self.version_of(min(worker.received_until, total - 1)),
-                np.empty(0, np.int64), np.empty(0, np.float32), f"session {self.num_sessions}",
+                np.empty(0, np.int64), np.empty(0, np.float32), f"attempt {self.num_attempts}",
             )  # fmt: skip
             worker.flying.append((request, None))
             worker.asked_until += num
@@ -197,7 +197,7 @@ class Rig:
 
 def check_counts(rig: Rig) -> None:
     exchange: Exchange = rig.exchange
-    limiter = exchange.limiters["s"].info()
+    limiter = exchange.limiters["s"].state_dict()
     assert limiter["inserts"] == exchange.buffer.num_inserts == exchange.buffer.num_batches * SIZE
     early = rig.num_delivered - exchange.buffer.num_batches
     assert early >= 0
@@ -213,11 +213,11 @@ def cause(answer: object) -> str:
 
 
 def request(
-    step: int, rank: int = 0, *, num: int = 1, version: int = 0, found: Any = (), session: str = "session 1", **more: Any
+    step: int, rank: int = 0, *, num: int = 1, version: int = 0, found: Any = (), attempt: str = "attempt 1", **more: Any
 ) -> SampleRequest:
     keys = np.array([key for key, _ in found], np.int64)
     priorities = np.array([priority for _, priority in found], np.float32)
-    return SampleRequest("s", rank, num, more.pop("cursor", -1), step, version, keys, priorities, session, **more)
+    return SampleRequest("s", rank, num, more.pop("cursor", -1), step, version, keys, priorities, attempt, **more)
 
 
 def sampled(rig: Rig, asked: SampleRequest) -> SampleReply:

@@ -94,6 +94,23 @@ def test_generators_differ_in_weights_and_draws_and_know_the_run() -> None:
     assert (context.generator_id, context.warmup_batches, context.priority_temperature, context.bf16) == ("a-0", 9, 7, False)
 
 
+@pytest.mark.parametrize(
+    ("objective", "has_priorities"),
+    [
+        ("{temperature: 7}", True),
+        ("{temperature: 1, teacher_output: one_hot}", False),
+        ("{kind: vanilla_kd, temperature: 7}", False),
+        ("{kind: rkd}", False),
+    ],
+)
+def test_a_new_image_has_a_priority_only_where_it_is_on_the_scale_of_the_later_ones(
+    objective: str, has_priorities: bool
+) -> None:
+    synthesizer = builder.build_synthesizer(experiment(f"students.s.objective={objective}"), "a", 0, CPU)
+    batch = synthesizer.step(BufferSummary(0, np.zeros(10, np.int64), 0))
+    assert (batch.priorities is not None) is has_priorities
+
+
 def test_normalization_comes_from_the_settings_else_from_the_checkpoint(tmp_path: Path) -> None:
     save_weights(build_classifier("small_cnn_8", 10, (1, 8, 8)), tmp_path / "t.safetensors", {"mean": "[0.1]", "std": "[0.2]"})
     with_file = f"teacher.checkpoint={tmp_path / 't.safetensors'}"

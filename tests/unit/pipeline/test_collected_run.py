@@ -65,6 +65,9 @@ def test_the_papers_schedule_trains_the_gan_makes_the_pool_and_distils(run: Run,
     assert not kept.preparation.exists(), "the first checkpoint has taken its place"
     purposes = [split["purpose"] for split in kept.manifest()["data_splits_read"]]
     assert purposes == ["evaluation only", "training, as collected images; labels not read"]
+    named = {key for figure in kept.manifest()["figures"] for key in figure["curves"]}
+    assert {"real_confidence", "class_hit_rate"} <= named, "of the method's own numbers, for the report"
+    assert all(named <= record.keys() for record in kept.metrics("preparation"))
     sources = np.load(kept.samples / "by_class.npz")["source"]
     assert set(sources) == {"hidfd", "collected"}
     assert any(name.startswith("projector.") for name in load_file(kept.path / "student.safetensors"))
@@ -121,7 +124,7 @@ def test_a_run_killed_while_its_gan_is_trained_goes_on_from_there(run: Run, tmp_
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["collected=null", "replay.pinned=null"], "source 'gan' trains a GAN on real images"),
+        (["collected=null", "replay.pinned=null"], "source 'gan' trains on real images"),
         (["collected=null"], "replay.pinned has nothing to hold"),
         (["sources.gan=null"], "without sources nothing is made: set schedule.warmup_batches=0"),
         (["sources.gan=null", "replay.pinned=null"], "nothing fills the buffer"),

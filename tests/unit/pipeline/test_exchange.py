@@ -27,7 +27,7 @@ def test_lockstep_alternates_as_the_papers_loop_does() -> None:
             done.append("s")
     assert "".join(done) == "ss" + "sstt" * 3
     assert rig.exchange.buffer.num_inserts == 8 * SIZE
-    assert rig.exchange.limiters["s"].info()["samples"] == 6 * 4
+    assert rig.exchange.limiters["s"].state_dict()["samples"] == 6 * 4
 
 
 def test_the_student_waits_for_the_whole_rounds_batches() -> None:
@@ -181,9 +181,9 @@ def test_the_next_draw_waits_for_all_workers() -> None:
     assert cause(rig.exchange.try_sample(request(0, 0))) == "peers"
     assert cause(rig.exchange.try_sample(request(0, 2))) == "peers"
     assert cause(rig.exchange.try_sample(request(0, 2))) == "peers"
-    assert rig.exchange.limiters["s"].info()["samples"] == 0
+    assert rig.exchange.limiters["s"].state_dict()["samples"] == 0
     assert sampled(rig, request(0, 1)).sample.keys.shape == (1, 2)
-    assert rig.exchange.limiters["s"].info()["samples"] == 6, "one draw for all"
+    assert rig.exchange.limiters["s"].state_dict()["samples"] == 6, "one draw for all"
     assert cause(rig.exchange.try_sample(request(1, 1))) == "peers"
     sampled(rig, request(0, 0))
     sampled(rig, request(0, 2))
@@ -201,7 +201,7 @@ def test_the_global_batch_does_not_depend_on_the_number_of_workers_or_who_asks_f
         for rank in ranks[:-1]:
             assert cause(rig.exchange.try_sample(request(0, rank, num=2))) == "peers"
         parts = {rank: sampled(rig, request(0, rank, num=2)).sample for rank in reversed(ranks)}
-        for name in ("keys", "slots", "importance_weights", "probabilities", "ages"):
+        for name in ("keys", "slots", "importance_weights", "ages"):
             found = np.empty_like(getattr(expected, name))
             for rank, part in parts.items():
                 found[:, rank::workers] = getattr(part, name)
@@ -267,26 +267,26 @@ def test_a_restart_takes_back_what_was_drawn_beyond_the_checkpoint() -> None:
     for step in (2, 3):
         sampled(rig, request(step, version=1))
     rig.start_students(2)
-    assert rig.exchange.limiters["s"].info()["samples"] == 2 * 4
+    assert rig.exchange.limiters["s"].state_dict()["samples"] == 2 * 4
     assert rig.exchange.student_versions["s"] == 1
-    assert cause(rig.exchange.try_sample(request(4, version=2))) == "over", "of the session before"
-    assert cause(rig.exchange.try_sample(request(3, version=1, session="session 2"))) == "peers", "not its turn"
-    sampled(rig, request(2, version=1, session="session 2"))
+    assert cause(rig.exchange.try_sample(request(4, version=2))) == "over", "of the attempt before"
+    assert cause(rig.exchange.try_sample(request(3, version=1, attempt="attempt 2"))) == "peers", "not its turn"
+    sampled(rig, request(2, version=1, attempt="attempt 2"))
     assert cause(rig.admit()) == "limiter", "the batch of this round is in already"
 
 
-def test_a_worker_that_comes_back_to_its_session_asks_again_for_what_it_had() -> None:
+def test_a_worker_that_comes_back_to_its_attempt_asks_again_for_what_it_had() -> None:
     """As after a restart of the replay actor: the draws for its peers stay as they were."""
     rig = Rig.of(workers=2)
     rig.make(3)
     rig.exchange.try_sample(request(0, 0))
     sampled(rig, request(0, 1))
-    rig.exchange.register("s", 2, 0, 0, "session 1", 1)
+    rig.exchange.register("s", 2, 0, 0, "attempt 1", 1)
     assert isinstance(rig.exchange.try_sample(request(0, 0)), SampleReply)
-    before = rig.exchange.limiters["s"].info()["samples"]
+    before = rig.exchange.limiters["s"].state_dict()["samples"]
     reply = sampled(rig, request(0, 1, alone=True))
     assert reply.sample.keys.shape == (1, 2)
-    assert rig.exchange.limiters["s"].info()["samples"] == before, "drawn again, counted once"
+    assert rig.exchange.limiters["s"].state_dict()["samples"] == before, "drawn again, counted once"
 
 
 def test_who_never_registered_is_told_to() -> None:
@@ -296,7 +296,7 @@ def test_who_never_registered_is_told_to() -> None:
 
 def test_nothing_changes_where_the_answer_is_not_yet() -> None:
     rig = Rig.of(workers=2)
-    asked = [request(0, 0), request(1, 0), request(0, 0, session="other")]
+    asked = [request(0, 0), request(1, 0), request(0, 0, attempt="other")]
     rig.exchange.try_sample(asked[0])
     before = rig.exchange.progress()
     for again in asked:

@@ -92,7 +92,7 @@ class Liveness(RuleBasedStateMachine):
     def consume(self, which: int) -> None:
         self.rig.consume(which % len(self.rig.workers))
 
-    @precondition(lambda self: self.rig.num_sessions < 4)
+    @precondition(lambda self: self.rig.num_attempts < 4)
     @rule(back=st.integers(0, 2))
     def restart_students(self, back: int) -> None:
         """From the beginning of this round or of one shortly before it."""
@@ -107,9 +107,9 @@ class Liveness(RuleBasedStateMachine):
     @invariant()
     def lockstep_makes_no_batch_before_its_round(self) -> None:
         rig = getattr(self, "rig", None)
-        if rig is None or not rig.exchange.lockstep or self.late or rig.num_sessions > 1:
+        if rig is None or not rig.exchange.lockstep or self.late or rig.num_attempts > 1:
             return
-        rounds_drawn = rig.exchange.limiters["s"].info()["samples"] // (rig.schedule.student_steps_per_round * 6)
+        rounds_drawn = rig.exchange.limiters["s"].state_dict()["samples"] // (rig.schedule.student_steps_per_round * 6)
         allowed = rig.schedule.warmup_batches + (rounds_drawn + 1) * rig.schedule.batches_per_round
         assert rig.exchange.buffer.num_batches + rig.exchange.num_pending <= allowed
 
@@ -120,7 +120,7 @@ class Liveness(RuleBasedStateMachine):
         rig.run_to_the_end()
         check_counts(rig)
         drawn = rig.schedule.total_steps * rig.config.student.batch_size
-        assert rig.exchange.limiters["s"].info()["samples"] == drawn
+        assert rig.exchange.limiters["s"].state_dict()["samples"] == drawn
         if rig.exchange.lockstep and not self.late:
             made = rig.schedule.warmup_batches + rig.schedule.rounds * rig.schedule.batches_per_round
             assert made <= rig.exchange.buffer.num_batches + rig.exchange.num_pending <= made + rig.schedule.batches_per_round

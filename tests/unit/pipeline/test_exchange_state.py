@@ -30,10 +30,10 @@ def test_what_is_saved_goes_on_as_the_original(tmp_path: Path) -> None:
     load_exchange(tmp_path, restored)
     assert (restored.student_step, restored.student_versions["s"]) == (2, 1)
     assert restored.num_tickets == 4
-    assert restored.limiters["s"].info() == rig.exchange.limiters["s"].info()
+    assert restored.limiters["s"].state_dict() == rig.exchange.limiters["s"].state_dict()
     for exchange in (rig.exchange, restored):
         exchange.register("s", 1, 3, 1, "again")
-    one, other = (e.try_sample(request(3, version=1, session="again")) for e in (rig.exchange, restored))
+    one, other = (e.try_sample(request(3, version=1, attempt="again")) for e in (rig.exchange, restored))
     assert isinstance(one, SampleReply)
     assert isinstance(other, SampleReply)
     np.testing.assert_array_equal(one.sample.keys, other.sample.keys)
@@ -58,7 +58,7 @@ def test_the_count_of_inserts_is_the_buffers(tmp_path: Path) -> None:
     (tmp_path / "exchange.json").write_text(json.dumps(counts))
     restored = build_exchange(rig.config)
     load_exchange(tmp_path, restored)
-    assert restored.limiters["s"].info()["inserts"] == restored.buffer.num_inserts == 4 * SIZE
+    assert restored.limiters["s"].state_dict()["inserts"] == restored.buffer.num_inserts == 4 * SIZE
 
 
 def test_payloads_pass_through_put(tmp_path: Path) -> None:

@@ -30,20 +30,20 @@ def experiment(opponent: str | None = None, sizes: dict[str, int] = SIZES, **sch
     )
 
 
-def start(exchange: Exchange, *students: str, step: int = 0, session: str = "one") -> None:
+def start(exchange: Exchange, *students: str, step: int = 0, attempt: str = "one") -> None:
     for name in students:
-        exchange.register(name, 1, step, step // 2, session)
+        exchange.register(name, 1, step, step // 2, attempt)
 
 
-def ask(exchange: Exchange, student: str, step: int, session: str = "one", found: dict[int, float] | None = None) -> Any:
+def ask(exchange: Exchange, student: str, step: int, attempt: str = "one", found: dict[int, float] | None = None) -> Any:
     found = found or {}
     keys, priorities = np.array(list(found), np.int64), np.array(list(found.values()), np.float32)
-    return exchange.try_sample(SampleRequest(student, 0, 1, -1, step, step // 2, keys, priorities, session))
+    return exchange.try_sample(SampleRequest(student, 0, 1, -1, step, step // 2, keys, priorities, attempt))
 
 
-def take(exchange: Exchange, student: str, *steps: int, session: str = "one") -> None:
+def take(exchange: Exchange, student: str, *steps: int, attempt: str = "one") -> None:
     for step in steps:
-        assert isinstance(ask(exchange, student, step, session), SampleReply)
+        assert isinstance(ask(exchange, student, step, attempt), SampleReply)
 
 
 def admit(exchange: Exchange, student: str | None = None) -> Ticket | NotYet:
@@ -96,7 +96,8 @@ def test_each_students_limiter_counts_its_own_draws_over_the_same_inserts() -> N
     make(exchange, 3)
     take(exchange, "s", 0, 1)
     take(exchange, "t", 0)
-    counts = {name: (limiter.info()["inserts"], limiter.info()["samples"]) for name, limiter in exchange.limiters.items()}
+    states = {name: limiter.state_dict() for name, limiter in exchange.limiters.items()}
+    counts = {name: (state["inserts"], state["samples"]) for name, state in states.items()}
     assert counts == {"s": (12, 2 * 4), "t": (12, 1 * 2)}
 
 
@@ -171,21 +172,21 @@ def test_a_student_that_goes_back_holds_the_others_until_it_has_caught_up() -> N
         ask(exchange, name, 2)
     make(exchange, 1)
     take(exchange, "s", 2, 3)
-    start(exchange, "t", step=0, session="two")
+    start(exchange, "t", step=0, attempt="two")
     assert reason(ask(exchange, "t", 2)) == "the student's workers have been restarted since"
     assert cause(ask(exchange, "s", 4)) == "limiter"
     reasons = set()
     for step in range(4):
         assert cause(admit(exchange)) == "limiter", "images of rounds that it has not begun anew would come too early"
         reasons.add(reason(ask(exchange, "s", 4)))
-        take(exchange, "t", step, session="two")
+        take(exchange, "t", step, attempt="two")
     assert len(reasons) == 3, "how far it is is told, so that nobody takes the wait for a standstill"
-    assert cause(ask(exchange, "t", 4, session="two")) == "limiter"
+    assert cause(ask(exchange, "t", 4, attempt="two")) == "limiter"
     make(exchange, 1)
     take(exchange, "s", 4)
 
 
-def test_a_checkpoint_needs_every_student_at_its_step_and_in_its_present_session() -> None:
+def test_a_checkpoint_needs_every_student_at_its_step_and_in_its_present_attempt() -> None:
     exchange = build_exchange(experiment())
     start(exchange, "s", "t")
     assert reason(exchange.try_meet("s", 4)) == "student 't', at step 0 to come to the checkpoint of step 4"
@@ -194,7 +195,7 @@ def test_a_checkpoint_needs_every_student_at_its_step_and_in_its_present_session
     assert exchange.progress() == before
     assert exchange.try_meet("t", 4) is None
     assert exchange.try_meet("s", 4) is None
-    start(exchange, "t", session="two")
+    start(exchange, "t", attempt="two")
     assert exchange.try_meet("s", 4) is not None
     assert exchange.try_meet("t", 2) is not None, "another step"
 
@@ -242,6 +243,6 @@ def test_what_is_saved_goes_on_for_every_student(tmp_path: Any) -> None:
         )
         assert restored.student_steps[name] == step - 1
     for one in (exchange, restored):
-        start(one, "t", step=1, session="again")
+        start(one, "t", step=1, attempt="again")
     drawn = [ask(one, "t", 1, "again").sample.keys.tolist() for one in (exchange, restored)]
     assert drawn[0] == drawn[1]

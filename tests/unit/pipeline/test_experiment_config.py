@@ -68,12 +68,12 @@ RATIO = (DECOUPLED, "schedule.samples_per_insert=3", "schedule.error_buffer=200"
         (["replay.synthetic.capacity=15"], "replay.synthetic.capacity 15 holds less than one synthesized batch of 16"),
         (["runtime.runner=local", DECOUPLED], "runtime.runner local runs in one process and so in lockstep"),
         (["runtime.runner=local", "students.small.num_workers=2"], "runtime.runner local has one student worker"),
-        (["runtime.runner=local", PLACED], "runtime.runner local has no actors, so runtime.placement would do nothing"),
+        (["runtime.runner=local", PLACED], "runtime.runner local does not use placement: leave it out"),
         (
             ["runtime.placement={replay: {CPU: 1}}"],
             "runtime: replay is {'CPU': 1.0}: give custom resources and amounts above 0",
         ),
-        (["runtime.placement={log: {}}"], "runtime: log is {}: give custom resources and amounts above 0"),
+        (["runtime.placement={pool: {}}"], "runtime: pool is {}: give custom resources and amounts above 0"),
         ([*ELASTIC, "schedule.mode=lockstep"], "students.small.min_workers needs schedule.mode decoupled"),
         ([*ELASTIC, "students.small.num_workers=1"], "students.small: min_workers 1 must be below num_workers 1"),
         ([*ELASTIC, "students.small.resources.custom={}"], "students.small: min_workers needs whole resources.custom"),
@@ -82,18 +82,18 @@ RATIO = (DECOUPLED, "schedule.samples_per_insert=3", "schedule.error_buffer=200"
             [*ELASTIC, "students.small.num_workers=4"],
             "students.small: batch_size 8 is not divisible by workers x accumulation_steps = 3 (min_",
         ),
-        (["students.small.resize_period_s=5"], "students.small: resize_period_s does nothing without min_workers"),
+        (["students.small.resize_period_s=5"], "students.small: a student without min_workers does not use resize_period_s"),
         (
             ["students.small.num_workers=3"],
             "students.small: batch_size 8 is not divisible by workers x accumulation_steps = 3:",
         ),
-        (["schedule.samples_per_insert=2"], "schedule: lockstep does not use samples_per_insert: leave them out or choose"),
+        (["schedule.samples_per_insert=2"], "schedule: lockstep does not use samples_per_insert: leave it out or choose"),
         (
             ["schedule.prefetch=1", "schedule.batches_per_request=2", "schedule.max_staleness_rounds=0"],
             "schedule: lockstep does not use prefetch, batches_per_request, max_staleness_rounds",
         ),
         ([DECOUPLED, "schedule.samples_per_insert=2"], "schedule: samples_per_insert needs error_buffer"),
-        ([DECOUPLED, "schedule.error_buffer=2"], "schedule: error_buffer does nothing without samples_per_insert"),
+        ([DECOUPLED, "schedule.error_buffer=2"], "schedule: samples_per_insert null does not use error_buffer"),
         (
             ["sources.inversion.method=dream"],
             "unknown sources.inversion.method 'dream': known are fast, hidfd, procedural, ssdkd",
@@ -147,14 +147,15 @@ def test_requests_in_flight_count_for_the_staleness_bound() -> None:
 
 def test_the_limiter_is_the_schedules() -> None:
     lockstep = build_rate_limiters(build("schedule.warmup_batches=2"))["small"]
-    assert lockstep.info()["insertable"] == 3 * 16  # the warm-up and the first round
+    assert (lockstep.can_insert(3 * 16), lockstep.can_insert(3 * 16 + 1)) == (True, False)  # the warm-up and the first round
     lockstep.record_insert(48)
-    assert lockstep.info()["samplable"] == 6 * 8
+    assert (lockstep.can_sample(6 * 8), lockstep.can_sample(6 * 8 + 1)) == (True, False)
     free = build_rate_limiters(build(DECOUPLED, "schedule.warmup_batches=2"))["small"]
-    assert free.info()["insertable"] == float("inf")
+    assert free.can_insert(10**9)
     assert not free.can_sample(1)
     ratio = build_rate_limiters(build(*RATIO, "schedule.warmup_batches=2"))["small"]
-    assert ratio.info()["insertable"] == (3 * 32 + 200) // 3
+    most = (3 * 32 + 200) // 3
+    assert (ratio.can_insert(most), ratio.can_insert(most + 1)) == (True, False)
 
 
 def test_seeds_of_components_differ_and_repeat() -> None:

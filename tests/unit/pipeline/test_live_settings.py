@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel
 
 import raydfkd
-from raydfkd.data.config import DigitsConfig
+from raydfkd.data.kinds.digits import DigitsConfig
 from raydfkd.errors import ConfigError
 from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
 from raydfkd.pipeline.experiment.config_errors import bare, model_choices

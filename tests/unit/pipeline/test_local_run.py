@@ -121,6 +121,7 @@ def test_records_of_every_kind_are_written_when_they_are_due(unbroken: RunDir) -
     assert "adversarial_loss" in synthesis[1], "published: from one batch before the warm-up's end"
     replay = [r for r in records if r["kind"] == "replay"]
     assert [r["size"] for r in replay] == [16, 32, 40, 40, 40]
+    assert [r["fill"] for r in replay] == [0.4, 0.8, 1.0, 1.0, 1.0]
     assert sum(replay[-1]["class_counts"]) == 40
     assert [r["images_distilled"] for r in records if r["kind"] == "throughput"] == [64, 128, 192]
 

@@ -16,7 +16,7 @@ from raydfkd.data.collected import read_images
 from raydfkd.pipeline.experiment.config import load_experiment
 from raydfkd.pipeline.sweep.config import load_sweep
 from raydfkd.pipeline.sweep.held_out_images import make_held_out
-from raydfkd.pipeline.sweep.sweep_result import begin_session, write_beginning, write_end
+from raydfkd.pipeline.sweep.sweep_result import begin, write_beginning, write_end
 from raydfkd.pipeline.sweep.trial import TrialPlan, TrialRun, TrialStopped
 from raydfkd.replay.arrow import to_parquet
 from raydfkd.run_dir import RunDir
@@ -273,13 +273,13 @@ def test_a_run_without_records_of_the_objective_has_no_measurement(tmp_path: Pat
 def test_the_time_of_a_session_that_was_killed_counts(tmp_path: Path, teacher: Path) -> None:
     """Up to its last record; an orderly session's is counted when it ends, and once."""
     plan = plan_of(tmp_path, teacher)
-    began = begin_session(plan.folder)
+    began = begin(plan.folder)
     drive(trial(plan, "00000", 0.1))
     records = plan.folder.trial_path("00000") / "metrics.jsonl"
     os.utime(records, (began + 100, began + 100))
-    again = begin_session(plan.folder)
+    again = begin(plan.folder)
     assert plan.folder.manifest()["elapsed_s"] == pytest.approx(100)
     result = write_end(plan.sweep, plan.folder, "stopped", again - 50)
     assert result["elapsed_s"] == pytest.approx(150, abs=5)
-    begin_session(plan.folder)
+    begin(plan.folder)
     assert plan.folder.manifest()["elapsed_s"] == pytest.approx(150, abs=5)

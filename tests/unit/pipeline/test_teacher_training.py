@@ -12,7 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from raydfkd.augment import AugmentationConfig
-from raydfkd.data import DigitsConfig, TorchvisionConfig, load_dataset
+from raydfkd.data.datasets import load_dataset
+from raydfkd.data.kinds.digits import DigitsConfig
+from raydfkd.data.kinds.torchvision_sets import TorchvisionConfig
 from raydfkd.distillation.config import OptimizerConfig
 from raydfkd.errors import CheckpointError, DataError, ResourceError, RunFailedError, UnknownNameError
 from raydfkd.evaluation import evaluate
@@ -20,7 +22,7 @@ from raydfkd.models.catalog import build_classifier
 from raydfkd.models.teachers.teacher import build_teacher
 from raydfkd.models.weights import read_metadata
 from raydfkd.pipeline.experiment.yaml_files import read_yaml, validate
-from raydfkd.pipeline.teacher.config import NormalizationConfig, TeacherTrainingConfig
+from raydfkd.pipeline.teacher.config import NormalizationConfig, TeacherTrainingConfig, load_teacher_training
 from raydfkd.pipeline.teacher.training import _initial_network, train_teacher
 
 ROOT = Path(__file__).parents[3]
@@ -166,12 +168,13 @@ def test_initial_weights_are_looked_for_beside_the_recipe_and_else_in_the_workin
     for folder in (recipes, here):
         folder.mkdir()
     monkeypatch.chdir(here)
-    config = digits(initial_weights="w.pt")
+    recipe = recipes / "digits.yaml"
+    recipe.write_text((ROOT / "experiments" / "teachers" / "digits.yaml").read_text())
     (here / "w.pt").touch()
-    assert config.resolve(recipes).initial_weights == here / "w.pt"
+    assert load_teacher_training(recipe, ["initial_weights=w.pt"]).initial_weights == here / "w.pt"
     (recipes / "w.pt").touch()
-    assert config.resolve(recipes).initial_weights == recipes / "w.pt"
-    assert digits().resolve(recipes).initial_weights is None
+    assert load_teacher_training(recipe, ["initial_weights=w.pt"]).initial_weights == recipes / "w.pt"
+    assert load_teacher_training(recipe).initial_weights is None
 
 
 def test_a_batch_larger_than_the_data_is_the_data(tmp_path: Path) -> None:

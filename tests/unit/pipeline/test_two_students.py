@@ -13,6 +13,7 @@ from tiny_run import At, experiment
 
 from raydfkd.api import Result, distill
 from raydfkd.errors import RunDirError
+from raydfkd.metrics import METRICS, is_loss
 from raydfkd.models.weights import read_metadata
 from raydfkd.run_dir import RunDir
 from raydfkd.testing.command import invoke
@@ -78,6 +79,18 @@ def test_each_student_leaves_its_weights_figures_and_records(both: RunDir) -> No
         told = [(record["step"], record["student"]) for record in both.metrics(kind)]
         assert told == [(step, name) for step in (4, 8, 12) for name in ("small", "other")]
     assert [record["step"] for record in both.metrics("synthesis")] == [0, 0, 0, 4, 8], "made once for both"
+
+
+def test_every_number_that_is_recorded_is_declared_or_a_loss_of_the_method(both: RunDir) -> None:
+    declared = {(metric.kind, metric.key) for metric in METRICS}
+    recorded = {
+        (record["kind"], key)
+        for record in both.metrics()
+        for key, value in record.items()
+        if isinstance(value, int | float) and key not in ("time_s", "step")
+    }
+    assert {kind for kind, _ in recorded} == {"synthesis", "replay", "distillation", "throughput", "evaluation"}
+    assert {place for place in recorded - declared if place[0] != "synthesis" or not is_loss(place[1])} == set()
 
 
 def test_the_first_student_learns_what_it_learns_alone(run: Run, both: RunDir, teacher: Path, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from raydfkd.data.config import DigitsConfig
 from raydfkd.data.datasets import load_dataset
+from raydfkd.data.kinds.digits import DigitsConfig
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.weights import save_weights
 from raydfkd.pipeline.run.recorder import Watcher

@@ -14,6 +14,8 @@ from raydfkd.types import SyntheticBatch
 
 NUM_CLASSES = 3
 SHAPE = (1, 1, 2)
+BYTES = 270
+"""Of 18 an item, or 30 with a histogram: the largest batch of 9 fits."""
 
 
 class BufferMachine(RuleBasedStateMachine):
@@ -22,13 +24,15 @@ class BufferMachine(RuleBasedStateMachine):
         remover=st.sampled_from(["fifo", "lowest_priority"]),
         max_age=st.sampled_from([None, 3]),
         seed=st.integers(0, 9),
+        num_positions=st.sampled_from([None, 1, 40]),
     )
-    def build(self, sampler: str, remover: str, max_age: int | None, seed: int) -> None:
+    def build(self, sampler: str, remover: str, max_age: int | None, seed: int, num_positions: int | None) -> None:
         self.rng = np.random.default_rng(seed)
+        self.num_positions = num_positions
         self.config = ReplayConfig(
             synthetic=TableConfig(
                 capacity=11,
-                capacity_bytes=250,
+                capacity_bytes=BYTES,
                 sampler=SelectorConfig(kind=sampler),
                 remover=SelectorConfig(kind=remover),
                 max_item_age_batches=max_age,
@@ -40,7 +44,7 @@ class BufferMachine(RuleBasedStateMachine):
         self.mirror = DeviceMirror(self.buffer.total_slots, SHAPE, torch.device("cpu"))
         self.cursor = -1
         self.pixels: dict[int, np.ndarray] = {}
-        self.classes: dict[int, int] = {}
+        self.positions: dict[int, np.ndarray] = {}
         self.dropped = 0
 
     def new_buffer(self) -> ReplayBuffer:
@@ -49,28 +53,30 @@ class BufferMachine(RuleBasedStateMachine):
     @rule(n=st.integers(1, 9), pinned=st.booleans(), own_priorities=st.booleans())
     def insert(self, n: int, pinned: bool, own_priorities: bool) -> None:
         images = self.rng.integers(0, 256, (n, *SHAPE), dtype=np.uint8)
+        histogram = self.rng.multinomial(self.num_positions or 1, self.rng.dirichlet(np.ones(NUM_CLASSES)), n).astype(np.int32)
         batch = SyntheticBatch(
             images=images,
             targets=np.zeros(n, np.int64),
-            teacher_class=self.rng.integers(0, NUM_CLASSES, n, dtype=np.int32),
+            teacher_class=histogram.argmax(axis=1).astype(np.int32),
             teacher_confidence=np.ones(n, np.float32),
             source="collected" if pinned else "ssdkd",
             generator_id="g",
             student_version=0,
             priorities=self.rng.random(n, dtype=np.float32) if own_priorities else None,
+            class_histogram=None if self.num_positions is None else histogram,
         )
         size = self.buffer.size
         try:
-            report = self.buffer.insert(batch, images)
+            self.buffer.insert(batch, images)
         except ReplayFullError:
             assert pinned
             assert self.buffer.size == size
             return
-        assert self.buffer.size == size + n - report.num_evicted
-        view = next(v for v in self.buffer.shards_after(-1) if v.shard_id == report.shard_id)
+        assert n <= self.buffer.size <= size + n
+        (view,) = self.buffer.shards_after(self.buffer.num_shards - 2)
         assert not set(view.keys.tolist()) & set(self.pixels)
         self.pixels.update(zip(view.keys.tolist(), images, strict=True))
-        self.classes.update(zip(view.keys.tolist(), batch.teacher_class.tolist(), strict=True))
+        self.positions.update(zip(view.keys.tolist(), histogram, strict=True))
 
     @precondition(lambda self: self.buffer.size > 0)
     @rule(num_batches=st.integers(1, 3), consumer=st.sampled_from(["a", "b"]))
@@ -125,10 +131,10 @@ class BufferMachine(RuleBasedStateMachine):
         for table in self.buffer.tables.values():
             storage = table.storage
             assert storage.size == storage.live.sum() <= storage.capacity
-            held = [self.classes[int(k)] for k in storage.keys[storage.live]]
-            np.testing.assert_array_equal(storage.class_counts, np.bincount(held, minlength=NUM_CLASSES))
+            held = [self.positions[int(k)] for k in storage.keys[storage.live]]
+            np.testing.assert_array_equal(storage.class_counts, np.sum(held, axis=0) if held else np.zeros(NUM_CLASSES))
             assert storage.num_bytes == sum(shard.num_bytes for shard in storage.shards.values())
-        assert self.buffer.tables["synthetic"].storage.num_bytes <= 250
+        assert self.buffer.tables["synthetic"].storage.num_bytes <= BYTES
 
 
 TestBuffer = BufferMachine.TestCase

@@ -41,7 +41,7 @@ def test_an_update_of_one_students_priorities_leaves_the_others_frequencies_as_t
             closed_form = weights / weights.sum()
             np.testing.assert_allclose(frequencies(buffer, name), closed_form, atol=0.01)
             drawn = buffer.sample(name, 1, 50, 0)
-            np.testing.assert_allclose(drawn.probabilities, closed_form[drawn.slots], rtol=1e-4)
+            np.testing.assert_allclose(drawn.importance_weights, (6 * closed_form[drawn.slots]) ** -0.4, rtol=1e-4)
 
 
 def test_a_batchs_priorities_are_its_judges_and_the_others_begin_with_their_own_largest(

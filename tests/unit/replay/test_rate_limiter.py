@@ -19,7 +19,7 @@ def test_a_ratio_holds_the_two_sides_together() -> None:
     limiter.record_sample(8)
     assert limiter.can_insert(8)
     assert not limiter.can_insert(9)
-    assert limiter.info() == {"inserts": 10, "samples": 8, "insertable": 8, "samplable": 0}
+    assert not limiter.can_sample(1)
 
 
 def test_without_a_ratio_only_the_first_sample_waits() -> None:
@@ -141,4 +141,7 @@ def test_a_restored_limiter_goes_on_where_it_was() -> None:
     limiter.record_insert(12)
     limiter.record_sample(9)
     restored.load_state_dict(limiter.state_dict())
-    assert restored.info() == limiter.info()
+    assert limiter.can_insert(6)  # (12 + 6 - 10) * 2 - 9 <= 8
+    for one in (limiter, restored):
+        assert [n for n in range(1, 30) if one.can_insert(n)] == list(range(1, 7))
+        assert [n for n in range(1, 30) if one.can_sample(n)] == [1, 2, 3]  # 12 * 2 - 9 - 3 >= 10 * 2 - 8

@@ -10,14 +10,29 @@ def test_a_resolved_config_is_accepted_again() -> None:
         pinned=TableConfig(capacity=5, sampler=SelectorConfig(kind="class_balanced")),
         pinned_fraction=0.5,
     )
-    assert ReplayConfig.model_validate(config.model_dump()) == config
-    assert config.model_dump()["pinned"]["sampler"] == {"kind": "class_balanced"}
+    saved = config.model_dump()
+    assert set(saved["pinned"]["sampler"]) == set(SelectorConfig.model_fields), "a saved experiment holds every setting"
+    assert ReplayConfig.model_validate(saved) == config
+
+
+def test_a_config_that_an_earlier_version_saved_is_read() -> None:
+    saved = {
+        "synthetic": {
+            "capacity": 10,
+            "sampler": {"kind": "prioritized", "priority_exponent": 0.7, "normalize_importance": "batch"},
+            "remover": {"kind": "fifo"},
+        },
+        "pinned": {"capacity": 5, "sampler": {"kind": "uniform"}, "remover": {"kind": "fifo"}},
+    }
+    config = ReplayConfig.model_validate(saved)
+    assert config.synthetic.sampler.normalize_importance == "batch"
+    assert config.pinned == TableConfig(capacity=5)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "class_balanced", "fifo", "lowest_priority"])
 def test_exponents_are_refused_where_nothing_reads_them(kind: str) -> None:
-    with pytest.raises(ValidationError, match=f"'{kind}' does not use importance_exponent"):
-        SelectorConfig(kind=kind, importance_exponent=0.4)
+    with pytest.raises(ValidationError, match=f"'{kind}' does not use importance_exponent: leave it out"):
+        SelectorConfig(kind=kind, importance_exponent=0.5)
 
 
 @pytest.mark.parametrize(
@@ -38,9 +53,9 @@ def test_a_table_refuses(values: dict[str, object], message: str) -> None:
 @pytest.mark.parametrize(
     ("pinned", "fraction", "message"),
     [
-        (None, 0.5, "no pinned table"),
-        (TableConfig(capacity=5, max_item_age_batches=3), None, "never evicts, so max_item_age_batches"),
-        (TableConfig(capacity=5, capacity_bytes=9, remover=SelectorConfig(kind="lowest_priority")), 0.1, "so remover"),
+        (None, 0.5, "without replay.pinned the buffer does not use pinned_fraction"),
+        (TableConfig(capacity=5, max_item_age_batches=3), None, "never evicts, so it does not use max_item_age_batches"),
+        (TableConfig(capacity=5, capacity_bytes=9, remover=SelectorConfig(kind="lowest_priority")), 0.1, "not use remover"),
     ],
 )
 def test_the_tables_may_not_contradict(pinned: TableConfig | None, fraction: float | None, message: str) -> None:

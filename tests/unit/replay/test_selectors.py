@@ -39,10 +39,35 @@ def test_uniform_draws_every_present_item_alike() -> None:
 
 
 def test_class_balanced_draws_a_class_and_then_an_item() -> None:
+    """P(i) = 1 / (C n_c)."""
     selector = ClassBalanced(12)
     selector.insert(np.arange(12), np.ones(12), np.array([0] * 8 + [4] * 2 + [7] * 2))
     selector.remove(np.array([10, 11]))  # class 7 is gone
     _assert_distribution(selector, np.array([1 / 16] * 8 + [1 / 4] * 2))
+
+
+def test_class_balanced_draws_an_item_in_proportion_to_what_it_holds_of_the_class() -> None:
+    """P(i) = (1/C) sum_c h_ic / sum_j h_jc."""
+    rng = np.random.default_rng(2)
+    held = rng.multinomial(64, [0.9, 0.06, 0.03, 0, 0.01], size=30)
+    held[5] = [0, 0, 0, 64, 0]  # the only item of class 3
+    selector = ClassBalanced(40)
+    selector.insert(np.arange(30), np.ones(30), held)
+    selector.insert(np.array([30]), np.ones(1), held[:1])
+    selector.remove(np.array([30, 7]))
+    held = np.delete(held, 7, axis=0)
+    expected = np.insert((held / held.sum(axis=0)).sum(axis=1) / 5, 7, 0.0)
+    assert expected.sum() == pytest.approx(1)
+    _assert_distribution(selector, expected)
+
+
+def test_class_balanced_draws_the_same_items_whether_one_position_is_a_class_or_a_histogram() -> None:
+    classes = np.random.default_rng(1).integers(0, 6, 50)
+    plain, counted = ClassBalanced(50), ClassBalanced(50)
+    plain.insert(np.arange(50), np.ones(50), classes)
+    counted.insert(np.arange(50), np.ones(50), np.eye(6, dtype=np.int32)[classes])
+    for left, right in zip(*(s.select(300, np.random.default_rng(4)) for s in (plain, counted)), strict=True):
+        np.testing.assert_array_equal(left, right)
 
 
 def test_fifo_gives_the_oldest_in_order() -> None:
@@ -65,19 +90,21 @@ def test_lowest_priority_gives_the_smallest_and_among_equals_the_oldest() -> Non
     assert selector.select(4, np.random.default_rng(0))[0].tolist() == [1, 2, 5, 0]
 
 
+@pytest.mark.parametrize("histograms", [False, True], ids=["classes", "histograms"])
 @pytest.mark.parametrize("kind", [*SAMPLERS, *REMOVERS])
-def test_a_restored_selector_goes_on_alike_and_shares_no_memory(kind: str) -> None:
+def test_a_restored_selector_goes_on_alike_and_shares_no_memory(kind: str, histograms: bool) -> None:
     rng = np.random.default_rng(3)
     config = SelectorConfig(kind=kind)
     original, restored = build_selector(config, 30), build_selector(config, 30)
-    original.insert(np.arange(20), rng.random(20), rng.integers(0, 4, 20))
+    classes = rng.multinomial(9, np.full(4, 0.25), 20) if histograms else rng.integers(0, 4, 20)
+    original.insert(np.arange(20), rng.random(20), classes)
     original.remove(np.array([1, 5, 7]))
     state = original.state_dict()
     restored.load_state_dict(state)
     before = [part.copy() for part in original.select(9, np.random.default_rng(4))]
     for selector in (original, restored):
         np.testing.assert_array_equal(selector.select(9, np.random.default_rng(4)), before)
-    restored.insert(np.array([1]), np.array([1e-9]), np.array([3]))
+    restored.insert(np.array([1]), np.array([1e-9]), classes[3:4])
     np.testing.assert_array_equal(original.select(9, np.random.default_rng(4)), before)
     fresh = build_selector(config, 30)
     fresh.load_state_dict(state)

@@ -45,6 +45,22 @@ def _restored(folder: Path, make_buffer: Build) -> ReplayBuffer:
     return buffer
 
 
+def test_the_index_of_items_without_histograms_has_the_names_of_format_2(filled: ReplayBuffer) -> None:
+    """So that what versions before histograms wrote is read, and they read what is written now."""
+    state = filled.state_dict()
+    table = {
+        *("keys", "live", "classes", "confidences", "shard_ids", "rows", "class_counts", "priorities"),
+        *("num_invalid_priorities", "shard_texts", "shard_numbers", "shard_slots", "shard_keys"),
+    }
+    selectors = {
+        "synthetic": {"selector0/values", "selector1/values", "selector2/order", "selector2/next"},
+        "pinned": {"selector0/present", "selector1/present", "selector2/order", "selector2/next"},
+    }
+    names = {f"{name}/{key}" for name, own in selectors.items() for key in table | own}
+    assert set(state) == {"header", "carries", *names}
+    assert json.loads(str(state["header"]))["format"] == 2
+
+
 @pytest.mark.parametrize("dense_targets", [False, True])
 @pytest.mark.parametrize("with_priorities", [False, True])
 def test_a_batch_becomes_an_arrow_table_and_comes_back(make_batch: Make, dense_targets: bool, with_priorities: bool) -> None:

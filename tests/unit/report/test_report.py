@@ -102,7 +102,7 @@ def test_every_picture_holds_pixels_and_every_drawing_lines(text: str) -> None:
         assert height > 1
         assert len(png) > 200
     drawings = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
-    assert len(drawings) == 2 + 3 + 4 + 2 + 6 + 7 + 4 + 1 + 2
+    assert len(drawings) == 2 + 3 + 4 + 2 + 6 + 8 + 4 + 1 + 2
     for drawing in drawings:
         assert drawing.count("<path") + drawing.count("<image") > 5
         assert "viewBox" in drawing

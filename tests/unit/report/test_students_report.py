@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raydfkd.report import figures, training_sections
+from raydfkd.report import figures, metric_plots, training_sections
 from raydfkd.report.html import write_report
 from raydfkd.report.loading import RunData, load_run
 from raydfkd.run_dir import MetricsWriter, RunDir
@@ -56,7 +56,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     for name in ("lines", "overlay"):
         monkeypatch.setattr(figures, name, lambda curves, title, *rest, **settings: seen.__setitem__(title, curves))
-    monkeypatch.setattr(training_sections, "figure_svg", figure_svg)
+    for module in (metric_plots, training_sections):
+        monkeypatch.setattr(module, "figure_svg", figure_svg)
     return seen
 
 
@@ -68,7 +69,7 @@ def test_every_figure_has_a_line_a_student(tmp_path: Path, drawn: dict[str, Any]
     curves = {title: list(of_one) for title, of_one in drawn.items()}
     both = ["small", "tiny"]
     assert curves["Accuracy over steps (last weights of each student)"] == both
-    assert curves["kd_loss"] == curves["Images/s eaten"] == curves["Resident memory, GiB"] == both
+    assert curves["Distillation loss"] == curves["Images distilled per second"] == curves["Resident memory, GiB"] == both
     tiny = drawn["Accuracy over steps (last weights of each student)"]["tiny"]
     np.testing.assert_allclose(tiny.mean, 0.9 * tiny.x / 100 - 0.2)
 
@@ -78,7 +79,7 @@ def test_the_outcome_has_a_row_a_student_and_each_waits_for_itself(tmp_path: Pat
     assert "small_cnn_16 and small_cnn_8" in text
     for name, model, last in (("small", "small_cnn_16", "90.00%"), ("tiny", "small_cnn_8", "70.00%")):
         assert f"<tr><td>{name}</td><td>{model}</td><td>kl</td><td>{last}</td>" in text
-    assert "Where only one student can stand for the run it is the first, small." in text
+    assert "Figures of a single student are those of the first, small." in text
 
 
 def test_a_run_that_goes_on_tells_of_each_student_so_far(tmp_path: Path) -> None:
@@ -93,6 +94,6 @@ def test_a_run_that_goes_on_tells_of_each_student_so_far(tmp_path: Path) -> None
 def test_records_without_a_students_name_are_the_first_ones(tmp_path: Path) -> None:
     run: RunData = load_run(write_run(tmp_path / "run"))
     run.records["evaluation"].append({"kind": "evaluation", "step": 100, "time_s": 9.0, "metric_last": 0.1})
-    assert {name: len(records) for name, records in run.by_student("evaluation").items()} == {"small": 11, "tiny": 10}
+    assert {name: len(records) for name, records in run.by_owner("evaluation").items()} == {"small": 11, "tiny": 10}
     assert run.of_first_student("evaluation")[-1]["metric_last"] == 0.1
-    assert json.dumps(run.by_student("held_out")) == "{}"
+    assert json.dumps(run.by_owner("held_out")) == "{}"

@@ -44,9 +44,9 @@ def batch(number: int, generator_id: str = "inversion-0") -> SyntheticBatch:
     )
 
 
-def request(step: int, rank: int = 0, session: str = "first", cursor: int | None = -1, **given: Any) -> SampleRequest:
+def request(step: int, rank: int = 0, attempt: str = "first", cursor: int | None = -1, **given: Any) -> SampleRequest:
     settings = {"num_batches": 1, "version": step // 2, "keys": np.empty(0, np.int64), "priorities": np.empty(0, np.float32)}
-    return SampleRequest("small", rank=rank, cursor=cursor, student_step=step, session=session, **{**settings, **given})
+    return SampleRequest("small", rank=rank, cursor=cursor, student_step=step, attempt=attempt, **{**settings, **given})
 
 
 class Records:

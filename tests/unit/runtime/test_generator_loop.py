@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from replay_rig import batch
 
 from raydfkd.errors import WaitTimeoutError
@@ -24,6 +26,7 @@ class Synthesizer:
 
     def __init__(self, slices: int = 0) -> None:
         self.made = 0
+        self.weights = torch.zeros(2)
         self.versions: list[int] = []
         self.slices = slices
         self.prepared = 0
@@ -36,13 +39,14 @@ class Synthesizer:
 
     def step(self, summary: BufferSummary) -> SyntheticBatch:
         self.made += 1
+        self.weights += 1  # in place, as an optimizer does it
         return batch(self.made)
 
     def load_student(self, weights: np.ndarray, version: int) -> None:
         self.versions.append(version)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"made": self.made}
+        return {"made": self.made, "weights": self.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         raise AssertionError("not here")
@@ -63,6 +67,13 @@ def loop(
     )
 
 
+def unpacked(generator: GeneratorLoop) -> tuple[int, list[float], int]:
+    """Of a packed state: the batches made and the weights as the synthesizer knew them, and the batches as the loop counts."""
+    packed, num_batches = generator.packed_state()
+    state = torch.load(io.BytesIO(packed), weights_only=True)
+    return state["made"], state["weights"].tolist(), num_batches
+
+
 def ticket(number: int, min_version: int = 0) -> Ticket:
     return Ticket(number, SUMMARY, min_version)
 
@@ -73,7 +84,7 @@ def test_a_batch_for_each_ticket_with_its_waits() -> None:
     assert len(batches) == synthesizer.made == 2
     assert [made.metrics["generator_wait_limiter_s"] for made in batches] == [0.25, 0.75]
     assert all(made.metrics["seconds"] >= 0 and made.metrics["generator_wait_weights_s"] >= 0 for made in batches)
-    assert generator.state_dict() == ({"made": 2}, 2)
+    assert unpacked(generator) == (2, [2.0, 2.0], 2)
 
 
 def test_it_takes_weights_once_and_waits_for_those_that_its_ticket_asks_for() -> None:
@@ -99,12 +110,31 @@ def test_its_state_can_be_had_while_it_waits_for_weights_and_draining_ends_the_w
     made: list[SyntheticBatch] = []
     thread = threading.Thread(target=lambda: made.extend(generator.batches("stream")), daemon=True)
     thread.start()
-    assert generator.state_dict() == ({"made": 0}, 0)
+    assert unpacked(generator) == (0, [0.0, 0.0], 0)
     generator.drain()
     thread.join(10)
     assert not thread.is_alive()
     assert made == []
     assert synthesizer.made == 0
+
+
+def test_a_state_is_of_one_moment_although_the_next_batch_begins_while_it_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, synthesizer = loop([ticket(0), ticket(1), OVER])
+    batches = generator.batches("stream")
+    next(batches)
+    stream = threading.Thread(target=lambda: next(batches), daemon=True)
+    save = torch.save
+
+    def save_late(state: object, file: io.BytesIO) -> None:
+        stream.start()
+        stream.join(0.2)  # long enough for the next batch, if nothing holds it back
+        save(state, file)
+
+    monkeypatch.setattr(torch, "save", save_late)
+    assert unpacked(generator) == (1, [1.0, 1.0], 1)
+    stream.join(10)
+    assert not stream.is_alive()
+    assert synthesizer.weights.tolist() == [2.0, 2.0]
 
 
 def test_it_prepares_before_it_asks_for_leave_and_tells_how_far_it_is() -> None:

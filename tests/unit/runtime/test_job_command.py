@@ -67,6 +67,12 @@ def test_input_files_elsewhere(project: Path) -> None:
     assert vars(evaluation.dataset)["path"] == [str(project.parent.resolve() / f"{name}.parquet") for name in "ab"]
 
 
+def test_an_exported_teacher_goes_along_and_a_network_s_name_is_no_file(project: Path) -> None:
+    exported = command(project, "teacher={model: ../weights/teacher.pt2}", name="experiments/base.yaml")
+    assert set(exported.named) == {project.resolve() / name for name in ("experiments/base.yaml", "weights/teacher.pt2")}
+    assert not any("small_cnn_8" in str(path) for path in command(project).named)
+
+
 def test_a_sweep(project: Path) -> None:
     (project / "sweep.yaml").write_text("experiment: experiments/exp.yaml\nspace: {schedule.rounds: [1, 2]}\n")
     found = command(project, "x=1", name="sweep.yaml")

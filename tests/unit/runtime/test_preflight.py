@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from replay_rig import config
 
-from raydfkd.runtime.preflight import demands, refusal_of
+from raydfkd.errors import ResourceError
+from raydfkd.pipeline.experiment.config import ExperimentConfig
+from raydfkd.runtime.preflight import demands, preflight, refusal_of, refusal_of_workers
 
 LAPTOP = {"CPU": 2.0, "memory": 1e9}
 GPU_NODE = {"CPU": 8.0, "GPU": 1.0}
@@ -80,3 +84,36 @@ def test_an_elastic_student_needs_room_for_its_fewest_workers() -> None:
     few = fixed.student.model_copy(update={"min_workers": 1, "num_workers": 4})
     elastic = fixed.model_copy(update={"students": {"small": few}})
     assert [name for name, _ in demands(elastic)] == ["generator inversion-0", "student worker 0"]
+
+
+def with_workers(num_gpus: float, num_workers: int, device: str = "auto", sync_batch_norm: bool = False) -> ExperimentConfig:
+    base = config()
+    settings = base.student.model_dump() | {
+        "num_workers": num_workers,
+        "sync_batch_norm": sync_batch_norm,
+        "resources": {"num_gpus": num_gpus},
+    }
+    student = type(base.student).model_validate(settings)
+    runtime = base.runtime.model_copy(update={"device": device})
+    return base.model_copy(update={"students": {"small": student}, "runtime": runtime})
+
+
+def test_workers_that_may_share_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": GPU_NODE}])
+    message = (
+        "students.small has 2 workers with 0.5 GPU each, which may come to lie on one GPU, where NCCL refuses them: set "
+        "students.small.resources.num_gpus above 0.5, or num_workers to 1"
+    )
+    with pytest.raises(ResourceError, match=re.escape(message)):
+        preflight(with_workers(0.5, 2))
+    for num_gpus, num_workers in ((0.5, 1), (0.6, 2), (1, 2), (0, 2)):
+        assert refusal_of_workers(with_workers(num_gpus, num_workers)) is None
+
+
+def test_synchronized_batch_norm_on_the_cpu_is_refused() -> None:
+    assert refusal_of_workers(with_workers(1, 2, "cpu", sync_batch_norm=True)) == (
+        "students.small.sync_batch_norm does not run with runtime.device cpu: set runtime.device to auto or cuda, or leave "
+        "sync_batch_norm out"
+    )
+    assert refusal_of_workers(with_workers(1, 2, "cpu")) is None
+    assert refusal_of_workers(with_workers(1, 2, "cuda", sync_batch_norm=True)) is None

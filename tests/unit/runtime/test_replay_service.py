@@ -1,4 +1,4 @@
-"""The replay actor's behaviour, without Ray: waits, streams, sessions, delivery, lost pixels, snapshots."""
+"""The replay actor's behaviour, without Ray: waits, streams, attempts, delivery, lost pixels, snapshots."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_worker_that_was_replaced_must_end() -> None:
     assert answer.cause == "over"
     with pytest.raises(RunFailedError, match="replaced by a newer one"):
         replay.register("small", "first", 0, 1, 0, 0)
-    assert isinstance(replay.sample(request(0, session="second"), 0.0)[0], SampleReply)
+    assert isinstance(replay.sample(request(0, attempt="second"), 0.0)[0], SampleReply)
 
 
 def test_gathered_images_are_the_mirrors() -> None:

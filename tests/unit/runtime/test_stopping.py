@@ -53,7 +53,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def watch(run: Run) -> StopWatch:
-    return StopWatch({"log": run, "replay": run, "pool": run}, TIMEOUT_S)
+    return StopWatch({"coordinator": run, "replay": run, "pool": run}, TIMEOUT_S)
 
 
 def test_a_run_that_nobody_stops_goes_on(run: Run, now: list[float]) -> None:

@@ -65,13 +65,16 @@ def test_inserts_restores_and_a_passed_bound_are_noted(tmp_path: Path, monkeypat
     witness._watch_limiter(SimpleNamespace(RateLimiter=Limiter))
     made = [Buffer(config().replay, 10, 100, ("small",), np.random.default_rng(0)) for _ in range(2)]
     made[0].insert(batch(0), "pixels")
-    made[1].load_state_dict(made[0].state_dict(), {0: "pixels"})
+    made[0].insert(batch(1), "pixels")
+    keys = {int(key) for view in made[0].shards_after(-1) for key in view.keys}
+    made[1].load_state_dict(made[0].state_dict(), {0: "pixels", 1: "pixels"})
     limiter = Limiter(None, BATCH_SIZE, None, insert_chunk=BATCH_SIZE, sample_chunk=BATCH_SIZE)
     limiter.record_sample(BATCH_SIZE)  # before anything is in
     limiter.record_insert(BATCH_SIZE)
     limiter.record_sample(BATCH_SIZE)
     witnessed = Witnessed(tmp_path)
-    assert len(witnessed.inserted) == BATCH_SIZE
+    assert {key for key, _ in witnessed.inserted} == keys
+    assert len(witnessed.inserted) == len(keys) == 2 * BATCH_SIZE
     assert witnessed.num_epochs == 2
     assert [line.split(",")[0] for line in witnessed.broken()] == [
         "the limiter's bound was passed 1 times",

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from raydfkd.data.config import ImageFolderConfig
+from raydfkd.data.kinds.image_folder import ImageFolderConfig
 from raydfkd.errors import ConfigError, DataError
 from raydfkd.models.teachers.frozen_teacher import Normalization
 from raydfkd.synthesis.procedural import leaves, picture_crops

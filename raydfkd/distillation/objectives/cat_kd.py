@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
-from raydfkd.distillation.objectives.base import FeatureShapes, NetworkOutput, Objective, ObjectiveContext
-from raydfkd.distillation.objectives.config import CATKDObjectiveConfig
+from pydantic import Field
+
+from raydfkd.deferred import deferred
+from raydfkd.distillation.objectives.base import Objective, ObjectiveConfig, ObjectiveContext, ObjectiveEntry
 from raydfkd.errors import ConfigError
-from raydfkd.losses.feature_distillation import class_activation_maps, class_attention_loss_per_sample
-from raydfkd.losses.logit_distillation import hard_label_loss_per_sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raydfkd.losses import feature_distillation, logit_distillation
+    from raydfkd.models.network_output import FeatureShapes, NetworkOutput
+else:
+    feature_distillation = deferred("raydfkd.losses.feature_distillation")
+    logit_distillation = deferred("raydfkd.losses.logit_distillation")
+
+
+class CATKDObjectiveConfig(ObjectiveConfig):
+    """CAT-KD (Guo et al., CVPR 2023): the class-activation maps of the last stage."""
+
+    kind: Literal["cat_kd"] = "cat_kd"
+    """Name of the objective."""
+    ce_weight: float = Field(1.0, ge=0)
+    """Weight of the cross-entropy to the class that the teacher chooses."""
+    map_weight: float = Field(400.0, ge=0)
+    """Weight of the maps' term; published ones differ by pair, and are about 1 to 5 if maps are not normalised."""
+    normalize: bool = True
+    """Scale each class's pooled map to length 1 first."""
+    resolution: int = Field(2, ge=1)
+    """Pixels a side to which maps are pooled first (4 on ImageNet)."""
 
 
 class CATKDObjective(Objective):
@@ -32,14 +56,16 @@ class CATKDObjective(Objective):
 
     def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
         config = self.config
-        hard = hard_label_loss_per_sample(student.logits, teacher.logits)
-        maps = class_attention_loss_per_sample(_maps(student), _maps(teacher), config.resolution, config.normalize)
+        hard = logit_distillation.hard_label_loss_per_sample(student.logits, teacher.logits)
+        maps = feature_distillation.class_attention_loss_per_sample(
+            _maps(student), _maps(teacher), config.resolution, config.normalize
+        )
         return config.ce_weight * hard + config.map_weight * maps
 
 
 def _maps(output: NetworkOutput) -> Tensor:
     assert output.head_weight is not None
-    return class_activation_maps(output.maps[-1], output.head_weight)
+    return feature_distillation.class_activation_maps(output.maps[-1], output.head_weight)
 
 
 def _require_pooled_head(shapes: FeatureShapes, network: str) -> None:
@@ -49,3 +75,11 @@ def _require_pooled_head(shapes: FeatureShapes, network: str) -> None:
             f"{shapes.embedding} features and its last map has {shapes.maps[-1][0]} channels: name the layer that is pooled "
             "last in its feature_layers, or take another objective"
         )
+
+
+OBJECTIVE = ObjectiveEntry(
+    config=CATKDObjectiveConfig,
+    objective=CATKDObjective,
+    title="CAT-KD: class-activation maps",
+    paper="Guo et al., CVPR 2023",
+)

@@ -1,4 +1,4 @@
-"""How much each setting of a sweep mattered, by two plain statistics that a reader can check."""
+"""How much each setting of a sweep mattered, by two simple statistics that a reader can verify."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ GROUPS = "variance between groups"
 
 @dataclass(frozen=True)
 class Importance:
-    """One setting's.
+    """The importance of one setting.
 
     Attributes:
         key: dotted.
-        share: in [0,1]; 1 decides the objective alone, 0 says nothing about it.
-        sign: +1 or -1 where larger values go with larger or smaller objectives, 0 where there is no order.
+        share: in [0,1]; 1: the setting alone determines the objective, 0: no association found.
+        sign: +1 or -1 if larger values come with larger or smaller objectives, 0 if the values have no order.
         method: ``RANKS`` or ``GROUPS``.
     """
 
@@ -33,12 +33,12 @@ class Importance:
 def importances(settings: Sequence[dict[str, Any]], objectives: Sequence[float]) -> list[Importance]:
     """The settings' importance, largest first; empty with fewer than three trials.
 
-    Numbers: |Spearman's rank correlation| with the objective, which sees only what rises or falls throughout. Anything else:
+    Numbers: |Spearman's rank correlation| with the objective, which detects only monotone effects. Anything else:
     the share of the objective's variance that lies between the groups of equal value (eta squared), which with many groups of
     few trials is large by chance.
 
     Args:
-        settings: of each trial; keys that all of them have are judged.
+        settings: of each trial; only keys that all trials have are considered.
         objectives: finite, of each trial.
     """
     if len(settings) < LEAST_TRIALS:

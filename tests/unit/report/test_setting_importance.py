@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raydfkd.report.priority_figures import GROUPS, RANKS, importances
+from raydfkd.report.sweep.setting_importance import GROUPS, RANKS, importances
 
 
 def test_a_setting_that_orders_the_trials_has_all_importance_and_its_sign() -> None:
