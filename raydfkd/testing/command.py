@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
-PRELOADED = ["raydfkd.cli.main", "raydfkd.api", "raydfkd.pipeline.run.execute", "raydfkd.report.html", "pyarrow.parquet"]
+PRELOADED = [
+    *("raydfkd.cli.main", "raydfkd.api", "raydfkd.pipeline.run.execute", "raydfkd.report.html", "pyarrow.parquet"),
+    *("torch._dynamo", "sklearn.datasets", "matplotlib.figure", "matplotlib.backends.backend_svg"),
+]
 
 
 @dataclass(frozen=True)
