@@ -135,6 +135,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]
 
 @pytest.mark.e2e
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.parametrize("benchmark", sorted(EXPECTED))
 def test_last_line_holds_the_figures(benchmark: str) -> None:
     figures = _run(benchmark)

@@ -175,6 +175,7 @@ def test_a_submitted_run_is_followed_and_fetched(cluster: Cluster) -> None:
     assert "choose another --id" in other.stderr
 
 
+@pytest.mark.slow
 def test_ray_s_own_submit(cluster: Cluster) -> None:
     command = (
         "ray job submit --address http://127.0.0.1:8265 -- raydfkd run $PWD/experiments/smoke/digits_ssdkd.yaml "
@@ -185,6 +186,7 @@ def test_ray_s_own_submit(cluster: Cluster) -> None:
     check_run(cluster.project / "runs/plain")
 
 
+@pytest.mark.slow
 def test_a_user_s_mistake_in_the_job_ends_with_2(cluster: Cluster) -> None:
     """Its command reserves something too, which puts it on either node."""
     missing = "teacher.checkpoint=/nowhere/teacher.safetensors"
@@ -196,6 +198,7 @@ def test_a_user_s_mistake_in_the_job_ends_with_2(cluster: Cluster) -> None:
     assert "ended with exit code 2" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_failure_of_the_job_ends_with_1(cluster: Cluster) -> None:
     """The student's code is in the working directory alone."""
     words = ("students.small.model=broken_student:build", "--out", str(cluster.storage / "broken"), "--id", "broken")
@@ -208,6 +211,7 @@ def test_a_failure_of_the_job_ends_with_1(cluster: Cluster) -> None:
     assert "SIGSEGV" not in done.stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_job(cluster: Cluster) -> None:
     """A job that no node has room for: it waits, is left, and goes on waiting."""
     words = (*SHORT, "--out", str(cluster.storage / "left"), "--id", "left", "--entrypoint-resource", "nowhere=1")

@@ -1,89 +1,102 @@
-"""What the README tells a newcomer to type, typed: in its order, in a folder that holds only what a checkout has there."""
+"""What the README tells a newcomer to type, typed in a folder that holds only what a checkout has there.
+
+Commands that are to end are run through the command server of ``testing.command``; one that is killed is a process of its own.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from raydfkd.testing.command import run_command
+from raydfkd.testing.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 RAYDFKD = Path(sys.executable).with_name("raydfkd")
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
+in_turn = pytest.mark.xdist_group("readme")
+"""For tests of which one goes on from another: in their order, in one process."""
+
+
+def typed(command: str, folder: Path) -> str:
+    """Runs a README command as it stands; its standard output."""
+    done = run_command(command.split()[1:], folder, timeout_s=900)
+    assert done.code == 0, f"{command}: exit code {done.code}\n{done.out}\n{done.err}"
+    return done.out
+
+
+def killed(command: str, folder: Path, soon: Callable[[], bool]) -> None:
+    """Runs a README command and kills it once ``soon`` says so."""
+    log = folder / "killed.log"
+    with log.open("w") as out:
+        # A run of its own: nothing of the test session's Ray may reach it.
+        outside = {name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")}
+        run = subprocess.Popen(
+            [str(RAYDFKD), *command.split()[1:]], cwd=folder, env=outside, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        wait_until(lambda: soon() or run.poll() is not None, 600, lambda: f"{command} does not come so far\n{log.read_text()}")
+        assert run.poll() is None, log.read_text()
+    finally:
+        run.kill()
+        run.wait()
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The experiments and the shipped YAML files at their places, and no run or teacher yet."""
+    """The experiments and the shipped YAML files at their places, and the teacher that the README trains first."""
     folder = tmp_path_factory.mktemp("checkout")
     ignored = shutil.ignore_patterns("*.safetensors", "results", "__pycache__")
     shutil.copytree(ROOT / "experiments", folder / "experiments", ignore=ignored)
     (folder / "raydfkd" / "cli").mkdir(parents=True)
     for path in (ROOT / "raydfkd" / "cli").glob("*.yaml"):
         shutil.copy(path, folder / "raydfkd" / "cli")
+    typed("raydfkd train-teacher experiments/teachers/digits.yaml --out experiments/teachers/digits.safetensors", folder)
     return folder
 
 
-def typed(command: str, folder: Path, timeout_s: float = 240) -> str:
-    """Runs a README command as it stands; its standard output."""
-    program, *arguments = command.split()
-    assert program == "raydfkd"
-    done = subprocess.run(
-        [str(RAYDFKD), *arguments], cwd=folder, env=_environment(), capture_output=True, text=True, timeout=timeout_s
-    )
-    assert done.returncode == 0, f"{command}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def _environment() -> dict[str, str]:
-    # A run of its own: nothing of the test session's Ray may reach it.
-    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")}
-
-
+@in_turn
 def test_train_teacher(checkout: Path) -> None:
-    typed("raydfkd train-teacher experiments/teachers/digits.yaml --out experiments/teachers/digits.safetensors", checkout)
     assert (checkout / "experiments/teachers/digits.safetensors").stat().st_size > 100_000
 
 
+@in_turn
 def test_doctor(checkout: Path) -> None:
     assert "no problem found" in typed("raydfkd doctor experiments/smoke/digits_ssdkd.yaml", checkout)
 
 
+@in_turn
 def test_run_is_killed_and_resumed(checkout: Path) -> None:
-    command = [str(RAYDFKD), "run", "experiments/smoke/digits_ssdkd.yaml", "--out", "runs/digits"]
-    with (checkout / "killed.log").open("w") as log:
-        run = subprocess.Popen(command, cwd=checkout, env=_environment(), stdout=log, stderr=log, start_new_session=True)
-        pointer = checkout / "runs/digits/checkpoints/latest.json"
-        deadline = time.monotonic() + 180
-        while not pointer.exists():
-            assert run.poll() is None, (checkout / "killed.log").read_text()
-            assert time.monotonic() < deadline, "no checkpoint in 180 s\n" + (checkout / "killed.log").read_text()
-            time.sleep(0.2)
-        os.kill(run.pid, signal.SIGKILL)
-        run.wait()
-    assert json.loads((checkout / "runs/digits/manifest.json").read_text())["state"] == "running"
+    run = checkout / "runs/digits"
+    command = "raydfkd run experiments/smoke/digits_ssdkd.yaml --out runs/digits"
+    killed(command, checkout, (run / "checkpoints/latest.json").exists)
+    assert json.loads((run / "manifest.json").read_text())["state"] == "running"
     typed("raydfkd run runs/digits --resume", checkout)
-    result = json.loads((checkout / "runs/digits/result.json").read_text())
+    result = json.loads((run / "result.json").read_text())
     assert result["student_steps"] == 1200
     assert result["student"]["metric_last"] >= 0.95
 
 
+@in_turn
 def test_evaluate(checkout: Path) -> None:
     assert "%" in typed("raydfkd evaluate runs/digits", checkout)
 
 
+@in_turn
 def test_export(checkout: Path) -> None:
     typed("raydfkd export runs/digits --format pt2 --out runs/digits/student.pt2", checkout)
     assert (checkout / "runs/digits/student.pt2").exists()
 
 
+@in_turn
 def test_report(checkout: Path) -> None:
     typed("raydfkd report runs/digits", checkout)
     page = (checkout / "runs/digits/report.html").read_text(encoding="utf-8")
@@ -127,16 +140,7 @@ def test_dataset(checkout: Path) -> None:
     """A fifth of the candidates; a kill, and the build goes on; the student then knows digits from noise alone."""
     short = "num_candidates=1500 selection.num_images=1000 runtime.part_size=200"
     build = f"raydfkd dataset build experiments/smoke/digits_build.yaml --out datasets/digits {short}"
-    with (checkout / "build.log").open("w") as log:
-        command = [str(RAYDFKD), *build.split()[1:]]
-        begun = subprocess.Popen(command, cwd=checkout, env=_environment(), stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 180
-        while not (checkout / "datasets/digits/work/judged-00000.npz").exists():
-            assert begun.poll() is None, (checkout / "build.log").read_text()
-            assert time.monotonic() < deadline, "no part in 180 s\n" + (checkout / "build.log").read_text()
-            time.sleep(0.05)
-        os.kill(begun.pid, signal.SIGKILL)
-        begun.wait()
+    killed(build, checkout, (checkout / "datasets/digits/work/judged-00000.npz").exists)
     told = typed(f"{build} --resume", checkout)
     assert "data set: datasets/digits" in told
     assert json.loads((checkout / "datasets/digits/build.json").read_text())["num_images"] == 1000

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import ray
 import torch
-from tiny_experiment import save_teacher, wait_until
+from tiny_experiment import save_teacher
 
 from raydfkd.run_dir import write_atomically
-from raydfkd.runtime.ray_session import NAMESPACE, QUIET
+from raydfkd.runtime.ray_session import NAMESPACE, PATIENT, QUIET
+from raydfkd.testing import witness as witness_module
 from raydfkd.testing.faulty_networks import GATE
+from raydfkd.testing.waiting import wait_until
 
 
 @pytest.fixture(scope="session")
@@ -40,10 +42,27 @@ def gate(gate_file: Path) -> Iterator[Callable[[float], None]]:
 
 
 @pytest.fixture(scope="session")
-def ray_instance(gate_file: Path) -> Iterator[None]:
+def notes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where all processes of runs note what went into buffers and came out of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        path = tmp_path_factory.mktemp("witness")
+        patch.setenv(witness_module.FOLDER, str(path))
+        yield path
+
+
+@pytest.fixture
+def witness(notes: Path, ray_instance: None) -> Path:
+    """The folder of the notes, without those of earlier tests, for ``Witnessed``."""
+    for path in notes.iterdir():
+        path.unlink()
+    return notes
+
+
+@pytest.fixture(scope="session")
+def ray_instance(gate_file: Path, notes: Path) -> Iterator[None]:
     """Eight CPUs on paper: actors are placed by them, and use as little as their settings say."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**QUIET, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}.items():
+        for name, value in {**QUIET, **PATIENT, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}.items():
             patch.setenv(name, value)
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # actors of test modules are imported
         ray.init(
@@ -54,6 +73,7 @@ def ray_instance(gate_file: Path) -> Iterator[None]:
             logging_level=logging.ERROR,
             object_store_memory=300 << 20,
             namespace=NAMESPACE,
+            runtime_env={"worker_process_setup_hook": "raydfkd.testing.witness.install"},
         )
         yield
         ray.shutdown()

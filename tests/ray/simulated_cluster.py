@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from tiny_experiment import BATCH_SIZE, GATED, LiveRun, distil, events, experiment, save_teacher, wait_until
+from tiny_experiment import BATCH_SIZE, GATED, LiveRun, distil, events, experiment, save_teacher
 
 from raydfkd.errors import RunFailedError
 from raydfkd.run_dir import write_atomically
 from raydfkd.runtime.ray_session import NAMESPACE
 from raydfkd.testing.faulty_networks import GATE
+from raydfkd.testing.waiting import wait_until
 from raydfkd.testing.witness import FOLDER, Witnessed
 
 SYSTEM = {

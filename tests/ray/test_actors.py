@@ -13,13 +13,14 @@ import pytest
 import ray
 import torch
 from bench import Bench, bench, numbers_of
-from tiny_experiment import BATCH_SIZE, experiment, wait_until
+from tiny_experiment import BATCH_SIZE, experiment
 
 from raydfkd.errors import RunFailedError, WaitTimeoutError
 from raydfkd.pipeline.run.student_loop import Batch
 from raydfkd.runtime.calls import call
 from raydfkd.runtime.generators.generator_pool_actor import GeneratorPoolActor
 from raydfkd.runtime.replay.replay_client import ReplayClient
+from raydfkd.testing.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_actor_left")
 
@@ -39,7 +40,7 @@ def take(client: ReplayClient, step: int) -> Batch:
     return batch
 
 
-@pytest.mark.parametrize("delivery", ["mirror", "gather"])
+@pytest.mark.parametrize("delivery", ["mirror", pytest.param("gather", marks=pytest.mark.slow)])
 def test_a_key_stands_for_one_image_that_a_generator_made(teacher: Path, tmp_path: Path, delivery: str) -> None:
     tree = experiment(teacher, schedule=DECOUPLED, runtime={"delivery": delivery})
     with bench(tree, tmp_path) as actors:
@@ -58,6 +59,7 @@ def test_a_key_stands_for_one_image_that_a_generator_made(teacher: Path, tmp_pat
         assert 0 <= stats["samples"] - 60 * BATCH_SIZE <= 3 * 2 * BATCH_SIZE, "no more was drawn than is in flight"
 
 
+@pytest.mark.slow
 def test_a_student_that_dies_with_requests_in_flight_is_followed_by_another(teacher: Path, tmp_path: Path) -> None:
     with bench(experiment(teacher, schedule=DECOUPLED), tmp_path) as actors:
         actors.generator("inversion-0")
@@ -78,6 +80,7 @@ def _exhaust(client: ReplayClient, step: int) -> None:
         take(client, further)
 
 
+@pytest.mark.slow
 def test_clients_come_through_the_death_of_the_replay_actor(teacher: Path, tmp_path: Path) -> None:
     tree = experiment(teacher, schedule=DECOUPLED, runtime={"snapshot_period_s": 0.3})
     with bench(tree, tmp_path) as actors:
@@ -123,6 +126,7 @@ def _global_batch(clients: list[ReplayClient], step: int) -> np.ndarray:
     return numbers
 
 
+@pytest.mark.slow
 def test_generators_go_on_when_the_weight_store_comes_back_empty(teacher: Path, tmp_path: Path) -> None:
     tree = experiment(teacher, schedule={"rounds": 20})
     with bench(tree, tmp_path) as actors, pool(actors) as generators:
@@ -154,6 +158,7 @@ def test_a_student_without_generators_says_what_it_waited_for(starving: dict[str
             client.next(0, 0)
 
 
+@pytest.mark.slow
 def test_a_generator_that_finds_no_place_is_named_with_its_needs(teacher: Path, tmp_path: Path) -> None:
     tree = experiment(teacher, source={"resources": {"num_cpus": 64}}, runtime={"wait_timeout_s": 1.0})
     with bench(tree, tmp_path) as actors:
@@ -189,6 +194,7 @@ def _student_size(teacher: Path) -> int:
     return len(flat_weights(builder.build_student(build_experiment(experiment(teacher)))))
 
 
+@pytest.mark.slow
 def test_an_elastic_student_that_finds_no_node_is_waited_for_as_long_as_for_all_else(teacher: Path, tmp_path: Path) -> None:
     elastic = {"num_workers": 2, "min_workers": 1, "resources": {"num_cpus": 1, "custom": {"student_node": 1}}}
     tree = experiment(teacher, schedule=DECOUPLED, student=elastic, runtime={"wait_timeout_s": 2})

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_experiment import BATCH_SIZE, LiveRun, distil, distil_locally, events, experiment, same, student_of, wait_until
+from tiny_experiment import BATCH_SIZE, LiveRun, distil, distil_locally, events, experiment, same, student_of
 
 from raydfkd.pipeline.experiment.builder import build_distiller
 from raydfkd.pipeline.experiment.config import build_experiment
 from raydfkd.run_dir import RunDir
+from raydfkd.testing.waiting import wait_until
 
 GAN = {
     "method": "hidfd",
@@ -47,6 +48,7 @@ def test_hidfd_through_ray_gives_the_local_runners_student(teacher: Path, tmp_pa
     assert list(run.metrics("replay"))[-1]["tables"]["pinned"]["size"] == 40
 
 
+@pytest.mark.slow
 def test_two_gans_stream_into_one_buffer_while_the_student_trains(teacher: Path, tmp_path: Path, no_actor_left: None) -> None:
     tree = hidfd_experiment(teacher, mode="decoupled", samples_per_insert=1, error_buffer=200)
     tree["sources"]["gan"] |= {"num_generators": 2, "steps_per_batch": 1, "resources": {"num_cpus": 0.5, "num_threads": 1}}
@@ -57,6 +59,7 @@ def test_two_gans_stream_into_one_buffer_while_the_student_trains(teacher: Path,
     assert all("generator_loss" in record for record in made)
 
 
+@pytest.mark.slow
 def test_collected_images_alone_through_ray(teacher: Path, tmp_path: Path, no_actor_left: None) -> None:
     tree = hidfd_experiment(teacher, batches_per_round=0, warmup_batches=0)
     tree["sources"] = {}
@@ -66,6 +69,7 @@ def test_collected_images_alone_through_ray(teacher: Path, tmp_path: Path, no_ac
     assert same(student_of(tmp_path / "local"), student_of(tmp_path / "ray"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classifier_sharing", "semckd"])
 def test_two_workers_train_an_objective_that_has_parameters(
     kind: str, teacher: Path, tmp_path: Path, no_actor_left: None
@@ -92,6 +96,7 @@ def _trained_beside_the_student(state: dict[str, Any]) -> dict[str, torch.Tensor
     return weights
 
 
+@pytest.mark.slow
 def test_a_gan_killed_in_its_preparation_goes_on_from_its_state(teacher: Path, tmp_path: Path, no_actor_left: None) -> None:
     tree = hidfd_experiment(teacher, batches_per_round=0, rounds=1)
     tree["sources"]["gan"] |= {"pretrain_steps": 900}  # several slices of hidfd.SLICE_S, between which its state is to be had

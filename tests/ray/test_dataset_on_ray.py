@@ -58,7 +58,7 @@ def built(config: DatasetBuildConfig, out: Path, on_ray: bool) -> dict[str, byte
     return {path.name: path.read_bytes() for path in sorted(out.glob("*.parquet"))}
 
 
-@pytest.mark.parametrize("kind", ["read", "rendered"])
+@pytest.mark.parametrize("kind", ["read", pytest.param("rendered", marks=pytest.mark.slow)])
 def test_ray_builds_what_is_built_without_it(teacher: Path, tmp_path: Path, ray_instance: None, kind: str) -> None:
     made = {} if kind == "read" else {"images": {"kind": "spectral"}, "num_candidates": 110}
     config = settings(teacher, boundary_attack={"num_steps": 20}, **made)
@@ -87,6 +87,7 @@ def test_parts_come_out_in_their_order_and_whole(teacher: Path, ray_instance: No
     assert [columns["row"].tolist() for _, columns in found] == [[10 * n, 10 * n + 10] for n in range(6)]
 
 
+@pytest.mark.slow
 def test_a_wrong_image_far_down_is_told_in_one_sentence(teacher: Path, tmp_path: Path, ray_instance: None) -> None:
     (tmp_path / "images").mkdir()
     for number in range(60):

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_experiment import BATCH_SIZE, GATED, LiveRun, distil, events, experiment, wait_until
+from tiny_experiment import BATCH_SIZE, GATED, LiveRun, distil, events, experiment
 
 from raydfkd.run_dir import RunDir
+from raydfkd.testing.waiting import wait_until
 
-pytestmark = pytest.mark.usefixtures("no_actor_left")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_actor_left")]
 
 RATIO, ERROR_BUFFER = 4.0, 256.0
 

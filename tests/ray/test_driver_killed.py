@@ -10,7 +10,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tiny_experiment import GATED, distil, distil_locally, events, experiment, same, student_of, wait_until
+import pytest
+from tiny_experiment import GATED, distil, distil_locally, events, experiment, same, student_of
+
+from raydfkd.testing.waiting import wait_until
+
+pytestmark = pytest.mark.slow
 
 DRIVER = """
 import json, sys

@@ -8,10 +8,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from tiny_experiment import LiveRun, distil, events, experiment, wait_until
+from tiny_experiment import LiveRun, distil, events, experiment
 
 from raydfkd.errors import DataError, ResourceError, RunFailedError
 from raydfkd.run_dir import RunDir
+from raydfkd.testing.waiting import wait_until
 
 FAULTY = "raydfkd.testing.faulty_networks"
 
@@ -35,6 +36,7 @@ def test_a_bug_in_a_generator_fails_the_run_with_its_traceback(
     assert events(tmp_path / "run") == [], "a bug is not a death: nothing is restarted for it"
 
 
+@pytest.mark.slow
 def test_a_users_mistake_found_by_the_student_workers_is_told_as_it_is(teacher: Path, tmp_path: Path) -> None:
     tree = experiment(teacher, student={"model": f"{FAULTY}:student_that_refuses", "num_workers": 2})
     with pytest.raises(DataError, match=r"^these images are not what this student takes: give it others$"):
@@ -42,6 +44,7 @@ def test_a_users_mistake_found_by_the_student_workers_is_told_as_it_is(teacher: 
     assert events(tmp_path / "run") == [], "what would only happen again is not tried again"
 
 
+@pytest.mark.slow
 def test_a_generator_that_dies_too_often_fails_the_run(teacher: Path, tmp_path: Path) -> None:
     tree = experiment(teacher, schedule={"rounds": 2000}, runtime={"max_restarts": 0})
     live = LiveRun(tree, tmp_path / "run")

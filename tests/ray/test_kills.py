@@ -7,7 +7,9 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from tiny_experiment import BATCH_SIZE, GATED, LiveRun, events, experiment, wait_until
+from tiny_experiment import BATCH_SIZE, GATED, LiveRun, events, experiment
+
+from raydfkd.testing.waiting import wait_until
 
 ROUNDS = 30
 

@@ -3,47 +3,49 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_experiment import GATED, LiveRun, distil, events, experiment, wait_until
+from prometheus import lines_of, missing, scraped
+from tiny_experiment import BATCH_SIZE, GATED, LiveRun, distil, events, experiment
 
-from raydfkd.errors import ResourceError, RunDirError, RunStoppedError
+from raydfkd.errors import RunDirError, RunStoppedError
 from raydfkd.pipeline.experiment.config import build_experiment
 from raydfkd.pipeline.experiment.yaml_files import dump_yaml
 from raydfkd.run_dir import RunDir
 from raydfkd.runtime.live_run import reach
+from raydfkd.testing.command import Finished, run_command
+from raydfkd.testing.waiting import wait_until
+from raydfkd.testing.witness import Witnessed
 
 ROUNDS = 30
+RATIO, ERROR_BUFFER = 4.0, 256.0
 
 
-def shell(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own, which knows nothing of this one's Ray."""
-    command = [sys.executable, "-m", "raydfkd.cli.main", *arguments]
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+def shell(*arguments: str) -> Finished:
+    """The command line in a process that knows nothing of this one's Ray."""
+    return run_command(list(arguments), Path.cwd())
 
 
 def status(run: Path) -> dict[str, Any]:
     done = shell("status", str(run), "--json")
-    assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    assert done.code == 0, done.err
+    found: dict[str, Any] = json.loads(done.out)
+    return found
 
 
-def test_a_run_is_scaled_seen_and_stopped_from_another_shell_and_resumed(
-    teacher: Path, tmp_path: Path, gate: Callable[[float], None], no_actor_left: None
+def test_a_run_is_seen_scaled_and_stopped_from_another_shell_and_resumed(
+    teacher: Path, tmp_path: Path, gate: Callable[[float], None], witness: Path, no_actor_left: None
 ) -> None:
+    """Decoupled, with a ratio: what is counted is right all along, and the rate limiter holds."""
     out = tmp_path / "run"
     tree = experiment(
         teacher,
         student=GATED,
-        schedule={"mode": "decoupled", "rounds": ROUNDS, "samples_per_insert": 4.0, "error_buffer": 256.0},
+        schedule={"mode": "decoupled", "rounds": ROUNDS, "samples_per_insert": RATIO, "error_buffer": ERROR_BUFFER},
+        replay={"synthetic": {"capacity": 8192, "sampler": {"kind": "prioritized"}}},
         runtime={"wait_timeout_s": 300},
     )
     gate(22)
@@ -53,11 +55,14 @@ def test_a_run_is_scaled_seen_and_stopped_from_another_shell_and_resumed(
     live.wait_for_step(21, 300)
 
     scaled = shell("scale", str(out), "--generators", "2", "--wait", "120")
-    assert scaled.stdout == "inversion: 2 of 2 generators run\n", scaled.stderr
-    told = status(out)
-    assert (told["state"], told["total_steps"]) == ("running", ROUNDS * 4)
-    assert [(g["name"], g["state"]) for g in told["generators"]] == [("inversion-0", "running"), ("inversion-1", "running")]
-    assert told["generators"][0]["images_synthesized"] > 0
+    assert scaled.out == "inversion: 2 of 2 generators run\n", scaled.err
+    seen = status(out)
+    assert (seen["state"], seen["total_steps"]) == ("running", ROUNDS * 4)
+    assert [(g["name"], g["state"]) for g in seen["generators"]] == [("inversion-0", "running"), ("inversion-1", "running")]
+    assert seen["generators"][0]["images_synthesized"] > 0
+    wait_until(lambda: not missing(scraped(), out.name), 90, lambda: f"not exported: {missing(scraped(), out.name)}")
+    [running] = lines_of(scraped(), "raydfkd_generators_running", out.name)
+    assert running.endswith(" 2.0")
 
     with reach(RunDir(out)) as run:
         run.request_stop()
@@ -70,17 +75,31 @@ def test_a_run_is_scaled_seen_and_stopped_from_another_shell_and_resumed(
         "inversion-0.pt",
         "inversion-1.pt",
     ]
-    told = status(out)
-    assert (told["state"], told["step"]) == ("stopped", 24)
+    seen = status(out)
+    assert (seen["state"], seen["step"]) == ("stopped", 24)
     refused = shell("scale", str(out), "--generators", "2")
-    assert refused.returncode == 2
-    assert refused.stderr == (f"raydfkd: the run in {out} is stopped and not running: go on with raydfkd run --resume\n")
+    assert refused.code == 2
+    assert refused.err == (f"raydfkd: the run in {out} is stopped and not running: go on with raydfkd run --resume\n")
 
     result = distil(tree, out, resume=True)
-    assert result["student_steps"] == ROUNDS * 4
     assert "resumed from step-00000024" in events(out)
+    check_counts(RunDir(out), result)
+    told = Witnessed(witness)
+    assert told.broken() == []
+    assert (told.num_epochs, set(told.steps)) == (2, set(range(ROUNDS * 4)))
 
 
+def check_counts(run: RunDir, result: dict[str, Any]) -> None:
+    drawn, made = ROUNDS * 4 * BATCH_SIZE, result["images_synthesized"]
+    assert (result["student_steps"], result["images_distilled"]) == (ROUNDS * 4, drawn)
+    assert abs(RATIO * (made - 4 * BATCH_SIZE) - drawn) <= ERROR_BUFFER + RATIO * BATCH_SIZE
+    last = list(run.metrics("replay"))[-1]
+    assert last["inserts"] >= made
+    assert last["samples"] == drawn
+    assert result["restarts"] == 0
+
+
+@pytest.mark.slow
 def test_a_stop_does_not_wait_for_a_warm_up(teacher: Path, tmp_path: Path, no_actor_left: None) -> None:
     tree = experiment(teacher, schedule={"warmup_batches": 100_000}, replay={"synthetic": {"capacity": 512}})
     live = LiveRun(tree, tmp_path / "run")
@@ -96,9 +115,9 @@ def test_a_run_whose_ray_is_gone_is_refused_at_once(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path / "run")
     run.update_manifest(state="running", actors="raydfkd-1", ray={"address": "127.0.0.1:9", "namespace": "raydfkd"})
     done = shell("stop", str(run.path))
-    assert done.returncode == 2
-    assert done.stderr.startswith("raydfkd: no Ray cluster answers at '127.0.0.1:9' (")
-    assert shell("status", str(run.path)).returncode == 0, "what the directory says can be read all the same"
+    assert done.code == 2
+    assert done.err.startswith("raydfkd: no Ray cluster answers at '127.0.0.1:9' (")
+    assert shell("status", str(run.path)).code == 0, "what the directory says can be read all the same"
 
 
 def test_a_run_whose_actors_are_gone_says_so(ray_instance: None, tmp_path: Path) -> None:
@@ -111,11 +130,9 @@ def test_a_run_whose_actors_are_gone_says_so(ray_instance: None, tmp_path: Path)
         live.status()
 
 
-def test_a_dead_address_is_refused_in_seconds(teacher: Path, tmp_path: Path) -> None:
-    code = "import sys, raydfkd, json\nraydfkd.distill(json.loads(sys.argv[1]), out=sys.argv[2], address='127.0.0.1:9')"
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(experiment(teacher)), str(tmp_path / "run")],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert ResourceError.__name__ in done.stderr
-    assert "no Ray cluster answers at '127.0.0.1:9'" in done.stderr
+def test_a_dead_address_is_refused_before_anything_starts(teacher: Path, tmp_path: Path) -> None:
+    (tmp_path / "exp.yaml").write_text(dump_yaml(build_experiment(experiment(teacher))))
+    done = run_command(["run", "exp.yaml", "--out", "new", "--address", "127.0.0.1:9"], tmp_path)
+    assert done.code == 2
+    assert "no Ray cluster answers at '127.0.0.1:9'" in done.err
+    assert not (tmp_path / "new").exists()

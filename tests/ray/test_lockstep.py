@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from tiny_experiment import BATCH_SIZE, distil, distil_locally, events, experiment, same, student_of
 
 from raydfkd.run_dir import RunDir
@@ -20,6 +21,7 @@ def test_the_ray_runner_gives_the_local_runners_student_to_the_bit(teacher: Path
     assert RunDir(tmp_path / "ray").manifest()["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_two_generators_and_gathered_delivery_give_it_too(teacher: Path, tmp_path: Path, no_actor_left: None) -> None:
     tree = experiment(
         teacher,

@@ -1,18 +1,20 @@
-"""What Prometheus would read of a run."""
+"""What Prometheus would read of a run in which everything happens. Of a real run: test_live_run.py."""
 
 from __future__ import annotations
 
-import urllib.request
 from pathlib import Path
 
 import pytest
 import ray
 from bench import bench
-from tiny_experiment import BATCH_SIZE, experiment, wait_until
+from prometheus import lines_of, missing, scraped
+from tiny_experiment import BATCH_SIZE, experiment
 
-from raydfkd.metrics import exported
+from raydfkd.testing.waiting import wait_until
 
-pytestmark = pytest.mark.usefixtures("no_actor_left")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_actor_left")]
+
+RUN = "watched"
 
 RECORDS = {
     "throughput": {
@@ -29,40 +31,19 @@ RECORDS = {
 }  # fmt: skip
 
 
-def scraped() -> str:
-    """The text at the node's metrics port."""
-    [node] = [node for node in ray.nodes() if node["Alive"]]
-    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    with urllib.request.urlopen(url, timeout=20) as answer:
-        text: str = answer.read().decode()
-    return text
-
-
-def lines_of(text: str, metric: str) -> list[str]:
-    """Samples of one metric of this test's run; a counter's name ends in ``_total``."""
-    names = (f"ray_{metric}{{", f"ray_{metric}_total{{")
-    return [line for line in text.splitlines() if line.startswith(names) and 'run="watched"' in line]
-
-
 def test_every_metric_of_the_table_is_at_the_endpoint(teacher: Path, tmp_path: Path) -> None:
-    with bench(experiment(teacher), tmp_path / "watched") as actors:
+    with bench(experiment(teacher), tmp_path / RUN) as actors:
         for kind, values in RECORDS.items():
             ray.get(actors.coordinator.push.remote(kind, 8, values))
         actors.generator("inversion-0")
         client = actors.client()
         client.next(0, 0)
         assert actors.stats()["inserts"] >= 4 * BATCH_SIZE
-        text = ""
-
-        def missing() -> list[str]:
-            nonlocal text
-            text = scraped()
-            return [export.name for _, export in exported() if not lines_of(text, export.name)]
-
-        wait_until(lambda: not missing(), 90, lambda: f"not exported: {missing()}")
-    [running] = lines_of(text, "raydfkd_generators_running")
+        wait_until(lambda: not missing(scraped(), RUN), 90, lambda: f"not exported: {missing(scraped(), RUN)}")
+        text = scraped()
+    [running] = lines_of(text, "raydfkd_generators_running", RUN)
     assert 'source="inversion"' in running
     assert running.endswith(" 2.0")
-    synthesized = [line for line in lines_of(text, "raydfkd_images_synthesized") if 'generator="inversion-9"' in line]
+    synthesized = [line for line in lines_of(text, "raydfkd_images_synthesized", RUN) if 'generator="inversion-9"' in line]
     assert len(synthesized) == 1
     assert synthesized[0].endswith(" 8.0")

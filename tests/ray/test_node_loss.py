@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 from simulated_cluster import STORIES
-from tiny_experiment import wait_until
 
 from raydfkd.runtime.ray_session import QUIET
 from raydfkd.testing.faulty_networks import GATE
+from raydfkd.testing.waiting import wait_until
 from raydfkd.testing.witness import FOLDER
+
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 MARK = "RAYDFKD_TEST_CLUSTER"

@@ -13,12 +13,13 @@ import ray
 import torch
 from bench import Numbered, bench, numbers_of
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
-from tiny_experiment import BATCH_SIZE, experiment, wait_until
+from tiny_experiment import BATCH_SIZE, experiment
 
 from raydfkd.runtime.run_context import RunContext
+from raydfkd.testing.waiting import wait_until
 from raydfkd.types import SyntheticBatch
 
-pytestmark = pytest.mark.usefixtures("no_actor_left")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_actor_left")]
 
 DECOUPLED = {"mode": "decoupled", "rounds": 1000, "samples_per_insert": 2.0, "error_buffer": 256.0, "prefetch": 1}
 SIDE = 256

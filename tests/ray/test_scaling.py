@@ -10,13 +10,14 @@ import pytest
 import ray
 import torch
 from bench import Bench, bench
-from tiny_experiment import BATCH_SIZE, experiment, wait_until
+from tiny_experiment import BATCH_SIZE, experiment
 
 from raydfkd.errors import ConfigError
 from raydfkd.runtime.failures import original
 from raydfkd.runtime.generators.generator_pool_actor import GeneratorPoolActor
+from raydfkd.testing.waiting import wait_until
 
-pytestmark = pytest.mark.usefixtures("no_actor_left")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_actor_left")]
 
 SCHEDULE = {"mode": "decoupled", "rounds": 1000, "samples_per_insert": 2.0, "error_buffer": 256.0}
 CPUS_EACH = 3

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import ray
 import torch
 from safetensors.torch import load_file
-from tiny_experiment import BATCH_SIZE, GATED, LiveRun, distil, distil_locally, events, experiment, same, wait_until
+from tiny_experiment import BATCH_SIZE, GATED, LiveRun, distil, distil_locally, events, experiment, same
 
 from raydfkd.run_dir import RunDir
+from raydfkd.testing.waiting import wait_until
 
 
 def two_students(teacher: Path, **sections: Any) -> dict[str, Any]:
@@ -36,7 +38,13 @@ def weights(run_dir: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def test_in_lockstep_both_are_the_local_runners_to_the_bit(teacher: Path, tmp_path: Path, no_actor_left: None) -> None:
-    tree = two_students(teacher, schedule={"rounds": 4})
+    """With two generators, and each batch's images sent."""
+    tree = two_students(
+        teacher,
+        source={"num_generators": 2},
+        schedule={"rounds": 4, "batches_per_round": 2},
+        runtime={"delivery": "gather"},
+    )
     local, through_ray = distil_locally(tree, tmp_path / "local"), distil(tree, tmp_path / "ray")
     one, other = weights(tmp_path / "local"), weights(tmp_path / "ray")
     assert sorted(one) == sorted(other) == ["student", "student-other", "student_ema", "student_ema-other"]
@@ -49,6 +57,7 @@ def test_in_lockstep_both_are_the_local_runners_to_the_bit(teacher: Path, tmp_pa
     assert sorted(path.stem for path in (folder / "students").iterdir()) == ["other", "small"]
 
 
+@pytest.mark.slow
 def test_a_dead_worker_takes_only_its_own_student_back(
     teacher: Path, tmp_path: Path, gate: Callable[[float], None], no_actor_left: None
 ) -> None:

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import yaml
 from test_driver_killed import alive, processes_under
-from tiny_experiment import GATED, experiment, wait_until
+from tiny_experiment import GATED, experiment
 
 import raydfkd
 from raydfkd.errors import ResourceError
 from raydfkd.pipeline.experiment.config import load_experiment
 from raydfkd.pipeline.sweep.sweep_result import SweepWatcher
 from raydfkd.sweep_dir import SweepDir
+from raydfkd.testing.waiting import wait_until
 
 LR, MODEL = "students.small.optimizer.lr", "students.small.model"
 CRASHING = "raydfkd.testing.faulty_networks:student_that_exits"
@@ -82,6 +83,7 @@ def test_a_trial_that_crashes_does_not_end_the_sweep(ray_instance: None, teacher
     assert SweepDir(tmp_path / "out").manifest()["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_asha_stops_trials_that_lag_at_a_rung(ray_instance: None, teacher: Path, tmp_path: Path) -> None:
     """One at a time from the best to the worst learning rate; each later one lags and is stopped at the first rung."""
     sections = {
@@ -100,6 +102,7 @@ def test_asha_stops_trials_that_lag_at_a_rung(ray_instance: None, teacher: Path,
     assert manifest["error"] == "stopped by the sweep at student step 8"
 
 
+@pytest.mark.slow
 def test_population_based_training_goes_on_from_a_leader_s_checkpoint(
     ray_instance: None, teacher: Path, tmp_path: Path
 ) -> None:
@@ -117,6 +120,7 @@ def test_population_based_training_goes_on_from_a_leader_s_checkpoint(
     assert all(copy["settings"][LR] in (0.05, 1e-9) for copy in copies)
 
 
+@pytest.mark.slow
 def test_optuna_chooses_the_settings(ray_instance: None, teacher: Path, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     space = {LR: {"kind": "log_uniform", "low": 0.001, "high": 0.1}, MODEL: {"kind": "choice", "values": ["small_cnn_4"]}}
@@ -128,6 +132,7 @@ def test_optuna_chooses_the_settings(ray_instance: None, teacher: Path, tmp_path
     assert len(set(rates)) == 2
 
 
+@pytest.mark.slow
 def test_a_trial_with_the_ray_runner_has_its_actors_beside_it(
     ray_instance: None, teacher: Path, tmp_path: Path, no_actor_left: None
 ) -> None:
@@ -150,6 +155,7 @@ def test_a_cluster_without_room_for_one_trial_is_refused_before_anything_starts(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_driver_s_sweep_goes_on(
     ray_instance: None, teacher: Path, tmp_path: Path, gate: Callable[[float], None]
 ) -> None:

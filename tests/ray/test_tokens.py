@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_experiment import experiment, wait_until
+from tiny_experiment import experiment
 
 from raydfkd.testing.command import run_command
+from raydfkd.testing.waiting import wait_until
+
+pytestmark = pytest.mark.slow
 
 TOKEN, OTHER = "a" * 40, "b" * 40
 START = "import sys; from ray.scripts.scripts import main; sys.exit(main())"

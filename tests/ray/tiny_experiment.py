@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from raydfkd.pipeline.run.execute import execute
 from raydfkd.run_dir import RunDir
 from raydfkd.runtime.ray_runner import run_ray
 from raydfkd.runtime.replay.replay_actor import SNAPSHOT
+from raydfkd.testing.waiting import wait_until
 
 OURS = ("GeneratorActor", "GeneratorPoolActor", "ReplayActor", "WeightStoreActor", "CoordinatorActor", "RayTrainWorker")
 BATCH_SIZE = 32
@@ -81,14 +80,6 @@ _STUDENT = {
     "optimizer": {"lr": 0.05},
     "resources": {"num_cpus": 1, "num_threads": 1},
 }
-
-
-def wait_until(done: Callable[[], Any], timeout_s: float, what: str | Callable[[], str]) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not done():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"after {timeout_s:g} s: {what if isinstance(what, str) else what()}")
-        time.sleep(0.05)
 
 
 def live_actors() -> list[str]:
