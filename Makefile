@@ -1,12 +1,20 @@
+# make check      ruff, mypy and the rules of the source tree
+# make test       the same, and every test but the slow ones; its outcome depends neither on chance nor on the machine's speed
+# make test-slow  the slow tests (full-size networks, kills of every process, node loss, too little memory, tokens, sweeps,
+#                 benchmarks), and the property tests once more on examples of chance; one that fails is kept in .hypothesis
+# make demo       the demo
+#
 # Every target sets up what it needs on a machine with Python >= 3.11, and repeats the set-up only when
 # pyproject.toml or constraints.txt changed. Another interpreter: make test PYTHON=python3.12
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_ARGS ?=
+RAY_PROCESSES ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest -q --dist=worksteal --durations=10
 
-.PHONY: install demo test check clean
+.PHONY: install demo lint check test test-slow clean
 
 install: $(STAMP)
 
@@ -21,15 +29,22 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/raydfkd demo $(DEMO_ARGS)
 
-check: $(STAMP)
+lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/architecture
 
-test: check
-	$(BIN)/python -m pytest -q -m "not ray" --numprocesses=auto --dist=worksteal --durations=10 --ignore=tests/architecture tests
-	$(BIN)/python -m pytest -q -m ray --durations=10 tests/ray tests/e2e
+check: lint
+	$(PYTEST) tests/architecture
+
+# Each process of the Ray tests starts a Ray of its own, so there are two of them at most.
+test: lint
+	PYTHONHASHSEED=0 $(PYTEST) -m "not ray and not slow" --numprocesses=auto tests
+	PYTHONHASHSEED=0 $(PYTEST) -m "ray and not slow" --numprocesses=$(RAY_PROCESSES) tests/ray tests/e2e
+
+test-slow: $(STAMP)
+	RAYDFKD_HYPOTHESIS=free $(PYTEST) -m "(slow or hypothesis) and not ray" --numprocesses=auto tests
+	$(PYTEST) -m "ray and slow" --numprocesses=$(RAY_PROCESSES) tests/ray tests/e2e
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -1,11 +1,31 @@
-"""Settings of every test: few threads (two cores), quiet Ray, and the one Ray instance of the session."""
+"""Settings of every test: few threads (two cores), quiet Ray, and outcomes that depend neither on chance nor on the order."""
 
 from __future__ import annotations
 
 import os
+import random
+import sys
+
+import pytest
+from hypothesis import settings
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("free", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("RAYDFKD_HYPOTHESIS", "fixed"))
+"""``fixed`` tries the same examples each time; ``free`` (make test-slow) tries others, and keeps one that fails in .hypothesis."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Whatever draws from a global generator draws the same, whichever tests ran before in this process."""
+    random.seed(0)
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed(0)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(0)

@@ -1,99 +1,114 @@
-"""The first steps of the runs and builds under experiments/: each kind is started, most on stand-in images."""
+"""The first steps of the runs and builds under experiments/, on stand-in images: once a kind with small networks, and (slow)
+once with each pair of networks at its full size."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from shipped import BUILDS, EXPERIMENTS, FILES, RUNS, name_of, without_checkpoint
+from shipped import BUILDS, EXPERIMENTS, RUNS, build_of, check_each, kind_of, name_of, one_of_each, run_of, without_checkpoint
 
 from raydfkd.data.datasets import load_unlabelled
 from raydfkd.data.kinds.parquet import ParquetConfig
 from raydfkd.pipeline.dataset.build import DatasetBuild, execute_here
 from raydfkd.pipeline.dataset.config import load_dataset_build
 from raydfkd.pipeline.dataset.folder import BuildFolder
-from raydfkd.pipeline.experiment.config import load_experiment
+from raydfkd.pipeline.experiment.config import ExperimentConfig, load_experiment
 from raydfkd.pipeline.run.execute import execute
 from raydfkd.run_dir import RunDir
-from raydfkd.synthesis.hidfd import HiDFDConfig
-from raydfkd.synthesis.procedural.synthesizer import ProceduralConfig
 
-SHORT = [
-    "runtime.runner=local",
-    "runtime.bf16=false",
-    "students.small.batch_size=4",
-    "students.small.optimizer.warmup_steps=1",
-    "replay.synthetic.capacity=8",
-    "evaluation=null",
-]
+pytestmark = pytest.mark.e2e
+
+KINDS = one_of_each(RUNS, lambda path: kind_of(run_of(path)))
+KINDS_OF_BUILDS = one_of_each(BUILDS, lambda path: kind_of(build_of(path)))
+
+SHORT = ["runtime.runner=local", "replay.synthetic.capacity=8", "evaluation=null"]
 TINY = {
-    "inversion": [
-        "schedule={mode: lockstep, warmup_batches: 1, rounds: 1, student_steps_per_round: 2}",
-        "sources.inversion.batch_size=4",
-        "sources.inversion.base_channels=4",
-        "sources.inversion.num_generators=1",
-        "sources.inversion.steps_per_batch=1",
-    ],
-    "gan": [
-        "schedule={mode: lockstep, warmup_batches: 2, rounds: 1, student_steps_per_round: 2, batches_per_round: 0}",
-        "sources.gan.batch_size=4",
-        "sources.gan.gan_batch_size=2",
-        "sources.gan.pretrain_steps=1",
-        "sources.gan.generator_channels=1",
-        "sources.gan.discriminator_channels=1",
-    ],
-    "render": [
-        "schedule={mode: lockstep, warmup_batches: 2, rounds: 1, student_steps_per_round: 2, batches_per_round: 0}",
-        "sources.render.batch_size=4",
-        "sources.render.max_tries=1",
-    ],
-    None: ["schedule={mode: lockstep, warmup_batches: 0, rounds: 1, student_steps_per_round: 2, batches_per_round: 0}"],
+    "inversion": ["base_channels=4", "num_generators=1", "steps_per_batch=1"],
+    "gan": ["gan_batch_size=2", "pretrain_steps=1", "generator_channels=1", "discriminator_channels=1"],
+    "render": ["max_tries=1"],
 }
-"""Overrides that make a run a matter of seconds, besides ``SHORT``, by its source."""
-
-HIDFD = [path for path in RUNS if path.relative_to(EXPERIMENTS).parts[0] == "hidfd"]
-SURROGATE = [path for path in RUNS if path.relative_to(EXPERIMENTS).parts[0] == "surrogate"]
-DISTINCT = [p for p in HIDFD if not p.stem.endswith("rho10") and ("table2" not in p.parts or "cifar10_" in p.stem)]
-"""HiDFD's recipes without those that differ from another in the number of images or classes alone."""
-
-ON_CIFAR10, ON_AIRCRAFT = "cifar10_resnet50_resnet18_", "fgvc_aircraft_resnet50_resnet18_"
-
-STARTED_OF_A_TABLE = {
-    "table1": [
-        *(ON_CIFAR10 + images for images in ("cifar10", "food101", "fgvc_aircraft", "shaders", "leaves", "noise")),
-        *(ON_AIRCRAFT + images for images in ("fgvc_aircraft", "shaders")),
-        *("tiny_imagenet_resnet50_resnet18_" + images for images in ("tiny_imagenet", "shaders")),
-    ],
-    "table2": [f"cifar10_convnext_t_resnet18_{images}" for images in ("cifar10", "shaders")],
-    "table3": [
-        *(f"cifar10_resnet50_{images}" for images in ("cifar10", "shaders", "leaves", "noise")),
-        "eurosat_resnet50_shaders",
-    ],
-    "table6": ["cifar10_attack_build", *(f"cifar10_{images}_attack" for images in ("cifar10", "noise", "shaders"))],
-    "table7": [f"cifar10_resnet34_resnet18_{images}" for images in ("cifar10", "camvid", "photograph", "shaders")],
-}
-"""Tables of the surrogate study that repeat a recipe over data sets and networks, and which of their files are started."""
+"""What makes a source of each name a matter of seconds; 8 images are made of each."""
 
 
-def differs(path: Path) -> bool:
-    """Whether a file of the study is more than another one with other data, classes or networks."""
-    return path.parent.name not in STARTED_OF_A_TABLE or path.stem in STARTED_OF_A_TABLE[path.parent.name]
+def part_of(path: Path) -> str:
+    return path.parent.relative_to(EXPERIMENTS).as_posix()
 
 
-STARTED = [
-    "smoke/digits_ssdkd",
-    "smoke/digits_fast_local",
-    "smoke/digits_hidfd",
-    "smoke/digits_procedural",
-    "smoke/digits_two_students",
-    "ssdkd/cifar10_wrn16_2_wrn16_1",
-    "ssdkd/cifar10_wrn16_2_wrn16_1_ps",
-    "ssdkd/cifar10_wrn16_2_wrn16_1_none",
-    *(f"ssdkd/table4/cifar100_wrn40_2_wrn16_1_{row}" for row in ("difficulty", "diversity", "difficulty_diversity")),
-]
-"""Files whose first steps are tried: every method, and every row of Table 4."""
+def students_of(config: ExperimentConfig, *settings: str) -> list[str]:
+    return [f"students.{name}.{setting}" for name in config.students for setting in settings]
+
+
+SMALL = 16
+"""Side of the images that small networks see, in pixels."""
+
+
+def with_small_networks(path: Path) -> list[str]:
+    """Overrides by which small networks and images stand in; the smoke runs' own are small."""
+    if part_of(path) == "smoke":
+        return []
+    config = run_of(path)
+    models = ["teacher.model=small_cnn_8", *students_of(config, "model=small_cnn_8")]
+    return [f"task.image_shape=[{config.task.image_shape[0]}, {SMALL}, {SMALL}]", *models]
+
+
+def first_steps(path: Path, folder: Path, batch_size: int, networks: list[str]) -> None:
+    """A batch or two of images and two steps of the student, with a teacher of random weights in this process."""
+    whole = run_of(path)
+    source, made = next(iter(whole.sources), None), 0 if not whole.sources else 2 * batch_size
+    batches = "warmup_batches: 1" if source == "inversion" else f"warmup_batches: {made // batch_size}, batches_per_round: 0"
+    short = [
+        f"schedule={{mode: lockstep, rounds: 1, student_steps_per_round: 2, {batches}}}",
+        *students_of(whole, f"batch_size={batch_size}", "optimizer.warmup_steps=1"),
+    ]
+    if source is not None:
+        short += [f"sources.{source}.{setting}" for setting in (f"batch_size={batch_size}", *TINY[source])]
+        short += rendered_small(whole, source)
+    if whole.collected is not None:
+        short += of_stand_in_images(whole, folder)
+    config = load_experiment(path, [*without_checkpoint(whole), *SHORT, *short, *networks])
+    assert config.student.augmentation == whole.student.augmentation
+    result = execute(config, RunDir.create(folder / "run"), resume=False, watcher=None, run_ray=no_ray)
+    assert result["method"] == (config.sources[source].method if source else "collected")
+    assert (result["student_steps"], result["images_synthesized"]) == (2, made)
+
+
+def rendered_small(config: ExperimentConfig, source: str) -> list[str]:
+    """Overrides that render little: crops are those of digits, an attack has room in a batch of four."""
+    images = getattr(config.sources[source], "images", None)
+    if images is None:
+        return []
+    small = [f"sources.{source}.boundary_attack={{share: 1, num_steps: 2}}"] if config.sources[source].boundary_attack else []
+    match images.kind:
+        case "crops":
+            small.append(f"sources.{source}.images.dataset={{kind: digits, split: train, max_images: 4}}")
+        case "shaders":
+            small.append(f"sources.{source}.images.images_per_family=4")
+    return small
+
+
+def of_stand_in_images(config: ExperimentConfig, folder: Path) -> list[str]:
+    """Overrides by which images of noise, of the task's shape, stand in for the collected ones: 8, or 40 to choose 8 from."""
+    settings = config.collected.model_dump(mode="json", include={"balanced", "imbalance", "num_images"})
+    number = 8 if settings["num_images"] is None else 40
+    channels, height, width = config.task.image_shape
+    pixels = np.random.default_rng(0).integers(0, 256, (number, height, width, channels)).astype(np.uint8)
+    (folder / "images").mkdir()
+    for number, image in enumerate(pixels.squeeze(3) if channels == 1 else pixels):
+        Image.fromarray(image).save(folder / "images" / f"{number}.png")
+    settings["num_images"] = None if number == 8 else 8
+    given = ", ".join(f"{name}: {'null' if value is None else str(value).lower()}" for name, value in settings.items())
+    return [
+        f"collected={{dataset: {{kind: image_folder, path: {folder / 'images'}, split: stand-in}}, {given}}}",
+        "replay.pinned.capacity=8",
+    ]
+
+
+def no_ray(*arguments: object) -> None:
+    raise AssertionError("the local runner was asked for")
 
 
 @pytest.fixture(autouse=True)
@@ -102,121 +117,84 @@ def _not_for_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raydfkd.run_dir.os.fsync", lambda descriptor: None)
 
 
-@pytest.mark.parametrize("path", [path for path in BUILDS if differs(path)], ids=name_of)
-def test_a_data_set_is_built_small_from_stand_in_images(path: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def each_folder(tmp_path: Path):  # type: ignore[no-untyped-def]
+    """A new folder for each file."""
+
+    def folder_of(path: Path) -> Path:
+        folder = tmp_path / path.stem
+        folder.mkdir()
+        return folder
+
+    return folder_of
+
+
+@pytest.mark.parametrize("part", sorted({part_of(path) for path in KINDS}))
+def test_the_first_steps_of_each_kind_of_run_with_small_networks(part: str, each_folder) -> None:  # type: ignore[no-untyped-def]
+    def start(path: Path) -> None:
+        first_steps(path, each_folder(path), 4, ["runtime.bf16=false", *with_small_networks(path)])
+
+    check_each([path for path in KINDS if part_of(path) == part], start)
+
+
+def networks_of(path: Path) -> object:
+    """What the full-size steps are tried once for: methods, objective and augmentation with the networks that they meet."""
+    config = run_of(path)
+    methods = tuple(sorted(source.method for source in config.sources.values()))
+    students = tuple((student.model, student.objective.kind) for student in config.students.values())
+    return methods, config.teacher.model, students, config.task.image_shape
+
+
+FULL_SIZE = one_of_each([path for path in RUNS if part_of(path) != "smoke"], networks_of)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FULL_SIZE, ids=name_of)
+def test_the_first_steps_with_a_recipe_s_own_networks(path: Path, tmp_path: Path) -> None:
+    if run_of(path).teacher.model.startswith("timm:") and find_spec("timm") is None:
+        pytest.skip("timm is not installed")
+    first_steps(path, tmp_path, 2, ["runtime.bf16=true"])
+
+
+def test_each_kind_of_data_set_is_built_small_from_stand_in_images(each_folder) -> None:  # type: ignore[no-untyped-def]
+    check_each(KINDS_OF_BUILDS, lambda path: build_small(path, each_folder(path)))
+
+
+def build_small(path: Path, folder: Path) -> None:
     """With a teacher of random weights in this process, two parts of eight images."""
-    whole = load_dataset_build(path)
-    stand_in = []
-    if whole.dataset is not None:
-        stand_in = ["dataset={kind: digits, split: train, max_images: 16, convert: true}"]
-    elif whole.images is not None and whole.images.kind == "crops":
-        stand_in = ["images.dataset={kind: digits, split: train, max_images: 4}"]
+    whole = build_of(path)
     short = ["teacher.model=small_cnn_8", "selection.num_images=12", "runtime={runner: local, part_size: 8, bf16: false}"]
+    if whole.dataset is not None:
+        short.append("dataset={kind: digits, split: train, max_images: 16, convert: true}")
     if whole.images is not None:
         short += ["num_candidates=16", "drop_degenerate=false"]
+        if whole.images.kind == "crops":
+            short.append("images.dataset={kind: digits, split: train, max_images: 4}")
     if whole.boundary_attack is not None:
         short.append("boundary_attack.num_steps=2")
-    config = load_dataset_build(path, [*without_checkpoint(whole), *short, *stand_in])
-    told = DatasetBuild(config).run(BuildFolder.begin(tmp_path / "out", config), execute_here, lambda name, done, total: None)
-    assert (told["num_candidates"], told["num_images"]) == (16, 12)
-    assert len(load_unlabelled(ParquetConfig(path=str(tmp_path / "out")), config.task.image_shape)) == 12
+    config = load_dataset_build(path, [*without_checkpoint(whole), *short])
+    made = DatasetBuild(config).run(BuildFolder.begin(folder / "out", config), execute_here, lambda name, done, total: None)
+    assert (made["num_candidates"], made["num_images"]) == (16, 12)
+    assert len(load_unlabelled(ParquetConfig(path=str(folder / "out")), config.task.image_shape)) == 12
 
 
-@pytest.mark.parametrize("name", STARTED)
-def test_the_first_steps_of_a_run(name: str, tmp_path: Path) -> None:
-    path = EXPERIMENTS / f"{name}.yaml"
-    small = [] if "smoke" in name else ["teacher.model=small_cnn_8", "students.small.model=small_cnn_8"]  # others take minutes
-    whole = load_experiment(path)
-    source = next(iter(whole.sources), None)
-    config = load_experiment(path, [*without_checkpoint(whole), *SHORT, *TINY[source], *small])
-    result = execute(config, RunDir.create(tmp_path / "run"), resume=False, watcher=None, run_ray=no_ray)
-    assert result["method"] == (config.sources[source].method if source else "collected")
-    assert result["student_steps"] == 2
-    assert result["images_synthesized"] == (8 if source else 0)
+def test_kinds_differ_by_every_choice_and_by_no_size_or_name() -> None:
+    path = EXPERIMENTS / "surrogate/table1/cifar10_resnet50_resnet18_cifar10.yaml"
 
+    def kind(*overrides: str) -> str:
+        return kind_of(load_experiment(path, overrides))
 
-@pytest.mark.parametrize("path", DISTINCT, ids=name_of)
-def test_the_first_steps_of_hidfd_s_recipes_with_their_own_networks_on_stand_in_images(path: Path, tmp_path: Path) -> None:
-    whole = load_experiment(path)
-    _, height, width = whole.task.image_shape
-    rng = np.random.default_rng(0)
-    (tmp_path / "images").mkdir()
-    for number in range(4):
-        pixels = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
-    stand_in = [
-        f"collected={{dataset: {{kind: image_folder, path: {tmp_path / 'images'}, split: stand-in}}}}",
-        "replay.pinned.capacity=4",
+    same = [
+        *("students.small.batch_size=7", "students.small.model=wrn_16_1", "task.num_classes=3"),
+        *("collected.dataset={kind: digits}", "runtime.seed=5", "evaluation=null"),
     ]
-    source = next(iter(whole.sources), None)
-    few = ["runtime.bf16=true", "students.small.batch_size=2", *([f"sources.{source}.batch_size=2"] if source else [])]
-    config = load_experiment(path, [*without_checkpoint(whole), *SHORT, *TINY[source], *stand_in, *few])
-    result = execute(config, RunDir.create(tmp_path / "run"), resume=False, watcher=None, run_ray=no_ray)
-    assert (result["student_steps"], result["images_synthesized"]) == (2, 4 if source else 0)
-
-
-@pytest.mark.parametrize("path", [path for path in SURROGATE if differs(path)], ids=name_of)
-def test_the_first_steps_of_the_surrogate_studys_recipes_on_stand_in_images(path: Path, tmp_path: Path) -> None:
-    """With small networks: the study's own are HiDFD's, which are started above, or take minutes (ResNet-50)."""
-    whole = load_experiment(path)
-    source = next(iter(whole.sources), None)
-    stand_in = [*STAND_IN_NETWORKS, *(of_collected() if source is None else of_rendered(whole.sources[source]))]
-    config = load_experiment(path, [*without_checkpoint(whole), *SHORT, *TINY[source], *stand_in])
-    result = execute(config, RunDir.create(tmp_path / "run"), resume=False, watcher=None, run_ray=no_ray)
-    assert (result["student_steps"], result["images_synthesized"]) == (2, 8 if source else 0)
-    assert config.student.augmentation == whole.student.augmentation
-
-
-STAND_IN_NETWORKS = ["teacher.model=small_cnn_8", "students.small.model=small_cnn_8"]
-
-
-def of_collected() -> list[str]:
-    """Overrides by which digits stand in for collected images."""
-    dataset = "{kind: digits, split: train, max_images: 40, convert: true}"
-    return [f"collected.dataset={dataset}", "replay.pinned.capacity=8", "collected.num_images=8"]
-
-
-def of_rendered(source: ProceduralConfig) -> list[str]:
-    """Overrides that render small: crops are those of digits, an attack has room in a batch of four."""
-    small = ["sources.render.boundary_attack={share: 1, num_steps: 2}"] if source.boundary_attack is not None else []
-    match source.images.kind:
-        case "crops":
-            small.append("sources.render.images.dataset={kind: digits, split: train, max_images: 4}")
-        case "shaders":
-            small.append("sources.render.images.images_per_family=4")
-    return small
-
-
-def no_ray(*arguments: object) -> None:
-    raise AssertionError("the local runner was asked for")
-
-
-def test_the_started_runs_cover_every_method_and_every_kind_of_modulation_and_replay() -> None:
-    def kinds(paths: list[Path]) -> set[tuple[object, ...]]:
-        found = set()
-        for config in map(load_experiment, paths):
-            for source in config.sources.values():
-                if isinstance(source, HiDFDConfig):
-                    continue  # all of these are started
-                switches = [getattr(source, switch, None) for switch in ("diversity", "difficulty")]
-                found.add((source.method, *switches, config.replay.synthetic.sampler.kind))
-        return found
-
-    assert kinds(RUNS) == kinds([EXPERIMENTS / f"{name}.yaml" for name in STARTED])
-
-
-def test_the_started_recipes_of_the_surrogate_study_cover_all_that_it_varies() -> None:
-    def varied(paths: list[Path]) -> set[tuple[object, ...]]:
-        found: set[tuple[object, ...]] = set()
-        for config in map(load_experiment, paths):
-            student, collected = config.student, config.collected
-            found |= {("shape", *config.task.image_shape), ("augmentation", student.augmentation, student.crop_padding)}
-            found.add(("objective", student.objective))
-            if collected is not None:
-                found.add(("chosen", collected.balanced, collected.imbalance, collected.num_images is None))
-            for source in config.sources.values():
-                found.add(("rendered", source.images.kind, source.boundary_attack is None, source.class_balanced))
-        return found
-
-    assert {stem for stems in STARTED_OF_A_TABLE.values() for stem in stems} <= {path.stem for path in FILES}
-    assert varied(SURROGATE) == varied([path for path in SURROGATE if differs(path)])
+    assert {kind(), *map(kind, same)} == {kind()}
+    other = [
+        *("students.small.augmentation.level=none", "students.small.objective={kind: dkd}", "collected.num_images=5"),
+        *(
+            "replay.synthetic.sampler.kind=prioritized",
+            "students.small.optimizer.nesterov=true",
+            "task.image_shape=[1, 32, 32]",
+        ),
+    ]
+    assert len({kind(), *map(kind, other)}) == 1 + len(other)

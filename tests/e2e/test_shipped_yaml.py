@@ -7,22 +7,37 @@ from collections import Counter
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from shipped import BUILDS, EXPERIMENTS, FILES, RECIPES, ROOT, RUNS, SHARED, SWEEPS, commands, name_of
+from shipped import (
+    BUILDS,
+    EXPERIMENTS,
+    FILES,
+    OF_THE_DEMO,
+    RECIPES,
+    ROOT,
+    RUNS,
+    SHARED,
+    SWEEPS,
+    build_of,
+    check_each,
+    commands,
+    recipe_of,
+    run_of,
+)
 
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.discriminators import build_discriminator
 from raydfkd.models.generators import build_conditional_generator, build_generator
 from raydfkd.pipeline.dataset.config import load_dataset_build
 from raydfkd.pipeline.experiment import builder
-from raydfkd.pipeline.experiment.config import ExperimentConfig, load_experiment
-from raydfkd.pipeline.experiment.yaml_files import read_yaml, validate
+from raydfkd.pipeline.experiment.config import load_experiment
+from raydfkd.pipeline.experiment.yaml_files import apply_overrides, dump_yaml, read_yaml, validate
 from raydfkd.pipeline.run.exchange_state import build_exchange, build_rate_limiters
 from raydfkd.pipeline.sweep.config import load_sweep
 from raydfkd.pipeline.teacher.config import TeacherTrainingConfig
-from raydfkd.synthesis.fast import FastConfig
 from raydfkd.synthesis.hidfd import HiDFDConfig
 from raydfkd.synthesis.procedural.shaders.catalog import family_names
 from raydfkd.synthesis.procedural.synthesizer import ProceduralConfig
@@ -42,6 +57,8 @@ COUNTS = {
 TRAINED = [*RUNS, *(path for path in BUILDS if path.parent.name in ("table3", "table6"))]
 """Files whose teacher a recipe of ours trains, unless it is a shared one."""
 
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the project's shared data folder is not there")
+
 
 @cache
 def build_on_meta(model: str, classes: int, shape: tuple[int, int, int]) -> None:
@@ -56,50 +73,66 @@ def test_as_many_files_as_we_say() -> None:
     assert dict(Counter(path.parent.relative_to(EXPERIMENTS).as_posix() for path in FILES)) == COUNTS
 
 
-@pytest.mark.parametrize("path", RUNS, ids=name_of)
-def test_a_run_is_read_and_built(path: Path) -> None:
-    config = load_experiment(path)
+def test_runs_and_the_demo_s_are_read_and_built() -> None:
+    check_each([*RUNS, OF_THE_DEMO[0]], check_run)
+
+
+def check_run(path: Path) -> None:
+    config = run_of(path)
     assert config.evaluation is not None
     for model in (config.teacher.model, *(student.model for student in config.students.values())):
         build_on_meta(model, config.task.num_classes, config.task.image_shape)
     for source in config.sources.values():
         match source:
             case HiDFDConfig():
-                build_gan_on_meta(source, config)
+                channels, side, _ = config.task.image_shape
+                shape = (channels, *(2 * (source.image_size or side,)))
+                widths = (source.generator_channels, source.discriminator_channels)
+                build_gan_on_meta(shape, config.task.num_classes, source.latent_dim, source.conditioning, *widths)
             case ProceduralConfig():
                 assert set(getattr(source.images, "families", None) or ()) <= set(family_names())
             case _:
-                try_generator(source, config)
-    exchange = build_exchange(config)
+                try_generator(source.generator, config.task.image_shape, source.latent_dim, source.base_channels)
+    build_rate_limiters(config)
     pinned = 0 if config.replay.pinned is None else config.replay.pinned.capacity
-    assert exchange.buffer.total_slots == config.replay.synthetic.capacity + pinned
+    assert build_exchange(config).buffer.total_slots == config.replay.synthetic.capacity + pinned
 
 
-def try_generator(source: FastConfig, config: ExperimentConfig) -> None:
-    network = build_generator(source.generator, config.task.image_shape, source.latent_dim, source.base_channels)
-    assert tuple(network(torch.zeros(2, source.latent_dim)).shape[1:]) == config.task.image_shape
-
-
-def build_gan_on_meta(source: HiDFDConfig, config: ExperimentConfig) -> None:
-    channels, side, _ = config.task.image_shape
-    shape = (channels, *(2 * (source.image_size or side,)))
+@cache
+def try_generator(generator: str, shape: tuple[int, int, int], latent_dim: int, channels: int) -> None:
     with torch.device("meta"):
-        build_conditional_generator(
-            "residual", shape, config.task.num_classes, source.latent_dim, source.generator_channels, source.conditioning
-        )
-        build_discriminator("residual", shape, config.task.num_classes, source.discriminator_channels)
+        network = build_generator(generator, shape, latent_dim, channels)
+        assert tuple(network(torch.zeros(2, latent_dim)).shape[1:]) == shape
 
 
-@pytest.mark.parametrize("path", TRAINED, ids=name_of)
-def test_a_teacher_is_there_or_made_by_the_recipe_that_the_comment_names(path: Path) -> None:
-    config = load_dataset_build(path) if path in BUILDS else load_experiment(path)
+@cache
+def build_gan_on_meta(shape: tuple[int, int, int], classes: int, latent_dim: int, conditioning: str, *channels: int) -> None:
+    for_generator, for_discriminator = channels
+    with torch.device("meta"):
+        build_conditional_generator("residual", shape, classes, latent_dim, for_generator, conditioning)
+        build_discriminator("residual", shape, classes, for_discriminator)
+
+
+def test_runs_and_the_demo_s_run_again_from_what_they_write(tmp_path: Path) -> None:
+    def check(path: Path) -> None:
+        (tmp_path / "config.yaml").write_text(dump_yaml(run_of(path)))
+        assert load_experiment(tmp_path / "config.yaml") == run_of(path)
+
+    check_each([*RUNS, OF_THE_DEMO[0]], check)
+
+
+def test_a_teacher_is_there_or_made_by_the_recipe_that_the_comment_names() -> None:
+    check_each(TRAINED, check_teacher)
+
+
+def check_teacher(path: Path) -> None:
+    config = build_of(path) if path in BUILDS else run_of(path)
     checkpoint = config.teacher.checkpoint
     assert checkpoint is not None
     if SHARED in checkpoint.parents:
         return
     recipe = checkpoint.with_suffix(".yaml")
-    trained = validate(TeacherTrainingConfig, read_yaml(recipe), recipe)
-    task = config.task
+    trained, task = recipe_of(recipe), config.task
     assert (trained.model, trained.num_classes, trained.image_shape) == (
         config.teacher.model,
         task.num_classes,
@@ -110,64 +143,118 @@ def test_a_teacher_is_there_or_made_by_the_recipe_that_the_comment_names(path: P
     assert [ROOT / command[2], ROOT / command[4]] == [recipe, checkpoint]
 
 
+def test_the_commands_of_comments_name_files_and_settings_that_are_there() -> None:
+    check_each([path for path in FILES if commands(path)], check_commands)
+
+
+def check_commands(path: Path) -> None:
+    for _, *words in commands(path):
+        file = ROOT / next(word for word in words if word.endswith(".yaml"))
+        overrides = [word for word in words if "=" in word and not word.startswith("-")]
+        match words[0]:
+            case "train-teacher":
+                validate(TeacherTrainingConfig, apply_overrides(read_yaml(file), overrides), file)
+            case "run":
+                load_experiment(file, overrides)
+            case "sweep":
+                load_sweep(file, overrides)
+            case "dataset":
+                load_dataset_build(file, overrides)
+            case verb:
+                raise AssertionError(f"say here how the files of {verb} are read")
+
+
 @pytest.mark.shared
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the project's shared data folder is not there")
-@pytest.mark.parametrize("path", RUNS, ids=name_of)
-def test_the_shared_files_that_a_run_names_are_there(path: Path) -> None:
-    config = load_experiment(path)
+@needs_shared
+def test_the_shared_files_that_runs_name_are_there() -> None:
+    check_each(RUNS, check_shared_files_of_a_run)
+
+
+def check_shared_files_of_a_run(path: Path) -> None:
+    config = run_of(path)
     assert config.evaluation is not None
-    datasets = [config.evaluation.dataset] + ([] if config.collected is None else [config.collected.dataset])
-    datasets += [
-        source.images.dataset for source in config.sources.values() if hasattr(getattr(source, "images", None), "dataset")
-    ]
-    named = [config.teacher.checkpoint, *(getattr(dataset, "path", None) for dataset in datasets)]
-    shared = [Path(one) for one in named if one is not None and SHARED in Path(one).parents]
+    datasets: list[Any] = [config.evaluation.dataset, *([] if config.collected is None else [config.collected.dataset])]
+    datasets += [inner_of(getattr(source, "images", None)) for source in config.sources.values()]
+    shared = shared_ones([config.teacher.checkpoint, *(getattr(dataset, "path", None) for dataset in datasets)])
     assert shared or "smoke" in path.parts or not path.stem.startswith("cifar10_")
-    assert [one for one in shared if not one.is_file()] == []
     if config.teacher.checkpoint in shared:
         builder.audit(config, builder.build_frozen_teacher(config))
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=name_of)
-def test_a_teacher_s_recipe_is_read_and_its_network_built(path: Path) -> None:
-    recipe = validate(TeacherTrainingConfig, read_yaml(path), path)
-    build_on_meta(recipe.model, recipe.num_classes, recipe.image_shape)
-
-
-@pytest.mark.parametrize("path", BUILDS, ids=name_of)
-def test_a_data_set_s_build_is_read_and_its_teacher_built(path: Path) -> None:
-    config = load_dataset_build(path)
-    assert config.teacher.checkpoint is not None
-    build_on_meta(config.teacher.model, config.task.num_classes, config.task.image_shape)
-
-
 @pytest.mark.shared
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the project's shared data folder is not there")
-@pytest.mark.parametrize("path", [path for path in BUILDS if "smoke" not in path.parts], ids=name_of)
-def test_the_shared_files_that_a_build_names_are_there(path: Path) -> None:
-    config = load_dataset_build(path)
-    named = [config.teacher.checkpoint, *(getattr(one, "path", None) for one in (config.dataset, inner_of(config.images)))]
-    shared = [Path(one) for one in named if one is not None and SHARED in Path(one).parents]
-    assert shared or path.parent.name in ("table3", "table6")
-    assert [one for one in shared if not one.is_file()] == []
+@needs_shared
+def test_the_shared_files_that_builds_name_are_there() -> None:
+    check_each([path for path in BUILDS if "smoke" not in path.parts], check_shared_files_of_a_build)
+
+
+def check_shared_files_of_a_build(path: Path) -> None:
+    config = build_of(path)
+    paths = [getattr(one, "path", None) for one in (config.dataset, inner_of(config.images))]
+    assert shared_ones([config.teacher.checkpoint, *paths]) or path.parent.name in ("table3", "table6")
+
+
+def shared_ones(paths: list[Any]) -> list[Path]:
+    """Those in the shared folder, all of which are files."""
+    found = [Path(one) for one in paths if one is not None and SHARED in Path(one).parents]
+    assert [one for one in found if not one.is_file()] == []
+    return found
 
 
 def inner_of(images: object) -> object:
     return getattr(images, "dataset", None)
 
 
-@pytest.mark.parametrize("path", SWEEPS, ids=name_of)
-def test_a_sweep_is_read_and_each_of_its_points_is_an_experiment(path: Path) -> None:
+def test_teachers_recipes_are_read_and_their_networks_built(tmp_path: Path) -> None:
+    def check(path: Path) -> None:
+        recipe = recipe_of(path).resolve(tmp_path)
+        build_on_meta(recipe.model, recipe.num_classes, recipe.image_shape)
+        assert recipe.dataset.split in ("train", "trainval")
+        assert recipe.evaluation is not None
+        assert recipe.evaluation.split == "test"
+        assert recipe.initial_weights is None or recipe.initial_weights.is_absolute()
+
+    check_each(RECIPES, check)
+
+
+def test_teachers_recipes_read_back_equal(tmp_path: Path) -> None:
+    def check(path: Path) -> None:
+        recipe = recipe_of(path).resolve(path.parent)
+        (tmp_path / "config.yaml").write_text(dump_yaml(recipe))
+        assert validate(TeacherTrainingConfig, read_yaml(tmp_path / "config.yaml"), "again") == recipe
+
+    check_each([*RECIPES, OF_THE_DEMO[1]], check)
+
+
+def test_builds_of_data_sets_are_read_and_their_teachers_built() -> None:
+    def check(path: Path) -> None:
+        config = build_of(path)
+        assert config.teacher.checkpoint is not None
+        build_on_meta(config.teacher.model, config.task.num_classes, config.task.image_shape)
+
+    check_each(BUILDS, check)
+
+
+def test_sweeps_are_read_and_each_of_their_points_is_an_experiment() -> None:
+    check_each(SWEEPS, check_sweep)
+
+
+def check_sweep(path: Path) -> None:
     sweep = load_sweep(path)
     assert sweep.points is not None
     assert len(sweep.points) == sweep.num_trials >= 4
     for point in sweep.points:
         build_rate_limiters(sweep.experiment_of(point))
-    assert file_of(sweep.config.experiment) in RUNS
+    assert EXPERIMENTS / sweep.config.experiment.relative_to(EXPERIMENTS.resolve()) in RUNS
 
 
-def file_of(path: Path) -> Path:
-    return EXPERIMENTS / path.relative_to(EXPERIMENTS.resolve())
+def test_what_is_wrong_with_files_is_said_of_each_by_its_name() -> None:
+    def check(path: Path) -> None:
+        assert "hidfd" not in path.parts, "no"
+
+    with pytest.raises(AssertionError, match=r"(?s)^2 of 3 files\nhidfd/a: AssertionError: no.*\nhidfd/b: AssertionError: no"):
+        check_each([EXPERIMENTS / name for name in ("hidfd/a.yaml", "c.yaml", "hidfd/b.yaml")], check)
+    with pytest.raises(AssertionError, match="no such file"):
+        check_each([], check)
 
 
 @pytest.mark.e2e

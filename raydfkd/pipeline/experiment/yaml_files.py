@@ -6,6 +6,7 @@ value that was got and what is allowed there.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 from pathlib import Path
@@ -23,8 +24,8 @@ BASE = "base"
 """Key by which a file names the file that it changes."""
 
 
-class _Loader(yaml.SafeLoader):
-    """``yaml.SafeLoader`` that refuses a key given twice and reads ``1e-3`` as the number it is in YAML 1.2."""
+class _Strict:
+    """What both loaders below add to PyYAML's: a key given twice is refused, and ``1e-3`` is the number it is in YAML 1.2."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -33,12 +34,22 @@ class _Loader(yaml.SafeLoader):
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
                 seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)  # type: ignore[misc]
+        return mapping
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Loader(_Strict, yaml.SafeLoader):
+    """PyYAML's own parser, whose messages name the character that was not expected."""
+
+
+class _FastLoader(_Strict, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """libyaml's parser, several times faster, where PyYAML was built with it."""
+
+
+for _loader in (_Loader, _FastLoader):
+    _loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -158,7 +169,9 @@ def dump_yaml(model: BaseModel) -> str:
 
 
 def _parse(text: str, where: str) -> Any:
-    try:
+    with contextlib.suppress(yaml.YAMLError, ValueError):
+        return yaml.load(text, Loader=_FastLoader)
+    try:  # once more, for the message
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

@@ -1,4 +1,4 @@
-"""The experiment's tree: each refusal, defaults that hang together, and every shipped file read, written and read again."""
+"""The experiment's tree: each refusal, defaults that hang together, and what is written reads back equal."""
 
 from __future__ import annotations
 
@@ -11,15 +11,8 @@ import yaml
 
 from raydfkd.errors import ConfigError
 from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment, derive_seed, load_experiment
-from raydfkd.pipeline.experiment.yaml_files import dump_yaml, read_yaml, validate
+from raydfkd.pipeline.experiment.yaml_files import dump_yaml
 from raydfkd.pipeline.run.exchange_state import build_rate_limiters
-from raydfkd.pipeline.teacher.config import TeacherTrainingConfig, load_teacher_training
-
-ROOT = Path(__file__).parents[3]
-SHIPPED = sorted([*(ROOT / "experiments").rglob("*.yaml"), *(ROOT / "raydfkd").rglob("*.yaml")])
-TEACHERS = [path for path in SHIPPED if path.parent.name == "teachers" or path.name == "demo_teacher.yaml"]
-BUILDS = [p for p in SHIPPED if p.stem.endswith("_build") or p.parent.name == "builds" or "surrogate/table3" in p.as_posix()]
-EXPERIMENTS = [path for path in SHIPPED if path not in (*TEACHERS, *BUILDS) and path.parent.name != "sweeps"]
 
 TREE: dict[str, Any] = {
     "task": {"num_classes": 10, "image_shape": [1, 8, 8]},
@@ -220,23 +213,3 @@ def test_what_is_written_reads_back_equal(tmp_path: Path, overrides: tuple[str, 
     config = build(*overrides)
     (tmp_path / "config.yaml").write_text(dump_yaml(config))
     assert load_experiment(tmp_path / "config.yaml") == config
-
-
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_shipped_experiment_is_valid_and_runs_again_from_what_it_writes(tmp_path: Path, path: Path) -> None:
-    config = load_experiment(path)
-    build_rate_limiters(config)
-    (tmp_path / "config.yaml").write_text(dump_yaml(config))
-    assert load_experiment(tmp_path / "config.yaml") == config
-
-
-@pytest.mark.parametrize("path", TEACHERS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_shipped_teacher_recipe_too(tmp_path: Path, path: Path) -> None:
-    config = load_teacher_training(path)
-    (tmp_path / "config.yaml").write_text(dump_yaml(config))
-    assert validate(TeacherTrainingConfig, read_yaml(tmp_path / "config.yaml"), "again") == config
-
-
-def test_there_are_as_many_shipped_files_as_are_tested() -> None:
-    assert len(EXPERIMENTS) >= 4
-    assert len(TEACHERS) >= 9
