@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("free", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("RAYDFKD_HYPOTHESIS", "fixed"))
-"""``fixed`` tries the same examples each time; ``free`` (make test-slow) tries others, and keeps one that fails in .hypothesis."""
+"""``fixed`` tries the same examples each time; ``free`` (make test-slow) others, and keeps one that fails in .hypothesis."""
 
 
 @pytest.hookimpl(tryfirst=True)

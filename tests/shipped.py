@@ -11,8 +11,7 @@ from typing import Any
 
 from raydfkd.pipeline.dataset.config import DatasetBuildConfig, load_dataset_build
 from raydfkd.pipeline.experiment.config import ExperimentConfig, load_experiment
-from raydfkd.pipeline.experiment.yaml_files import read_yaml, validate
-from raydfkd.pipeline.teacher.config import TeacherTrainingConfig
+from raydfkd.pipeline.teacher.config import load_teacher_training
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
@@ -30,12 +29,8 @@ run_of = cache(load_experiment)
 """A run's checked settings, read once in a test process."""
 build_of = cache(load_dataset_build)
 """The same of a data set's build."""
-
-
-@cache
-def recipe_of(path: Path) -> TeacherTrainingConfig:
-    """A teacher's recipe as it stands, its paths not yet absolute."""
-    return validate(TeacherTrainingConfig, read_yaml(path), path)
+recipe_of = cache(load_teacher_training)
+"""The same of a teacher's recipe."""
 
 
 def name_of(path: Path) -> str:
