@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from raydfkd.distillation.config import StudentConfig
+from raydfkd.distillation.objective import Objective
 from raydfkd.distillation.objectives import OBJECTIVES, build_objective
-from raydfkd.distillation.objectives.base import Objective
 from raydfkd.models.features import FeatureReader, NetworkOutput
 from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raydfkd.distillation.objectives.base import Objective, ObjectiveConfig, ObjectiveContext, ObjectiveEntry
+from raydfkd.distillation.objective import Objective, ObjectiveConfig, ObjectiveContext, ObjectiveEntry
 from raydfkd.registry import Registry
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from raydfkd.deferred import deferred
-from raydfkd.distillation.objectives.base import Objective, ObjectiveConfig, ObjectiveContext, ObjectiveEntry
+from raydfkd.distillation.objective import Objective, ObjectiveConfig, ObjectiveContext, ObjectiveEntry
 from raydfkd.errors import ConfigError
 
 if TYPE_CHECKING:

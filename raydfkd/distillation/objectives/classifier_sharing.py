@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from raydfkd.deferred import deferred
-from raydfkd.distillation.objectives.base import (
+from raydfkd.distillation.objective import (
     Objective,
     ObjectiveConfig,
     ObjectiveContext,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from raydfkd.deferred import deferred
-from raydfkd.distillation.objectives.base import Objective, ObjectiveConfig, ObjectiveEntry
+from raydfkd.distillation.objective import Objective, ObjectiveConfig, ObjectiveEntry
 
 if TYPE_CHECKING:
     from torch import Tensor

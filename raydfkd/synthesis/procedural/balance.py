@@ -43,10 +43,3 @@ def choose_even(classes_N: np.ndarray, held_K: np.ndarray, total: int) -> np.nda
     sorted_classes = classes_N[by_class]
     rank = np.arange(len(classes_N)) - (np.cumsum(counts) - counts)[sorted_classes]
     return np.sort(by_class[rank < shares[sorted_classes]])
-
-
-def evenness(counts_K: np.ndarray) -> float:
-    """Relative entropy H / log K of class counts: 1 for equal counts, 0 for one class alone."""
-    shares = counts_K / max(1, counts_K.sum())
-    present = shares[shares > 0]
-    return float(-(present * np.log(present)).sum() / np.log(len(counts_K)))

@@ -14,8 +14,9 @@ from pydantic import Field, model_validator
 
 from raydfkd.deferred import deferred
 from raydfkd.errors import DataError
+from raydfkd.replay.statistics import relative_entropy
 from raydfkd.synthesis.method import Method, SynthesisConfig, SynthesisContext, SynthesisParts
-from raydfkd.synthesis.procedural.balance import choose_even, even_shares, evenness
+from raydfkd.synthesis.procedural.balance import choose_even, even_shares
 from raydfkd.synthesis.procedural.image_kinds import AnyImages, build_source
 from raydfkd.synthesis.procedural.images import ImageSource, to_uint8
 from raydfkd.synthesis.procedural.shader_images import ShaderImagesConfig
@@ -169,8 +170,8 @@ class ProceduralSynthesizer:
                 **{name: float(count) for name, count in figures.items()},
                 "acceptance_rate": distinct / figures["rendered"],
                 "repeated": float(len(chosen) - distinct),
-                "rendered_class_evenness": evenness(counts),
-                "batch_class_evenness": evenness(np.bincount(judgement.classes, minlength=len(held))),
+                "rendered_class_evenness": relative_entropy(counts),
+                "batch_class_evenness": relative_entropy(np.bincount(judgement.classes, minlength=len(held))),
             },
         )
 

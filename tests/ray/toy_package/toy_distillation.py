@@ -11,7 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from raydfkd.data.dataset_kind import Chunk, DatasetConfig, DatasetKind, Source, read_whole
-from raydfkd.distillation.objectives.base import NetworkOutput, Objective, ObjectiveConfig, ObjectiveEntry
+from raydfkd.distillation.objective import Objective, ObjectiveConfig, ObjectiveEntry
+from raydfkd.models.network_output import NetworkOutput
 from raydfkd.synthesis.method import Method, SynthesisConfig, SynthesisContext, SynthesisParts
 from raydfkd.types import BufferSummary, Preparation, SyntheticBatch, WeightsVersion
 

@@ -8,8 +8,8 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from raydfkd.distillation.objective import Objective, ObjectiveConfig
 from raydfkd.distillation.objectives import OBJECTIVES, AnyObjective, build_objective
-from raydfkd.distillation.objectives.base import Objective, ObjectiveConfig
 from raydfkd.models.network_output import FeatureShapes, NetworkOutput
 
 CLASSES = 5

@@ -89,11 +89,11 @@ def test_student_and_objective_are_synchronized() -> None:
     def count(network: nn.Module, layer: type[nn.Module]) -> int:
         return sum(type(each) is layer for each in network.modules())
 
-    for part in ("student", "objective"):
-        expected = count(getattr(plain, part), nn.BatchNorm2d)
+    for before, after in ((plain.student, found.student), (plain.objective.trained, found.objective.trained)):
+        expected = count(before, nn.BatchNorm2d)
         assert expected > 0
-        assert count(getattr(plain, part), nn.SyncBatchNorm) == 0
-        assert count(getattr(found, part), nn.SyncBatchNorm) == expected
+        assert count(before, nn.SyncBatchNorm) == 0
+        assert count(after, nn.SyncBatchNorm) == expected
 
 
 def test_where_there_is_no_other_worker_nothing_changes() -> None:

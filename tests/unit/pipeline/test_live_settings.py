@@ -73,6 +73,7 @@ NEEDS: dict[str, list[str]] = {
         ]
         for name in ("min_workers", "resize_period_s")
     },
+    "students.s.sync_batch_norm": ["students.s.num_workers=2", "students.s.resources.num_gpus=1"],
     "students.s.objective.teacher_output": ["students.s.objective.temperature=1"],
     "students.s.objective.label_smoothing": ["students.s.objective={temperature: 1, teacher_output: smoothed}"],
     **{

@@ -19,7 +19,7 @@ from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment, load_experiment
 from raydfkd.synthesis.method import SynthesisContext, SynthesisParts
 from raydfkd.synthesis.methods import METHODS
-from raydfkd.synthesis.procedural.balance import even_shares, evenness
+from raydfkd.synthesis.procedural.balance import even_shares
 from raydfkd.synthesis.procedural.glsl_folder import GlslFolderImagesConfig
 from raydfkd.synthesis.procedural.spectral_noise import SpectralImagesConfig
 from raydfkd.synthesis.procedural.synthesizer import ProceduralConfig, ProceduralSynthesizer
@@ -179,12 +179,6 @@ def test_shares_are_the_best_of_all_choices() -> None:
         shares = even_shares(held, available, total)
         assert (shares <= available).all()
         assert sorted((held + shares).tolist()) == brute_force(held.tolist(), available.tolist(), total)
-
-
-def test_evenness_is_the_relative_entropy() -> None:
-    assert evenness(np.array([5, 5, 5])) == pytest.approx(1.0)
-    assert evenness(np.array([7, 0, 0])) == 0.0
-    assert evenness(np.array([1, 1, 0, 0])) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
