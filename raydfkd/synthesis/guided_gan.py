@@ -27,13 +27,16 @@ if TYPE_CHECKING:
 
     from raydfkd.losses import gan
     from raydfkd.models import discriminators, generators, moving_average, precision
-    from raydfkd.models.discriminators import residual
+    from raydfkd.models.discriminators import residual_discriminator
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 else:
     torch, F = deferred("torch"), deferred("torch.nn.functional")
     gan, moving_average = deferred("raydfkd.losses.gan"), deferred("raydfkd.models.moving_average")
     generators, precision = deferred("raydfkd.models.generators"), deferred("raydfkd.models.precision")
-    discriminators, residual = deferred("raydfkd.models.discriminators"), deferred("raydfkd.models.discriminators.residual")
+    discriminators, residual_discriminator = (
+        deferred("raydfkd.models.discriminators"),
+        deferred("raydfkd.models.discriminators.residual_discriminator"),
+    )
 
 ADAM_BETAS = (0.0, 0.999)
 
@@ -136,7 +139,7 @@ class GuidedGAN:
                 "residual", shape, num_classes, config.latent_dim, config.generator_channels, config.conditioning
             )
             discriminator = discriminators.build_discriminator("residual", shape, num_classes, config.discriminator_channels)
-            projector = residual.FeatureProjector(discriminator.feature_dim, self._teacher_width())
+            projector = residual_discriminator.FeatureProjector(discriminator.feature_dim, self._teacher_width())
         self.generator = generator.to(device).to(memory_format=torch.channels_last).train()
         self.averaged = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.discriminator = discriminator.to(device).to(memory_format=torch.channels_last).train()

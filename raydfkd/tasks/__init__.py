@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator
 
 from raydfkd.registry import Registry
 from raydfkd.tasks.task import Task, TaskConfig, TaskKind
@@ -12,11 +14,19 @@ __all__ = ["TASKS", "AnyTask", "Task", "TaskConfig", "TaskKind", "build_task"]
 TASKS: Registry[TaskKind] = Registry("task", TaskKind)
 TASKS.add("classification", "raydfkd.tasks.classification:TASK")
 
+DEFAULT_KIND = "classification"
+"""Of settings that name no kind."""
+
+
+def _with_kind(value: Any) -> Any:
+    return {"kind": DEFAULT_KIND, **value} if isinstance(value, dict) else value
+
+
 if TYPE_CHECKING:
     AnyTask = TaskConfig
 else:
-    AnyTask = TASKS.union("kind")
-    """Settings of any task, told apart by ``kind``."""
+    AnyTask = Annotated[TASKS.union("kind"), BeforeValidator(_with_kind)]
+    """Settings of any task, told apart by ``kind``; without one, of the default's."""
 
 
 def build_task(config: TaskConfig) -> Task:

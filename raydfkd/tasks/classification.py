@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     import torch
 
     from raydfkd.data.datasets import ImageDataset
-    from raydfkd.evaluation import classification as evaluation
+    from raydfkd.evaluation import accuracy
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 else:
-    evaluation = deferred("raydfkd.evaluation.classification")
+    accuracy = deferred("raydfkd.evaluation.accuracy")
 
 
 class ClassificationConfig(TaskConfig):
@@ -42,8 +42,8 @@ class ClassificationTask(Task):
         batch_size: int,
         device: torch.device,
         autocast_dtype: torch.dtype | None,
-    ) -> evaluation.Evaluator:
-        return evaluation.Evaluator(dataset, teacher, batch_size, device, autocast_dtype)
+    ) -> accuracy.Evaluator:
+        return accuracy.Evaluator(dataset, teacher, batch_size, device, autocast_dtype)
 
 
 TASK = TaskKind(config=ClassificationConfig, build=ClassificationTask, title="one class for each image")

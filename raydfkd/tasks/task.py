@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from raydfkd.data.datasets import ImageDataset
-    from raydfkd.evaluation.classification import Evaluator
+    from raydfkd.evaluation.accuracy import Evaluator
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 else:
     torch = deferred("torch")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from source_tree import PACKAGE, ROOT, package_files, python_files, tracked_file
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
+MAX_ROOM_FILES = 15
 
 LONG_FILES: dict[str, str] = {}
 """Path to the reason why it may be longer."""
@@ -63,6 +65,18 @@ def test_the_package_never_prints() -> None:
 def test_every_module_has_a_name_that_says_something() -> None:
     stems = {relative(p): p.stem for p in package_files()} | {relative(p): p.name for p in PACKAGE.rglob("*") if p.is_dir()}
     assert [path for path, stem in stems.items() if stem.strip("_") in VAGUE_NAMES] == []
+
+
+def test_no_two_modules_have_one_name() -> None:
+    """But ``config``, which is the settings of its room everywhere."""
+    stems = Counter(path.stem for path in package_files() if path.name not in ("__init__.py", "config.py"))
+    assert [stem for stem, number in stems.items() if number > 1] == []
+
+
+def test_rooms_stay_small() -> None:
+    """A folder's files, but for ``__init__``."""
+    rooms = Counter(relative(path.parent) for path in package_files() if path.name != "__init__.py")
+    assert {room: number for room, number in rooms.items() if number > MAX_ROOM_FILES} == {}
 
 
 def test_every_module_of_the_package_says_what_it_is_for() -> None:

@@ -92,7 +92,7 @@ def test_no_import_goes_against_the_layers() -> None:
         ("raydfkd.report.html", "raydfkd.pipeline.experiment.config", False),
         ("raydfkd.report.html", "raydfkd.run_dir.RunDir", True),
         ("raydfkd.synthesis.fast", "raydfkd.pipeline.experiment.config", False),
-        ("raydfkd.evaluation.classification", "raydfkd.data.ImageDataset", True),
+        ("raydfkd.evaluation.accuracy", "raydfkd.data.ImageDataset", True),
         ("raydfkd.cli.verbs.run_verb", "raydfkd.testing.fake_run", False),
         ("raydfkd.errors", "raydfkd.registry", True),
     ],

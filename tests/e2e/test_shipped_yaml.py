@@ -39,7 +39,7 @@ from raydfkd.pipeline.run.exchange_state import build_exchange, build_rate_limit
 from raydfkd.pipeline.sweep.config import load_sweep
 from raydfkd.pipeline.teacher.config import load_teacher_training
 from raydfkd.synthesis.hidfd import HiDFDConfig
-from raydfkd.synthesis.procedural.shaders.catalog import family_names
+from raydfkd.synthesis.procedural.shaders.shader_catalog import family_names
 from raydfkd.synthesis.procedural.synthesizer import ProceduralConfig
 from raydfkd.testing.command import run_command
 

@@ -18,7 +18,7 @@ from raydfkd.synthesis.procedural.leaves import DeadLeaves
 from raydfkd.synthesis.procedural.photograph import PhotographCrops
 from raydfkd.synthesis.procedural.pixel_noise import PixelNoise
 from raydfkd.synthesis.procedural.shader_images import ShaderImages
-from raydfkd.synthesis.procedural.shaders.catalog import family_names
+from raydfkd.synthesis.procedural.shaders.shader_catalog import family_names
 from raydfkd.synthesis.procedural.spectral_noise import SpectralNoise
 
 COLUMNS = 16

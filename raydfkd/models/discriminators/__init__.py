@@ -10,7 +10,7 @@ from raydfkd.models.residual_layout import residual_layout
 from raydfkd.registry import Registry
 
 if TYPE_CHECKING:
-    from raydfkd.models.discriminators.residual import ResidualDiscriminator
+    from raydfkd.models.discriminators.residual_discriminator import ResidualDiscriminator
 
 DISCRIMINATORS: Registry[Callable[[tuple[int, int, int], int, int], ResidualDiscriminator]] = Registry("discriminator")
 """(image_shape, num_classes, base_channels) to a network."""
@@ -36,6 +36,6 @@ def build_discriminator(
 @DISCRIMINATORS.register("residual")
 def _residual(image_shape: tuple[int, int, int], num_classes: int, base_channels: int) -> ResidualDiscriminator:
     residual_layout(image_shape)  # refuses a size before torch is loaded
-    from raydfkd.models.discriminators.residual import ResidualDiscriminator
+    from raydfkd.models.discriminators.residual_discriminator import ResidualDiscriminator
 
     return ResidualDiscriminator(image_shape, num_classes, base_channels)

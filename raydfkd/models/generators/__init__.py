@@ -10,7 +10,7 @@ from raydfkd.models.residual_layout import Conditioning, latent_chunk, residual_
 from raydfkd.registry import Registry
 
 if TYPE_CHECKING:
-    from raydfkd.models.generators.residual import ResidualGenerator
+    from raydfkd.models.generators.residual_generator import ResidualGenerator
     from raydfkd.models.generators.upsampling import UpsamplingGenerator
 
 GENERATORS: Registry[tuple[int, int, int]] = Registry("generator")
@@ -76,6 +76,6 @@ def _residual(
     image_shape: tuple[int, int, int], num_classes: int, latent_dim: int, base_channels: int, conditioning: Conditioning
 ) -> ResidualGenerator:
     latent_chunk(residual_layout(image_shape), latent_dim, conditioning)  # refuses settings before torch is loaded
-    from raydfkd.models.generators.residual import ResidualGenerator
+    from raydfkd.models.generators.residual_generator import ResidualGenerator
 
     return ResidualGenerator(image_shape, num_classes, latent_dim, base_channels, conditioning)

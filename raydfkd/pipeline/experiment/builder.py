@@ -12,7 +12,7 @@ from torch import nn
 from raydfkd.distillation.distiller import Distiller
 from raydfkd.distillation.objectives import OBJECTIVES
 from raydfkd.errors import CheckpointError, ConfigError, DataError, TeacherError
-from raydfkd.evaluation.classification import Evaluator
+from raydfkd.evaluation.accuracy import Evaluator
 from raydfkd.evaluation.held_out_agreement import HeldOutEvaluator
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.precision import supports_bfloat16

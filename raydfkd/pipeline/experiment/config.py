@@ -187,11 +187,6 @@ class ExperimentConfig(Settings):
     runtime: RuntimeConfig = RuntimeConfig()
     """Where and how."""
 
-    @field_validator("task", mode="before")
-    @classmethod
-    def _default_kind(cls, value: Any) -> Any:
-        return {"kind": "classification", **value} if isinstance(value, dict) else value
-
     @field_validator("sources", "students", mode="before")
     @classmethod
     def _leave_out(cls, value: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from raydfkd.distillation.distiller import Distiller
-from raydfkd.evaluation.classification import Evaluator
+from raydfkd.evaluation.accuracy import Evaluator
 from raydfkd.models.precision import autocast
 from raydfkd.models.shared_classifier import SharedClassifierStudent, describe_shared_classifier
 from raydfkd.models.teachers.teacher import FrozenTeacher, pixels_of

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from raydfkd.distillation.distiller import Distiller, StepOutput
 from raydfkd.errors import RunFailedError
-from raydfkd.evaluation.classification import Evaluator
+from raydfkd.evaluation.accuracy import Evaluator
 from raydfkd.evaluation.held_out_agreement import HeldOutEvaluator
 from raydfkd.models import flat_weights
 from raydfkd.models.teachers.teacher import FrozenTeacher

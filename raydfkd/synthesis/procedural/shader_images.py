@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
-    from raydfkd.synthesis.procedural.shaders import catalog, glsl_source, torch_renderer
+    from raydfkd.synthesis.procedural.shaders import glsl_source, shader_catalog, torch_renderer
     from raydfkd.synthesis.procedural.shaders.sketch import Program
 else:
     torch = deferred("torch")
-    catalog = deferred("raydfkd.synthesis.procedural.shaders.catalog")
+    shader_catalog = deferred("raydfkd.synthesis.procedural.shaders.shader_catalog")
     glsl_source = deferred("raydfkd.synthesis.procedural.shaders.glsl_source")
     torch_renderer = deferred("raydfkd.synthesis.procedural.shaders.torch_renderer")
 
@@ -70,15 +70,15 @@ class ShaderImages:
         self._supersampling = supersampling
         self._device = device
         self._images_per_family = images_per_family
-        self._names = list(catalog.family_names() if families is None else families)
+        self._names = list(shader_catalog.family_names() if families is None else families)
         for name in self._names if families is not None else ():
-            catalog.program(name)
+            shader_catalog.program(name)
         self._glsl = GlslRenderer() if renderer == "glsl" else None
 
     def render(self, count: int, generator: torch.Generator) -> Tensor:
         images = []
         while count > 0:
-            chosen = catalog.program(self._names[int(torch.randint(len(self._names), (), generator=generator))])
+            chosen = shader_catalog.program(self._names[int(torch.randint(len(self._names), (), generator=generator))])
             parameters = chosen.draw(min(count, self._images_per_family), generator)
             large = self._drawn(chosen, parameters)
             images.append(reduced(in_channels(large, self._channels), self._supersampling))

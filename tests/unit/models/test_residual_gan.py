@@ -11,9 +11,9 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 
 from raydfkd.errors import ConfigError, UnknownNameError
 from raydfkd.models.discriminators import build_discriminator
-from raydfkd.models.discriminators.residual import DownBlock, FeatureProjector, ResidualDiscriminator
+from raydfkd.models.discriminators.residual_discriminator import DownBlock, FeatureProjector, ResidualDiscriminator
 from raydfkd.models.generators import build_conditional_generator
-from raydfkd.models.generators.residual import ConditionalBatchNorm2d, ResidualGenerator, UpBlock
+from raydfkd.models.generators.residual_generator import ConditionalBatchNorm2d, ResidualGenerator, UpBlock
 from raydfkd.models.residual_layout import RESIDUAL_LAYOUTS, Conditioning
 
 CONDITIONINGS: tuple[Conditioning, ...] = ("per_layer", "shared", "hierarchical")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from raydfkd.distillation.distiller import StepOutput
 from raydfkd.errors import RunFailedError
-from raydfkd.evaluation.classification import Evaluator
+from raydfkd.evaluation.accuracy import Evaluator
 from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment, derive_seed
 from raydfkd.pipeline.run.student_loop import Batch, LoopHooks, StudentLoop, normalized, resident_bytes
 

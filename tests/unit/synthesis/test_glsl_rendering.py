@@ -22,8 +22,8 @@ from raydfkd.synthesis.procedural import glsl
 from raydfkd.synthesis.procedural.glsl import GlslRenderer, ShaderError
 from raydfkd.synthesis.procedural.glsl_folder import GlslFolder, uniforms
 from raydfkd.synthesis.procedural.shader_images import ShaderImages, render_glsl
-from raydfkd.synthesis.procedural.shaders.catalog import family_names, program
 from raydfkd.synthesis.procedural.shaders.glsl_source import fragment_shader
+from raydfkd.synthesis.procedural.shaders.shader_catalog import family_names, program
 from raydfkd.synthesis.procedural.shaders.torch_renderer import render
 from raydfkd.synthesis.procedural.user_shaders import complete_shader, zero_initialised
 

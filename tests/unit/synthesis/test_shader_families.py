@@ -10,9 +10,9 @@ from torch import Tensor
 
 from raydfkd.errors import ConfigError, UnknownNameError
 from raydfkd.synthesis.procedural.shader_images import ShaderImages
-from raydfkd.synthesis.procedural.shaders.catalog import family_names, program
 from raydfkd.synthesis.procedural.shaders.expression import Colour, Expr, constant
 from raydfkd.synthesis.procedural.shaders.functions import atan2, floor, less, log, select, smoothstep, sqrt
+from raydfkd.synthesis.procedural.shaders.shader_catalog import family_names, program
 from raydfkd.synthesis.procedural.shaders.sketch import Sketch, compile_family
 from raydfkd.synthesis.procedural.shaders.torch_renderer import evaluate, render
 

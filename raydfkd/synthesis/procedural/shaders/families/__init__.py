@@ -4,7 +4,7 @@ from raydfkd.synthesis.procedural.shaders.families import (  # noqa: F401
     cellular,
     conformal,
     fractals,
-    geometry,
+    geometric,
     marks,
     noises,
     radial,

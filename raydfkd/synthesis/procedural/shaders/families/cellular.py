@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from raydfkd.synthesis.procedural.shaders import colours as c
 from raydfkd.synthesis.procedural.shaders import shapes
-from raydfkd.synthesis.procedural.shaders.catalog import family
 from raydfkd.synthesis.procedural.shaders.coordinates import moved, noise_warped, rotated, scaled, stretched, view, wobbled
 from raydfkd.synthesis.procedural.shaders.expression import Colour, Point
 from raydfkd.synthesis.procedural.shaders.families.noises import ground
@@ -38,6 +37,7 @@ from raydfkd.synthesis.procedural.shaders.functions import (
     total,
     wave,
 )  # fmt: skip
+from raydfkd.synthesis.procedural.shaders.shader_catalog import family
 from raydfkd.synthesis.procedural.shaders.sketch import Sketch
 
 

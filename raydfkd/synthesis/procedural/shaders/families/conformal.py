@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from raydfkd.synthesis.procedural.shaders import colours as c
-from raydfkd.synthesis.procedural.shaders.catalog import family
 from raydfkd.synthesis.procedural.shaders.coordinates import (
     complex_product,
     complex_quotient,
@@ -41,6 +40,7 @@ from raydfkd.synthesis.procedural.shaders.functions import (
     wave,
 )  # fmt: skip
 from raydfkd.synthesis.procedural.shaders.orbits import bounded
+from raydfkd.synthesis.procedural.shaders.shader_catalog import family
 from raydfkd.synthesis.procedural.shaders.sketch import Sketch
 
 

@@ -6,7 +6,6 @@ import math
 
 from raydfkd.synthesis.procedural.shaders import colours as c
 from raydfkd.synthesis.procedural.shaders import shapes
-from raydfkd.synthesis.procedural.shaders.catalog import family
 from raydfkd.synthesis.procedural.shaders.coordinates import (
     complex_product,
     complex_quotient,
@@ -44,6 +43,7 @@ from raydfkd.synthesis.procedural.shaders.functions import (
     wave,
 )  # fmt: skip
 from raydfkd.synthesis.procedural.shaders.orbits import bounded, iterate, repeat
+from raydfkd.synthesis.procedural.shaders.shader_catalog import family
 from raydfkd.synthesis.procedural.shaders.sketch import Sketch
 
 ITERATIONS = 18

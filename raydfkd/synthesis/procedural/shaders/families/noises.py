@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from raydfkd.synthesis.procedural.shaders import colours as c
-from raydfkd.synthesis.procedural.shaders.catalog import family
 from raydfkd.synthesis.procedural.shaders.coordinates import (
     moved,
     noise_warped,
@@ -43,6 +42,7 @@ from raydfkd.synthesis.procedural.shaders.functions import (
     value_noise,
     wave,
 )  # fmt: skip
+from raydfkd.synthesis.procedural.shaders.shader_catalog import family
 from raydfkd.synthesis.procedural.shaders.sketch import Sketch
 
 

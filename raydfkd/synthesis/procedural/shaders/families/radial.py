@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from raydfkd.synthesis.procedural.shaders import colours as c
 from raydfkd.synthesis.procedural.shaders import shapes
-from raydfkd.synthesis.procedural.shaders.catalog import family
 from raydfkd.synthesis.procedural.shaders.coordinates import (
     kaleidoscope,
     lens,
@@ -57,6 +56,7 @@ from raydfkd.synthesis.procedural.shaders.functions import (
     triangle,
     wave,
 )  # fmt: skip
+from raydfkd.synthesis.procedural.shaders.shader_catalog import family
 from raydfkd.synthesis.procedural.shaders.sketch import Sketch
 
 

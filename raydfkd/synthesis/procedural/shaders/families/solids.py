@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from raydfkd.synthesis.procedural.shaders import colours as c
 from raydfkd.synthesis.procedural.shaders import shapes
-from raydfkd.synthesis.procedural.shaders.catalog import family
 from raydfkd.synthesis.procedural.shaders.coordinates import moved, noise_warped, polar, rotated, scaled, stretched, tiled, view
 from raydfkd.synthesis.procedural.shaders.expression import Colour, Expr, Point
 from raydfkd.synthesis.procedural.shaders.fields import away_from, checks, cloud, fbm, points, ridges, slope, stripes
@@ -34,6 +33,7 @@ from raydfkd.synthesis.procedural.shaders.functions import (
     triangle,
     wave,
 )  # fmt: skip
+from raydfkd.synthesis.procedural.shaders.shader_catalog import family
 from raydfkd.synthesis.procedural.shaders.sketch import Sketch
 
 Solid = Callable[[Expr, Expr, Expr], Expr]

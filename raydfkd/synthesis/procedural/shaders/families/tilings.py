@@ -6,7 +6,6 @@ import math
 
 from raydfkd.synthesis.procedural.shaders import colours as c
 from raydfkd.synthesis.procedural.shaders import shapes
-from raydfkd.synthesis.procedural.shaders.catalog import family
 from raydfkd.synthesis.procedural.shaders.coordinates import (
     brick_tiled,
     hex_tiled,
@@ -39,6 +38,7 @@ from raydfkd.synthesis.procedural.shaders.functions import (
     triangle,
     wave,
 )  # fmt: skip
+from raydfkd.synthesis.procedural.shaders.shader_catalog import family
 from raydfkd.synthesis.procedural.shaders.sketch import Sketch
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from raydfkd.synthesis.procedural.shaders import colours as c
 from raydfkd.synthesis.procedural.shaders import shapes
-from raydfkd.synthesis.procedural.shaders.catalog import family
 from raydfkd.synthesis.procedural.shaders.coordinates import mirrored, moved, rotated, scaled, view
 from raydfkd.synthesis.procedural.shaders.expression import Colour, Expr, Point
 from raydfkd.synthesis.procedural.shaders.fields import away_from, cloud, fbm, points, stripes
@@ -21,6 +20,7 @@ from raydfkd.synthesis.procedural.shaders.functions import (
     total,
     wave,
 )
+from raydfkd.synthesis.procedural.shaders.shader_catalog import family
 from raydfkd.synthesis.procedural.shaders.sketch import Sketch
 
 
