@@ -13,6 +13,7 @@ from source_tree import PACKAGE, ROOT, package_files, python_files, tracked_file
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
 MAX_ROOM_FILES = 15
+MAX_PAGE_LINES = 80
 
 LONG_FILES: dict[str, str] = {}
 """Path to the reason why it may be longer."""
@@ -114,3 +115,12 @@ def test_nothing_of_one_machine_is_committed() -> None:
 )
 def test_the_pattern_of_foreign_text(text: str, foreign: bool) -> None:
     assert (FOREIGN.search(text) is not None) is foreign
+
+
+def test_the_architecture_page_is_short_and_names_every_room() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MAX_PAGE_LINES
+    rooms = {path.parent if path.name == "__init__.py" else path for path in package_files()}
+    named = {room.stem for room in rooms if room.is_dir() and room != PACKAGE} | {p.stem for p in PACKAGE.glob("*.py")}
+    missing = [name for name in sorted(named - {"__init__", "families"}) if f"`{name}`" not in text and f"/{name}`" not in text]
+    assert missing == []
