@@ -1,4 +1,4 @@
-"""What teacher and student decide. A new kind of task is a file and a line here."""
+"""What teacher and student predict. A new kind of task is a file and a line here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     AnyTask = TaskConfig
 else:
     AnyTask = TASKS.union("kind")
-    """Settings of any task, told apart by ``kind``."""
+    """Settings of any task, distinguished by ``kind``."""
 
 
 def build_task(config: TaskConfig) -> Task:
