@@ -56,7 +56,7 @@ class AugmentationConfig(Settings):
     """A level of augmentation, single parts of which may be changed. The teacher sees the augmented image too."""
 
     level: Literal["none", "crop_flip", "standard", "high", "extreme"] = "crop_flip"
-    """none; crop_flip; standard: crop_flip and RandAugment(2, 14); high: RandAugment(4, 14), elastic deformation and inversion as well;
+    """none; crop_flip; standard: crop_flip and RandAugment(2, 14); high: RandAugment(4, 14), elastic deformation, inversion;
     extreme: high with RandAugment(8, 30) and random erasing."""
     randaugment_ops: int | None = Field(None, ge=0)
     """Operations that RandAugment applies to each image (n); null: the level's value."""
@@ -65,7 +65,7 @@ class AugmentationConfig(Settings):
     elastic_probability: float | None = Field(None, ge=0, le=1)
     """Share of images that are deformed elastically; null: the level's value."""
     elastic_alpha: float | None = Field(None, gt=0)
-    """Strength of the deformation, in half pixels before smoothing; null: 12 for 32 pixels, 50 for 224, interpolated between."""
+    """Strength of the deformation, in half pixels before smoothing; null: 12 for 32 pixels, 50 for 224, interpolated."""
     elastic_sigma: float | None = Field(None, gt=0)
     """Smoothness of the deformation, in pixels; null: 3 for 32 pixels, 5 for 224, interpolated between."""
     invert_probability: float | None = Field(None, ge=0, le=1)

@@ -18,7 +18,7 @@ class CollectedConfig(Settings):
     num_images: int | None = Field(default=None, ge=2)
     """How many to choose at random; null: all."""
     imbalance: float | None = Field(default=None, ge=1)
-    """Choose a long tail: the first class's images over the last one's, shrinking exponentially in between; null: not changed."""
+    """Choose a long tail: the first class's images over the last one's, falling exponentially in between; null: unchanged."""
     balanced: bool = False
     """Choose equally many of every class that the teacher predicts at all, repeating images of classes with too few."""
     original_size: int | None = Field(default=None, ge=1)

@@ -42,7 +42,7 @@ class TableConfig(Settings):
     capacity: int = Field(gt=0)
     """Maximum number of items (images)."""
     capacity_bytes: int | None = Field(default=None, gt=0)
-    """Maximum bytes of the stored batches; above it the oldest batches are evicted whole. null: ``capacity`` is the only limit."""
+    """Maximum bytes of stored batches; above it, the oldest batches are evicted whole. null: ``capacity`` is the only limit."""
     sampler: SelectorConfig = SelectorConfig(kind="uniform")
     """How items are drawn to train on: uniform, prioritized or class_balanced."""
     remover: SelectorConfig = SelectorConfig(kind="fifo")

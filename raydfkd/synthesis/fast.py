@@ -74,7 +74,7 @@ class FastConfig(SynthesisConfig):
     adversarial_start_batches: int | None = Field(None, ge=0)
     """Batches (of the whole run) before the adversarial loss starts; null: one before the warm-up ends, as published."""
     reset_batches: int | None = Field(None, ge=0)
-    """Batches (of the whole run) before the generator's first layer is re-initialised, once; null: warm-up + 119, as published."""
+    """Batches (of the whole run) before the one reset of the generator's first layer; null: warm-up + 119, as published."""
     reset_bn_weight_mean: float = 0.0
     """Mean of the re-initialised first BatchNorm weight: 0 as in the published code, 1 as probably intended."""
     crop_padding: int = Field(4, ge=0)

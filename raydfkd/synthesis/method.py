@@ -61,7 +61,7 @@ class SynthesisConfig(Settings):
     resources: ResourcesConfig = ResourcesConfig()
     """What each generator actor requests from the cluster."""
     autoscale: AutoscaleConfig | None = None
-    """decoupled, on Ray: let the run add and remove generators automatically; null: only `raydfkd scale` changes their number."""
+    """decoupled, on Ray: let the run add and remove generators itself; null: only `raydfkd scale` changes their number."""
     batch_size: int = Field(256, ge=1)
     """Images per batch added to the buffer."""
     boundary_attack: BoundaryAttackConfig | None = None

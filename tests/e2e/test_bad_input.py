@@ -202,11 +202,7 @@ def test_evaluation_data(world: Path, dataset: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        pytest.param(
-            ["samples_per_insert=20", "error_buffer=1"],
-            "would let inserting and sampling block each other",
-            id="small error buffer",
-        ),
+        pytest.param(["samples_per_insert=20", "error_buffer=1"], "would let inserting and sampling block each other", id="small error buffer"),
         pytest.param(["samples_per_insert=20"], "needs error_buffer", id="no error buffer"),
         pytest.param(
             ["samples_per_insert=0.5", "error_buffer=30", "max_staleness_rounds=0"], "max_staleness_rounds", id="staleness"

@@ -1,4 +1,4 @@
-"""KL to the teacher at a temperature: from its probabilities, or from its predicted class, smoothed or not (Hinton et al., 2015)."""
+"""KL to the teacher at a temperature: its probabilities, or its predicted class, smoothed or not (Hinton et al., 2015)."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ else:
 ATTENTION_REDUCTION = 4
 """Queries and keys have a quarter of the batch's width."""
 MIN_ATTENTION_WIDTH = 2
-"""Vectors of length 1 in one dimension are all alike; this matters only for batches below 8, for which no results were published."""
+"""Vectors of length 1 in one dimension are all alike; it matters for batches below 8, for which nothing is published."""
 
 
 class SemCKDObjectiveConfig(ObjectiveConfig):

@@ -212,7 +212,7 @@ class ExperimentConfig(Settings):
         scaled = [name for name, source in self.sources.items() if source.autoscale is not None]
         if scaled and self.schedule.mode == "lockstep":
             raise ValueError(
-                f"sources.{scaled[0]}.autoscale needs schedule.mode decoupled: in lockstep the seed fixes each generator's batches"
+                f"sources.{scaled[0]}.autoscale needs schedule.mode decoupled: in lockstep the seed fixes who makes each batch"
             )
         elastic = [name for name, student in self.students.items() if student.elastic]
         if elastic and self.schedule.mode == "lockstep":
@@ -272,8 +272,8 @@ class ExperimentConfig(Settings):
     def _refuse_standstill(self) -> None:
         """Refuses bounds on ratio and staleness that together would deadlock generators and students.
 
-        While v is the newest version of the weights that generators have, they may make the batches of rounds up to v + lag. The
-        draws that these allow must cover the students' round v and the batches they request in advance.
+        While v is the newest version of the weights that generators have, they may make the batches of rounds up to v + lag. The draws
+        that these allow must cover the students' round v and the batches they request in advance.
         """
         schedule, size = self.schedule, self.student.batch_size
         ratio, buffer, lag = schedule.samples_per_insert, schedule.error_buffer, schedule.max_staleness_rounds

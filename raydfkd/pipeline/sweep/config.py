@@ -89,7 +89,7 @@ class ASHAConfig(_Config):
 
 
 class PBTConfig(_Config):
-    """Population-based training (Jaderberg et al. 2017): trials that lag copy a leader's checkpoint and perturb its settings."""
+    """Population-based training (Jaderberg et al. 2017): laggards copy a leader's checkpoint and perturb its settings."""
 
     kind: Literal["pbt"] = "pbt"
     """Which scheduler decides which trials continue."""

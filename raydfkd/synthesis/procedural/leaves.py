@@ -51,7 +51,7 @@ class DeadLeaves:
     """Renders on a canvas ``supersampling`` times as large and takes the mean, so that edges are soft.
 
     Leaves are drawn from the front to the back (a pixel belongs to the first leaf that covers it, and no more are drawn once
-    all belong to one), which gives the law that painting them over each other indefinitely converges to; the published code paints
+    all belong to one), the limit law of painting them over each other forever; the published code paints
     from the back and stops as soon as no ground is left. An uncovered pixel after 5,000 leaves stays black, as published.
 
     Args:
