@@ -85,8 +85,8 @@ class StudentConfig(Settings):
     on their number if an image's loss depends on the other images that a worker sees: with BatchNorm (see sync_batch_norm),
     and with objectives that compare the images of a batch, which then means those of one part."""
     sync_batch_norm: bool = False
-    """Several workers on GPUs: BatchNorm normalises over the whole batch. Otherwise each worker normalises over its own part, so the
-    result depends on num_workers, and the saved running statistics are the first worker's."""
+    """Several workers on GPUs: BatchNorm normalises over the whole batch. Otherwise each worker normalises over its own part,
+    so the result depends on num_workers, and the saved running statistics are the first worker's."""
     min_workers: int | None = Field(None, ge=1)
     """ray, decoupled: minimum number of workers. The group uses as many as can be placed, up to num_workers; when nodes
     join or leave it restarts from the last checkpoint with as many as fit then. null: always num_workers."""
@@ -120,8 +120,8 @@ class StudentConfig(Settings):
             self.refuse_idle("num_workers 1", "sync_batch_norm")
         if self.sync_batch_norm and self.resources.num_gpus == 0:
             raise ValueError(
-                "sync_batch_norm needs workers with GPUs, since PyTorch does not support it on CPUs: set resources.num_gpus to 1, "
-                "or leave sync_batch_norm out"
+                "sync_batch_norm needs workers with GPUs, since PyTorch does not support it on CPUs: set "
+                "resources.num_gpus to 1, or leave sync_batch_norm out"
             )
         return self
 

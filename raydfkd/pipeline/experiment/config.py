@@ -272,8 +272,8 @@ class ExperimentConfig(Settings):
     def _refuse_standstill(self) -> None:
         """Refuses bounds on ratio and staleness that together would deadlock generators and students.
 
-        While v is the newest version of the weights that generators have, they may make the batches of rounds up to v + lag. The draws
-        that these allow must cover the students' round v and the batches they request in advance.
+        While v is the newest version of the weights that generators have, they may make the batches of rounds up to v + lag.
+        The draws that these allow must cover the students' round v and the batches they request in advance.
         """
         schedule, size = self.schedule, self.student.batch_size
         ratio, buffer, lag = schedule.samples_per_insert, schedule.error_buffer, schedule.max_staleness_rounds
