@@ -67,7 +67,7 @@ class AugmentationConfig(Settings):
     elastic_alpha: float | None = Field(None, gt=0)
     """Strength of the deformation, in half pixels before smoothing; null: 12 for 32 pixels, 50 for 224, interpolated."""
     elastic_sigma: float | None = Field(None, gt=0)
-    """Smoothness of the deformation, in pixels; null: 3 for 32 pixels, 5 for 224, interpolated between."""
+    """Smoothness of the deformation, in pixels; null: 3 for 32 pixels, 5 for 224, interpolated."""
     invert_probability: float | None = Field(None, ge=0, le=1)
     """Share of images whose values are inverted; null: the level's value."""
     erasing_probability: float | None = Field(None, ge=0, le=1)
