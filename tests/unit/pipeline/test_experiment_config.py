@@ -66,7 +66,7 @@ RATIO = (DECOUPLED, "schedule.samples_per_insert=3", "schedule.error_buffer=200"
         ),
         (["sources.more={method: fast, batch_size: 8}"], "sources have batch sizes [8, 16]: the schedule counts batches"),
         (["replay.synthetic.capacity=15"], "replay.synthetic.capacity 15 holds less than one synthesized batch of 16"),
-        (["runtime.runner=local", DECOUPLED], "runtime.runner local runs in one process and so in lockstep"),
+        (["runtime.runner=local", DECOUPLED], "runtime.runner local runs in one process and therefore in lockstep"),
         (["runtime.runner=local", "students.small.num_workers=2"], "runtime.runner local has one student worker"),
         (["runtime.runner=local", PLACED], "runtime.runner local does not use placement: leave it out"),
         (
