@@ -1,4 +1,4 @@
-"""What an actor asks of a cluster. Imports neither torch nor ray."""
+"""What an actor requests from a cluster. Imports neither torch nor ray."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from raydfkd.settings import Settings
 
 
 class ResourcesConfig(Settings):
-    """What one actor asks of the cluster."""
+    """What one actor requests from the cluster."""
 
     num_cpus: float = Field(1, gt=0)
     """CPUs reserved per actor (fractions allowed)."""

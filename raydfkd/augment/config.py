@@ -53,28 +53,27 @@ LEVELS: dict[str, dict[str, Any]] = {
 
 
 class AugmentationConfig(Settings):
-    """A level of augmentation, single parts of which may be changed. The teacher sees the changed image, too."""
+    """A level of augmentation, single parts of which may be changed. The teacher sees the augmented image too."""
 
     level: Literal["none", "crop_flip", "standard", "high", "extreme"] = "crop_flip"
-    """none; crop_flip; standard: and RandAugment(2, 14); high: RandAugment(4, 14), elastic deformation and inversion as well;
+    """none; crop_flip; standard: crop_flip and RandAugment(2, 14); high: RandAugment(4, 14), elastic deformation, inversion;
     extreme: high with RandAugment(8, 30) and random erasing."""
     randaugment_ops: int | None = Field(None, ge=0)
-    """Operations that RandAugment does to each image in turn (n); null: as the level has it."""
+    """Operations that RandAugment applies to each image (n); null: the level's value."""
     randaugment_magnitude: int | None = Field(None, ge=0, le=MAX_MAGNITUDE)
-    """Strength of each of them (m, of 30); null: as the level has it."""
+    """Strength of each of them (m, of 30); null: the level's value."""
     elastic_probability: float | None = Field(None, ge=0, le=1)
-    """Share of images that are deformed elastically; null: as the level has it."""
+    """Share of images that are deformed elastically; null: the level's value."""
     elastic_alpha: float | None = Field(None, gt=0)
-    """Strength of the deformation, in half pixels before smoothing; null: 12 for 32 pixels, 50 for 224, between them in
-    proportion."""
+    """Strength of the deformation, in half pixels before smoothing; null: 12 for 32 pixels, 50 for 224, interpolated."""
     elastic_sigma: float | None = Field(None, gt=0)
-    """Smoothness of the deformation, in pixels; null: 3 for 32 pixels, 5 for 224, between them in proportion."""
+    """Smoothness of the deformation, in pixels; null: 3 for 32 pixels, 5 for 224, interpolated."""
     invert_probability: float | None = Field(None, ge=0, le=1)
-    """Share of images whose values are inverted; null: as the level has it."""
+    """Share of images whose values are inverted; null: the level's value."""
     erasing_probability: float | None = Field(None, ge=0, le=1)
-    """Share of images of which a rectangle is blackened; null: as the level has it."""
+    """Share of images in which a rectangle is blackened; null: the level's value."""
     mixup: Literal["none", "batch", "sample"] = "none"
-    """Mix each image with another one of its batch, in shares lambda ~ U(0, 1): one lambda for the batch, or one an image."""
+    """Mix each image with another one of its batch, in shares lambda ~ U(0, 1): one lambda per batch or per image."""
 
     @model_validator(mode="after")
     def _refuse_idle_settings(self) -> AugmentationConfig:

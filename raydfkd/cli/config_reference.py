@@ -31,11 +31,11 @@ def reference_text() -> str:
         "# Settings",
         "",
         "Written by `raydfkd config reference`; a test fails when it is out of date. Any setting can be replaced on the",
-        "command line as `KEY=VALUE`. `<name>` stands for a name of your choice, `[kind=x]` for what only that kind has.",
+        "command line as `KEY=VALUE`. `<name>` stands for a name of your choice, `[kind=x]` for settings of that kind only.",
         "",
-        "An experiment's file may hold only what differs from another's, which it names by `base: other.yaml` (relative to its",
-        "own folder; that one may have a base in turn). Mappings are merged, everything else is replaced, and so is a mapping",
-        "that names another `kind`. `raydfkd config check FILE` prints the whole.",
+        "An experiment file may contain only its differences from another file, named by `base: other.yaml` (relative to its",
+        "own folder; that file may have a base too). Mappings are merged, everything else is replaced, and so is a mapping",
+        "with a different `kind`. `raydfkd config check FILE` prints the merged settings.",
     ]
     for title, model in (
         ("An experiment (`raydfkd run`)", ExperimentConfig),
@@ -187,10 +187,10 @@ def _others(union: Any) -> bool:
 
 
 def _bounds(info: FieldInfo) -> str:
-    told = [
+    bounds = [
         f"{words} {getattr(m, name):g}" for m in info.metadata for name, words in _BOUNDS if getattr(m, name, None) is not None
     ]
-    return f", {' and '.join(told)}" if told else ""
+    return f", {' and '.join(bounds)}" if bounds else ""
 
 
 def _default(info: FieldInfo) -> str:

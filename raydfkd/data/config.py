@@ -11,27 +11,27 @@ from raydfkd.settings import InputPath, Settings
 
 
 class CollectedConfig(Settings):
-    """A few real images from anywhere, to train on. Their labels, if any, are not read: the teacher says what they show."""
+    """A few real images from anywhere, to train on. Their labels, if any, are not read: the teacher classifies them."""
 
     dataset: AnyDataset
-    """Where they are."""
+    """Where the images are."""
     num_images: int | None = Field(default=None, ge=2)
     """How many to choose at random; null: all."""
     imbalance: float | None = Field(default=None, ge=1)
-    """Choose a long tail: the first class's images over the last one's, shrinking exponentially between; null: as they come."""
+    """Choose a long tail: the first class's images over the last one's, falling exponentially in between; null: unchanged."""
     balanced: bool = False
-    """Choose as many of every class that the teacher sees at all, repeating images where it sees too few."""
+    """Choose equally many of every class that the teacher predicts at all, repeating images of classes with too few."""
     original_size: int | None = Field(default=None, ge=1)
-    """Images that the teacher was trained on, of which rho = collected / original is reported; null: not known."""
+    """Images that the teacher was trained on, for reporting rho = collected / original; null: not known."""
     exclude: InputPath | None = None
-    """Parquet file of images, as raydfkd writes them, that are never chosen: those that a sweep holds out. null: none."""
+    """Parquet file of images, as raydfkd writes them, that are never chosen, such as a sweep's held-out images; null: none."""
 
     @model_validator(mode="after")
     def _choice_fits_together(self) -> Self:
         if self.imbalance is not None and self.num_images is None:
-            raise ValueError("imbalance needs num_images: how many images the long tail shall have")
+            raise ValueError("imbalance needs num_images: how many images the long tail has")
         if self.balanced and self.imbalance is not None:
             raise ValueError("balanced and imbalance exclude each other: leave one of them out")
         if self.balanced and self.num_images is None:
-            raise ValueError("balanced needs num_images: how many images all classes together shall have")
+            raise ValueError("balanced needs num_images: how many images all classes have in total")
         return self

@@ -28,20 +28,20 @@ CHUNK = 4096
 
 
 class DatasetConfig(Settings):
-    """Which images to read. ``split`` is always named, because the manifest records every split that was read and what for."""
+    """Which images to read. ``split`` is always given, because the manifest records every split read and its use."""
 
     kind: str
     """Kind of data set."""
     split: str = "test"
-    """What the manifest calls this data."""
+    """Name of this data in the manifest."""
     max_images: int | None = Field(default=None, ge=1)
     """Read at most this many, evenly spaced over the data set; null reads all."""
     convert: bool = False
-    """Allow grey <-> colour conversion to the task's channels; otherwise other channels are refused."""
+    """Allow grey <-> colour conversion to the task's channels; otherwise a mismatch is an error."""
 
     @property
     def location(self) -> str:
-        """Where it lies, or what it is called, for the manifest."""
+        """Its path or name, for the manifest."""
         return self.kind
 
 

@@ -24,16 +24,16 @@ class OptimizerConfig(Settings):
     weight_decay: float = Field(1e-4, ge=0)
     """L2 penalty."""
     schedule: Literal["cosine", "one_cycle", "multi_step", "constant"] = "cosine"
-    """cosine: from the peak down to final_lr; one_cycle: linear warm-up, then cosine; multi_step: a tenth at each milestone;
+    """cosine: from the peak down to final_lr; one_cycle: linear warm-up, then cosine; multi_step: divided by ten at milestones;
     constant: the peak throughout."""
     milestones: tuple[float, ...] = (0.625, 0.75, 0.875)
-    """multi_step: shares of all steps after which the rate falls to a tenth (HiDFD's 150, 180 and 210 of 240 epochs)."""
+    """multi_step: shares of all steps after which the rate is divided by ten (HiDFD's 150, 180 and 210 of 240 epochs)."""
     warmup_steps: int = Field(0, ge=0)
     """Steps of linear warm-up from lr / 25 (all schedules); one_cycle needs it above 0."""
     final_lr: float = Field(2e-4, ge=0)
     """Learning rate at the last step (cosine and one_cycle)."""
     max_grad_norm: float | None = Field(None, gt=0)
-    """Gradient-norm clip; None: no clipping."""
+    """Gradient-norm clip; null: no clipping."""
 
     @model_validator(mode="after")
     def _consistent(self) -> OptimizerConfig:
@@ -46,7 +46,7 @@ class OptimizerConfig(Settings):
         if self.schedule != "multi_step":
             self.refuse_idle(f"schedule {self.schedule}", "milestones")
         if list(self.milestones) != sorted(self.milestones) or any(not 0 < share < 1 for share in self.milestones):
-            raise ValueError(f"milestones {list(self.milestones)} must be shares of all steps, rising, between 0 and 1")
+            raise ValueError(f"milestones {list(self.milestones)} must be increasing shares of all steps, between 0 and 1")
         return self
 
 
@@ -56,44 +56,44 @@ class StudentConfig(Settings):
     model: str
     """Network: a catalog name, torchvision:NAME, timm:NAME or package.module:callable."""
     checkpoint: InputPath | None = None
-    """Weights to start from (pre-trained or your own); None: random."""
+    """Weights to start from (pre-trained or your own); null: random."""
     objective: AnyObjective = OBJECTIVES.get(DEFAULT_KIND).config(kind=DEFAULT_KIND)
     """What is minimised; without a kind, kl."""
     feature_layers: tuple[str, ...] | None = None
     """Dotted names of the layers whose outputs are the stage maps, the stem's first and the pooled one last, for objectives
-    that read maps; null: they are found."""
+    that read maps; null: found automatically."""
     classifier_head: str | None = None
     """Dotted name of the layer that turns features into logits; null: the last linear layer."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """How it is minimised."""
+    """How the objective is minimised."""
     batch_size: int = Field(256, ge=1)
-    """Images per optimizer step over all workers together."""
+    """Images per optimizer step, summed over all workers."""
     accumulation_steps: int = Field(1, ge=1)
-    """Parts that each batch is split into to save memory; gradients add up to those of the whole batch."""
+    """Parts that each batch is split into to save memory; their gradients are accumulated."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
-    """Decay per step of the averaged student that is reported beside the last one; 0: it equals the last."""
+    """Decay per step of the averaged student that is reported alongside the last one; 0: it equals the last."""
     augmentation: AugmentationConfig = AugmentationConfig()
-    """How strongly images are changed before teacher and student see them."""
+    """How strongly images are augmented before teacher and student see them."""
     crop_padding: int | None = Field(None, ge=0)
-    """Random-crop padding in pixels; null: 4, and 0 where augmentation.level is none."""
+    """Random-crop padding in pixels; null: 4, or 0 if augmentation.level is none."""
     flip: bool | None = None
-    """Mirror images at random; null: yes, and no where augmentation.level is none."""
+    """Mirror images at random; null: yes, unless augmentation.level is none."""
     compile: bool = False
     """torch.compile the student's and the teacher's forward pass (slow start, faster steps)."""
     num_workers: int = Field(1, ge=1)
-    """Ray Train workers (DDP), each with its part of the batch; batch_size stays that of all parts together. The result
-    depends on their number where an image's loss depends on the other images that a worker sees: with BatchNorm (see
-    sync_batch_norm), and with objectives that compare the images of a batch with one another, here those of one part."""
+    """Ray Train workers (DDP), each with its part of the batch; batch_size is the total over all parts. The result depends
+    on their number if an image's loss depends on the other images that a worker sees: with BatchNorm (see sync_batch_norm),
+    and with objectives that compare the images of a batch, which then means those of one part."""
     sync_batch_norm: bool = False
-    """Several workers on GPUs: BatchNorm normalises by the whole batch. Otherwise each worker normalises by its own part, so
-    that the result depends on num_workers, and the running statistics that are saved are the first worker's."""
+    """Several workers on GPUs: BatchNorm normalises over the whole batch. Otherwise each worker normalises over its own part,
+    so the result depends on num_workers, and the saved running statistics are the first worker's."""
     min_workers: int | None = Field(None, ge=1)
-    """ray, decoupled: fewest workers to train with. The group takes in as many as have a node, up to num_workers; when nodes
-    come or go it starts again from the last checkpoint with as many as there are then. null: always num_workers."""
+    """ray, decoupled: minimum number of workers. The group uses as many as can be placed, up to num_workers; when nodes
+    join or leave it restarts from the last checkpoint with as many as fit then. null: always num_workers."""
     resize_period_s: float = Field(60.0, gt=0)
-    """With min_workers: seconds between looks for nodes that have come."""
+    """With min_workers: seconds between checks for new nodes."""
     resources: ResourcesConfig = ResourcesConfig()
-    """What each worker asks of the cluster."""
+    """What each worker requests from the cluster."""
 
     @field_validator("objective", mode="before")
     @classmethod
@@ -103,9 +103,7 @@ class StudentConfig(Settings):
     @model_validator(mode="after")
     def _workers(self) -> StudentConfig:
         if self.min_workers is not None and self.min_workers >= self.num_workers:
-            raise ValueError(
-                f"min_workers {self.min_workers} must be below num_workers {self.num_workers}, the most there may be"
-            )
+            raise ValueError(f"min_workers {self.min_workers} must be below num_workers {self.num_workers}, the maximum")
         for number in range(self.num_workers, self.fewest_workers - 1, -1):
             parts = number * self.accumulation_steps
             if self.batch_size % parts:
@@ -122,8 +120,8 @@ class StudentConfig(Settings):
             self.refuse_idle("num_workers 1", "sync_batch_norm")
         if self.sync_batch_norm and self.resources.num_gpus == 0:
             raise ValueError(
-                "sync_batch_norm needs workers with GPUs, since PyTorch has none for CPUs: set resources.num_gpus to 1, or "
-                "leave sync_batch_norm out"
+                "sync_batch_norm needs workers with GPUs, since PyTorch does not support it on CPUs: set "
+                "resources.num_gpus to 1, or leave sync_batch_norm out"
             )
         return self
 
@@ -136,8 +134,8 @@ class StudentConfig(Settings):
             amount % 1 for amount in (self.resources.num_gpus, *self.resources.custom.values())
         ):
             raise ValueError(
-                "min_workers needs whole resources.custom that only the students' nodes offer, e.g. {student_node: 1}: Ray "
-                "counts all CPUs and GPUs of a node as free for students, whatever generators hold there"
+                "min_workers needs whole resources.custom that only the students' nodes offer, e.g. {student_node: 1}: "
+                "Ray counts all CPUs and GPUs of a node as free for students, even those that generators use"
             )
         return self
 
@@ -152,5 +150,5 @@ class StudentConfig(Settings):
 
     @property
     def augmentations(self) -> Augmentations:
-        """Every part of the augmentation in force."""
+        """The augmentation with every default resolved."""
         return self.augmentation.resolve(self.crop_padding, self.flip)

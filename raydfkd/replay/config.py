@@ -40,9 +40,9 @@ class TableConfig(Settings):
     """One table of the buffer."""
 
     capacity: int = Field(gt=0)
-    """Most items (images) held at once."""
+    """Maximum number of items (images)."""
     capacity_bytes: int | None = Field(default=None, gt=0)
-    """Most bytes of the batches held; above it the oldest batches are evicted whole. null: ``capacity`` is the only limit."""
+    """Maximum bytes of stored batches; above it, the oldest batches are evicted whole. null: ``capacity`` is the only limit."""
     sampler: SelectorConfig = SelectorConfig(kind="uniform")
     """How items are drawn to train on: uniform, prioritized or class_balanced."""
     remover: SelectorConfig = SelectorConfig(kind="fifo")
@@ -65,14 +65,14 @@ class TableConfig(Settings):
 
 
 class ReplayConfig(Settings):
-    """The buffer: a ``synthetic`` table that evicts and, where images are given, a ``pinned`` one that never does."""
+    """The buffer: a ``synthetic`` table that evicts and, if images are given, a ``pinned`` one that never does."""
 
     synthetic: TableConfig
     """Table of the images that generators make."""
     pinned: TableConfig | None = None
-    """Table of collected, condensed and surrogate images; null where there are none."""
+    """Table of collected, condensed and surrogate images; null: none."""
     pinned_fraction: float | None = Field(default=None, ge=0, le=1)
-    """Share of each training batch drawn from ``pinned``; null: as ``inflation`` gives it."""
+    """Share of each training batch drawn from ``pinned``; null: from ``inflation``."""
     inflation: float | None = Field(default=None, ge=0)
     """How many times each pinned image counts, against a synthetic one, when a batch is split between the tables (N in HiDFD;
     0: synthetic images only); null: the synthetic table's capacity divided by the number of pinned images, rounded down, at

@@ -38,21 +38,21 @@ class AttackConfig(Settings):
     """The boundary attack: images are pushed to where the teacher changes its mind, and those on both sides are kept."""
 
     num_steps: int = Field(50, ge=1)
-    """Steps tried on each image at most."""
+    """Maximum steps tried on each image."""
     threshold: float | None = Field(None, gt=0, le=1)
     """Largest probability that the teacher may give to any class on either side; null: 0.6, and 0.5 above 10 classes."""
     step_size: float | None = Field(None, gt=0)
-    """Length of the first step (Euclidean, pixel value 255 being 1.0); null: one grey level in every value."""
+    """Length of the first step (Euclidean, pixels in [0,1]); null: one grey level in every value."""
     step_growth: float = Field(1.1, ge=1)
-    """What a step's length is multiplied by after one that was accepted."""
+    """Factor for the step size after an accepted step."""
     step_shrink: float = Field(0.5, gt=0, lt=1)
-    """What it is multiplied by after one that was taken back."""
+    """Factor for the step size after a rejected step."""
     deeper_steps: float = Field(5.0, ge=0)
-    """Each side has a copy that goes this many last steps back into its own class; 0: there are no such copies."""
+    """Each side has a copy that goes this many last steps back into its own class; 0: no such copies."""
 
     @property
     def images_per_attack(self) -> int:
-        """What comes of an attacked image."""
+        """Images made from one attacked image."""
         return 4 if self.deeper_steps > 0 else 2
 
 
@@ -60,7 +60,7 @@ class BoundaryAttackConfig(AttackConfig):
     """The attack on some images of each batch."""
 
     share: float = Field(0.8, gt=0, le=1)
-    """Largest share of a batch that the attack's images take; 0.8: an image and the four that come of it, as in the paper."""
+    """Largest share of a batch that the attack's images take; 0.8: an image and the four made from it, as in the paper."""
 
     def num_attacked(self, batch_size: int) -> int:
         """Images of a batch that are attacked."""

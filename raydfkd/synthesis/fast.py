@@ -47,12 +47,12 @@ class FastConfig(SynthesisConfig):
     method: Literal["fast"] = "fast"
     """Name of the synthesis method."""
     student: str | None = None
-    """Student that this source plays against: whose weights its generators get, and whose losses give new images their first
-    priorities; null: the first one."""
+    """Student that this source plays against: generators get its weights, and new images their initial priorities from its
+    losses; null: the first one."""
     steps_per_batch: int = Field(2, ge=1)
     """Adaptation steps k of the generator for each batch (T_g in SSD-KD)."""
     meta: Literal["fomaml", "reptile", "sequential"] = "fomaml"
-    """How the common generator learns from its adapted clone; sequential: no clone, one generator goes on."""
+    """How the common generator learns from its adapted clone; sequential: no clone, one generator is trained throughout."""
     generator: str = "standard"
     """Generator network: standard or large."""
     base_channels: int = Field(64, ge=4)
@@ -74,9 +74,9 @@ class FastConfig(SynthesisConfig):
     adversarial_start_batches: int | None = Field(None, ge=0)
     """Batches (of the whole run) before the adversarial loss starts; null: one before the warm-up ends, as published."""
     reset_batches: int | None = Field(None, ge=0)
-    """Batches (of the whole run) before the generator's first layer is drawn anew, once; null: warm-up + 119, as published."""
+    """Batches (of the whole run) before the one reset of the generator's first layer; null: warm-up + 119, as published."""
     reset_bn_weight_mean: float = 0.0
-    """Mean of the redrawn first BatchNorm weight: 0 is what the published code does, 1 what it probably meant."""
+    """Mean of the re-initialised first BatchNorm weight: 0 as in the published code, 1 as probably intended."""
     crop_padding: int = Field(4, ge=0)
     """Random-crop padding in pixels before the teacher sees an image during synthesis."""
     flip: bool = True

@@ -45,7 +45,7 @@ class GuidedGANConfig(SynthesisConfig):
     """The networks, losses and rates of a teacher-guided GAN."""
 
     gan_batch_size: int = Field(100, ge=2)
-    """Real images, and as many synthetic ones, in a GAN step (the paper gives none, its code has 100)."""
+    """Real images, and as many synthetic ones, in a GAN step (not given in the paper; its code uses 100)."""
     discriminator_steps: int = Field(1, ge=1)
     """Discriminator updates for each generator update."""
     adversarial_loss: Literal["hinge", "log"] = "hinge"
@@ -53,15 +53,15 @@ class GuidedGANConfig(SynthesisConfig):
     class_weight: float = Field(1.0, ge=0)
     """Weight of the discriminative classifier's terms in both losses."""
     feature_blending: bool = True
-    """Real and synthetic features of a class change places between teacher and discriminator (Eq. 8)."""
+    """Exchange real and synthetic features of a class between teacher and discriminator (Eq. 8)."""
     blending_probability: float = Field(0.7, ge=0, le=1)
-    """q: share of discriminator updates in which they do."""
+    """q: share of discriminator updates with blending."""
     feature_transfer: bool = True
-    """The discriminator's features follow the teacher's (Eq. 9)."""
+    """Match the discriminator's features to the teacher's (Eq. 9)."""
     guidance_weight: float = Field(0.1, ge=0)
     """lambda_d: weight of blending and transfer in the discriminator's loss."""
     class_smoothing: bool = True
-    """The generator is drawn to the classes it makes rarely (Eqs 10-12)."""
+    """Push the generator towards classes that it rarely makes (Eqs 10-12)."""
     smoothing_weight: float = Field(0.1, ge=0)
     """lambda_g: weight of class smoothing in the generator's loss."""
     class_count_momentum: float = Field(0.5, gt=0, le=1)

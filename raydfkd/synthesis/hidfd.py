@@ -1,7 +1,7 @@
 """HiDFD's synthesis: a teacher-guided GAN on collected images, sampled from its averaged generator (arXiv 2412.13525).
 
 Two schedules. The paper's: ``pretrain_steps`` train the GAN, then it only delivers (``steps_per_batch`` 0). Streaming: after a
-shorter beginning it goes on for ``steps_per_batch`` between two batches, while students learn from what it made so far.
+shorter start it trains for ``steps_per_batch`` steps between batches, while students learn from what it has made so far.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class HiDFDConfig(GuidedGANConfig):
     pretrain_steps: int = Field(50_000, ge=0)
     """GAN steps before the first batch is delivered."""
     steps_per_batch: int = Field(0, ge=0)
-    """GAN steps between two delivered batches; 0: the GAN stands still once it delivers, as in the paper."""
+    """GAN steps between two delivered batches; 0: the GAN is frozen once it delivers, as in the paper."""
 
     @model_validator(mode="after")
     def _is_trained(self) -> Self:

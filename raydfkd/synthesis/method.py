@@ -29,25 +29,25 @@ if TYPE_CHECKING:
 
 
 class AutoscaleConfig(Settings):
-    """Adding and dropping generators of a source while the run goes on, by which side waits for the other."""
+    """Adding and removing a source's generators during the run, depending on which side waits for the other."""
 
     min: int = Field(1, ge=1)
     """Fewest generators."""
     max: int = Field(ge=1)
     """Most generators."""
     add_above: float = Field(0.1, gt=0, lt=1)
-    """Share of their time that students wait for images, above which a generator is added (below half of it one may go)."""
+    """Share of time students wait for images above which a generator is added (below half of it one may be removed)."""
     spare: float = Field(0.2, gt=0, lt=1)
-    """Share of their time that generators must still wait after one is dropped; one is added only where they wait less."""
+    """Share of time that generators must still wait after one is removed; one is added only if they wait less."""
     window_s: float = Field(60.0, gt=0)
     """Seconds over which waits are measured."""
     cooldown_s: float = Field(60.0, ge=0)
-    """Least seconds between two changes (never less than window_s)."""
+    """Minimum seconds between two changes (never less than window_s)."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.min > self.max:
-            raise ValueError(f"autoscale.min {self.min} is more than autoscale.max {self.max}: give min <= max")
+            raise ValueError(f"autoscale.min {self.min} is above autoscale.max {self.max}: give min <= max")
         return self
 
 
@@ -59,11 +59,11 @@ class SynthesisConfig(Settings):
     num_generators: int = Field(1, ge=1)
     """Generator actors that fill the buffer from this source, each with a network of its own."""
     resources: ResourcesConfig = ResourcesConfig()
-    """What each generator actor asks of the cluster."""
+    """What each generator actor requests from the cluster."""
     autoscale: AutoscaleConfig | None = None
-    """decoupled, on Ray: let the run add and drop generators by itself; null: only `raydfkd scale` changes their number."""
+    """decoupled, on Ray: let the run add and remove generators itself; null: only `raydfkd scale` changes their number."""
     batch_size: int = Field(256, ge=1)
-    """Images per batch that the buffer gets."""
+    """Images per batch added to the buffer."""
     boundary_attack: BoundaryAttackConfig | None = None
     """Attack some images of each batch; null: none."""
 
@@ -82,8 +82,8 @@ class SynthesisConfig(Settings):
         scale = self.autoscale
         if scale is not None and not scale.min <= self.num_generators <= scale.max:
             raise ValueError(
-                f"num_generators {self.num_generators} is outside of autoscale.min {scale.min} .. autoscale.max {scale.max}: "
-                "begin with a number between them"
+                f"num_generators {self.num_generators} is outside autoscale.min {scale.min} .. autoscale.max {scale.max}: "
+                "start with a number between them"
             )
         return self
 

@@ -41,8 +41,8 @@ class SSDKDConfig(FastConfig):
     difficulty_gamma: float = Field(2.0, ge=0)
     """Exponent gamma of the difficulty factor; the paper does not give it, 2 is the focal loss's."""
     difficulty_of: Literal["prediction", "target"] = "prediction"
-    """Whose probability says how hard an image is: that of the class the teacher sees (Eq. 3 read literally), or that of the
-    class the task loss aims at (the focal loss; not the same with random targets)."""
+    """Probability that measures how hard an image is: that of the class the teacher predicts (Eq. 3 read literally), or of
+    the class the task loss targets (the focal loss; not the same with random targets)."""
     target: Literal["random", "teacher"] = "random"
     """Class in the task loss: uniform as in FastDFKD, or the teacher's own prediction as Eq. 2's text says."""
 

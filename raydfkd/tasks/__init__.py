@@ -1,4 +1,4 @@
-"""What teacher and student decide. A new kind of task is a file and a line here."""
+"""What teacher and student predict. A new kind of task is a file and a line here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     AnyTask = TaskConfig
 else:
     AnyTask = Annotated[TASKS.union("kind"), BeforeValidator(_with_kind)]
-    """Settings of any task, told apart by ``kind``; without one, of the default's."""
+    """Settings of any task, distinguished by ``kind``; without one, of the default's."""
 
 
 def build_task(config: TaskConfig) -> Task:

@@ -28,7 +28,7 @@ else:
 
 
 class TaskConfig(Settings):
-    """What teacher and student decide."""
+    """What teacher and student predict."""
 
     kind: str
     """Kind of task."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     AnyDataset = DatasetConfig
 else:
     AnyDataset = DATASETS.union("kind")
-    """Settings of any data set, told apart by ``kind``."""
+    """Settings of any data set, distinguished by ``kind``."""
 
 
 def open_source(config: DatasetConfig, labelled: bool = True) -> Source:

@@ -31,7 +31,7 @@ class TorchvisionConfig(DatasetConfig):
     """Folder that holds its files, as torchvision lays them out."""
 
     split: str = "test"
-    """``train`` or ``test``; or what the data set's own ``split`` argument takes."""
+    """``train`` or ``test``; or a value of the data set's own ``split`` argument."""
 
     @property
     def location(self) -> str:

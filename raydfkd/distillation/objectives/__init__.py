@@ -27,13 +27,13 @@ OBJECTIVES.add("ofa", "raydfkd.distillation.objectives.ofa:OBJECTIVE")
 OBJECTIVES.add("classifier_sharing", "raydfkd.distillation.objectives.classifier_sharing:OBJECTIVE")
 
 DEFAULT_KIND = "kl"
-"""What is minimised where the settings do not say."""
+"""What is minimised by default."""
 
 if TYPE_CHECKING:
     AnyObjective = ObjectiveConfig
 else:
     AnyObjective = OBJECTIVES.union("kind")
-"""Settings of any objective, told apart by ``kind``."""
+"""Settings of any objective, distinguished by ``kind``."""
 
 
 def build_objective(

@@ -26,13 +26,13 @@ class CATKDObjectiveConfig(ObjectiveConfig):
     kind: Literal["cat_kd"] = "cat_kd"
     """Name of the objective."""
     ce_weight: float = Field(1.0, ge=0)
-    """Weight of the cross-entropy to the class that the teacher chooses."""
+    """Weight of the cross-entropy to the class that the teacher predicts."""
     map_weight: float = Field(400.0, ge=0)
-    """Weight of the maps' term; published ones differ by pair, and are about 1 to 5 if maps are not normalised."""
+    """Weight of the maps' term; published values differ by pair, and are about 1 to 5 if maps are not normalised."""
     normalize: bool = True
     """Scale each class's pooled map to length 1 first."""
     resolution: int = Field(2, ge=1)
-    """Pixels a side to which maps are pooled first (4 on ImageNet)."""
+    """Side in pixels to which maps are pooled first (4 on ImageNet)."""
 
 
 class CATKDObjective(Objective):

@@ -26,7 +26,7 @@ else:
 
 
 class ClassifierSharingObjectiveConfig(ObjectiveConfig):
-    """HiDFD's student stage (SimKD): the student's projected features meet the teacher's, and use the teacher's classifier."""
+    """HiDFD's student stage (SimKD): the student's projected features match the teacher's and feed the teacher's classifier."""
 
     kind: Literal["classifier_sharing"] = "classifier_sharing"
     """Name of the objective."""

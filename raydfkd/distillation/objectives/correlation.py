@@ -26,7 +26,7 @@ class CorrelationObjectiveConfig(ObjectiveConfig):
     kind: Literal["correlation"] = "correlation"
     """Name of the objective."""
     ce_weight: float = Field(1.0, ge=0)
-    """Weight of the cross-entropy to the class that the teacher chooses."""
+    """Weight of the cross-entropy to the class that the teacher predicts."""
     correlation_weight: float = Field(0.02, ge=0)
     """Weight of the correlation term."""
     embedding_dim: int = Field(128, ge=1)

@@ -35,7 +35,7 @@ class DKDObjectiveConfig(ObjectiveConfig):
     temperature: float = Field(4.0, gt=0)
     """Softening T; both parts are multiplied by T squared."""
     ce_weight: float = Field(1.0, ge=0)
-    """Weight of the cross-entropy to the class that the teacher chooses."""
+    """Weight of the cross-entropy to the class that the teacher predicts."""
     target_weight: float = Field(1.0, ge=0)
     """Weight of the part about the teacher's class (alpha)."""
     non_target_weight: float = Field(8.0, ge=0)

@@ -1,4 +1,4 @@
-"""KL to the teacher at a temperature: from its probabilities, or from its choice, smoothed or not (Hinton et al., 2015)."""
+"""KL to the teacher at a temperature: its probabilities, or its predicted class, smoothed or not (Hinton et al., 2015)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class KLObjectiveConfig(ObjectiveConfig):
     temperature: float = Field(20.0, gt=0)
     """Softening T; the loss is multiplied by T squared."""
     teacher_output: Literal["soft", "one_hot", "smoothed"] = "soft"
-    """What the student learns of the teacher's answer: all its probabilities, its choice alone, or its choice with a share
+    """The student's targets: the teacher's probabilities, its predicted class, or its predicted class with a share
     label_smoothing spread evenly over all classes (the last two with temperature 1)."""
     label_smoothing: float = Field(0.1, gt=0, lt=1)
     """teacher_output smoothed: that share."""

@@ -32,7 +32,7 @@ class NKDObjectiveConfig(ObjectiveConfig):
     temperature: float = Field(1.0, gt=0)
     """Softening T of the other classes' part, which is multiplied by T squared."""
     ce_weight: float = Field(1.0, ge=0)
-    """Weight of the cross-entropy to the class that the teacher chooses."""
+    """Weight of the cross-entropy to the class that the teacher predicts."""
     non_target_weight: float = Field(1.5, ge=0)
     """Weight of the other classes' part (gamma)."""
 

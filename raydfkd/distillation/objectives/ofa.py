@@ -29,7 +29,7 @@ class OFAObjectiveConfig(ObjectiveConfig):
     exponent: float = Field(1.0, gt=0)
     """Above 1 it raises the share of the teacher's class in the targets (eps; 1.5 on ImageNet)."""
     ce_weight: float = Field(1.0, ge=0)
-    """Weight of the cross-entropy to the class that the teacher chooses."""
+    """Weight of the cross-entropy to the class that the teacher predicts."""
     logit_weight: float = Field(1.0, ge=0)
     """Weight of the student's own logits' term."""
     stage_weight: float = Field(1.0, ge=0)

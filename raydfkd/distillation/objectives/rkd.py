@@ -25,7 +25,7 @@ class RKDObjectiveConfig(ObjectiveConfig):
     kind: Literal["rkd"] = "rkd"
     """Name of the objective."""
     ce_weight: float = Field(1.0, ge=0)
-    """Weight of the cross-entropy to the class that the teacher chooses."""
+    """Weight of the cross-entropy to the class that the teacher predicts."""
     distance_weight: float = Field(25.0, ge=0)
     """Weight of the distances' term."""
     angle_weight: float = Field(50.0, ge=0)

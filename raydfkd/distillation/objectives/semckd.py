@@ -24,7 +24,7 @@ else:
 ATTENTION_REDUCTION = 4
 """Queries and keys have a quarter of the batch's width."""
 MIN_ATTENTION_WIDTH = 2
-"""Vectors of length 1 in one dimension are all alike; it matters for batches below 8, which nobody published."""
+"""Vectors of length 1 in one dimension are all alike; it matters for batches below 8, for which nothing is published."""
 
 
 class SemCKDObjectiveConfig(ObjectiveConfig):
@@ -35,7 +35,7 @@ class SemCKDObjectiveConfig(ObjectiveConfig):
     temperature: float = Field(4.0, gt=0)
     """Softening T of the KL term, which is multiplied by T squared."""
     ce_weight: float = Field(1.0, ge=0)
-    """Weight of the cross-entropy to the class that the teacher chooses."""
+    """Weight of the cross-entropy to the class that the teacher predicts."""
     kl_weight: float = Field(1.0, ge=0)
     """Weight of the KL term."""
     feature_weight: float = Field(400.0, ge=0)

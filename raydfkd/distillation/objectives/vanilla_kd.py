@@ -1,4 +1,4 @@
-"""Cross-entropy to the teacher's choice plus KL at a temperature (Hinton et al., 2015)."""
+"""Cross-entropy to the teacher's predicted class plus KL at a temperature (Hinton et al., 2015)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ else:
 
 
 class VanillaKDObjectiveConfig(ObjectiveConfig):
-    """Hinton et al. 2015: cross-entropy to the teacher's choice plus KL at a temperature."""
+    """Hinton et al. 2015: cross-entropy to the teacher's predicted class plus KL at a temperature."""
 
     kind: Literal["vanilla_kd"] = "vanilla_kd"
     """Name of the objective."""
     temperature: float = Field(4.0, gt=0)
     """Softening T of the KL term, which is multiplied by T squared."""
     ce_weight: float = Field(0.1, ge=0)
-    """Weight of the cross-entropy to the class that the teacher chooses."""
+    """Weight of the cross-entropy to the class that the teacher predicts."""
     kl_weight: float = Field(0.9, ge=0)
     """Weight of the KL term."""
 

@@ -19,18 +19,18 @@ from raydfkd.synthesis.procedural.image_kinds import AnyImages
 from raydfkd.tasks import AnyTask
 
 PART_BYTES = 16 << 20
-"""Most bytes of the images of one part: far below the 128 MB at which Ray Data would cut one in two."""
+"""Maximum bytes of images in one part: far below the 128 MB at which Ray Data would split a block."""
 
 
 class SelectionConfig(Settings):
-    """Which candidates make the data set."""
+    """Which candidates make up the data set."""
 
     num_images: int = Field(50_000, ge=1)
-    """Images wanted in all, repetitions included; every class that the teacher sees at all gets an even part."""
+    """Total number of images, including repetitions; every class that the teacher predicts at all gets an equal share."""
     balanced: bool = True
-    """Balance the classes, repeating the images of those that have too few; false: a random subset as the classes come."""
+    """Balance the classes, repeating the images of those that have too few; false: a random subset, not balanced."""
     keep_small: bool = False
-    """Take all candidates as they are where there are no more than num_images (how the study uses natural data sets)."""
+    """Keep all candidates unchanged if there are no more than num_images (as the study uses natural data sets)."""
 
     @model_validator(mode="after")
     def _refuse_idle_settings(self) -> Self:
@@ -45,27 +45,27 @@ class BuildRuntimeConfig(Settings):
     runner: Literal["local", "ray"] = "ray"
     """local: everything in this process, without Ray; ray: Ray Data, with a pool of teachers."""
     seed: int = Field(0, ge=0)
-    """Every draw derives from it."""
+    """All random numbers derive from it."""
     num_teachers: int = Field(1, ge=1)
-    """ray: actors with a teacher each, which judge, render and attack."""
+    """ray: actors, each with a copy of the teacher, that classify, render and attack images."""
     resources: ResourcesConfig = ResourcesConfig()
-    """ray: what each of them asks of the cluster."""
+    """ray: what each of them requests from the cluster."""
     batch_size: int = Field(256, ge=1)
     """Images in one forward pass of the teacher."""
     part_size: int = Field(2048, ge=1)
-    """Images that are read and judged as one piece of work (fewer where they would take more than 16 MB)."""
+    """Images read and classified as one unit of work (fewer if they would take more than 16 MB)."""
     images_per_file: int = Field(5000, ge=1)
-    """Images in each Parquet file that is written."""
+    """Images per Parquet file written."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU that Ray assigned (or, run locally, the first one), otherwise the CPU."""
     bf16: bool = True
-    """bfloat16 autocast where the processor has it."""
+    """Use bfloat16 autocast if the device supports it."""
     address: str | None = None
     """Ray cluster to join (e.g. auto, ray://host:10001); null: a local Ray, started and stopped by the build."""
     num_cpus: float | None = Field(None, gt=0)
-    """ray, local start only: CPUs that Ray may use; null: all."""
+    """ray, only if the build starts Ray: CPUs that Ray may use; null: all."""
     wait_timeout_s: float = Field(600.0, gt=0)
-    """Longest wait for the next finished piece of work."""
+    """Longest wait for the next finished unit of work."""
 
     @model_validator(mode="after")
     def _refuse_idle_settings(self) -> Self:
@@ -75,38 +75,38 @@ class BuildRuntimeConfig(Settings):
 
 
 class DatasetBuildConfig(Settings):
-    """A data set to distil on: candidates, what the teacher sees in them, and which of them are taken."""
+    """A data set to distil on: the candidates, the teacher that classifies them, and how they are selected."""
 
     task: AnyTask
-    """What the teacher decides."""
+    """What the teacher predicts."""
     teacher: TeacherConfig
-    """Who judges the candidates."""
+    """The network that classifies the candidates."""
     dataset: AnyDataset | None = None
-    """Candidates that exist: any images; their labels, if any, are not read."""
+    """Existing images as candidates; their labels, if any, are not read."""
     images: AnyImages | None = None
-    """Candidates that are rendered, or cut from pictures at random."""
+    """Candidates that are rendered, or cropped from pictures at random."""
     num_candidates: int | None = Field(None, ge=1)
-    """images: how many are made; null: four times selection.num_images."""
+    """images: number of candidates to make; null: four times selection.num_images."""
     drop_degenerate: bool = True
     """images: drop constant and two-colour ones, and duplicates of earlier ones."""
     selection: SelectionConfig = SelectionConfig()
-    """Which of them are taken."""
+    """Which candidates are selected."""
     boundary_attack: AttackConfig | None = None
-    """Attack the selected images, and select again from them and what comes of them; null: no attack."""
+    """Attack the selected images, and select again from them and the resulting images; null: no attack."""
     runtime: BuildRuntimeConfig = BuildRuntimeConfig()
-    """Where and how."""
+    """Where and how the data set is built."""
 
     @model_validator(mode="after")
     def _one_kind_of_candidates(self) -> Self:
         if (self.dataset is None) == (self.images is None):
-            raise ValueError("give dataset (images that exist) or images (images to render), one of the two")
+            raise ValueError("give either dataset (existing images) or images (images to render)")
         if self.dataset is not None:
             self.refuse_idle("dataset", "num_candidates", "drop_degenerate")
         return self
 
     @property
     def num_rendered(self) -> int:
-        """Candidates to make, where they are made."""
+        """Number of candidates to make, if they are made."""
         return 4 * self.selection.num_images if self.num_candidates is None else self.num_candidates
 
     @property

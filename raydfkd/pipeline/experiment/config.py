@@ -1,6 +1,6 @@
 """The whole experiment as one checked tree. Imports neither torch nor ray.
 
-An experiment names its parts in maps (``sources``, ``students``), so that more than one is no special case.
+An experiment names its parts in maps (``sources``, ``students``), so that several are not a special case.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class NormalizationConfig(Settings):
-    """Per-channel statistics of the images the teacher was trained on, pixel value 255 being 1.0."""
+    """Per-channel statistics of the images the teacher was trained on, with pixel values scaled to [0,1]."""
 
     mean: tuple[float, ...]
     """Mean of each channel."""
@@ -45,16 +45,16 @@ class TeacherConfig(Settings):
     checkpoint: InputPath | None = None
     """Its weights (.safetensors, or a safely loaded .pt or .pth); null for a .pt2 file or a callable that loads its own."""
     normalization: NormalizationConfig | None = None
-    """Input statistics; null: as the checkpoint's own metadata says."""
+    """Input statistics; null: read from the checkpoint's metadata."""
     classifier_head: str | None = None
     """Dotted name of the layer that turns features into logits; null: the last linear layer."""
     feature_layers: tuple[str, ...] | None = None
     """Dotted names of the layers whose outputs are the stage maps, the stem's first and the pooled one last, for objectives
-    that read maps; null: they are found."""
+    that read maps; null: found automatically."""
 
 
 class ScheduleConfig(Settings):
-    """How synthesis and distillation follow each other."""
+    """How synthesis and distillation alternate."""
 
     mode: Literal["lockstep", "decoupled"] = "lockstep"
     """lockstep alternates strictly as the papers do; decoupled lets generators and students run at their own speeds."""
@@ -63,21 +63,21 @@ class ScheduleConfig(Settings):
     rounds: int = Field(200, ge=1)
     """Rounds of synthesis and distillation; each student publishes its weights after each."""
     batches_per_round: int = Field(1, ge=0)
-    """Batches synthesized in each round (lockstep; 0: the warm-up makes the whole pool), and per round on average
-    (decoupled with a ratio)."""
+    """Batches synthesized in each round (lockstep; 0: all images come from the warm-up), or per round on average
+    (decoupled with samples_per_insert)."""
     student_steps_per_round: int = Field(20, ge=1)
     """Optimizer steps of each student in each round (T_kd in SSD-KD)."""
     samples_per_insert: float | None = Field(None, gt=0)
-    """decoupled: draws per inserted image that the rate limiter keeps to, for each student; null: generators never wait for
+    """decoupled: draws per inserted image that the rate limiter enforces, for each student; null: generators never wait for
     students."""
     error_buffer: float | None = Field(None, gt=0)
-    """decoupled with samples_per_insert: how many draws the two sides may stray from it."""
+    """decoupled with samples_per_insert: how many draws the two sides may deviate from it."""
     prefetch: int = Field(0, ge=0)
-    """decoupled: requests in flight while the student trains (priorities lag by as many)."""
+    """decoupled: requests in flight while the student trains (priorities lag by that many)."""
     batches_per_request: int = Field(1, ge=1)
-    """decoupled: training batches drawn by one request (priorities lag by as many)."""
+    """decoupled: training batches drawn per request (priorities lag by that many)."""
     max_staleness_rounds: int | None = Field(None, ge=0)
-    """decoupled: the oldest student weights, in rounds, that a batch may be begun with; null: no bound. lockstep has 0."""
+    """decoupled: maximum age, in rounds, of the student weights that a batch may start with; null: no bound. lockstep: 0."""
 
     @model_validator(mode="after")
     def _refuse_idle_settings(self) -> ScheduleConfig:
@@ -85,9 +85,9 @@ class ScheduleConfig(Settings):
             free = ("samples_per_insert", "error_buffer", "prefetch", "batches_per_request", "max_staleness_rounds")
             self.refuse_idle("lockstep", *free, otherwise="choose mode decoupled")
         elif self.batches_per_round == 0:
-            raise ValueError("mode decoupled has no pool that is made once: batches_per_round 0 is for lockstep")
+            raise ValueError("mode decoupled synthesizes continuously: batches_per_round 0 needs mode lockstep")
         if self.samples_per_insert is not None and self.error_buffer is None:
-            raise ValueError("samples_per_insert needs error_buffer: by how many draws the two sides may stray from it")
+            raise ValueError("samples_per_insert needs error_buffer: by how many draws the two sides may deviate from it")
         if self.samples_per_insert is None:
             self.refuse_idle("samples_per_insert null", "error_buffer")
         return self
@@ -98,34 +98,34 @@ class ScheduleConfig(Settings):
 
 
 class EvaluationConfig(Settings):
-    """Labelled images for reporting. They are never read for training, nor to choose anything."""
+    """Labelled images for reporting. They are never used for training or selection."""
 
     dataset: AnyDataset
-    """What to evaluate on."""
+    """Data set to evaluate on."""
     period_steps: int | None = Field(None, ge=1)
-    """Student steps between evaluations; null: ten over the run."""
+    """Student steps between evaluations; null: ten evaluations over the run."""
     batch_size: int = Field(500, ge=1)
     """Images per forward pass."""
 
 
 class HeldOutConfig(Settings):
-    """Images that the student never trains on; how far it agrees with its teacher on them is told without any label."""
+    """Images that the student never trains on, to measure its agreement with the teacher without labels."""
 
     path: InputPath
     """Parquet file of images as raydfkd writes them, such as a sweep's held_out.parquet."""
     period_steps: int | None = Field(None, ge=1)
-    """Student steps between measurements; null: ten over the run."""
+    """Student steps between measurements; null: ten measurements over the run."""
     batch_size: int = Field(500, ge=1)
     """Images per forward pass."""
 
 
 class RuntimeConfig(Settings):
-    """Where and how the run takes place."""
+    """Where and how the run executes."""
 
     runner: Literal["local", "ray"] = "ray"
     """local: everything in this process, without Ray; ray: actors."""
     seed: int = Field(0, ge=0)
-    """Every random generator of the run derives from it."""
+    """All of the run's random generators derive from it."""
     out: Path | None = None
     """Run directory; null: runs/<experiment>-<seed>."""
     address: str | None = None
@@ -133,27 +133,27 @@ class RuntimeConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU that Ray assigned (or, run locally, the first one), otherwise the CPU."""
     bf16: bool = True
-    """bfloat16 autocast where the processor has it."""
+    """Use bfloat16 autocast if the device supports it."""
     checkpoint_period_rounds: int = Field(25, ge=1)
     """Rounds between checkpoints of everything (student, generators, buffer)."""
     snapshot_period_s: float = Field(30.0, gt=0)
-    """Seconds between snapshots of the buffer (ray; they bound what a killed replay actor loses), and of generators that are
-    still at work before their first batch."""
+    """Seconds between snapshots of the buffer (ray; this bounds what a killed replay actor loses), and of generators that have
+    not delivered their first batch yet."""
     log_period_steps: int = Field(20, ge=1)
     """Student steps between metrics records."""
     wait_timeout_s: float = Field(300.0, gt=0)
-    """Longest wait for anything; past it the run stops and names what it waited for."""
+    """Longest wait for anything; after it the run stops and reports what it was waiting for."""
     max_restarts: int = Field(3, ge=0)
-    """ray: how often each of a generator, the replay actor and the student group may be restarted."""
+    """ray: how many times each generator, the replay actor and each student's worker group may be restarted."""
     delivery: Literal["mirror", "gather"] = "mirror"
-    """ray: students keep a mirror of the buffer, or have each batch's images sent (for a node that cannot hold the buffer)."""
+    """ray: students keep a mirror of the buffer, or are sent each batch's images (for a node that cannot hold the buffer)."""
     mlflow_uri: str | None = None
-    """MLflow tracking server (or local store) that gets the metrics too; null: none. Needs pip install 'raydfkd[mlflow]'."""
+    """MLflow tracking server (or local store) to also log metrics to; null: none. Needs pip install 'raydfkd[mlflow]'."""
     num_cpus: float | None = Field(None, gt=0)
-    """ray, local start only: CPUs that Ray may use; null: all."""
+    """ray, only if the run starts Ray: CPUs that Ray may use; null: all."""
     placement: dict[Literal["replay", "weights", "pool", "coordinator"], dict[str, float]] = Field(default_factory=dict)
-    """ray: custom Ray resources that the run's own actors ask for, by role, so that each lies on a node that has them, e.g.
-    {replay: {buffer_node: 1}}. One that is not named here lies on the driver's node, which the run cannot outlive anyway."""
+    """ray: custom Ray resources that the run's own actors request, by role, so that each is placed on a node that has them,
+    e.g. {replay: {buffer_node: 1}}. Others are placed on the driver's node, which the run cannot outlive anyway."""
 
     @model_validator(mode="after")
     def _places(self) -> RuntimeConfig:
@@ -167,30 +167,30 @@ class ExperimentConfig(Settings):
     """One distillation run."""
 
     task: AnyTask
-    """What is decided."""
+    """What the networks predict."""
     teacher: TeacherConfig
-    """Who knows it."""
+    """The trained network to distil from."""
     sources: dict[str, AnySource] = Field(default_factory=dict)
-    """Who fills the buffer, by name; none: the student learns from the collected images alone."""
+    """What fills the buffer, by name; none: students learn from the collected images alone."""
     collected: CollectedConfig | None = None
-    """Real images at hand, from anywhere: they train HiDFD's GAN, and fill ``replay.pinned`` where that is given."""
+    """Real images from anywhere: they train HiDFD's GAN, and fill ``replay.pinned`` if that is given."""
     replay: ReplayConfig
-    """The buffer between them."""
+    """The buffer between sources and students."""
     students: dict[str, StudentConfig] = Field(min_length=1)
-    """Who learns from it, by name, each with its own priorities; the first stands for the run where only one can."""
+    """The students, by name, each with its own priorities; where only one can be used, it is the first."""
     schedule: ScheduleConfig = ScheduleConfig()
-    """How both sides follow each other."""
+    """How synthesis and distillation alternate."""
     evaluation: EvaluationConfig | None = None
-    """What to report on; null: nothing labelled is read at all."""
+    """Labelled images to report on; null: no labelled images are read."""
     held_out: HeldOutConfig | None = None
-    """Unlabelled images to measure the agreement with the teacher on; a sweep gives its trials the same ones."""
+    """Unlabelled images for measuring agreement with the teacher; all trials of a sweep get the same ones."""
     runtime: RuntimeConfig = RuntimeConfig()
-    """Where and how."""
+    """Where and how the run executes."""
 
     @field_validator("sources", "students", mode="before")
     @classmethod
     def _leave_out(cls, value: Any) -> Any:
-        """``NAME: null`` leaves out a source or a student of the base."""
+        """``NAME: null`` removes a source or a student of the base."""
         return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
@@ -198,7 +198,7 @@ class ExperimentConfig(Settings):
         self._check_students()
         if self.runtime.runner == "local" and self.schedule.mode == "decoupled":
             raise ValueError(
-                "runtime.runner local runs in one process and so in lockstep: set schedule.mode=lockstep or runner=ray"
+                "runtime.runner local runs in one process and therefore in lockstep: set schedule.mode=lockstep or runner=ray"
             )
         if self.runtime.runner == "local" and any(student.num_workers > 1 for student in self.students.values()):
             raise ValueError("runtime.runner local has one student worker: set students.*.num_workers=1 or runner=ray")
@@ -207,18 +207,18 @@ class ExperimentConfig(Settings):
         scaled = [name for name, source in self.sources.items() if source.autoscale is not None]
         if scaled and self.schedule.mode == "lockstep":
             raise ValueError(
-                f"sources.{scaled[0]}.autoscale needs schedule.mode decoupled: in lockstep a seed fixes who makes what"
+                f"sources.{scaled[0]}.autoscale needs schedule.mode decoupled: in lockstep the seed fixes who makes each batch"
             )
         elastic = [name for name, student in self.students.items() if student.elastic]
         if elastic and self.schedule.mode == "lockstep":
             raise ValueError(
-                f"students.{elastic[0]}.min_workers needs schedule.mode decoupled: in lockstep a seed fixes the student, and "
-                "each number of workers gives another"
+                f"students.{elastic[0]}.min_workers needs schedule.mode decoupled: in lockstep the seed determines the "
+                "student, and the result depends on the number of workers"
             )
         self._refuse_missing_images()
         sizes = {source.batch_size for source in self.sources.values()}
         if len(sizes) > 1:
-            raise ValueError(f"sources have batch sizes {sorted(sizes)}: the schedule counts batches, give all the same")
+            raise ValueError(f"sources have batch sizes {sorted(sizes)}: the schedule counts batches, so give all the same")
         if self.replay.synthetic.capacity < self.synthesis_batch_size:
             raise ValueError(
                 f"replay.synthetic.capacity {self.replay.synthetic.capacity} holds less than one synthesized batch of "
@@ -231,16 +231,20 @@ class ExperimentConfig(Settings):
         known = ", ".join(self.students)
         for name in self.students:
             if _FILE_NAME.fullmatch(name) is None:
-                raise ValueError(f"student {name!r} cannot name files: use letters, digits, - and _ in the names of students")
+                raise ValueError(
+                    f"student {name!r} cannot be used in file names: use letters, digits, - and _ in student names"
+                )
         for source in self.sources:
             if self.student_of(source) not in self.students:
-                raise ValueError(f"sources.{source}.student {self.student_of(source)!r} is no student of this run: use {known}")
+                raise ValueError(
+                    f"sources.{source}.student {self.student_of(source)!r} is not a student of this run: use {known}"
+                )
         sizes = {name: student.batch_size for name, student in self.students.items()}
         if self.schedule.samples_per_insert is not None and len(set(sizes.values())) > 1:
-            told = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
             raise ValueError(
-                f"schedule.samples_per_insert holds for each student, but the students draw differently in a step ({told}): "
-                "give them all the same batch_size, or leave the ratio out"
+                f"schedule.samples_per_insert holds for each student, but the students draw different numbers per step "
+                f"({listed}): give them all the same batch_size, or leave the ratio out"
             )
 
     def _refuse_missing_images(self) -> None:
@@ -250,19 +254,21 @@ class ExperimentConfig(Settings):
             if self.collected is None or self.replay.pinned is None:
                 raise ValueError("nothing fills the buffer: give sources, or collected images and replay.pinned for them")
             if (self.schedule.warmup_batches, self.schedule.batches_per_round) != (0, 0):
-                raise ValueError("without sources nothing is made: set schedule.warmup_batches=0 and batches_per_round=0")
+                raise ValueError(
+                    "without sources nothing is synthesized: set schedule.warmup_batches=0 and batches_per_round=0"
+                )
             return
         if self.schedule.warmup_batches == 0:
-            raise ValueError("schedule.warmup_batches 0 leaves the student nothing to begin with: use 1 or more")
-        needy = [name for name, source in self.sources.items() if METHODS.get(source.method).needs_collected]
-        if needy and self.collected is None:
-            raise ValueError(f"source {needy[0]!r} trains on real images: name them in collected")
+            raise ValueError("schedule.warmup_batches 0 leaves the student nothing to start from: use 1 or more")
+        lacking = [name for name, source in self.sources.items() if METHODS.get(source.method).needs_collected]
+        if lacking and self.collected is None:
+            raise ValueError(f"source {lacking[0]!r} trains on real images: name them in collected")
 
     def _refuse_standstill(self) -> None:
-        """The bounds on ratio and staleness together: neither side may come to wait for the other for ever.
+        """Refuses bounds on ratio and staleness that together would deadlock generators and students.
 
-        While weights v are the newest that the generators know of, they may make the batches of the rounds up to v + lag. The
-        draws that these allow must carry the students through round v, and through what they have asked for in advance.
+        While v is the newest version of the weights that generators have, they may make the batches of rounds up to v + lag.
+        The draws that these allow must cover the students' round v and the batches they request in advance.
         """
         schedule, size = self.schedule, self.student.batch_size
         ratio, buffer, lag = schedule.samples_per_insert, schedule.error_buffer, schedule.max_staleness_rounds
@@ -275,14 +281,14 @@ class ExperimentConfig(Settings):
         if lacking > buffer:
             raise ValueError(
                 f"schedule.max_staleness_rounds {lag} with samples_per_insert {ratio:g} would make generators and students "
-                f"wait for each other for ever: a round draws {needed} images and its {schedule.batches_per_round} batches "
+                f"wait for each other forever: a round draws {needed} images and its {schedule.batches_per_round} batches "
                 f"allow {allowed:g}; raise batches_per_round (to {math.ceil(needed / allowed * schedule.batches_per_round)}), "
                 f"max_staleness_rounds, or error_buffer to at least {math.ceil(lacking)}"
             )
 
     @property
     def student_name(self) -> str:
-        """The first student's: it stands for the run where only one can."""
+        """The first student's name: the one used where only one can be."""
         return next(iter(self.students))
 
     @property
@@ -291,13 +297,13 @@ class ExperimentConfig(Settings):
         return self.students[self.student_name]
 
     def student_of(self, source: str) -> str:
-        """The student whose weights a source gets, and whose losses its images' first priorities are."""
+        """The student that a source plays against: it provides the weights, and the losses that give initial priorities."""
         settings = self.sources.get(source)
         named = None if settings is None else settings.opponent
         return self.student_name if named is None else named
 
     def label_of(self, student: str) -> str:
-        """What a student is called in messages: by its name where there is more than one."""
+        """What a student is called in messages: by its name if there is more than one."""
         return "student" if len(self.students) == 1 else f"student {student}"
 
     @property
@@ -306,12 +312,12 @@ class ExperimentConfig(Settings):
 
     @property
     def generators(self) -> list[tuple[str, int]]:
-        """(source, index within it) of every generator, in the order in which lockstep gives them turns."""
+        """(source, index within it) of every generator, in the order of their turns in lockstep."""
         return [(name, index) for name, source in self.sources.items() for index in range(source.num_generators)]
 
     @property
     def resources(self) -> list[ResourcesConfig]:
-        """What an actor of each student and of each source asks for."""
+        """What an actor of each student and of each source requests."""
         return [s.resources for s in self.students.values()] + [s.resources for s in self.sources.values()]
 
     @property
@@ -344,8 +350,8 @@ def derive_seed(seed: int, *names: object) -> int:
 def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
     """Reads an experiment, applies ``a.b=c`` overrides and makes its paths absolute.
 
-    A file may change another, its base, by ``base: other.yaml`` (relative to its own folder; chains are allowed): mappings
-    are merged, everything else is replaced, and so is a mapping that names another ``kind``. A relative path is looked for
+    A file may build on another, its base, with ``base: other.yaml`` (relative to its own folder; chains are allowed): mappings
+    are merged, everything else is replaced, and so is a mapping with a different ``kind``. A relative path is looked up
     beside the file that gives it and then in the working directory.
 
     Raises:

@@ -1,7 +1,7 @@
 """A sweep as one checked tree: which experiment, which settings, how they are searched. Imports neither torch nor ray.
 
-Everything is checked before anything starts: each point that is known beforehand is built into an experiment, and of a space
-that a searcher explores both ends of every range.
+Everything is checked before anything starts: each point known in advance is built into an experiment, and for a space that a
+searcher explores, both ends of every range.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ MUTABLE = (
     "replay.*.sampler.importance_exponent", "replay.*.sampler.importance_exponent_final",
     "replay.inflation", "replay.pinned_fraction",
 )  # fmt: skip
-"""What a run that goes on from a checkpoint reads anew. Not among them: what the checkpoint brings along (optimizers' other
-settings; the priority exponent, which is inside the stored priorities) and what it must agree with (networks, sizes)."""
+"""Settings that a run resumed from a checkpoint reads again. Not included: what the checkpoint contains (optimizers' other
+settings; the priority exponent, which is part of the stored priorities) and what it must match (networks, sizes)."""
 
 CLOCK = ("schedule.rounds", "schedule.student_steps_per_round")
 """Settings that change how many student steps a trial has."""
@@ -48,12 +48,12 @@ class SearchConfig(_Config):
     """How points of the space are chosen."""
 
     kind: Literal["grid", "one_at_a_time", "random", "optuna"] = "grid"
-    """grid: every combination; one_at_a_time: every value, the other settings being the experiment's own (as for papers'
+    """grid: every combination; one_at_a_time: every value, with the other settings as in the experiment (as in papers'
     sensitivity figures); random: independent draws; optuna: Optuna's TPE, which learns from finished trials."""
     num_trials: int | None = Field(None, ge=1, le=MOST_TRIALS)
-    """Trials in all (random and optuna; the others have as many as there are points)."""
+    """Number of trials (random and optuna; the others have one per point)."""
     seed: int = Field(0, ge=0)
-    """Of the draws, and of the generator that makes the held-out images."""
+    """Seed of the draws, and of the generator that makes the held-out images."""
 
     @model_validator(mode="after")
     def _number_of_trials(self) -> SearchConfig:
@@ -73,74 +73,74 @@ class NoSchedulerConfig(_Config):
     """Every trial runs to its end."""
 
     kind: Literal["none"] = "none"
-    """none: every trial runs to its end; asha: successive halving stops trials that lag; pbt: population-based training lets
-    trials that lag go on from a leader's checkpoint, changed a little."""
+    """none: every trial runs to its end; asha: successive halving stops trials that lag; pbt: in population-based training,
+    trials that lag continue from a leader's checkpoint with perturbed settings."""
 
 
 class ASHAConfig(_Config):
     """Asynchronous successive halving (Li et al. 2020): trials that lag at a rung are stopped."""
 
     kind: Literal["asha"] = "asha"
-    """Who decides which trials go on."""
+    """Which scheduler decides which trials continue."""
     grace_period_steps: int = Field(ge=1)
     """Student steps of the first rung: no trial is stopped before."""
     reduction_factor: float = Field(3.0, gt=1)
-    """One of so many trials passes a rung, and rungs are so many times apart."""
+    """Factor eta: one in eta trials passes a rung, and each rung is eta times as long as the previous one."""
 
 
 class PBTConfig(_Config):
-    """Population-based training (Jaderberg et al. 2017): trials that lag go on from a leader's checkpoint, changed a little."""
+    """Population-based training (Jaderberg et al. 2017): laggards copy a leader's checkpoint and perturb its settings."""
 
     kind: Literal["pbt"] = "pbt"
-    """Who decides which trials go on."""
+    """Which scheduler decides which trials continue."""
     perturbation_interval_steps: int = Field(ge=1)
     """Student steps between comparisons, a multiple of schedule.student_steps_per_round."""
     mutable: tuple[str, ...] = Field(min_length=1)
-    """Keys of the space that change when a trial goes on from another's checkpoint; the others stay the copied trial's."""
+    """Keys of the space that change when a trial continues from another's checkpoint; the others are copied from it."""
     quantile_fraction: float = Field(0.25, gt=0, le=0.5)
-    """Share of the trials that copy, and share that is copied from."""
+    """Share of the trials that copy, and share that are copied from."""
     resample_probability: float = Field(0.25, ge=0, le=1)
-    """How often a changed setting is drawn anew; otherwise it moves by a fifth, or to its neighbour in the list."""
+    """Probability that a changed setting is resampled; otherwise it moves by a fifth, or to its neighbour in the list."""
 
 
 class HeldOutObjectiveConfig(_Config):
-    """Likeness to the teacher on images made for the sweep, which no trial trains on. No label is read."""
+    """Agreement with the teacher on images made for the sweep, which no trial trains on. No label is read."""
 
     kind: Literal["agreement", "kl"] = "agreement"
     """agreement: share of held-out images on which student and teacher choose the same class; kl: mean KL(teacher || student)
     on them; evaluation: accuracy on the experiment's labelled evaluation set, which is not data-free."""
     student: Literal["last", "ema"] = "ema"
-    """Which weights of the student are measured: as they are, or their average."""
+    """Which weights of the student are measured: the latest, or their moving average."""
     student_name: str | None = None
-    """Whose: the name of one of the experiment's students; null: the first one."""
+    """Name of the experiment's student to measure; null: the first one."""
     num_images: int = Field(1000, ge=2)
-    """Held-out images; synthetic, and up to half of them collected where the experiment has such."""
+    """Held-out images; synthetic, and up to half of them collected if the experiment has collected images."""
     period_steps: int | None = Field(None, ge=1)
-    """Student steps between measurements; null: the scheduler's own, or ten over the run."""
+    """Student steps between measurements; null: the scheduler's interval, or ten measurements over the run."""
 
 
 class EvaluationObjectiveConfig(_Config):
-    """Accuracy on the experiment's labelled evaluation set: a sweep that is not data-free any more, and says so."""
+    """Accuracy on the experiment's labelled evaluation set: the sweep is then no longer data-free, and says so."""
 
     kind: Literal["evaluation"] = "evaluation"
-    """What is measured."""
+    """What trials are compared by."""
     student: Literal["last", "ema"] = "ema"
-    """Which weights of the student are measured: as they are, or their average."""
+    """Which weights of the student are measured: the latest, or their moving average."""
     student_name: str | None = None
-    """Whose: the name of one of the experiment's students; null: the first one."""
+    """Name of the experiment's student to measure; null: the first one."""
     period_steps: int | None = Field(None, ge=1)
-    """Student steps between measurements; null: the scheduler's own, or ten over the run."""
+    """Student steps between measurements; null: the scheduler's interval, or ten measurements over the run."""
 
 
 class SweepRuntimeConfig(_Config):
     """Where the trials run."""
 
     max_concurrent_trials: int | None = Field(None, ge=1)
-    """Most trials at once; null: as many as the cluster holds. There are never more than it holds."""
+    """Maximum number of concurrent trials; null: as many as fit on the cluster, which is always a limit."""
     address: str | None = None
     """Ray cluster to join; null: a local Ray, started and stopped by the sweep."""
     num_cpus: int | None = Field(None, ge=1)
-    """Local start only: CPUs that Ray may use; null: all."""
+    """Only if the sweep starts Ray: CPUs that Ray may use; null: all."""
     out: Path | None = None
     """Sweep directory; null: runs/<name of the sweep file>."""
 
@@ -151,13 +151,13 @@ class SweepConfig(_Config):
     experiment: Path
     """The experiment's YAML file, relative to the sweep's."""
     overrides: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the experiment that all trials have changed alike, as a tree."""
+    """Settings of the experiment overridden in all trials, as a tree."""
     space: dict[str, SpaceConfig] = Field(min_length=1)
-    """What is tried, by dotted key of the experiment."""
+    """What to try, by dotted key of the experiment."""
     search: SearchConfig = SearchConfig()
     """How points are chosen."""
     scheduler: Annotated[NoSchedulerConfig | ASHAConfig | PBTConfig, Field(discriminator="kind")] = NoSchedulerConfig()
-    """Who decides which trials go on."""
+    """Which scheduler decides which trials continue."""
     objective: Annotated[HeldOutObjectiveConfig | EvaluationObjectiveConfig, Field(discriminator="kind")] = (
         HeldOutObjectiveConfig()
     )
@@ -175,7 +175,7 @@ class SweepConfig(_Config):
         for key, entry in self.space.items():
             if self.search.lays_out and not isinstance(entry, GridConfig):
                 raise ValueError(
-                    f"space key {key} is of kind {entry.kind}, which search.kind {self.search.kind} cannot lay out: use kind "
+                    f"space key {key} is of kind {entry.kind}, which search.kind {self.search.kind} cannot enumerate: use kind "
                     "grid with values, or search.kind random"
                 )
             if not self.search.lays_out and isinstance(entry, GridConfig):
@@ -186,7 +186,7 @@ class SweepConfig(_Config):
         period = self.objective.period_steps
         if isinstance(self.scheduler, ASHAConfig) and period is not None and self.scheduler.grace_period_steps % period:
             raise ValueError(
-                f"objective.period_steps {period} does not meet the rungs of asha: let it divide "
+                f"objective.period_steps {period} does not match asha's rungs: it must divide "
                 f"scheduler.grace_period_steps {self.scheduler.grace_period_steps}"
             )
         return self
@@ -206,11 +206,11 @@ class SweepConfig(_Config):
                 raise ValueError(f"scheduler.mutable names {key}, which is not in the space: add it there or leave it out")
             if not any(fnmatchcase(key, pattern) for pattern in MUTABLE):
                 raise ValueError(
-                    f"scheduler.mutable names {key}, which a run that goes on from a checkpoint cannot change: allowed are "
+                    f"scheduler.mutable names {key}, which cannot change when a run resumes from a checkpoint: allowed are "
                     f"{', '.join(MUTABLE)}"
                 )
         if self.objective.period_steps not in (None, pbt.perturbation_interval_steps):
-            raise ValueError("pbt measures once in each perturbation interval: leave objective.period_steps out")
+            raise ValueError("pbt measures once per perturbation interval: leave objective.period_steps out")
 
 
 @dataclass(frozen=True)
@@ -304,7 +304,7 @@ def _points(config: SweepConfig, base: ExperimentConfig) -> list[dict[str, Any]]
 
 
 def _value_at(tree: Any, key: str) -> Any:
-    """The value at a dotted key, None where there is none: whether the key exists is told when the point is built."""
+    """The value at a dotted key, None where there is none: whether the key exists is checked when the point is built."""
     for part in key.split("."):
         tree = tree.get(part) if isinstance(tree, dict) else None
     return tree
@@ -316,7 +316,9 @@ def _check(sweep: Sweep, path: Path) -> None:
         raise ConfigError(f"{path}: objective.kind evaluation needs an evaluation section in the experiment: use agreement")
     if sweep.student_name not in sweep.base.students:
         known = ", ".join(sweep.base.students)
-        raise ConfigError(f"{path}: objective.student_name {sweep.student_name!r} is no student of the experiment: use {known}")
+        raise ConfigError(
+            f"{path}: objective.student_name {sweep.student_name!r} is not a student of the experiment: use {known}"
+        )
     if sweep.period_steps > schedule.total_steps:
         raise ConfigError(
             f"{path}: trials are measured every {sweep.period_steps} student steps and have {schedule.total_steps}: shorten "
@@ -336,7 +338,7 @@ def _check(sweep: Sweep, path: Path) -> None:
 
 
 def probed_points(sweep: Sweep) -> list[dict[str, Any]]:
-    """The points that are built beforehand: all that are known, and each range's ends beside the others' lower ones."""
+    """The points checked in advance: all known ones, and each range's ends with the others at their lower ends."""
     probes = {key: entry.probes for key, entry in sweep.config.space.items()}
     lower = {key: values[0] for key, values in probes.items()}
     ends = [{**lower, key: value} for key, values in probes.items() for value in values]
@@ -344,9 +346,9 @@ def probed_points(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def _hint(space: dict[str, Any], error: ConfigError) -> str:
-    """What to write where a range gave a whole-number setting a fraction."""
+    """What to write if a range gave a whole-number setting a fraction."""
     ranges = [entry.kind for entry in space.values() if isinstance(entry, RangeConfig) and not entry.whole]
-    return f" (a setting that counts takes int or log_int, not {ranges[0]})" if ranges and "integer" in str(error) else ""
+    return f" (a whole-number setting takes int or log_int, not {ranges[0]})" if ranges and "integer" in str(error) else ""
 
 
 __all__ = [

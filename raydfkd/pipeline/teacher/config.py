@@ -17,7 +17,7 @@ from raydfkd.settings import InputPath, Settings
 
 
 class NormalizationConfig(Settings):
-    """What the network's input is: (image - mean) / std, images in [0,1]."""
+    """The network's input is (image - mean) / std, images in [0,1]."""
 
     mean: list[float]
     """One number per channel."""
@@ -32,7 +32,7 @@ class NormalizationConfig(Settings):
 
 
 class TeacherTrainingConfig(Settings):
-    """One network trained on labelled images: a teacher to be, or a student's upper bound."""
+    """One network trained on labelled images: a future teacher, or a student's upper bound."""
 
     model: str
     """Network: a catalog name."""
@@ -41,12 +41,12 @@ class TeacherTrainingConfig(Settings):
     image_shape: tuple[int, int, int]
     """[C, H, W] of the network's input."""
     initial_weights: InputPath | None = None
-    """Weights to begin from, e.g. of ImageNet-1k; tensors of the last linear layer that are of another number of classes start
-    random. None: random weights."""
+    """Weights to start from, e.g. of ImageNet-1k; the last linear layer is initialised at random if its number of classes
+    differs. null: random weights."""
     dataset: AnyDataset
     """Labelled images to train on."""
     evaluation: AnyDataset | None = None
-    """Labelled images to measure the finished network on; nothing is chosen by it. None: not measured."""
+    """Labelled images to evaluate the finished network on, never used for selection. null: not evaluated."""
     normalization: NormalizationConfig | Literal["auto"] = "auto"
     """Input normalisation; auto: mean and std per channel of the training images."""
     epochs: int = Field(200, ge=1)
@@ -58,19 +58,19 @@ class TeacherTrainingConfig(Settings):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each target spread evenly over all classes."""
     augmentation: AugmentationConfig = AugmentationConfig()
-    """How strongly images are changed; without mixup, since labels are not mixed."""
+    """How strongly images are augmented; without mixup, since labels are not mixed."""
     crop_padding: int | None = Field(None, ge=0)
-    """Random-crop padding in pixels; null: 4, and 0 where augmentation.level is none."""
+    """Random-crop padding in pixels; null: 4, or 0 if augmentation.level is none."""
     flip: bool | None = None
-    """Mirror images at random; null: yes, and no where augmentation.level is none."""
+    """Mirror images at random; null: yes, unless augmentation.level is none."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    """Decay per step of averaged weights, which are then what is saved; None: the last weights are."""
+    """Decay per step of averaged weights, which are then the ones saved; null: the last weights are saved."""
     bf16: bool = True
-    """bfloat16 autocast in training where the device has it (the accuracy is measured in float32)."""
+    """Train with bfloat16 autocast if the device supports it (the accuracy is measured in float32)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; auto: CUDA if there is a device."""
+    """Where to train; auto: CUDA if available."""
     seed: int = 0
-    """Of initial weights, order and augmentation."""
+    """Seed of initial weights, order and augmentation."""
 
     @model_validator(mode="after")
     def _consistent(self) -> TeacherTrainingConfig:
@@ -86,7 +86,7 @@ class TeacherTrainingConfig(Settings):
 
     @property
     def augmentations(self) -> Augmentations:
-        """Every part of the augmentation in force."""
+        """The augmentation with every default resolved."""
         return self.augmentation.resolve(self.crop_padding, self.flip)
 
 

@@ -38,7 +38,7 @@ class CropsImagesConfig(ImagesConfig):
     dataset: AnyDataset
     """Where the pictures are; their labels, if any, are not read."""
     max_pictures: int = Field(400, ge=1)
-    """Pictures read at most, evenly spaced over the data set; all of them are held in memory."""
+    """Maximum pictures read, evenly spaced over the data set; all of them are held in memory."""
     min_area: float = Field(1 / 500, gt=0, le=1)
     """Smallest crop, as a share of half the picture."""
 
@@ -67,7 +67,7 @@ class DatasetCrops(PictureCrops):
 
 
 def read_pictures(dataset: DatasetConfig, max_pictures: int) -> list[Tensor]:
-    """Pictures of a data set at their own sizes, each uint8 [3,H,W]; those that cannot be read are left out and told of.
+    """Pictures of a data set at their own sizes, each uint8 [3,H,W]; those that cannot be read are skipped with a warning.
 
     Raises:
         DataError: none is left.

@@ -1,4 +1,4 @@
-"""Which pictures are worth nothing: constant ones, those of two colours, and those there already. Pure, whole batches at once.
+"""Which pictures are useless: constant ones, those of two colours, and those there already. Pure, whole batches at once.
 
 "What Makes a Good Dataset for Knowledge Distillation?" drops constant rendered images and those with only two colours or few
 coloured pixels; the paper gives no numbers, these are ours.
@@ -21,7 +21,7 @@ LEAST_SHARE = 0.05
 TWO_COLOURS_SHARE = 0.6
 """Of the pixels that the two most frequent colours of a picture of two colours cover; the rest are its soft edges."""
 COLOUR_BITS = 5
-"""Colours are compared in so many bits a channel."""
+"""Colours are compared in this many bits per channel."""
 THUMBNAIL, THUMBNAIL_BITS = 8, 4
 """Two pictures are the same if their means over 8 x 8 squares are, in so many bits."""
 

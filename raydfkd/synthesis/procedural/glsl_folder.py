@@ -36,9 +36,9 @@ class GlslFolderImagesConfig(ImagesConfig):
     kind: Literal["glsl_folder"] = "glsl_folder"
     """Kind of images."""
     path: InputPath
-    """Folder of .glsl, .frag, .fs or .fragment files; those in its subfolders count as well."""
+    """Folder of .glsl, .frag, .fs or .fragment files; subfolders are included."""
     supersampling: int = Field(2, ge=1, le=8)
-    """Render so many times as large and take the mean, for soft edges."""
+    """Render at this many times the size and average, for soft edges."""
     min_time_s: float = Field(0.1, ge=0)
     """Earliest time at which a shader is rendered."""
     max_time_s: float = Field(10.0, ge=0)

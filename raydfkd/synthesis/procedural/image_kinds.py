@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     AnyImages = ImagesConfig
 else:
     AnyImages = IMAGES.union("kind")
-    """Settings of any kind of images, told apart by ``kind``."""
+    """Settings of any kind of images, distinguished by ``kind``."""
 
 
 def build_source(config: ImagesConfig, teacher: FrozenTeacher, device: torch.device) -> ImageSource:

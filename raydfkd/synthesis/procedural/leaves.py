@@ -37,7 +37,7 @@ class LeavesImagesConfig(ImagesConfig):
     textured: bool = False
     """Give half of the leaves stripes or a gradient; false: plain colours, as published."""
     supersampling: int = Field(2, ge=1, le=8)
-    """Render so many times as large and take the mean, for soft edges."""
+    """Render at this many times the size and average, for soft edges."""
 
 
 def radius_probabilities() -> tuple[Tensor, Tensor]:
@@ -51,7 +51,7 @@ class DeadLeaves:
     """Renders on a canvas ``supersampling`` times as large and takes the mean, so that edges are soft.
 
     Leaves are drawn from the front to the back (a pixel belongs to the first leaf that covers it, and no more are drawn once
-    all belong to one), which gives the law that painting them over each other for ever tends to; the published code paints
+    all belong to one), the limit law of painting them over each other forever; the published code paints
     from the back and stops as soon as no ground is left. An uncovered pixel after 5,000 leaves stays black, as published.
 
     Args:

@@ -34,12 +34,12 @@ class ShaderImagesConfig(ImagesConfig):
     families: tuple[str, ...] | None = Field(None, min_length=1)
     """Program families to draw from; null: the whole library."""
     renderer: Literal["torch", "glsl"] = "torch"
-    """torch: batched, on whatever device; glsl: OpenGL through moderngl (extra ``shaders``), where the
-    driver compiles each family at its first use."""
+    """torch: batched, on any device; glsl: OpenGL through moderngl (extra ``shaders``); the
+    driver compiles each family on first use."""
     images_per_family: int = Field(8, ge=1)
-    """Images rendered together from one family, each with parameters of its own: more are faster, fewer mix better."""
+    """Images rendered together from one family, each with its own parameters: more are faster, fewer mix better."""
     supersampling: int = Field(2, ge=1, le=8)
-    """Render so many times as large and take the mean, for soft edges."""
+    """Render at this many times the size and average, for soft edges."""
 
 
 class ShaderImages:

@@ -35,7 +35,7 @@ else:
 
 
 class ProceduralConfig(SynthesisConfig):
-    """Images rendered by a procedure that knows nothing of the task, chosen by what the teacher sees in them."""
+    """Images rendered by a procedure unrelated to the task, selected by the teacher's predictions."""
 
     method: Literal["procedural"] = "procedural"
     """Name of the synthesis method."""
@@ -44,9 +44,9 @@ class ProceduralConfig(SynthesisConfig):
     drop_degenerate: bool = True
     """Drop constant and two-colour images, and duplicates within a batch."""
     class_balanced: bool = True
-    """Choose images such that the buffer comes to hold as many of each of the teacher's classes as can be had."""
+    """Choose images so that the buffer's classes, as the teacher predicts them, become as even as possible."""
     max_tries: int = Field(4, ge=1)
-    """Batches rendered at most for one that is delivered, while classes lack images or too many were dropped."""
+    """Maximum batches rendered for each one delivered, while classes lack images or too many were dropped."""
 
     @model_validator(mode="after")
     def _refuse_idle_tries(self) -> Self:

@@ -126,9 +126,9 @@ def test_a_run_killed_while_its_gan_is_trained_goes_on_from_there(run: Run, tmp_
     [
         (["collected=null", "replay.pinned=null"], "source 'gan' trains on real images"),
         (["collected=null"], "replay.pinned has nothing to hold"),
-        (["sources.gan=null"], "without sources nothing is made: set schedule.warmup_batches=0"),
+        (["sources.gan=null"], "without sources nothing is synthesized: set schedule.warmup_batches=0"),
         (["sources.gan=null", "replay.pinned=null"], "nothing fills the buffer"),
-        (["schedule.warmup_batches=0"], "leaves the student nothing to begin with"),
+        (["schedule.warmup_batches=0"], "leaves the student nothing to start from"),
         (["replay.pinned.capacity=19"], "20 images were collected and replay.pinned.capacity is 19"),
         (["replay.inflation=2", "replay.pinned_fraction=0.5"], "both say how a batch is split"),
     ],

@@ -54,11 +54,11 @@ RATIO = (DECOUPLED, "schedule.samples_per_insert=3", "schedule.error_buffer=200"
         (["task.num_classes=1"], "task.num_classes is 1: it must be greater than or equal to 2"),
         (["sources={}"], "nothing fills the buffer: give sources"),
         (["students={}"], "students is {}: "),
-        (["students.a/b={model: small_cnn_8}"], "student 'a/b' cannot name files: use letters, digits, - and _"),
-        (["sources.inversion.student=big"], "sources.inversion.student 'big' is no student of this run: use small"),
+        (["students.a/b={model: small_cnn_8}"], "student 'a/b' cannot be used in file names: use letters, digits, - and _"),
+        (["sources.inversion.student=big"], "sources.inversion.student 'big' is not a student of this run: use small"),
         (
             [*RATIO, "students.other={model: small_cnn_8, batch_size: 16}"],
-            "schedule.samples_per_insert holds for each student, but the students draw differently in a step (small 8, oth",
+            "schedule.samples_per_insert holds for each student, but the students draw different numbers per step (small 8",
         ),
         (
             ["runtime.runner=local", "students.other={model: small_cnn_8, num_workers: 2}"],
@@ -66,7 +66,7 @@ RATIO = (DECOUPLED, "schedule.samples_per_insert=3", "schedule.error_buffer=200"
         ),
         (["sources.more={method: fast, batch_size: 8}"], "sources have batch sizes [8, 16]: the schedule counts batches"),
         (["replay.synthetic.capacity=15"], "replay.synthetic.capacity 15 holds less than one synthesized batch of 16"),
-        (["runtime.runner=local", DECOUPLED], "runtime.runner local runs in one process and so in lockstep"),
+        (["runtime.runner=local", DECOUPLED], "runtime.runner local runs in one process and therefore in lockstep"),
         (["runtime.runner=local", "students.small.num_workers=2"], "runtime.runner local has one student worker"),
         (["runtime.runner=local", PLACED], "runtime.runner local does not use placement: leave it out"),
         (
@@ -128,7 +128,7 @@ def test_a_staleness_bound_that_starves_the_students_is_refused_and_its_advice_h
     """A round draws 48 images; its one batch of 16 allows 16 x 1 draws, so each round the students fall 32 behind."""
     tight = (DECOUPLED, "schedule.samples_per_insert=1", "schedule.error_buffer=40", "schedule.max_staleness_rounds=1")
     told = refusal(*tight)
-    assert "would make generators and students wait for each other for ever: a round draws 48 images" in told
+    assert "would make generators and students wait for each other forever: a round draws 48 images" in told
     assert "batches_per_round (to 3)" in told
     assert "error_buffer to at least 112" in told  # 4 rounds x 48 - 5 x 16
     build(*tight, "schedule.batches_per_round=3")

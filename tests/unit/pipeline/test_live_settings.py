@@ -113,7 +113,7 @@ VALUES: dict[str, Any] = {
 """Other values where a type does not tell one."""
 
 REFUSED = {
-    "sources.a.student": "is no student of this run",
+    "sources.a.student": "is not a student of this run",
     "replay.pinned.remover.kind": "the pinned table never evicts",
     "replay.pinned.max_item_age_batches": "the pinned table never evicts",
     **{

@@ -90,13 +90,13 @@ def test_trials_are_measured_where_the_scheduler_compares_them(
         ({"space": {LR: {"kind": "grid", "values": [0.1, -1]}}}, "must be greater than 0"),
         ({"space": {LR: {"kind": "grid", "values": []}}}, "at least 1 item"),
         ({"space": {LR: {"kind": "loguniform", "low": 1, "high": 2}}}, "did you mean 'log_uniform'"),
-        ({"space": {LR: RANGE}}, "search.kind grid cannot lay out: use kind grid"),
+        ({"space": {LR: RANGE}}, "search.kind grid cannot enumerate: use kind grid"),
         ({"search": RANDOM}, "search.kind random draws: use choice"),
         ({"space": {LR: RANGE}, "search": {"kind": "random"}}, "needs num_trials"),
         ({"search": {"kind": "grid", "num_trials": 3}}, "leave num_trials out"),
         (
             {"space": {"schedule.rounds": {"kind": "uniform", "low": 1, "high": 9}}, "search": RANDOM},
-            "a setting that counts takes int or log_int, not uniform",
+            "a whole-number setting takes int or log_int, not uniform",
         ),
         (
             {"space": {LR: {"kind": "uniform", "low": -1, "high": 1}}, "search": {"kind": "optuna", "num_trials": 2}},
@@ -109,7 +109,7 @@ def test_trials_are_measured_where_the_scheduler_compares_them(
         ({"experiment": "other.yaml"}, "other.yaml does not exist"),
         ({"overrides": {"schedul": {"rounds": 3}}}, "unknown key schedul: did you mean 'schedule'"),
         ({"objective": {"kind": "evaluation"}}, "needs an evaluation section"),
-        ({"objective": {"student_name": "big"}}, "student_name 'big' is no student of the experiment: use small"),
+        ({"objective": {"student_name": "big"}}, "student_name 'big' is not a student of the experiment: use small"),
         ({"objective": {"kind": "agreement", "period_steps": 41}}, "measured every 41 student steps and have 40"),
         ({"scheduler": {"kind": "asha", "grace_period_steps": 80}}, "measured every 80 student steps and have 40"),
         (
@@ -144,7 +144,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path, sections: dict[str, Any], say
 def test_population_based_training_changes_only_what_a_resumed_run_reads_anew(tmp_path: Path, key: str) -> None:
     values = {"students.small.model": ["small_cnn_4"], "replay.synthetic.capacity": [64]}.get(key, [0])
     space = {LR: GRID, key: {"kind": "grid", "values": values}}
-    with pytest.raises(ConfigError, match=f"names {key}, which a run that goes on from a checkpoint cannot change"):
+    with pytest.raises(ConfigError, match=f"names {key}, which cannot change when a run resumes from a checkpoint"):
         load_sweep(write(tmp_path, space=space, scheduler={**PBT, "mutable": [LR, key]}))
     assert all("optimizer.momentum" not in pattern for pattern in MUTABLE)
 
