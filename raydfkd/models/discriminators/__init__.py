@@ -1,4 +1,4 @@
-"""Discriminators, which tell real images from synthetic ones; importing this imports no torch."""
+"""Discriminators of real and synthetic images; importing this imports no torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def build_discriminator(
 
 @DISCRIMINATORS.register("residual")
 def _residual(image_shape: tuple[int, int, int], num_classes: int, base_channels: int) -> ResidualDiscriminator:
-    residual_layout(image_shape)  # refuses a size before torch is loaded
+    residual_layout(image_shape)  # rejects a size before torch is loaded
     from raydfkd.models.discriminators.residual import ResidualDiscriminator
 
     return ResidualDiscriminator(image_shape, num_classes, base_channels)

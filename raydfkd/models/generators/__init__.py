@@ -44,7 +44,7 @@ def build_generator(
 CONDITIONAL_GENERATORS: Registry[Callable[[tuple[int, int, int], int, int, int, Conditioning], ResidualGenerator]] = Registry(
     "conditional generator"
 )
-"""(image_shape, num_classes, latent_dim, base_channels, conditioning) to a network that is told the class to make."""
+"""(image_shape, num_classes, latent_dim, base_channels, conditioning) to a class-conditional network."""
 
 
 def build_conditional_generator(
@@ -75,7 +75,7 @@ def build_conditional_generator(
 def _residual(
     image_shape: tuple[int, int, int], num_classes: int, latent_dim: int, base_channels: int, conditioning: Conditioning
 ) -> ResidualGenerator:
-    latent_chunk(residual_layout(image_shape), latent_dim, conditioning)  # refuses settings before torch is loaded
+    latent_chunk(residual_layout(image_shape), latent_dim, conditioning)  # rejects settings before torch is loaded
     from raydfkd.models.generators.residual import ResidualGenerator
 
     return ResidualGenerator(image_shape, num_classes, latent_dim, base_channels, conditioning)

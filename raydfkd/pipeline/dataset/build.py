@@ -270,7 +270,7 @@ class DatasetBuild:
         for number, columns in execute(self.config, work):
             if (columns["error"] != "").any():
                 wrong = columns["error"][columns["error"] != ""][0]
-                raise DataError(f"{wrong} was readable before and is not now: do not change the images while the data set is built")
+                raise DataError(f"{wrong} was readable before and is not now: do not change images during the build")
             rows = columns["row"]
             classes = candidates.classes[rows]
             none = np.full(len(rows), -1, np.int64)

@@ -87,7 +87,7 @@ class BuildFolder:
         before = load_dataset_build(folder.config_path)
         changed = _differences(_lasting(before), _lasting(config))
         if changed:
-            raise RunDirError(f"{path} was started with different settings ({', '.join(changed)}): use the same, or another --out")
+            raise RunDirError(f"{path} was started with other settings ({', '.join(changed)}): use the same or another --out")
         write_atomically(folder.config_path, dump_yaml(config))
         folder.work.mkdir(exist_ok=True)
         return folder

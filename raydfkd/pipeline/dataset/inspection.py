@@ -99,7 +99,7 @@ def dataset_images(path: Path, image_shape: tuple[int, int, int], max_images: in
     images = np.concatenate([from_parquet(file.read_bytes()).images for file in files])
     if images.shape[1:] != tuple(image_shape):
         raise DataError(
-            f"the images in {path} are {list(images.shape[1:])}, the teacher's {list(image_shape)}: build the data set again at that size"
+            f"the images in {path} are {list(images.shape[1:])}, the teacher's {list(image_shape)}: rebuild it at that size"
         )
     return images[evenly_spaced(len(images), config.max_images)]
 
@@ -122,7 +122,7 @@ def dataset_of(path: Path) -> DatasetConfig:
             return claimed
     if not path.exists():
         raise DataError(f"data set {path} does not exist: correct its path")
-    raise DataError(f"{path} is not a known kind of data set: give Parquet files, a folder of images, or a YAML file with a kind")
+    raise DataError(f"{path} is not a known data set: give Parquet files, a folder of images, or a YAML file with a kind")
 
 
 def _dataset_of_file(path: Path) -> DatasetConfig:

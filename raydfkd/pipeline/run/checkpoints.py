@@ -68,7 +68,7 @@ def load_student(folder: Path, name: str, distiller: Distiller) -> None:
     state = _load(folder / STUDENTS / f"{name}.pt")
     try:
         distiller.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:  # torch's errors for mismatched names, shapes or parameter groups
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:  # mismatched names, shapes or groups
         raise _other(f"student {name!r}", folder) from error
 
 
@@ -102,9 +102,7 @@ def load_generator(folder: Path, generator_id: str, synthesizer: Synthesizer) ->
 
 
 def _other(what: str, folder: Path) -> CheckpointError:
-    return CheckpointError(
-        f"the {what} in {folder} does not match the experiment: resume with the run's original settings"
-    )
+    return CheckpointError(f"the {what} in {folder} does not match the experiment: resume with the run's original settings")
 
 
 def _load(path: Path) -> Any:

@@ -91,7 +91,7 @@ class Exchange:
         return max(0, number - schedule.warmup_batches) // max(1, schedule.batches_per_round)
 
     def try_admit(self, holder: str, turn: int, num_turns: int, student: str | None = None) -> Ticket | NotYet:
-        """Whether this generator may begin a batch. In lockstep generators take turns, so that a seed determines who makes what.
+        """Whether this generator may begin a batch. In lockstep generators take turns, so a seed determines who makes what.
 
         Args:
             holder: who asks and will own the ticket: the generator, or one stream of its batches.
@@ -167,7 +167,7 @@ class Exchange:
         return len(lost)
 
     def insert(self, batch: SyntheticBatch, payload: Any, holder: str | None = None) -> None:
-        """Files a batch under its holder's oldest ticket (without one, it replaces a ticket taken back, or gets the next number).
+        """Files a batch under its holder's oldest ticket (without one: under one taken back, or the next number).
 
         In lockstep batches are inserted in ticket order, so that a seed determines the buffer: one that arrives early is
         held until those before it are in.

@@ -62,7 +62,7 @@ class MlflowLog:
                 run.update_manifest(mlflow_run_id=self._id)
         except Exception as error:  # From MLflow, its server or the network: in any case the user's address is at fault.
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"MLflow does not accept runtime.mlflow_uri {uri!r} ({reason}): check it, or leave it out") from error
+            raise ConfigError(f"MLflow rejects runtime.mlflow_uri {uri!r} ({reason}): check it, or leave it out") from error
 
     def take(self, scalars: Iterable[tuple[str, float]], step: int) -> None:
         """Records values by name; they are sent every few seconds."""

@@ -128,7 +128,7 @@ def test_a_sources_own_generators_count_and_old_records_are_forgotten() -> None:
     ("change", "refusal"),
     [
         ("sources.a.autoscale={min: 3, max: 2}", "autoscale.min 3 is more than autoscale.max 2"),
-        ("sources.a.autoscale={min: 2, max: 3}", "num_generators 1 is outside of autoscale.min 2 .. autoscale.max 3"),
+        ("sources.a.autoscale={min: 2, max: 3}", "num_generators 1 is outside autoscale.min 2 .. autoscale.max 3"),
         ("schedule.mode=lockstep", "autoscale needs schedule.mode decoupled"),
     ],
 )
