@@ -142,7 +142,7 @@ def test_settings(world: Path, override: list[str], expected: str) -> None:
         pytest.param(["teacher.checkpoint=a_file", NORMALIZATION], "allowed are .safetensors", id="no weights file"),
         pytest.param(["teacher.checkpoint=cut.safetensors"], "not a complete safetensors file", id="truncated"),
         pytest.param(["teacher.checkpoint=other.safetensors"], "does not match the architecture of this SmallCNN", id="other"),
-        pytest.param(["students.small.checkpoint=other.safetensors"], "does not match the architecture", id="other for the student"),
+        pytest.param(["students.small.checkpoint=other.safetensors"], "does not match the architecture of", id="student"),
         pytest.param(["teacher.checkpoint=null"], "teacher.normalization is missing", id="none, nor normalization"),
         pytest.param(["teacher.checkpoint=plain.safetensors"], "teacher.normalization is missing", id="no normalization"),
         pytest.param(["teacher.checkpoint=nan.safetensors"], "hold NaN or infinity", id="NaN weights"),

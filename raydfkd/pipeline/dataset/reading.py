@@ -1,7 +1,7 @@
 """The parts of a data set being built, and reading them. Imports no torch, so that a process that only reads starts quickly.
 
 Columns map names to arrays, a row per image: ``part`` int64, ``row`` int64 (the candidate's number), ``image``
-uint8 [n,C,H,W], ``error`` str (why the image is unusable; empty if it is usable), and the teacher's output: ``teacher_class`` int32
+uint8 [n,C,H,W], ``error`` str (why the image is unusable; else empty), and the teacher's output: ``teacher_class`` int32
 (-1 where there is an error) and ``teacher_confidence`` float32; where duplicates are dropped, ``thumbnail`` uint64, to find
 duplicates across parts. A part is always processed as a whole, so that its results depend on neither the number of workers
 nor the order in which they finish.
