@@ -174,8 +174,8 @@ def _split_read(dataset: DatasetConfig, purpose: str) -> dict[str, str]:
 def _rewind(run: RunDir, checkpoint: Path | None) -> float:
     """Drops the records made after the checkpoint, except those about processes; returns the seconds already spent.
 
-    A checkpoint stands at a round's beginning: of the records of its own step the student's were made before it, and those of
-    the synthesis for that round after it, so that they will be made again.
+    A checkpoint is taken at the beginning of a round: of the records of its own step, the student's were made before it, and
+    those of the round's synthesis after it, so the latter will be made again.
     """
     step = 0 if checkpoint is None else int(checkpoint.name.removeprefix("step-"))
     records = list(run.metrics())

@@ -13,8 +13,8 @@ from raydfkd.types import BufferSummary, Sample, WeightsVersion
 
 @dataclass(frozen=True)
 class NotYet:
-    """Why something must wait. ``cause`` is one of: limiter, turn, weights, data, peers, complete (no more is wanted in this
-    run), over (waiting is of no use)."""
+    """Why something must wait. ``cause`` is one of: limiter, turn, weights, data, peers, complete (nothing more needed in this
+    run), over (waiting is useless)."""
 
     cause: str
     reason: str
