@@ -1,4 +1,4 @@
-"""The data that passes between rooms, and the protocols of the parts that exchange it. Numpy only: no torch, no ray.
+"""Data passed between packages, and the protocols of the parts that exchange it. Numpy only: no torch, no ray.
 
 Shape letters: N images of a batch, C channels, H x W pixels, K classes, B draws of one training batch, S batches of a reply.
 """
@@ -20,7 +20,7 @@ PINNED_SOURCES = ("collected", "condensed", "surrogate")
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the teacher says of N images that are or will be stored; each task says how (``tasks.Task.judge``).
+    """The teacher's predictions for N images that are or will be stored; each task defines how (``tasks.Task.judge``).
 
     Attributes:
         classes: int32 [N], the dominant class.
@@ -37,7 +37,7 @@ class Judgement:
 
     @classmethod
     def concat(cls, parts: Sequence[Judgement]) -> Judgement:
-        """All of them, one after the other."""
+        """Concatenates all of them."""
         histograms = [part.histogram for part in parts if part.histogram is not None]
         return cls(
             np.concatenate([part.classes for part in parts]),
@@ -46,20 +46,20 @@ class Judgement:
         )
 
     def take(self, rows: np.ndarray) -> Judgement:
-        """Of these images alone."""
+        """The judgement of these images only."""
         return Judgement(self.classes[rows], self.confidences[rows], None if self.histogram is None else self.histogram[rows])
 
 
 @dataclass(frozen=True)
 class SyntheticBatch:
-    """Images made by one synthesis step, with the teacher's answers to them. Immutable by convention, numpy throughout.
+    """Images made by one synthesis step, with the teacher's predictions. Immutable by convention, numpy throughout.
 
     An image has one *position* for which the teacher gives a class (classification), or H*W of them (segmentation).
 
     Attributes:
         images: uint8 [N,C,H,W], pixel value 255 is 1.0.
-        targets: what the synthesizer aimed at, int64 [N] or int16 [N,H,W]; -1 where there was no target.
-        teacher_class: int32 [N], the class that the teacher gives to most positions of the image.
+        targets: the synthesizer's targets, int64 [N] or int16 [N,H,W]; -1 where there was no target.
+        teacher_class: int32 [N], the class the teacher assigns to most positions of the image.
         teacher_confidence: float32 [N] in [0,1], its probability at temperature 1.
         source: the method's name, or one of ``PINNED_SOURCES``.
         generator_id: who made it, e.g. ``inversion-0``.
@@ -87,8 +87,8 @@ class SyntheticBatch:
 
         Args:
             batches: at least one.
-            described: fields of the new batch that are not one value an image (``source``, ``metrics`` ...); those not given
-                are the first batch's. ``priorities=None`` and ``class_histogram=None`` leave out what the batches have.
+            described: fields of the new batch that are not per image (``source``, ``metrics`` ...); those not given
+                are the first batch's. ``priorities=None`` and ``class_histogram=None`` drop those of the batches.
 
         Raises:
             ValueError: there is no batch, or some have ``priorities`` or a ``class_histogram`` and others do not.
@@ -118,7 +118,7 @@ class SyntheticBatch:
         cls, judgement: Judgement, *, images: np.ndarray, targets: np.ndarray | None = None, source: str, generator_id: str,
         student_version: WeightsVersion = -1, priorities: np.ndarray | None = None, metrics: dict[str, float] | None = None,
     ) -> SyntheticBatch:  # fmt: skip
-        """A batch of images and what the teacher says of them; without ``targets`` nothing was aimed at."""
+        """A batch of images with the teacher's judgement; without ``targets`` they are all -1."""
         return cls(
             images=images,
             targets=np.full(len(images), -1, np.int64) if targets is None else targets,
@@ -134,7 +134,7 @@ class SyntheticBatch:
 
     @property
     def classes(self) -> np.ndarray:
-        """What a class-balanced choice goes by: ``class_histogram`` [N,K] if there is one, otherwise ``teacher_class`` [N]."""
+        """The basis of class-balanced selection: ``class_histogram`` [N,K] if there is one, otherwise ``teacher_class`` [N]."""
         return self.teacher_class if self.class_histogram is None else self.class_histogram
 
     def class_counts(self, num_classes: int) -> np.ndarray:
@@ -157,7 +157,7 @@ _COLUMNS = ("images", "targets", "teacher_class", "teacher_confidence", "priorit
 
 @dataclass(frozen=True)
 class BufferSummary:
-    """What flows back to synthesis: how full the buffer is and which classes it holds.
+    """Feedback to synthesis: the buffer's size and class counts.
 
     Attributes:
         size: items (images) in the synthetic table.
@@ -177,7 +177,7 @@ class Sample:
 
     Attributes:
         keys: int64 [S,B].
-        slots: int32 [S,B], where each item lies in a mirror of the buffer.
+        slots: int32 [S,B], each item's position in a mirror of the buffer.
         importance_weights: float32 [S,B], (N P)^-beta; see ``ReplayBuffer.sample``.
         ages: int32 [S,B], batches inserted since the item was.
     """
@@ -190,7 +190,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Preparation:
-    """A slice of what a synthesizer does before its first batch: ``done`` of ``total`` steps, the seconds that the slice took,
+    """A slice of a synthesizer's preparation before its first batch: ``done`` of ``total`` steps, the seconds it took,
     and its mean losses."""
 
     done: int
@@ -204,14 +204,14 @@ class Preparation:
 
 
 class Synthesizer(Protocol):
-    """Makes images. Owns its networks, optimisers and random generator; never sees Ray, replay or files."""
+    """Makes images. Owns its networks, optimisers and random generator; independent of Ray, replay and files."""
 
     def prepare(self) -> Preparation | None:
-        """Some seconds of the work that comes before the first batch; None when none is left."""
+        """Does a few seconds of preparation before the first batch; None when it is complete."""
         ...
 
     def step(self, summary: BufferSummary) -> SyntheticBatch:
-        """Makes one batch, given what the buffer holds."""
+        """Makes one batch, given a summary of the buffer."""
         ...
 
     def load_student(self, weights: np.ndarray, version: WeightsVersion) -> None:

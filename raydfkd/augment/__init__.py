@@ -1,6 +1,6 @@
-"""Batch augmentation on device tensors: one draw a sample, from an explicit random generator.
+"""Batch augmentation on device tensors: one draw per sample, from an explicit random generator.
 
-The settings import no torch, so that the configuration tree can have them; what acts is loaded on first use.
+The settings import no torch, so that the configuration tree can use them; the implementation is loaded on first use.
 """
 
 from __future__ import annotations

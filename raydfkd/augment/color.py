@@ -1,4 +1,4 @@
-"""RandAugment's colour operations, batched: every image has a strength of its own.
+"""RandAugment's colour operations, batched: every image has its own strength.
 
 B images, C channels; floating values in [0,1] in and out. A ``strengths_B`` is on the images' device. Formulas are Pillow's
 (which the published operations call), on real numbers where Pillow rounds to bytes.
@@ -20,7 +20,7 @@ def brightness(images: Tensor, factors_B: Tensor) -> Tensor:
 
 
 def saturation(images: Tensor, factors_B: Tensor) -> Tensor:
-    """Between the grey image (0) and the image (1), or beyond. Images of other than 3 channels have no colour: unchanged."""
+    """Between the grey image (0) and the image (1), or beyond. Images without 3 channels are unchanged."""
     return images if images.shape[1] != 3 else _blend(_grey(images), images, factors_B)
 
 
@@ -40,14 +40,14 @@ def sharpness(images: Tensor, factors_B: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, bits_B: Tensor) -> Tensor:
-    """Keeps the first ``bits`` (1 to 8) of each byte; 8 leaves an image alone."""
+    """Keeps the first ``bits`` (1 to 8) of each byte; 8 leaves an image unchanged."""
     sizes = _each(torch.exp2(8.0 - bits_B))
     bytes_ = (images * 255).round_()
     return torch.where(sizes > 1, (bytes_ / sizes).floor_().mul_(sizes).div_(255), images)
 
 
 def solarize(images: Tensor, thresholds_B: Tensor) -> Tensor:
-    """Inverts the values from the threshold on; one above 1 leaves an image alone."""
+    """Inverts the values at or above the threshold; a threshold above 1 leaves an image unchanged."""
     return torch.where(images >= _each(thresholds_B), 1 - images, images)
 
 

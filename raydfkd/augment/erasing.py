@@ -1,4 +1,4 @@
-"""Random erasing (Zhong et al. 2020, arXiv 1708.04896) of a whole batch: every image draws its own rectangle."""
+"""Random erasing (Zhong et al. 2020, arXiv 1708.04896) of a whole batch: each image draws its own rectangle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AREAS = (0.02, 0.33)
 RATIOS = (0.3, 3.3)
 """Least and greatest height / width."""
 TRIES = 10
-"""Rectangles drawn for an image; the first that fits into it is taken, and if none does the image stays."""
+"""Rectangles drawn for an image; the first that fits into it is taken, and if none does the image is unchanged."""
 
 
 def random_erasing(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:

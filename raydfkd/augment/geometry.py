@@ -1,4 +1,4 @@
-"""Affine warps and elastic deformation, batched: every image has a transform of its own. Zeros come in from outside."""
+"""Affine warps and elastic deformation, batched: every image has its own transform. Pixels outside the image are 0."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def shear_y(amounts_B: Tensor, width: int) -> Tensor:
 
 
 def translate(right_B: Tensor, down_B: Tensor) -> Tensor:
-    """Matrices [B,2,3] that move images by so many pixels."""
+    """Matrices [B,2,3] that translate images by these numbers of pixels."""
     matrices = _identity(right_B)
     matrices[:, 0, 2], matrices[:, 1, 2] = -right_B, -down_B
     return matrices
@@ -76,8 +76,8 @@ def elastic_displacements(
 ) -> Tensor:
     """Smooth random displacement fields [num,2,H,W] in pixels (Simard et al. 2003, with torchvision's meaning of alpha).
 
-    Uniform noise in [-1, 1], smoothed by a Gaussian of ``sigma`` pixels, times alpha / 2. Nothing is known beyond the edge:
-    the noise is 0 there, so that any size will do.
+    Uniform noise in [-1, 1], smoothed by a Gaussian of ``sigma`` pixels, times alpha / 2. The image is zero-padded:
+    the noise is 0 beyond the edge, so that any size works.
 
     Args:
         generator: a CPU generator; it seeds one on the device, which draws the noise (a field a pixel would take the CPU
@@ -101,7 +101,7 @@ def smooth(planes_NCHW: Tensor, sigma: float) -> Tensor:
 
 
 def _gaussian(length: int, sigma: float) -> Tensor:
-    """float32 [length,length]: what each place takes from each other one."""
+    """float32 [length,length]: the weight of each position for every other."""
     reach = max(length, math.ceil(6 * sigma))
     weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
     places = torch.arange(length)

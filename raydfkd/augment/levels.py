@@ -1,4 +1,4 @@
-"""All of an augmentation in its order: crop, flip, RandAugment, elastic deformation, inversion, erasing, mixup."""
+"""The whole augmentation in order: crop, flip, RandAugment, elastic deformation, inversion, erasing, mixup."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from raydfkd.augment.randaugment import rand_augment
 
 
 class BatchAugmentation:
-    """Changes batches as ``parts`` says. It has no state: every draw is the generator's."""
+    """Augments batches as specified by ``parts``. Stateless: all randomness comes from the generator."""
 
     def __init__(self, parts: Augmentations) -> None:
         self.parts = parts
 
     def __call__(self, images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
-        """What the networks see.
+        """The images the networks get.
 
         Args:
             images_BCHW: uint8 on any device.

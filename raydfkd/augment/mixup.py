@@ -9,8 +9,8 @@ from torch import Tensor
 def mixup(images: Tensor, per_sample: bool, generator: torch.Generator) -> Tensor:
     """lambda x_i + (1 - lambda) x_j, with j from a random permutation and lambda ~ U(0,1).
 
-    The larger of lambda and 1 - lambda is the share of x_i. That gives the same mixtures, for i and j have the same
-    distribution, and the loss of the i-th mixture says more of the i-th image than of any other, whose priority it becomes.
+    The larger of lambda and 1 - lambda is the share of x_i. That gives the same mixtures, since i and j have the same
+    distribution, and the loss of the i-th mixture depends mainly on the i-th image, whose priority it becomes.
 
     Args:
         images: float [B,C,H,W].

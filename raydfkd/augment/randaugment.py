@@ -1,4 +1,4 @@
-"""RandAugment (Cubuk et al. 2020, arXiv 1909.13719) of a whole batch: every image draws its own operations and directions."""
+"""RandAugment (Cubuk et al. 2020, arXiv 1909.13719) of a whole batch: each image draws its own operations and directions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OPERATIONS = (
     "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "saturation", "contrast",
     "sharpness", "posterize", "solarize", "autocontrast", "equalize",
 )  # fmt: skip
-"""The fourteen, each as likely as any other."""
+"""All fourteen are equally likely."""
 _AFFINE = OPERATIONS[1:6]
 
 MAX_SHEAR = 0.3
@@ -30,8 +30,8 @@ def rand_augment(images: Tensor, num_ops: int, magnitude: int, generator: torch.
     """``num_ops`` operations in turn on each image, drawn with replacement, all with one magnitude.
 
     Ranges are those of torchvision's RandAugment with 31 magnitudes; warps are bilinear and not nearest-neighbour, translations
-    whole pixels as there; solarize begins above white, so that magnitude 0 changes no image but by what operations without
-    a strength (autocontrast, equalize) do.
+    whole pixels as there; solarize begins above white, so that magnitude 0 changes images only by operations without
+    a strength (autocontrast, equalize).
 
     Args:
         images: float [B,C,H,W] in [0,1] on any device.

@@ -1,4 +1,4 @@
-"""Collected images: a few real ones from anywhere, labelled by the teacher (HiDFD's D_c)."""
+"""Collected images: a few real images from any source, labelled by the teacher (HiDFD's D_c)."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ CHUNK = 500
 
 @dataclass(frozen=True)
 class CollectedImages:
-    """Collected images and what is to be told of them.
+    """Collected images and their statistics.
 
     Attributes:
         batch: the images; their classes are the teacher's, their source is ``collected``.
         num_classes: K.
-        num_skipped: images that were there and could not be decoded.
-        original_size: images that the teacher was trained on, or None if not known.
+        num_skipped: images that could not be decoded.
+        original_size: number of images the teacher was trained on, None if unknown.
     """
 
     batch: SyntheticBatch
@@ -49,11 +49,11 @@ class CollectedImages:
 
     @property
     def rho(self) -> float | None:
-        """|collected| / |original|, None if the latter is not known."""
+        """|collected| / |original|, None if the latter is unknown."""
         return None if self.original_size is None else len(self) / self.original_size
 
     def describe(self) -> str:
-        """One line: how many, rho, how many of each class, and how unequal that is."""
+        """One line: number of images, rho, class counts and imbalance."""
         counts = self.class_counts
         rho = "" if self.rho is None else f", rho {self.rho:.3g}"
         skipped = f", {self.num_skipped} could not be read" if self.num_skipped else ""
@@ -63,17 +63,17 @@ class CollectedImages:
 
     @property
     def missing_classes(self) -> list[int]:
-        """Classes of which the teacher sees no image."""
+        """Classes to which the teacher assigns no image."""
         return np.flatnonzero(self.class_counts == 0).tolist()
 
 
 def collect(
     config: CollectedConfig, task: Task, teacher: FrozenTeacher, seed: int, device: torch.device, bf16: bool
 ) -> CollectedImages:
-    """Reads, labels and chooses the collected images; the same for the same seed.
+    """Reads, labels and selects the collected images; deterministic for a given seed.
 
     Raises:
-        DataError: there is nothing to read, the images have other channels than the teacher's, or fewer than two are left.
+        DataError: there is nothing to read, the images' channels differ from the teacher's, or fewer than two are left.
     """
     found = _left_over(load_unlabelled(config.dataset, teacher.image_shape), config.exclude)
     judgement = task.judge_all(teacher.to(device), found.images, device, bf16, CHUNK)
@@ -89,7 +89,7 @@ def collect(
             chosen = _long_tail(classes, teacher.num_classes, config.num_images, config.imbalance, rng)
     if len(chosen) < 2:
         raise DataError(
-            f"{found.source} gives {len(chosen)} image to train on: collect at least two, and some of every class at best"
+            f"{found.source} gives {len(chosen)} image to train on: collect at least two, ideally some of every class"
         )
     batch = SyntheticBatch.of_judgement(
         judgement.take(chosen),
@@ -105,7 +105,7 @@ def _left_over(found: ImageDataset, exclude: Path | None) -> ImageDataset:
     """``found`` without the images that the file ``exclude`` holds, bit for bit.
 
     Raises:
-        DataError: there is no such file, or it is not one of ours.
+        DataError: there is no such file, or raydfkd did not write it.
     """
     if exclude is None:
         return found
@@ -115,10 +115,10 @@ def _left_over(found: ImageDataset, exclude: Path | None) -> ImageDataset:
 
 
 def read_images(path: Path, setting: str) -> SyntheticBatch:
-    """The images of a Parquet file that raydfkd wrote; ``setting`` is what names it.
+    """The images of a Parquet file that raydfkd wrote; ``setting`` is the setting that names it.
 
     Raises:
-        DataError: there is no such file, or it is not one of ours.
+        DataError: there is no such file, or raydfkd did not write it.
     """
     if not path.is_file():
         raise DataError(f"{setting} {path} does not exist: give a Parquet file of images that raydfkd wrote")
@@ -131,8 +131,8 @@ def read_images(path: Path, setting: str) -> SyntheticBatch:
 def long_tailed_counts(available: Sequence[int] | np.ndarray, num_images: int, imbalance: float) -> np.ndarray:
     """How many images of each class to take so that class sizes shrink exponentially.
 
-    n_c is in proportion to imbalance^(-c / (K-1)), the usual long tail (Cui et al. 2019), at least one where there is one.
-    What a class lacks is shared out among the others in the same proportions.
+    n_c is in proportion to imbalance^(-c / (K-1)), the usual long tail (Cui et al. 2019), at least one for a non-empty class.
+    A class's shortfall is distributed over the others in the same proportions.
 
     Args:
         available: int [K], how many there are.

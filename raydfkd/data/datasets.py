@@ -1,4 +1,4 @@
-"""Images in memory: labelled ones for evaluation and teacher training, others to collect."""
+"""Images in memory: labelled ones for evaluation and teacher training, and unlabelled ones."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Images, decoded, of one shape.
+    """Decoded images of one shape.
 
     Attributes:
         images: uint8 [N,C,H,W], contiguous; pixel value 255 is 1.0.
-        labels: int64 [N] in [0, K); -1 where they were not read.
-        classes: the K class names; empty where labels were not read.
+        labels: int64 [N] in [0, K); -1 if they were not read.
+        classes: the K class names; empty if labels were not read.
         name: short name of the data set.
         split: which part of it, as the manifest records it.
         source: where it was read from.
-        num_skipped: images that were there and could not be decoded.
+        num_skipped: images that could not be decoded.
     """
 
     images: np.ndarray
@@ -50,11 +50,11 @@ def load_dataset(config: DatasetConfig, image_shape: tuple[int, int, int], num_c
 
     Args:
         config: which one; relative paths are relative to the working directory.
-        image_shape: the task's (C, H, W); images of another size are scaled and cut to it.
+        image_shape: the task's (C, H, W); images of another size are scaled and cropped to it.
         num_classes: the task's K.
 
     Raises:
-        DataError: missing, empty or damaged data; other channels or classes than the task's.
+        DataError: missing, empty or damaged data; channels or classes that do not match the task's.
     """
     _require_channels(image_shape)
     source = open_source(config)
@@ -63,7 +63,7 @@ def load_dataset(config: DatasetConfig, image_shape: tuple[int, int, int], num_c
 
 
 def load_unlabelled(config: DatasetConfig, image_shape: tuple[int, int, int]) -> ImageDataset:
-    """As :func:`load_dataset`, reading no labels: they are all -1, and there are no class names."""
+    """As :func:`load_dataset`, without reading labels: they are all -1, and there are no class names."""
     _require_channels(image_shape)
     return _decode(config, open_source(config, labelled=False), image_shape, None)
 
@@ -72,7 +72,7 @@ def _decode(
     config: DatasetConfig, source: Source, image_shape: tuple[int, int, int], classes: tuple[str, ...] | None
 ) -> ImageDataset:
     if source.total == 0:
-        raise DataError(f"data set {source.description} is empty: it holds no image")
+        raise DataError(f"data set {source.description} is empty")
     images = np.empty((source.total, *image_shape), dtype=np.uint8)
     labels = np.empty(source.total, dtype=np.int64)
     filled = 0
@@ -125,12 +125,12 @@ def _check_labels(chunk: Chunk, source: Source, num_classes: int) -> None:
 def _tell(decoder: Decoder, source: Source, filled: int) -> None:
     if filled == 0:
         raise DataError(
-            f"none of the {source.total} images of {source.description} could be decoded, the first being "
-            f"{decoder.first_skipped}: use JPEG, PNG or another common image format"
+            f"none of the {source.total} images of {source.description} could be decoded (the first: "
+            f"{decoder.first_skipped}): use JPEG, PNG or another common image format"
         )
     if decoder.num_skipped:
         logger.warning(
-            "%s: %d of %d images could not be decoded and are left out, the first being %s",
+            "%s: %d of %d images could not be decoded and were skipped (the first: %s)",
             source.description,
             decoder.num_skipped,
             source.total,
@@ -138,7 +138,7 @@ def _tell(decoder: Decoder, source: Source, filled: int) -> None:
         )
     if decoder.resized_from is not None:
         logger.info(
-            "%s: images of %dx%d pixels (the first such one) are resized to %dx%d",
+            "%s: images of different sizes (the first: %dx%d pixels) are resized to %dx%d",
             source.description,
             *decoder.resized_from,
             *decoder.image_shape[1:],

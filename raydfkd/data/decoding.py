@@ -18,13 +18,13 @@ from raydfkd.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# EPS and the like would start other programs, so only plain raster formats are opened.
+# Formats such as EPS would start other programs, so only plain raster formats are opened.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 _GREY_MODES = ("1", "L")
 _COLOUR_MODES = ("RGB", "P")
 _SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
 _CONVERTIBLE_MODES = (*_GREY_MODES, *_COLOUR_MODES, *_SIXTEEN_BIT_MODES, "LA", "RGBA", "CMYK", "YCbCr")
-# What PIL's format readers raise on damaged bytes.
+# Raised by PIL's format readers for damaged bytes.
 DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)
 _PART = 64
 
@@ -41,7 +41,7 @@ def open_encoded(encoded: bytes | None) -> Image:
 
 
 def opened(make: Callable[[], Image]) -> Image:
-    """The image that ``make`` gives; one of so many pixels that PIL fears an attack is damaged, a ValueError."""
+    """The image returned by ``make``; ValueError if PIL suspects a decompression bomb."""
     from PIL import Image
 
     try:
@@ -57,9 +57,9 @@ def open_file(path: Path) -> Image:
 
 @dataclass
 class Decoder:
-    """Turns images into uint8 [C,H,W] of one shape, and remembers what it could not read or had to resize.
+    """Turns images into uint8 [C,H,W] of one shape, and records what it could not read or had to resize.
 
-    An image of another size is scaled (bilinear) until it covers H x W and its centre is cut out, so aspect is kept.
+    An image of another size is scaled (bilinear) until it covers H x W and then centre-cropped, which keeps the aspect ratio.
 
     Attributes:
         image_shape: the (C, H, W) to produce, C 1 or 3.
@@ -88,15 +88,15 @@ class Decoder:
         """Decodes a chunk.
 
         Args:
-            items: what ``opener`` takes, one an image.
-            opener: gives the PIL image of an item.
-            names: gives the name of item i, for messages.
+            items: inputs of ``opener``, one per image.
+            opener: returns the PIL image of an item.
+            names: returns the name of item i, for messages.
 
         Returns:
-            images uint8 [n,C,H,W] of those that could be read, and their places in ``items``, int64 [n].
+            images uint8 [n,C,H,W] of those that could be read, and their indices in ``items``, int64 [n].
 
         Raises:
-            DataError: an image has other channels than the task and ``convert`` is off.
+            DataError: an image's channels differ from the task's and ``convert`` is off.
         """
         images, failed = self.decode_all(items, opener, names)
         if not failed:
@@ -109,8 +109,8 @@ class Decoder:
     def decode_all(
         self, items: Sequence[Any], opener: Callable[[Any], Image], names: Callable[[int], str]
     ) -> tuple[np.ndarray, list[tuple[int, str]]]:
-        """As ``decode``, with a place for every item: uint8 [N,C,H,W], black where one could not be read, and for each such
-        its number and its name with the reason."""
+        """As ``decode``, with an entry for every item: uint8 [N,C,H,W], black for unreadable ones, and for each of those
+        its index and its name with the reason."""
         images = np.zeros((len(items), *self.image_shape), dtype=np.uint8)
         parts = [range(start, min(start + _PART, len(items))) for start in range(0, len(items), _PART)]
 

@@ -1,4 +1,4 @@
-"""Which candidates make a transfer set: the surrogate-dataset study's rule (methods.md 3.15), on the teacher's classes."""
+"""Selecting candidates for a transfer set: the surrogate-dataset study's rule (methods.md 3.15), on the teacher's classes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ MAX_IMAGES = 50_000
 
 
 def class_quotas(counts_K: np.ndarray, total: int) -> np.ndarray:
-    """How many images each class shall have: ``total`` in equal parts over the classes that occur at all.
+    """Target number of images per class: ``total`` split equally over the classes that occur.
 
-    What does not divide goes, one each, to the classes with the most candidates, the lower number first.
+    The remainder goes, one each, to the classes with the most candidates, lower class numbers first.
 
     Args:
         counts_K: int [K], candidates of each class.
         total: N.
 
     Returns:
-        int64 [K], 0 for a class without candidates; its sum is N, or 0 where there is no candidate.
+        int64 [K], 0 for a class without candidates; its sum is N, or 0 without candidates.
     """
     counts = np.asarray(counts_K, dtype=np.int64)
     present = np.flatnonzero(counts)
@@ -33,8 +33,8 @@ def class_quotas(counts_K: np.ndarray, total: int) -> np.ndarray:
 def select_balanced(classes_N: np.ndarray, num_classes: int, total: int = MAX_IMAGES, seed: int = 0) -> np.ndarray:
     """Candidates to use, balanced over the teacher's classes.
 
-    A class with at least its quota gives a random subset; one with fewer is repeated until it has it, every candidate as
-    often as every other one or once more; one with none is skipped, and its quota shared by the rest.
+    A class with at least its quota gives a random subset; one with fewer is repeated until it has it, each candidate
+    equally often or once more; one with none is skipped, and its quota shared by the rest.
 
     Args:
         classes_N: int [N] in [0, K), the teacher's class of each candidate.
@@ -43,10 +43,10 @@ def select_balanced(classes_N: np.ndarray, num_classes: int, total: int = MAX_IM
         seed: of the subsets; the same seed gives the same choice.
 
     Returns:
-        int64 [total], indices into the candidates in rising order, with repetitions; empty where there are no candidates.
+        int64 [total], indices into the candidates in ascending order, with repeats; empty without candidates.
 
     Raises:
-        ValueError: a class outside of [0, K), or a negative total.
+        ValueError: a class outside [0, K), or a negative total.
     """
     classes = np.asarray(classes_N)
     if total < 0 or (len(classes) and not (classes.min() >= 0 and classes.max() < num_classes)):
@@ -62,7 +62,7 @@ def select_balanced(classes_N: np.ndarray, num_classes: int, total: int = MAX_IM
 def select_transfer_set(
     classes_N: np.ndarray, num_classes: int, total: int = MAX_IMAGES, seed: int = 0, keep_small: bool = False
 ) -> np.ndarray:
-    """As :func:`select_balanced`; with ``keep_small``, all candidates just as they are where there are no more than ``total``
+    """As :func:`select_balanced`; with ``keep_small``, all candidates unchanged if there are at most ``total``
     (how the study uses natural data sets)."""
     if keep_small and len(classes_N) <= total:
         return np.arange(len(classes_N), dtype=np.int64)
@@ -70,5 +70,5 @@ def select_transfer_set(
 
 
 def _repeated(members: np.ndarray, quota: int) -> np.ndarray:
-    """``quota`` of the members, each as often as every other or once more, the first ones first."""
+    """``quota`` of the members, each equally often or once more, earlier ones first."""
     return np.resize(members, quota).astype(np.int64)

@@ -1,4 +1,4 @@
-"""A student's copy of the buffer's pixels on its own device, so that a training step moves indices and not pictures."""
+"""A student's copy of the buffer's pixels on its own device, so that a training step transfers indices, not images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class DeviceMirror:
         self._keys = np.full(total_slots, -1, dtype=np.int64)
 
     def apply(self, slots: np.ndarray, keys: np.ndarray, images: np.ndarray) -> None:
-        """Copies a shard's rows: ``images`` uint8 [rows,C,H,W] to ``slots`` [rows]; rows with slot -1 are left out."""
+        """Copies a shard's rows: ``images`` uint8 [rows,C,H,W] to ``slots`` [rows]; rows with slot -1 are skipped."""
         live = slots >= 0
         if not live.any():
             return
@@ -25,6 +25,6 @@ class DeviceMirror:
         self._keys[slots[live]] = keys[live]
 
     def gather(self, slots: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        """Images uint8 [n,C,H,W] on the device and keys int64 [n] of what lies in ``slots`` [n] now."""
+        """Images uint8 [n,C,H,W] on the device and keys int64 [n] of the current contents of ``slots`` [n]."""
         index = torch.from_numpy(slots.astype(np.int64)).to(self.device, non_blocking=True)
         return self._images.index_select(0, index), self._keys[slots]

@@ -25,18 +25,18 @@ from raydfkd.models.teachers.teacher import FrozenTeacher
 from raydfkd.models.weight_vector import float_state
 
 CPU_TEACHER_CHUNK = 64
-"""On a CPU the teacher sees this many images at a time: their activations stay in the caches (WRN-16-2, 2 cores: 136 ms for
+"""On a CPU the teacher takes this many images at a time, so activations stay in the caches (WRN-16-2, 2 cores: 136 ms for
 256 images against 177 ms at once)."""
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What one update returns: tensors stay on the device, so that a step never waits for a copy.
+    """Result of one update; tensors stay on the device, so that a step never waits for a copy.
 
     Attributes:
         loss: the scalar that was minimised.
         priorities_B: float32 [B], new raw priorities of the drawn items in draw order (SSD-KD Eq. 4).
-        agreement: share of images on which student and teacher choose the same class.
+        agreement: share of images on which student and teacher predict the same class.
         grad_norm: before clipping.
         lr: learning rate of this update.
     """
@@ -56,7 +56,7 @@ class Distiller:
 
     Args:
         config: the student's settings.
-        teacher: frozen; it sees the augmented image.
+        teacher: frozen; it gets the augmented images.
         student: takes normalised images [B,C,H,W] and gives logits [B,K].
         total_steps: length of the learning-rate schedule.
         device: where all of it runs.
@@ -104,16 +104,16 @@ class Distiller:
         self._forward: nn.Module = learner
 
     def wrap_learner(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
-        """Lets every forward pass of training, of student and objective, go through ``wrap``, e.g. DistributedDataParallel."""
+        """Wraps student and objective for every training forward pass, e.g. in DistributedDataParallel."""
         self._forward = wrap(self._forward)
 
     def reseed(self, seed: int) -> None:
-        """Restarts all random numbers of a step: the augmentation's, and those that layers draw, as dropout does.
+        """Reseeds all random numbers of a step: the augmentation's, and those of layers such as dropout.
 
-        Done each round, so that no worker's generators need be saved.
+        Done each round, so that workers' random states need not be saved.
         """
         self.rng.manual_seed(seed)
-        self._layers_draws.restart(seed + 1)  # not the numbers of the augmentation
+        self._layers_draws.restart(seed + 1)  # distinct from the augmentation's
 
     def step(self, images_BCHW: Tensor, importance_weights_B: Tensor) -> StepOutput:
         """One update.

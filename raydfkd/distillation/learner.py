@@ -1,4 +1,4 @@
-"""What is trained: a student with its objective's layers, and how both networks are read for the objective."""
+"""The trained module (a student with its objective's layers), and how both networks are read for the objective."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 
 
 class Learner(nn.Module):
-    """Student and objective in one forward pass: what data-parallel training wraps, so that both are trained alike."""
+    """Student and objective in one forward pass: the module that data-parallel training wraps, so that both are trained."""
 
     def __init__(self, student: nn.Module, objective: Objective) -> None:
         super().__init__()
@@ -21,19 +21,19 @@ class Learner(nn.Module):
         self.trained = objective.trained
 
     def forward(self, view: Tensor, teacher: NetworkOutput, progress: float) -> tuple[Tensor, Tensor]:
-        """Of normalised images [B,C,H,W]: the objective's loss of each [B], and the student's logits [B,K]."""
+        """For normalised images [B,C,H,W]: the objective's per-sample loss [B], and the student's logits [B,K]."""
         output = self.student(view)
         return self.objective(output, teacher, progress), output.logits
 
 
 def build_learner(config: StudentConfig, teacher: FrozenTeacher, student: nn.Module) -> tuple[Learner, FeatureReader]:
-    """The learner, and the teacher as it must be read for it. What the objective trains is drawn from torch's global generator.
+    """The learner, and the teacher's reader for it. The objective's layers are initialised from torch's global generator.
 
     Raises:
         TeacherError, ConfigError: a network does not have what the objective needs.
     """
     entry = OBJECTIVES.get(config.objective.kind)
-    remade = entry.student is not None  # its layers have other names than those in the settings
+    remade = entry.student is not None  # its layers' names differ from those in the settings
     reader = FeatureReader(
         student,
         entry.objective.needs,

@@ -1,7 +1,7 @@
-"""What every student objective is: settings, an entry in the registry, and a class that gives one loss a sample.
+"""The parts of a student objective: settings, a registry entry, and a class that computes one loss per sample.
 
-An objective is one file with these three, which imports no torch while it is imported (``raydfkd.deferred``): the tree of
-settings is built from all of them.
+An objective is one file with these three, which must not import torch at import time (``raydfkd.deferred``), since the
+settings tree is built from all of them.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ else:
 
 
 class ObjectiveConfig(Settings):
-    """Settings of an objective, as published by default."""
+    """Settings of an objective; the defaults are the published values."""
 
     kind: str
     """Name of the objective."""
 
     @property
     def first_priority_temperature(self) -> float | None:
-        """T where the loss is the KD loss at T and nothing else, so that a synthesizer, which knows no more of the objective,
-        can give its images their first priority (SSD-KD Eq. 4) on the scale of the later ones. None: it gives none, and an
-        image starts with the largest priority of its table."""
+        """T if the loss is exactly the KD loss at T, so that a synthesizer, which knows nothing else of the objective, can give
+        its images an initial priority (SSD-KD Eq. 4) on the scale of later ones. None: images start with the largest priority
+        of their table."""
         return None
 
 
 class StudentLayers(Protocol):
-    """What an entry's ``student`` may read of a student's settings: the names of layers (see ``StudentConfig``)."""
+    """What an entry's ``student`` may read from a student's settings: the names of layers (see ``StudentConfig``)."""
 
     @property
     def feature_layers(self) -> tuple[str, ...] | None: ...
@@ -54,10 +54,10 @@ class ObjectiveEntry:
     Attributes:
         config: its settings; their field ``kind`` is a Literal of the name under which it is registered.
         objective: its class, whose ``needs`` and ``teacher_needs`` say what it reads of the two networks.
-        title, paper: for people.
+        title, paper: for display.
         student: (the student's network as configured, the teacher, the student's settings) to the network that is trained for
-            this objective, whose new layers are drawn from torch's global random generator. The names of layers in the
-            settings are of the former. None: it stays as it is.
+            this objective, whose new layers are drawn from torch's global random generator. Layer names in the
+            settings refer to the former. None: the network is unchanged.
     """
 
     config: type[ObjectiveConfig]
@@ -69,10 +69,10 @@ class ObjectiveEntry:
 
 @dataclass(frozen=True)
 class ObjectiveContext:
-    """What an objective is built for.
+    """What an objective is built from.
 
     Attributes:
-        student_shapes, teacher_shapes: of the features that it will be given.
+        student_shapes, teacher_shapes: of the features it will receive.
         batch_size: samples of one forward pass, which are one worker's part of one accumulation part of the batch.
     """
 
@@ -85,16 +85,16 @@ class ObjectiveContext:
 class Objective:
     """Per-sample losses of a student.
 
-    One value a sample, always: the buffer's importance weights multiply them, and the weighted values are the next priorities
+    Always one value per sample: the buffer's importance weights multiply them, and the weighted values are the next priorities
     (SSD-KD Eq. 4). Where y appears it is the teacher's argmax, since there are no labels.
 
-    Formulas are computed in float32 (``raydfkd.losses``). Layers of an objective's own run under the networks' autocast, and
-    take features as they come: from bfloat16 networks a student's gradient is off by as much with float32 layers.
+    Formulas are computed in float32 (``raydfkd.losses``). An objective's own layers run under the networks' autocast on
+    unconverted features: with bfloat16 networks, float32 layers would not make the student's gradient more accurate.
 
     Attributes:
-        needs: which of ``maps``, ``embedding`` and ``head`` the student's output must have.
-        teacher_needs: the same of the teacher.
-        trained: the layers of its own, by name, which are trained with the student's and saved with a run; empty by default.
+        needs: which of ``maps``, ``embedding`` and ``head`` the student's output must include.
+        teacher_needs: the same for the teacher.
+        trained: its own layers by name, trained with the student and saved with the run; empty by default.
     """
 
     needs: ClassVar[frozenset[Feature]] = frozenset()
@@ -105,20 +105,20 @@ class Objective:
         self.trained = nn.ModuleDict()
 
     def __call__(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
-        """Losses float32 [B], with gradient in the student's tensors and in the objective's own layers alone.
+        """Losses float32 [B], with gradients only for the student's tensors and the objective's own layers.
 
         Args:
-            progress: share of the training that is done, in [0,1].
+            progress: completed share of training, in [0,1].
         """
         return self.losses(student, teacher.detached(), progress)
 
     def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
-        """The same of a detached teacher; what each objective defines."""
+        """As ``forward`` with a detached teacher; implemented by each objective."""
         raise NotImplementedError
 
 
 def require_classes(context: ObjectiveContext, kind: str) -> None:
-    """Raises ConfigError if there is no class beside y."""
+    """Raises ConfigError if there is no class other than y."""
     if context.num_classes < 2:
         raise ConfigError(
             f"objective {kind!r} compares classes with one another: it needs at least 2, got {context.num_classes}"
@@ -126,7 +126,7 @@ def require_classes(context: ObjectiveContext, kind: str) -> None:
 
 
 def stage_shapes(shapes: FeatureShapes, network: str, kind: str) -> tuple[tuple[int, int, int], ...]:
-    """(C,H,W) of the stages' outputs, which are the maps but the stem's. Raises ConfigError if there are none."""
+    """(C,H,W) of the stages' outputs, i.e. all maps but the stem's. Raises ConfigError if there are none."""
     if len(shapes.maps) < 2:
         raise ConfigError(
             f"objective {kind!r} compares stages, and the {network} gives {len(shapes.maps)} maps: at least 2 are needed, "

@@ -11,10 +11,10 @@ WARMUP_START = 1 / 25
 
 
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
-    """Rate for the update number ``step`` (from 0) of ``total_steps``.
+    """Rate for update ``step`` (from 0) of ``total_steps``.
 
     Linear warm-up from lr/25 to lr over ``warmup_steps``, then constant, a tenth at each milestone, or lr * cosine down to
-    ``final_lr``, which the last step has. SSD-KD and FastDFKD: cosine from .2 to 2e-4, no warm-up. HiDFD: milestones.
+    ``final_lr``, reached at the last step. SSD-KD and FastDFKD: cosine from .2 to 2e-4, no warm-up. HiDFD: milestones.
     """
     if step < config.warmup_steps:
         share = step / config.warmup_steps

@@ -1,4 +1,4 @@
-"""What a network is worth on real data: accuracy, agreement with the teacher. Always says which split it read."""
+"""How well a network does on real data: accuracy and agreement with the teacher. Results always name the split read."""
 
 from raydfkd.evaluation.accuracy import Evaluation, Evaluator, evaluate
 from raydfkd.evaluation.scores import agreement, class_entropy

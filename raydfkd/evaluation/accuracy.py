@@ -29,12 +29,12 @@ class Evaluation:
     """One network on one split.
 
     Attributes:
-        metric: share of images classified right, in [0,1].
+        metric: share of images classified correctly, in [0,1].
         num_images: N.
         split: data set and split that were read, e.g. ``digits/test``.
         per_class: float64 [K], accuracy on each true class; NaN for a class without images.
         predictions: int64 [N]; -1 where the logits were not finite, which counts as wrong.
-        agreement: share of images on which the network and the teacher name the same class; None without a teacher.
+        agreement: share of images on which the network and the teacher predict the same class; None without a teacher.
         metric_name: what ``metric`` is.
     """
 
@@ -63,13 +63,13 @@ def _predict(
             if logits.ndim != 2 or logits.shape[1] != num_classes:
                 raise DataError(
                     f"the network gives outputs of shape {list(logits.shape)} but the data set has {num_classes} classes: "
-                    "evaluate it on the task that it was made for"
+                    "evaluate it on the task it was trained for"
                 )
             finite = logits.isfinite().all(dim=1)
             parts.append(torch.where(finite, logits.argmax(dim=1), -1))
     predictions = torch.cat(parts).cpu().numpy()
     if (broken := int((predictions < 0).sum())) > 0:
-        logger.warning("%d of %d images got logits that are not finite; they count as wrong", broken, len(predictions))
+        logger.warning("%d of %d images have non-finite logits and count as misclassified", broken, len(predictions))
     return predictions
 
 
@@ -84,8 +84,8 @@ def evaluate(
     """Classifies every image once.
 
     Args:
-        model: takes float images [B,C,H,W] in [0,1] on ``device``; a module is put in evaluation mode meanwhile.
-        dataset: the images; read here, and the result says so in ``split``.
+        model: takes float images [B,C,H,W] in [0,1] on ``device``; a module is in evaluation mode during the call.
+        dataset: the images; the result records what was read in ``split``.
         batch_size: images in one forward pass.
         device: where the model is.
         autocast_dtype: e.g. ``torch.bfloat16``, or None for float32.
@@ -116,9 +116,9 @@ def _evaluation(predictions: np.ndarray, dataset: ImageDataset, teacher_predicti
 
 
 class Evaluator:
-    """Evaluates students on one data set beside their teacher, whose predictions are computed once and kept.
+    """Evaluates students on one data set against their teacher, caching the teacher's predictions.
 
-    The images stay on the device as uint8. ``teacher`` is None where there is none to agree with.
+    The images stay on the device as uint8. ``teacher`` is None if there is none to compare with.
     """
 
     def __init__(

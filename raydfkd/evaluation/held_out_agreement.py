@@ -1,4 +1,4 @@
-"""Agreement of a student with its teacher on images that nobody trains on and nobody labelled."""
+"""Agreement of a student with its teacher on unlabelled images that are never trained on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raydfkd.models.teachers.teacher import FrozenTeacher, pixels_of
 
 
 class HeldOutEvaluator:
-    """Compares students with one teacher, whose answers are computed once and kept.
+    """Compares students with one teacher, caching the teacher's outputs.
 
     Args:
         images: uint8 [N,C,H,W]; they stay on the device.
@@ -36,10 +36,10 @@ class HeldOutEvaluator:
         return len(self._images)
 
     def measure(self, student: nn.Module) -> tuple[float, float]:
-        """Share of images on which both choose the same class, and the mean KL(teacher || student) in nats at temperature 1.
+        """Share of images on which both predict the same class, and the mean KL(teacher || student) in nats at temperature 1.
 
         Args:
-            student: takes normalised images; it is in evaluation mode meanwhile (see ``models.precision.evaluating``).
+            student: takes normalised images; it is in evaluation mode during the call (see ``models.precision.evaluating``).
         """
         if self._targets is None:
             self._targets = self._log_probabilities(self._teacher)

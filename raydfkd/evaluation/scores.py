@@ -8,7 +8,7 @@ from raydfkd.replay.statistics import relative_entropy
 
 
 def agreement(predictions_a: np.ndarray, predictions_b: np.ndarray) -> float:
-    """Share of images on which two networks name the same class, in [0,1].
+    """Share of images on which two networks predict the same class, in [0,1].
 
     Raises:
         ValueError: they are not predictions of the same, non-empty set of images.

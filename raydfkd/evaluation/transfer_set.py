@@ -1,6 +1,6 @@
-"""What decides, by the surrogate-dataset study, whether images are good to distil on (methods.md 3.15): its figures and words.
+"""Measures of how suitable images are for distillation, after the surrogate-dataset study (methods.md 3.15), with wording.
 
-They need the teacher and the images alone, no labels.
+They need only the teacher and the images, no labels.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from raydfkd.models.teachers.teacher import FrozenTeacher, pixels_of
 from raydfkd.synthesis.boundary import AttackConfig, Logits, attack_settings, boundary_attack
 
 CHUNK = 500
-"""Images in one pass of the teacher at most."""
+"""Maximum number of images in one forward pass of the teacher."""
 CHUNK_PIXELS = CHUNK * 32 * 32
-"""Pixels in one at most: the boundary attack keeps what a pass backwards needs, which grows with them."""
+"""Maximum number of pixels in one pass: the boundary attack's activation memory for the backward pass grows with it."""
 BISECTIONS = 10
 MOST_PAIRED = 500
-"""Images drawn at most whose features are compared one by one: 124,750 pairs."""
+"""Maximum number of images sampled for pairwise feature comparison: 124,750 pairs."""
 STARVED_SHARE = 0.1
-"""A class is starved with fewer distinct images than this share of an even part of all images (ours)."""
+"""A class is starved with fewer distinct images than this fraction of an equal share of all images (ours)."""
 _MOST_NAMED = 12
 
 
 @dataclass(frozen=True)
 class TransferSetFigures:
-    """What is told of a set of N images.
+    """Statistics of a set of N images.
 
     Attributes:
         num_images: N.
@@ -45,8 +45,8 @@ class TransferSetFigures:
         diversity: mean cosine distance of the teacher's penultimate features over all pairs of images, in [0,2]; 0: all look
             alike to it. Of the logits where there is no such layer. None for one image.
         pair_distances: float32, these distances of all pairs of at most 500 images; empty for one image.
-        boundary_distances: float32, of some images: how far (L2, pixels in [0,1]) the way to the runner-up class is until the
-            teacher changes its mind; infinite where the attack did not get there. Empty if it was not asked for.
+        boundary_distances: float32, for some images: L2 distance (pixels in [0,1]) towards the runner-up class at which the
+            teacher's prediction changes; infinite where the attack failed. Empty if not requested.
     """
 
     num_images: int
@@ -60,12 +60,12 @@ class TransferSetFigures:
 
     @property
     def duplicate_share(self) -> float:
-        """Share of images that are byte for byte like one before them."""
+        """Share of images that are byte-for-byte copies of an earlier one."""
         return 1 - int(self.distinct_class_counts.sum()) / self.num_images
 
     @property
     def boundary_distance(self) -> float | None:
-        """Median of the distances; None without any, infinite if most were not measured to the end."""
+        """Median of the distances; None if there are none, infinite if most attacks failed."""
         return float(np.median(self.boundary_distances)) if len(self.boundary_distances) else None
 
     def rows(self) -> list[tuple[str, float | int | None]]:
@@ -89,13 +89,13 @@ def inspect_images(
 
     Args:
         images: uint8 [N,C,H,W].
-        num_attacked: how many of them, drawn at random, the distance to the boundary is estimated from; 0: it is not.
+        num_attacked: number of randomly drawn images from which the distance to the boundary is estimated; 0: not estimated.
 
     Raises:
-        DataError: there is no image.
+        DataError: there are no images.
     """
     if len(images) == 0:
-        raise DataError("there is no image to inspect: give a data set or a buffer that holds some")
+        raise DataError("there are no images to inspect: give a non-empty data set or buffer")
     teacher = teacher.to(device).to(memory_format=torch.channels_last)
     drawn = np.random.default_rng(seed).permutation(len(images))
     in_sample = torch.zeros(len(images), dtype=torch.bool)
@@ -132,10 +132,10 @@ def inspect_images(
 
 
 def boundary_distances(logits: Logits, images: Tensor, num_steps: int = 50) -> Tensor:
-    """How far each image is from its nearest other class, as the boundary attack finds it: an upper bound.
+    """Distance of each image from its nearest other class, as found by the boundary attack: an upper bound.
 
-    The attack goes to the runner-up, whatever the teacher's confidence is there; between the pair that it finds, the boundary
-    is found by bisection, since a step of the attack is often longer than the way there.
+    The attack targets the runner-up class, ignoring the teacher's confidence; within the pair it finds, the boundary
+    is located by bisection, since an attack step is often longer than the distance itself.
 
     Args:
         images: float [N,C,H,W] in [0,1].
@@ -156,7 +156,7 @@ def boundary_distances(logits: Logits, images: Tensor, num_steps: int = 50) -> T
 
 @torch.no_grad()
 def _bisected(logits: Logits, before: Tensor, after: Tensor, classes: Tensor) -> Tensor:
-    """Where the teacher's choice becomes ``classes`` on the way from ``before`` to ``after``, to 1/1000 of it."""
+    """The point between ``before`` and ``after`` where the prediction becomes ``classes``, to 1/1000 of the distance."""
     for _ in range(BISECTIONS):
         middle = (before + after) / 2
         crossed = (logits(middle).argmax(1) == classes).view(-1, 1, 1, 1)
@@ -165,16 +165,16 @@ def _bisected(logits: Logits, before: Tensor, after: Tensor, classes: Tensor) ->
 
 
 def distinct_rows(images: np.ndarray) -> np.ndarray:
-    """int64, the images that are not byte for byte like one before them."""
+    """int64, the images that are not byte-for-byte copies of an earlier one."""
     rows = np.ascontiguousarray(images).reshape(len(images), -1)
     _, first = np.unique(rows.view(np.dtype((np.void, rows.shape[1]))), return_index=True)
     return np.sort(first)
 
 
 def starved_classes(class_counts: np.ndarray, distinct_class_counts: np.ndarray) -> np.ndarray:
-    """int64, classes with fewer distinct images than a tenth of an even part of all images, the poorest first.
+    """int64, classes with fewer distinct images than a tenth of an equal share of all images, smallest first.
 
-    Copies count for the even part alone: a class that is one image, repeated, is as poor as that image.
+    Copies count only towards the equal share: a class that is one image, repeated, counts as one image.
 
     Args:
         class_counts: int [K], with copies.
@@ -190,22 +190,22 @@ def describe_starvation(
     distinct_class_counts: np.ndarray | Sequence[int],
     names: Sequence[str] | None = None,
 ) -> str:
-    """In words, which classes the teacher sees too rarely for a student to learn them.
+    """A sentence on the classes the teacher predicts too rarely for a student to learn them.
 
     Args:
         class_counts: int [K], with copies.
         distinct_class_counts: int [K], without.
-        names: of the classes; their numbers otherwise.
+        names: class names; class numbers are used without them.
     """
     counts, distinct = np.asarray(class_counts), np.asarray(distinct_class_counts)
-    even = f"even part of {counts.sum() / len(counts):,.0f} images"
+    even = f"equal share of {counts.sum() / len(counts):,.0f} images"
     starved = starved_classes(counts, distinct)
     if len(starved) == 0:
         return f"No class is starved: each of the {len(counts)} has, without copies, at least a tenth of its {even}."
     missing, few = starved[distinct[starved] == 0], starved[distinct[starved] > 0]
     parts = []
     if len(missing):
-        parts.append(f"the teacher sees {_named(missing, names)} in no image at all")
+        parts.append(f"the teacher predicts {_named(missing, names)} for no image at all")
     if len(few):
         told = _named(few, names, [_held(int(distinct[k]), int(counts[k])) for k in few])
         parts.append(f"{told} {'has' if len(few) == 1 else 'have'}, without copies, less than a tenth of an {even}")
@@ -257,5 +257,5 @@ def _pair_distances(directions_MD: Tensor) -> np.ndarray:
     """Cosine distances of all pairs of unit rows, float32 [M (M - 1) / 2]."""
     distances = 1 - (directions_MD @ directions_MD.T).cpu().numpy()
     upper = np.triu_indices(len(directions_MD), 1)
-    # Rounding puts some copies a trifle below 0.
+    # Rounding makes the distance of some copies slightly negative.
     return distances[upper].clip(min=0).astype(np.float32)

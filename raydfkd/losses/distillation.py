@@ -1,6 +1,6 @@
 """Losses that train a student on a teacher's outputs. B batch, K classes.
 
-Logits may have positions behind the classes, as in [B,K,H,W]: see ``raydfkd.losses.positions``.
+Logits may have position axes after the classes, as in [B,K,H,W]: see ``raydfkd.losses.positions``.
 """
 
 from __future__ import annotations
@@ -46,5 +46,5 @@ def importance_weighted_mean(losses_B: Tensor, importance_weights_B: Tensor) -> 
 
 
 def agreement(student_logits_BK: Tensor, teacher_logits_BK: Tensor) -> Tensor:
-    """Share of samples, or of all their positions, on which both choose the same class: a scalar in [0,1]."""
+    """Share of samples, or of all their positions, on which both predict the same class: a scalar in [0,1]."""
     return (student_logits_BK.argmax(1) == teacher_logits_BK.argmax(1)).float().mean()

@@ -1,7 +1,7 @@
 """Distillation losses on feature maps and embeddings, one value a sample. B batch, C channels, D embedding width.
 
 Where a published loss relates the samples of a batch to one another, each sample gets its own share, and the mean of the
-shares over the batch is the published scalar. Everything is computed in float32, whatever comes in and whatever autocast says.
+shares over the batch is the published scalar. Everything is computed in float32, whatever the input type and autocast.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def correlation_loss_per_sample(student_BD: Tensor, teacher_BD: Tensor) -> Tenso
 
     mean over the B-1 pairs of neighbours in the batch of c_i = sum_d delta_i[d] delta_{i+1}[d], delta = abs(f_S - f_T). A
     pair belongs half to each of its samples: l_i = B / (B-1) * (c_{i-1} + c_i) / 2 with c_0 = c_B = 0. One sample has no
-    pair: 0. (The paper's own form, a Gaussian kernel, is not what the compared numbers were made with.)
+    pair: 0. (The paper's own form, a Gaussian kernel, is not the one behind the published comparisons.)
 
     Returns:
         float32 [B].
@@ -130,7 +130,7 @@ def class_attention_loss_per_sample(
 def _scaled_distances(embeddings_BD: Tensor) -> Tensor:
     """Euclidean distances [B,B] divided by the mean of those above 0."""
     x = embeddings_BD.float()
-    # Not by inner products, which leave nothing of a distance that is small beside the embeddings' length.
+    # Not by inner products, which lose distances that are small relative to the embeddings' norm.
     distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
     scale = distances.sum() / (distances > 0).sum().clamp_min(1)
     return distances / scale.clamp_min(MIN_DISTANCE)

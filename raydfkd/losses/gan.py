@@ -21,7 +21,7 @@ AdversarialKind = Literal["hinge", "log"]
 
 
 def adversarial_discriminator_loss(real_logits_B: Tensor, synthetic_logits_B: Tensor, kind: AdversarialKind) -> Tensor:
-    """Tells real images from synthetic ones.
+    """Discriminates real from synthetic images.
 
     log (HiDFD Eq. 1; Goodfellow et al. 2014): -E log N_D(x) - E log(1 - N_D(x^)).
     hinge (ADC-GAN's and HiDFD's code; Lim and Ye 2017): E max(0, 1 - r) + E max(0, 1 + s), for logits r of x and s of x^.
@@ -57,7 +57,7 @@ def class_discriminator_loss(
 
 
 def class_generator_loss(synthetic_class_logits_B2K: Tensor, classes_B: Tensor) -> Tensor:
-    """Images of the class asked for that look real rather than synthetic: the Psi terms of HiDFD's L_adc_g, as printed.
+    """Rewards images of the requested class that look real rather than synthetic: the Psi terms of HiDFD's L_adc_g, as printed.
 
     -E log Psi(y+; x^) + E log Psi(y-; x^). The softmax's denominators cancel, so it is computed as the mean of
     logit[2y+1] - logit[2y], which is exact and cannot overflow.
@@ -75,7 +75,7 @@ def feature_blending(
     draws: Tensor,
     probability: float,
 ) -> Tensor:
-    """Real and synthetic images of a class change places between teacher and discriminator (HiDFD Eq. 8).
+    """Swaps real and synthetic images of a class between teacher and discriminator (HiDFD Eq. 8).
 
     E[ 1(p < q) ( ||Phi_T(x) - Phi_D(x^)||_2 + ||Phi_T(x^) - Phi_D(x)||_2 ) ], norms per sample and not squared. Row i of x
     and row i of x^ must have one class: the paper's pairs share y (its code pairs independent labels). The paper prints
@@ -101,7 +101,7 @@ def feature_transfer(
     discriminator_real_BF: Tensor,
     discriminator_synthetic_BF: Tensor,
 ) -> Tensor:
-    """The discriminator takes over the teacher's features of the same images (HiDFD Eq. 9).
+    """Pulls the discriminator's features towards the teacher's for the same images (HiDFD Eq. 9).
 
     E ||Phi_T(x) - Phi_D(x)||_2 + E ||Phi_T(x^) - Phi_D(x^)||_2, norms per sample and not squared, the teacher's features
     constant. Deviation from the official code, where this has no gradient at all: as in :func:`feature_blending`.
@@ -118,7 +118,7 @@ def distances(features_BF: Tensor, teacher_BF: Tensor) -> Tensor:
 
 @torch.no_grad()
 def updated_class_counts(class_counts_K: Tensor, teacher_logits_BK: Tensor, gamma: float) -> Tensor:
-    """The moving average of how many synthetic images the teacher sees of each class (HiDFD Eqs 10-11).
+    """Moving average of the number of synthetic images the teacher assigns to each class (HiDFD Eqs 10-11).
 
     n_c <- (1 - gamma) n_c + gamma * #{i: argmax t_i = c}. The paper's gamma is .5; n starts at any positive constant.
 
@@ -130,16 +130,16 @@ def updated_class_counts(class_counts_K: Tensor, teacher_logits_BK: Tensor, gamm
 
 
 def class_weights(class_counts_K: Tensor, min_relative_frequency: float = 0.01) -> Tensor:
-    """What a class counts for in :func:`class_regularization`: 1 / n^_c with n^ = n / sum n, the weights of HiDFD Eq. 12.
+    """The weight of each class in :func:`class_regularization`: 1 / n^_c with n^ = n / sum n, the weights of HiDFD Eq. 12.
 
-    Deviation: n^ is at least ``min_relative_frequency`` / K, since a class that vanished would otherwise weigh infinitely much,
+    Deviation: n^ is at least ``min_relative_frequency`` / K, since a class that vanished would otherwise have infinite weight,
     and the weights are divided by their mean, since they would otherwise be about K and lambda_g would mean something else for
     each K. The official code never updates n, so its weights are all 1.
 
     Args:
         class_counts_K: n, none negative and not all 0.
-        min_relative_frequency: a share of the even frequency 1/K, well below 1, else it also hides differences between classes
-            that are made.
+        min_relative_frequency: a share of the even frequency 1/K, well below 1, otherwise it also hides differences
+            between generated classes.
 
     Returns:
         float32 [K] of mean 1.

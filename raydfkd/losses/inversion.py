@@ -20,7 +20,7 @@ Statistics = Sequence[tuple[Tensor, Tensor]]
 
 
 def bn_loss(batch: Statistics, running: Statistics) -> Tensor:
-    """Distance of the batch's statistics from those the teacher saw while it was trained.
+    """Distance of the batch's statistics from the teacher's running statistics.
 
     sum_l ||M_l - mu_l||_2 + ||V_l - sigma^2_l||_2, norms not squared and not divided by the width
     (DeepInversion, arXiv 1912.08795, in the form of FastDFKD; SSD-KD Eq. 1).

@@ -1,4 +1,4 @@
-"""Distillation losses on logits beside plain KL, one value a sample. B batch, K classes, y the label, T the temperature.
+"""Distillation losses on logits other than plain KL, one value per sample. B batch, K classes, y the label, T the temperature.
 
 There are no labels in data-free distillation: y is the teacher's argmax everywhere (ours; the papers have true labels).
 

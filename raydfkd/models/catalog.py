@@ -17,7 +17,7 @@ from raydfkd.models.external import build_external
 from raydfkd.registry import Registry
 
 EXPORTED_SUFFIX = ".pt2"
-"""Of torch.export files, which can be teachers but are no catalog models."""
+"""Suffix of torch.export files, which can be teachers but are not catalog models."""
 
 ClassifierFactory = Callable[[int, ImageShape], nn.Module]
 """Takes the number of classes and the image shape."""
@@ -25,7 +25,7 @@ ClassifierFactory = Callable[[int, ImageShape], nn.Module]
 
 @dataclass(frozen=True)
 class ClassifierEntry:
-    """A way to build one architecture, and the shorter image side in pixels that it needs at least."""
+    """A way to build one architecture, and its minimum length of the shorter image side in pixels."""
 
     build: ClassifierFactory
     min_size: int
@@ -96,7 +96,7 @@ def build_classifier(name: str, num_classes: int, image_shape: ImageShape) -> nn
     ``package.module:callable``. The callable gets ``num_classes``, and ``in_channels`` and ``image_shape`` if it names them.
 
     Raises:
-        UnknownNameError: nobody knows that name.
+        UnknownNameError: the name is unknown.
         ConfigError: the model cannot take images of that shape or that many classes.
     """
     if num_classes < 1 or len(image_shape) != 3 or min(image_shape) < 1:

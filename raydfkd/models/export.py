@@ -1,4 +1,4 @@
-"""A finished student as a file that other programs load, checked by loading it again."""
+"""Exports a finished student for other programs, and verifies the file by loading it again."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from raydfkd.models.weights import load_weights, save_weights
 
 EXPORT_FORMATS = ("pt2", "onnx", "safetensors")
 MAX_ABS_DIFFERENCE = 1e-4
-"""Of the logits of the exported file from those of the source model."""
+"""Allowed difference between the logits of the exported file and the source model."""
 TRACED_BATCH_SIZE = 2
 CHECKED_BATCH_SIZE = 3
-"""Another size than the traced one, so that a batch size baked in by mistake is found."""
+"""Differs from the traced size, to detect a batch size baked in by mistake."""
 
 Rerun = Callable[[torch.Tensor], torch.Tensor]
 """Images [B,C,H,W] in [0,1] to logits, through the exported file."""
@@ -45,7 +45,7 @@ def export_model(
 
     Raises:
         ConfigError: the format is unknown, its libraries are not installed, or ``path`` cannot be written.
-        RunFailedError: the file gives other logits than the model, by more than ``MAX_ABS_DIFFERENCE``.
+        RunFailedError: the file's logits differ from the model's by more than ``MAX_ABS_DIFFERENCE``.
     """
     path = Path(path)
     if format not in EXPORT_FORMATS:
@@ -65,14 +65,14 @@ def export_model(
 
 def _require_writable(path: Path) -> None:
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"{path} cannot be written: {path.parent} is no folder that may be written to, choose another path")
+        raise ConfigError(f"{path} cannot be written: {path.parent} is not a writable folder, choose another path")
     if path.is_dir():
         raise ConfigError(f"{path} cannot be written: it is a folder, give the name of a file in it")
 
 
 def _export_pt2(whole: nn.Sequential, image_shape: ImageShape, path: Path) -> Rerun:
     if path.suffix != ".pt2":
-        raise ConfigError(f"{path}: a pt2 export must end in .pt2, because torch.export goes by the name")
+        raise ConfigError(f"{path}: a pt2 export must end in .pt2, because torch.export checks the suffix")
     example = torch.zeros(TRACED_BATCH_SIZE, *image_shape)
     program = torch.export.export(whole, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(program, path)
@@ -109,7 +109,7 @@ def _export_safetensors(whole: nn.Sequential, path: Path, header: dict[str, str]
     reloaded = copy.deepcopy(whole)
     with torch.no_grad():
         for parameter in reloaded[1].parameters():
-            parameter.zero_()  # so that what the file does not hold shows in the difference
+            parameter.zero_()  # so that tensors missing from the file show up in the difference
     load_weights(reloaded[1], path)
     return reloaded
 

@@ -1,7 +1,7 @@
 """Teachers from ``torch.export`` files (.pt2): a graph and its weights, without the Python code that defined them.
 
-A .pt2 file is a program: use one only from someone whose code you would run. What can be refused cheaply is: torch unpickles
-some parts of such archives without restriction, and files that ask for it are rejected before torch sees them.
+A .pt2 file is a program: use only files from sources whose code you would run. Obvious risks are rejected: torch unpickles
+some parts of such archives without restriction, and files that have such parts are rejected before torch reads them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROOT_PARTS = 1
 
 
 class ExportedClassifier(nn.Module):
-    """A loaded program as a module: forward only, always as it was exported; its layers cannot be seen from outside."""
+    """A loaded program as a module: forward only, always as it was exported; its layers are not accessible."""
 
     def __init__(self, program: torch.export.ExportedProgram) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class ExportedClassifier(nn.Module):
         return self.program(images)
 
     def train(self, mode: bool = True) -> ExportedClassifier:
-        """Does nothing: an exported graph has the mode in which it was exported, and refuses to be asked."""
+        """Does nothing: an exported graph keeps the mode in which it was exported, and raises on a change."""
         return self
 
 
@@ -50,7 +50,7 @@ def load_exported(path: str | Path) -> ExportedClassifier:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"there is no exported program {path}: correct the path, or make the file first")
+        raise CheckpointError(f"there is no exported program {path}: correct the path, or create the file first")
     try:
         with zipfile.ZipFile(path) as archive:
             _refuse_code(archive, path)
@@ -65,7 +65,7 @@ def load_exported(path: str | Path) -> ExportedClassifier:
 
 @contextmanager
 def _silent_loader() -> Iterator[None]:
-    """torch logs what it stumbles over in a damaged file on stderr, before it raises what becomes our sentence."""
+    """torch logs problems with a damaged file to stderr before it raises the error that we report."""
     log = logging.getLogger("torch.export")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -101,6 +101,6 @@ def _require_plain_tensors(content: bytes, name: str, path: Path) -> None:
 
 def _refusal(path: Path, name: str) -> CheckpointError:
     return CheckpointError(
-        f"{path} holds Python objects and not only tensors ({name}), so loading it could run code; it was refused and nothing "
+        f"{path} holds Python objects and not only tensors ({name}), so loading it could run code; it was rejected and nothing "
         "in it was run"
     )

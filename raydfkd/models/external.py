@@ -16,11 +16,11 @@ from raydfkd.registry import nearest
 
 
 def build_external(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
-    """Builds ``torchvision:NAME``, ``timm:NAME`` or ``package.module:callable``, and tries it on two black images.
+    """Builds ``torchvision:NAME``, ``timm:NAME`` or ``package.module:callable``, and tests it on two black images.
 
     Raises:
         UnknownNameError: the library has no such model.
-        ConfigError: the library is missing, or the model does not turn such images into that many logits.
+        ConfigError: the library is missing, or the model does not give that many logits for such images.
     """
     source, _, rest = name.partition(":")
     if source == "torchvision":
@@ -64,7 +64,7 @@ def _from_callable(module_name: str, attribute: str, num_classes: int, image_sha
     if "num_classes" not in parameters and not takes_any:
         raise ConfigError(f"model {name!r} must accept num_classes=..., its parameters are {list(parameters)}")
     arguments: dict[str, object] = {"num_classes": num_classes}
-    # Only where named: **kwargs are often passed on to a constructor that knows nothing of these.
+    # Only if named: **kwargs are often passed on to a constructor that does not accept these.
     if "in_channels" in parameters:
         arguments["in_channels"] = image_shape[0]
     if "image_shape" in parameters:
@@ -97,7 +97,7 @@ def _import_callable(module_name: str, attribute: str) -> Callable[..., object]:
 
 @torch.no_grad()
 def _try_out(model: nn.Module, name: str, num_classes: int, image_shape: ImageShape) -> None:
-    """Fails with a sentence now and not with a traceback after the run has started."""
+    """Fails now with a clear message, not with a traceback after the run has started."""
     try:
         with evaluating(model):
             logits = model(torch.zeros(2, *image_shape))

@@ -1,7 +1,7 @@
-"""What feature-based distillation reads of a classifier in one forward pass: stage maps, pooled feature, head.
+"""What feature-based distillation reads from a classifier in one forward pass: stage maps, pooled feature, head.
 
-Networks of the catalog, and any other with ``forward_maps`` and ``pool_and_classify``, give their maps themselves. Of others
-they are taken with forward hooks on named layers, which :func:`stage_layers` finds where it can.
+Networks of the catalog, and any other with ``forward_maps`` and ``pool_and_classify``, provide their maps. For others
+they are captured with forward hooks on named layers, which :func:`stage_layers` finds where possible.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ __all__ = [
 ]
 
 PROBE_BATCH_SIZE = 2
-"""Images with which a network is tried out."""
+"""Number of images with which a network is probed."""
 
 
 class FeatureReader(nn.Module):
     """A classifier whose forward pass, of normalised images [B,C,H,W], gives a :class:`NetworkOutput`.
 
-    Makes no copy: its parameters are the network's. To be compiled or wrapped as a whole. Hooks, where it needs any, are put on
-    the network once, here, and keep nothing outside a pass of this reader.
+    Makes no copy: its parameters are the network's. Compile or wrap it as a whole. Hooks, if needed, are registered on
+    the network once, here, and record nothing outside a pass of this reader.
 
     Args:
-        needs: what to read beside the logits.
-        layers: dotted names of the layers whose outputs are the maps, in order; None: those that the network gives itself, or
+        needs: what to read besides the logits.
+        layers: dotted names of the layers whose outputs are the maps, in order; None: those that the network provides, or
             that ``stage_layers`` finds.
         head: dotted name of the linear layer that takes the embedding; None: the last one with ``num_classes`` outputs.
         role: what messages call the network.
-        frozen: train() and eval() leave the network alone.
+        frozen: train() and eval() do not affect the network.
 
     Raises:
-        TeacherError, ConfigError (of a student): it has no such layers.
+        TeacherError, ConfigError (of a student): there are no such layers.
     """
 
     def __init__(
@@ -105,14 +105,14 @@ class FeatureReader(nn.Module):
         return self if self.frozen else super().train(mode)
 
     def shapes(self) -> FeatureShapes:
-        """What to expect of the maps and of the embedding; tries the network out."""
+        """Shapes of the maps and of the embedding; probes the network."""
         head = None if self._head is None else self.network.get_submodule(self._head)
         width = head.in_features if isinstance(head, nn.Linear) else None
         maps = self._probe().maps if "maps" in self.needs else ()
         return FeatureShapes(tuple((x.shape[1], x.shape[2], x.shape[3]) for x in maps), width)
 
     def remove_hooks(self) -> None:
-        """Leaves the network as it was; the reader is of no more use."""
+        """Restores the network; the reader cannot be used afterwards."""
         if self._capture is not None:
             self._capture.remove()
 
@@ -127,7 +127,7 @@ class FeatureReader(nn.Module):
                 got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise error_of(self._role)(
                     f"the {self._role}'s layer {name!r} gives {got} for {PROBE_BATCH_SIZE} images; a map is [B,C,H,W]: "
-                    "name another in its feature_layers"
+                    "name another layer in its feature_layers"
                 )
 
     def _head_layer(self) -> nn.Linear:
@@ -168,10 +168,10 @@ def require_linear_head(model: nn.Module, head: str | None, role: Role) -> nn.Li
 
 
 def stage_layers(model: nn.Module, image_shape: ImageShape, head: str | None, role: Role = "student") -> tuple[str, ...]:
-    """Layers of a convolutional network, in order, whose outputs are one map a resolution, the last one what is pooled.
+    """Layers of a convolutional network, in order, with one output map per resolution; the last one is the pooled map.
 
-    Tries the network out: the last map is the layer output whose mean over pixels is what the head takes; before it, each
-    resolution counts with the last of its least nested layers.
+    Probes the network: the last map is the layer output whose mean over pixels is the head's input; before it, each
+    resolution is represented by the last of its least nested layers.
 
     Raises:
         TeacherError, ConfigError (of a student): no layer's output is pooled into the head.

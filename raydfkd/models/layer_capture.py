@@ -1,4 +1,4 @@
-"""Outputs and inputs of named layers of a network that does not give them itself, taken with forward hooks."""
+"""Captures outputs and inputs of named layers with forward hooks, for networks that do not return them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from raydfkd.errors import ConfigError, RaydfkdError, TeacherError
 from raydfkd.registry import nearest
 
 Role = Literal["teacher", "student"]
-"""What messages call a network."""
+"""The name of a network in messages."""
 
 
 class LayerCapture:
-    """``capture(images)`` gives the network's output and what the named layers gave or took in that pass.
+    """``capture(images)`` returns the network's output and the named layers' outputs or inputs in that pass.
 
-    The hooks are there from the start, so that a compiler sees them, and keep nothing outside a pass made through this object.
-    They are objects and no closures: a deep copy of whatever holds the network and this has hooks of its own. A layer called
-    more than once in a pass counts with its last call.
+    The hooks are registered from the start, so that a compiler sees them, and record only passes through this object.
+    They are objects, not closures, so that a deep copy of the network together with this object has its own hooks. For a layer
+    called more than once in a pass the last call counts.
     """
 
     def __init__(
@@ -33,10 +33,10 @@ class LayerCapture:
         self._handles = handles
 
     def __call__(self, images: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
-        """The network's output, and the values in the order in which they were asked for.
+        """The network's output, and the values in the requested order.
 
         Raises:
-            TeacherError, ConfigError (of a student): a layer took no part in the pass.
+            TeacherError, ConfigError (of a student): a layer was not used in the pass.
         """
         hooks = list(self._hooks.values())
         for hook in hooks:
@@ -54,13 +54,13 @@ class LayerCapture:
         return output, values
 
     def remove(self) -> None:
-        """Takes the hooks off; this object is of no more use."""
+        """Removes the hooks; this object cannot be used afterwards."""
         for handle in self._handles:
             handle.remove()
 
 
 class _Hook:
-    """Keeps what its layer gives, or takes, while armed."""
+    """Records its layer's output or input while armed."""
 
     def __init__(self, name: str, order: list[str] | None) -> None:
         self.name = name
@@ -98,10 +98,10 @@ def capture(
 
     Args:
         order: gets the names of ``layers`` in the order in which they finish.
-        required: whether a layer that takes no part in a pass is an error, or gives None.
+        required: whether a layer that is unused in a pass is an error, or gives None.
 
     Raises:
-        TeacherError, ConfigError (of a student): there is no such layer, or a name comes twice.
+        TeacherError, ConfigError (of a student): there is no such layer, or a name is repeated.
     """
     known = dict(model.named_modules())
     for name in (*layers, *inputs_of):
@@ -118,5 +118,5 @@ def capture(
 
 
 def error_of(role: Role) -> type[RaydfkdError]:
-    """The kind of error that names a network of the user's."""
+    """The error class for this network of the user's."""
     return TeacherError if role == "teacher" else ConfigError

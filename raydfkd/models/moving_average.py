@@ -10,12 +10,12 @@ from torch import Tensor
 
 @torch.no_grad()
 def update_average(average: Iterable[Tensor], current: Iterable[Tensor], limit: float, num_updates: int) -> None:
-    """In place: average <- decay * average + (1 - decay) * current, tensor by tensor; a tensor of whole numbers is copied.
+    """In place: average <- decay * average + (1 - decay) * current, tensor by tensor; an integer tensor is copied.
 
-    decay = min(limit, (1 + n) / (10 + n)) grows with the updates n, so that an average's start does not weigh on it.
+    decay = min(limit, (1 + n) / (10 + n)) grows with the updates n, so that the initial weights do not dominate it.
 
     Args:
-        average, current: as many tensors each, in the same order and of the same shapes.
+        average, current: lists of tensors of the same length, order and shapes.
         limit: the decay after many updates, in [0,1); 0: the average is ``current``.
         num_updates: n, of ``current`` so far, this one included.
     """

@@ -1,4 +1,4 @@
-"""What a network gives a distillation objective, and the shapes of it."""
+"""A network's outputs for a distillation objective, and their shapes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 Feature = Literal["maps", "embedding", "head"]
-"""What can be read beside the logits."""
+"""What can be read besides the logits."""
 
 
 @dataclass(frozen=True)
 class NetworkOutput:
-    """What a network gives an objective; what was not asked for is empty or None.
+    """A network's outputs for an objective; parts not requested are empty or None.
 
     Attributes:
         logits: [B,K].
@@ -40,11 +40,11 @@ class NetworkOutput:
 
 @dataclass(frozen=True)
 class FeatureShapes:
-    """A NetworkOutput without its batch, known before training.
+    """The shapes of a NetworkOutput without the batch axis, known before training.
 
     Attributes:
         maps: (C,H,W) of each.
-        embedding: width of what the head takes, None if there is no such head.
+        embedding: width of the head's input, None without a linear head.
     """
 
     maps: tuple[tuple[int, int, int], ...]
@@ -52,7 +52,7 @@ class FeatureShapes:
 
 
 def join_outputs(parts: Sequence[NetworkOutput]) -> NetworkOutput:
-    """The output for a batch from those for its consecutive parts, by one and the same network."""
+    """The output for a batch from those for its consecutive parts, from the same network."""
     if len(parts) == 1:
         return parts[0]
     embeddings = [part.embedding for part in parts if part.embedding is not None]
@@ -66,7 +66,7 @@ def join_outputs(parts: Sequence[NetworkOutput]) -> NetworkOutput:
 
 @runtime_checkable
 class MapClassifier(Protocol):
-    """A classifier that gives its maps itself; ``pool_and_classify(forward_maps(images)[-1])`` is its forward pass."""
+    """A classifier that provides its maps; ``pool_and_classify(forward_maps(images)[-1])`` is its forward pass."""
 
     def forward_maps(self, images: Tensor) -> list[Tensor]: ...
 

@@ -1,4 +1,4 @@
-"""In which mode and number format networks run."""
+"""Evaluation mode and numeric precision of networks."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def autocast(device: torch.device, enabled: bool) -> AbstractContextManager[Any]
 
 @contextmanager
 def evaluating(network: object) -> Iterator[None]:
-    """The network in evaluation mode, and each of its layers back in its own mode afterwards.
+    """Puts the network in evaluation mode, and restores each layer's mode afterwards.
 
-    Layer by layer, since a container says nothing of its parts: an averaged student stays in evaluation mode inside of a new
-    ``nn.Sequential``, which begins in training mode. A callable that is no module has no mode and is left alone.
+    Layer by layer, since a container's mode says nothing about its layers: an averaged student stays in eval mode in a new
+    ``nn.Sequential``, which begins in training mode. A callable that is not a module has no mode and is unaffected.
     """
     if not isinstance(network, nn.Module):
         yield

@@ -1,4 +1,4 @@
-"""Seeded random numbers for layers that draw from torch's default generators, as dropout does."""
+"""Seeded random numbers for layers that use torch's default generators, such as dropout."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 
 
 class RandomStreams:
-    """One stream for the CPU and, where ``device`` is a CUDA device, one for that: layers draw on the device of their input.
+    """One stream for the CPU and, if ``device`` is a CUDA device, one for that: layers draw on the device of their input.
 
-    A layer cannot be given a generator: ``torch.nn.functional.dropout`` takes none. So, inside of :meth:`in_use`, the default
+    A layer cannot be given a generator: ``torch.nn.functional.dropout`` takes none. So, inside :meth:`in_use`, the default
     generators have the states of these streams, and afterwards the states that they had before. What is drawn inside does not
-    depend on what is drawn outside, nor the other way round; a second thread must not draw meanwhile, as it would take from
-    these streams. The states lie in the host's memory, so that nothing waits for the device.
+    depend on what is drawn outside, nor vice versa; a second thread must not draw at the same time, as it would consume
+    these streams. The states are in host memory, so that nothing waits for the device.
 
     Args:
         device: where the layers run.
@@ -23,18 +23,18 @@ class RandomStreams:
     def __init__(self, device: torch.device) -> None:
         self._streams = [(torch.default_generator, torch.Generator())]
         if device.type == "cuda":
-            torch.cuda.init()  # There are no default generators before.
+            torch.cuda.init()  # The default generators do not exist before.
             own = torch.Generator(device)
             self._streams.append((torch.cuda.default_generators[own.device.index], own))
 
     def restart(self, seed: int) -> None:
-        """Starts every stream anew from ``seed``."""
+        """Reseeds every stream from ``seed``."""
         for _, own in self._streams:
             own.manual_seed(seed)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """What is drawn from the default generators in here comes from the streams, each from where it was left."""
+        """Draws from the default generators in this context continue the streams."""
         outside = [default.get_state() for default, _ in self._streams]
         for default, own in self._streams:
             default.set_state(own.get_state())

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from raydfkd.errors import ConfigError
 
 Conditioning = Literal["per_layer", "shared", "hierarchical"]
-"""How the generator's normalisation layers learn of the class.
+"""How the class conditions the generator's normalisation layers.
 
 ``per_layer``: each has its own table of gains and biases per class. ``shared``: all read one class embedding. ``hierarchical``:
 as shared, and each block also reads a part of the latent vector of its own.
@@ -55,7 +55,7 @@ def residual_layout(image_shape: tuple[int, int, int]) -> ResidualLayout:
     """The layout for images of ``image_shape`` = (C, H, W), of any number of channels.
 
     Raises:
-        ConfigError: no layout for that size, or no channel.
+        ConfigError: there is no layout for that size, or no channel.
     """
     channels, height, width = image_shape
     if channels < 1 or height != width or height not in RESIDUAL_LAYOUTS:

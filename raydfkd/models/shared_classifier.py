@@ -61,11 +61,11 @@ class ClassifierSharingProjector(nn.Module):
 class SharedClassifierStudent(nn.Module):
     """Normalised images [B,C,H,W] to logits [B,K] through the projector, global average pooling and the teacher's head.
 
-    It gives its maps as networks of the catalog do; the last one is the projected map, which is what is aligned.
+    It provides its maps as catalog networks do; the last one is the projected map, which is aligned.
 
     Args:
-        backbone: the student's own network. One that gives its maps itself is used up to its last map, and its own head not at
-            all (``share_classifier`` takes that off); of others the whole forward pass runs.
+        backbone: the student's own network. One that gives its maps itself is used up to its last map, without its own
+            head (which ``share_classifier`` removes); for others the whole forward pass runs.
         teacher_head: the linear layer that takes the teacher's pooled last map; a frozen copy of it is made.
         map_layer: of a backbone that does not give its maps: dotted name of the layer whose output is the last map, activated.
 
@@ -83,12 +83,12 @@ class SharedClassifierStudent(nn.Module):
         super().__init__()
         if map_layer is None and not isinstance(backbone, MapClassifier):
             raise ConfigError(
-                f"the student {type(backbone).__name__} does not give its maps: name the layers that do in its feature_layers, "
+                f"the student {type(backbone).__name__} does not provide its maps: name their layers in its feature_layers, "
                 "the pooled one last"
             )
         self.map_layer = map_layer
         self.removed_head: str | None = None
-        """Dotted name of the backbone's own head, where ``share_classifier`` took it off."""
+        """Dotted name of the backbone's own head, where ``share_classifier`` removed it."""
         self.backbone = backbone
         self.projector = projector
         self.head = _frozen_copy(teacher_head)
@@ -120,8 +120,8 @@ def share_classifier(
 ) -> SharedClassifierStudent:
     """A student of ``backbone`` and the teacher's classifier. The projector is drawn from torch's global random generator.
 
-    The backbone is taken over: its own head is replaced by an identity, and whatever else comes after its last map is frozen,
-    since nothing would train it.
+    The backbone is modified in place: its own head is replaced by an identity, and everything else after its last map is
+    frozen, since nothing would train it.
 
     Args:
         feature_layers, classifier_head: of the student, as ``FeatureReader`` takes them.
@@ -162,7 +162,7 @@ def rebuild_shared_classifier(backbone: nn.Module, described: str, num_classes: 
     """An untrained student of the described form, to load a file's weights into: no teacher is needed for that.
 
     Raises:
-        CheckpointError: the description is damaged, or of another backbone.
+        CheckpointError: the description is damaged, or for a different backbone.
     """
     try:
         form = json.loads(described)
@@ -204,7 +204,7 @@ def _pooled_map_shape(teacher: FrozenTeacher) -> MapShape:
 
 
 def _freeze_unused(student: SharedClassifierStudent, image_shape: ImageShape) -> None:
-    """Parameters that the logits do not depend on: data-parallel training takes one without gradient for a mistake."""
+    """Parameters that the logits do not depend on: data-parallel training treats one without gradient as an error."""
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     with evaluating(student):
         logits = student(probe_images(student.backbone, image_shape))
@@ -220,7 +220,7 @@ def _conv_norm_relu(in_width: int, out_width: int, kernel: int) -> tuple[nn.Modu
 
 
 def _frozen_copy(head: nn.Linear) -> nn.Linear:
-    """Not a deep copy, which would take along hooks."""
+    """Not a deep copy, which would copy hooks too."""
     device, dtype = head.weight.device, head.weight.dtype
     bias = head.bias is not None
     copy = nn.utils.skip_init(nn.Linear, head.in_features, head.out_features, bias=bias, device=device, dtype=dtype)

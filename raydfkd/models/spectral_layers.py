@@ -1,8 +1,8 @@
 """Linear and convolution layers whose weight is divided by its largest singular value (Miyato et al., ICLR 2018).
 
-PyTorch's parametrization with one power iteration an access in training mode and none in evaluation mode. Two things are
+PyTorch's parametrization with one power iteration per access in training mode and none in evaluation mode. Two things are
 ours: weights start at N(0,.02) and biases at 0, as in the ADC-GAN recipes; and the weight is normalised in float32 even under
-autocast, because a power iteration in bfloat16 would leave the norm uncertain by a per cent.
+autocast, because a power iteration in bfloat16 would leave the norm inaccurate by about one per cent.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def load_flat_weights(module: nn.Module, vector: np.ndarray) -> None:
     """Writes a vector made by :func:`flat_weights` into a module of the same architecture, in place.
 
     Raises:
-        ValueError: the vector has another length than the module's state.
+        ValueError: the vector differs in length from the module's state.
     """
     tensors = list(float_state(module))
     expected = sum(tensor.numel() for tensor in tensors)

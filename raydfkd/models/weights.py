@@ -28,14 +28,14 @@ def load_weights(model: nn.Module, path: str | Path, head: str | None = None) ->
     Args:
         model: the network.
         path: the file.
-        head: dotted name of the layer that gives the logits, which may be of another number of classes in the file; its
-            tensors then stay as the model has them. None: every tensor must fit.
+        head: dotted name of the layer that gives the logits, which may have a different number of classes in the file; its
+            tensors are then left unchanged in the model. None: every tensor must fit.
 
     Returns:
         The names of the head's tensors that stayed as they were.
 
     Raises:
-        CheckpointError: the file is missing, damaged, wants to run code, or is of another architecture.
+        CheckpointError: the file is missing, damaged, would run code, or has a different architecture.
     """
     path = Path(path)
     state = _without_prefix(read_state(path), "module.")
@@ -66,7 +66,7 @@ def save_weights(model: nn.Module, path: str | Path, metadata: dict[str, str] | 
     path = Path(path)
     # Copies, because safetensors refuses tensors that share memory or are laid out channels_last.
     state = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in model.state_dict().items()}
-    write_atomically(path, save(state, metadata=metadata))  # save_file would make it readable by its owner alone
+    write_atomically(path, save(state, metadata=metadata))  # save_file would make it readable only by its owner
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -82,25 +82,25 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 def _require_file(path: Path) -> None:
     if not path.is_file():
-        raise CheckpointError(f"there is no weights file {path}: correct the path, or make the file first")
+        raise CheckpointError(f"there is no weights file {path}: correct the path, or create the file first")
 
 
 def _read_torch_file(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            # The restricted unpickler announces that it may not understand a file before it says so.
+            # The restricted unpickler warns about a file before it raises.
             warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
             raise CheckpointError(
-                f"{path} holds more than tensors (Python objects, or it is no torch file), so loading it could run code; "
-                "it was refused and nothing in it was run. Save model.state_dict() from a program you trust, best as "
+                f"{path} holds more than tensors (Python objects, or it is not a torch file), so loading it could run code; "
+                "it was rejected and nothing in it was run. Save model.state_dict() from a program you trust, preferably as "
                 ".safetensors"
             ) from error
         raise CheckpointError(f"{path} is not a torch file or is cut short; copy it again") from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
-        # The restricted unpickler stumbles over damaged files in all these ways.
+        # The restricted unpickler raises any of these for damaged files.
         raise CheckpointError(f"{path} is not a torch file or is cut short ({_first_line(error)}); copy it again") from error
 
 
@@ -138,4 +138,4 @@ def _check_names_and_shapes(model: nn.Module, state: dict[str, torch.Tensor], pa
         name = mismatched[0]
         shapes = f"file {list(state[name].shape)}, model {list(expected[name].shape)}"
         parts.append(f"{len(mismatched)} of another shape, first {name!r} ({shapes})")
-    raise CheckpointError(f"{path} is of another architecture than this {type(model).__name__}: {'; '.join(parts)}")
+    raise CheckpointError(f"{path} does not match the architecture of this {type(model).__name__}: {'; '.join(parts)}")

@@ -20,7 +20,7 @@ _METADATA_KEY = b"raydfkd.synthetic_batch"
 def to_table(batch: SyntheticBatch) -> pa.Table:
     """Columns ``image`` (uint8 tensor [C,H,W]), ``target`` (int64, or int16 tensor [H,W]), ``teacher_class`` int32,
     ``teacher_confidence`` float32 and, if the batch has them, ``priority`` float32 and ``class_histogram`` (int32 tensor [K]);
-    the rest as schema metadata.
+    the rest is schema metadata.
     """
     import pyarrow as pa
 
@@ -44,15 +44,15 @@ def to_table(batch: SyntheticBatch) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> SyntheticBatch:
-    """The batch that :func:`to_table` made the table of; arrays are read-only views where Arrow allows.
+    """The batch from which :func:`to_table` made the table; arrays are read-only views where Arrow allows.
 
     Raises:
-        DataError: the table is not such a one.
+        DataError: the table was not made by :func:`to_table`.
     """
     metadata = table.schema.metadata or {}
     if _METADATA_KEY not in metadata:
         raise DataError(
-            "an Arrow table lacks the metadata 'raydfkd.synthetic_batch' and is no synthetic batch: write it with raydfkd"
+            "an Arrow table lacks the metadata 'raydfkd.synthetic_batch' and is not a synthetic batch: write it with raydfkd"
         )
     try:
         described = json.loads(metadata[_METADATA_KEY])
@@ -66,11 +66,11 @@ def from_table(table: pa.Table) -> SyntheticBatch:
             **described,
         )
     except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"an Arrow table of a synthetic batch is damaged ({error}): write it anew") from error
+        raise DataError(f"an Arrow table of a synthetic batch is damaged ({error}): write it again") from error
 
 
 def holds_synthetic_batch(file: Path) -> bool:
-    """Whether a Parquet file has the metadata of :func:`to_table`; False also for a file that is no Parquet."""
+    """Whether a Parquet file has the metadata of :func:`to_table`; also False for a file that is not Parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -81,7 +81,7 @@ def holds_synthetic_batch(file: Path) -> bool:
 
 
 def to_parquet(batch: SyntheticBatch) -> bytes:
-    """The table as an uncompressed Parquet file: pixels of noise do not shrink."""
+    """The table as an uncompressed Parquet file: noisy pixels do not compress."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -95,7 +95,7 @@ def from_parquet(content: bytes) -> SyntheticBatch:
     """The batch of :func:`to_parquet`.
 
     Raises:
-        DataError: it is no such file.
+        DataError: it is not such a file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -103,7 +103,7 @@ def from_parquet(content: bytes) -> SyntheticBatch:
     try:
         return from_table(pq.read_table(pa.BufferReader(content)))
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"a stored batch is no readable Parquet ({error})") from error
+        raise DataError(f"a stored batch is not readable Parquet ({error})") from error
 
 
 def _tensor_column(values: np.ndarray) -> pa.Array:

@@ -1,4 +1,4 @@
-"""The replay buffer: an index of items over opaque shards of pixels. Single-threaded, never waits; the caller locks and limits.
+"""The replay buffer: an index of items over opaque shards of pixels. Never blocks; the caller locks and limits.
 
 Vocabulary: an *item* is one image; a *shard* is one inserted batch, whose payload (arrays, or a reference to them) is kept
 whole while any of its rows is live; a *slot* is an item's place in every mirror of the buffer, reused after eviction; a *key*
@@ -62,7 +62,7 @@ class ReplayBuffer:
         self.consumers = consumers
         self.total_slots = config.synthetic.capacity + (0 if config.pinned is None else config.pinned.capacity)
         self.identity = uuid.uuid4().hex
-        """Of this object: shard ids of two buffers, or of one before and after a restore, may not be confused."""
+        """Identifies this object: shard ids of two buffers, or of one before and after a restore, must not be confused."""
         self.num_shards = 0
         self.num_batches = 0
         self.num_inserts = 0
@@ -86,17 +86,17 @@ class ReplayBuffer:
         return sum(table.storage.num_bytes for table in self.tables.values())
 
     def insert(self, batch: SyntheticBatch, payload: Any, judge: str | None = None) -> None:
-        """Inserts a batch as shard ``num_shards``; the buffer keeps ``payload`` (never looked into) until the last row leaves.
+        """Inserts a batch as shard ``num_shards``; the buffer keeps ``payload`` (opaque) until the last row is evicted.
 
-        ``num_batches`` and ``num_inserts`` count what generators made, ``num_shards`` pinned batches too.
+        ``num_batches`` and ``num_inserts`` count generated batches only, ``num_shards`` pinned batches too.
 
         Args:
-            judge: the consumer whose priorities the batch brings, the others beginning with their own largest; None: they
-                are everybody's.
+            judge: the consumer that the batch's priorities belong to, the others starting with their own largest; None: they
+                belong to all.
 
         Raises:
-            ReplayFullError: the batch is larger than its table, or the pinned table has no room left.
-            ValueError: a teacher class outside 0 .. K-1, a class histogram that does not suit its table (see
+            ReplayFullError: the batch is larger than its table, or the pinned table is full.
+            ValueError: a teacher class outside 0 .. K-1, a class histogram that does not match its table (see
                 ``Storage.check_classes``), or a pinned source without a pinned table.
         """
         name = "pinned" if batch.source in PINNED_SOURCES else "synthetic"
@@ -116,10 +116,10 @@ class ReplayBuffer:
         ``normalize_importance: batch`` they are divided by their largest among that table's items in the batch. Samplers
         other than ``prioritized`` give weight 1. Beta goes linearly from ``importance_exponent`` at step 0 to
         ``importance_exponent_final`` at the last of ``total_steps``.
-        Items of the pinned table stand at random places of a batch, so that every part of a split batch gets its share.
+        Pinned items are at random positions in a batch, so that every part of a split batch gets its share.
 
         Raises:
-            ValueError: the buffer is empty, or no such consumer.
+            ValueError: the buffer is empty, or there is no such consumer.
         """
         if self.size == 0:
             raise ValueError("an empty buffer cannot be sampled: insert first")
@@ -140,8 +140,8 @@ class ReplayBuffer:
     def update(self, consumer: str, keys: np.ndarray, priorities: np.ndarray) -> int:
         """Stores new raw priorities (float [n]) of ``keys`` int64 [n]; of a repeated key the last finite one stays.
 
-        Returns how many were dropped because their item was evicted. Those that are not finite are dropped and counted
-        apart (``invalid_updates`` in :meth:`stats`).
+        Returns how many were dropped because their item was evicted. Non-finite ones are dropped and counted
+        separately (``invalid_updates`` in :meth:`stats`).
         """
         who = self._index_of(consumer)
         keys = keys.ravel()
@@ -166,7 +166,7 @@ class ReplayBuffer:
         return num_dropped
 
     def shards_after(self, cursor: int) -> list[ShardView]:
-        """The live shards with an id above ``cursor``, in order: what a mirror that saw all up to it still needs."""
+        """The live shards with an id above ``cursor``, in order: what a mirror that is up to date to it still needs."""
         found = []
         for table in self.tables.values():
             for shard in table.storage.shards.values():
@@ -225,7 +225,7 @@ class ReplayBuffer:
         return table_arrays(self.tables, self.num_shards, 0 if consumer is None else self._index_of(consumer))
 
     def state_dict(self) -> State:
-        """The whole index as a flat dict of plain numpy arrays, none of them shared; payloads are not in it."""
+        """The whole index as a flat dict of plain numpy arrays (copies), without payloads."""
         header = {
             "format": FORMAT_VERSION,
             "shape": self._shape(),
@@ -238,12 +238,12 @@ class ReplayBuffer:
         return state
 
     def load_state_dict(self, state: Mapping[str, np.ndarray], payloads: Mapping[int, Any]) -> None:
-        """Becomes the buffer that ``state`` was taken from; ``payloads`` maps each live shard to its pixels.
+        """Restores the buffer from ``state``; ``payloads`` maps each live shard to its pixels.
 
-        Shards without a payload are forgotten, as :meth:`forget_shard` does.
+        Shards without a payload are dropped, as by :meth:`forget_shard`.
 
         Raises:
-            DataError: the state is of a buffer with other tables, classes or consumers, or is damaged.
+            DataError: the state is from a buffer with different tables, classes or consumers, or is damaged.
         """
         try:
             header = json.loads(str(state["header"]))
@@ -267,7 +267,7 @@ class ReplayBuffer:
                 table.remove_shard(shard_id)
 
     def _shape(self) -> dict[str, Any]:
-        """What must agree between a saved buffer and the one that takes its place (as JSON gives it back)."""
+        """What must match between a saved buffer and the one restored from it (as read back from JSON)."""
         return {
             "tables": {n: [t.config.capacity, t.config.sampler.kind, t.config.remover.kind] for n, t in self.tables.items()},
             "num_classes": self.num_classes,
@@ -285,7 +285,7 @@ class ReplayBuffer:
         return Table(name, config, storage, len(self.consumers), evicts=name == "synthetic")
 
     def _split(self, who: int, num_batches: int, batch_size: int) -> np.ndarray:
-        """Pinned items int64 [S] of each batch: the fraction on average, rounded down with the rest carried on."""
+        """Pinned items int64 [S] of each batch: the fraction on average, rounded down with the remainder carried over."""
         if (fraction := self.pinned_fraction) in (0, 1):
             return np.full(num_batches, fraction * batch_size, dtype=np.int64)
         # The small addend keeps 0.1 * 10 from falling short of a whole item by a rounding error.
@@ -309,7 +309,7 @@ class ReplayBuffer:
         return inflated / (inflated + synthetic)
 
     def _draw(self, name: str, who: int, places: np.ndarray, student_step: int) -> Sample:
-        """Draws from one table an item for every place of bool [S,B]; the rest of the arrays is zero."""
+        """Draws one item from a table for every true position of bool [S,B]; the rest of the arrays is zero."""
         table = self.tables[name]
         storage, sampler = table.storage, table.config.sampler
         local, probabilities = table.sample(who, int(places.sum()), self._rngs[who])
@@ -329,7 +329,7 @@ class ReplayBuffer:
 
 
 def _spread(values: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """``values`` [places.sum()] in row order at the true places of bool [S,B], zero elsewhere."""
+    """``values`` [places.sum()] in row order at the true positions of bool [S,B], zero elsewhere."""
     if len(values) == places.size:
         return values.reshape(places.shape)
     spread = np.zeros(places.shape, dtype=values.dtype)

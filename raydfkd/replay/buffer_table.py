@@ -1,4 +1,4 @@
-"""One table of the buffer: its storage, its remover, and for every consumer a sampler with that consumer's priorities."""
+"""One table of the buffer: storage, remover, and a sampler for each consumer with that consumer's priorities."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from raydfkd.types import SyntheticBatch
 class Table:
     """A storage, a sampler for each consumer, and a remover. Slots here are local to the table.
 
-    With several consumers each one draws by its own priorities. There is one remover, which goes by the largest of them, since
-    an item that one student still needs should stay.
+    With several consumers each draws by its own priorities. The single remover uses the largest of them, since an item that
+    one student still needs should stay.
     """
 
     def __init__(self, name: str, config: TableConfig, storage: Storage, num_consumers: int, evicts: bool) -> None:
@@ -36,7 +36,7 @@ class Table:
         """Makes room and inserts.
 
         Args:
-            judge: the consumer whose priorities the batch brings; None: they are everybody's.
+            judge: the consumer that the batch's priorities belong to; None: they belong to all.
 
         Raises:
             ReplayFullError: the batch cannot fit.
@@ -66,7 +66,7 @@ class Table:
         self.storage.remove(slots)
 
     def remove_shard(self, shard_id: int) -> int:
-        """Evicts every item of a live shard; returns how many they were."""
+        """Evicts every item of a live shard; returns how many there were."""
         slots = self.storage.live_slots(self.storage.shards[shard_id])
         self.remove(slots)
         return len(slots)
@@ -76,7 +76,7 @@ class Table:
         return self.samplers[consumer].select(n, rng)
 
     def state_dict(self) -> State:
-        """Everything but the payloads; no array is shared with the table."""
+        """Everything but the payloads, as copies."""
         state = {
             **self.storage.state_dict(),
             "priorities": self.priorities.copy(),
@@ -87,7 +87,7 @@ class Table:
         return state
 
     def load_state_dict(self, state: Mapping[str, np.ndarray], payloads: Mapping[int, Any]) -> None:
-        """Becomes the table that ``state`` was taken from; ``payloads`` and errors as in ``Storage.load_state_dict``."""
+        """Restores the table from ``state``; ``payloads`` and errors as in ``Storage.load_state_dict``."""
         self.storage.load_state_dict(state, payloads)
         fill(self.priorities, state["priorities"])
         self.num_invalid_priorities = int(state["num_invalid_priorities"])
@@ -103,7 +103,7 @@ class Table:
         taken = (0, 0) if self._evicts else (storage.size, storage.num_bytes)
         if taken[0] + len(batch) > config.capacity:
             raise ReplayFullError(
-                f"{len(batch)} images do not fit the {self.name} table, which holds {taken[0]} that stay and has "
+                f"{len(batch)} images do not fit the {self.name} table, which holds {taken[0]} that cannot be evicted and has "
                 f"capacity {config.capacity}: raise replay.{self.name}.capacity"
             )
         if config.capacity_bytes is not None and taken[1] + batch.num_bytes > config.capacity_bytes:
@@ -127,7 +127,7 @@ class Table:
     def _initial_priorities(self, batch: SyntheticBatch, judge: int | None) -> np.ndarray:
         """float32 [consumers, N]: the batch's own, or each consumer's largest in the table (1 in an empty one).
 
-        One student's losses say nothing on another's scale, so who is not the judge begins with its own largest.
+        Students' losses differ in scale, so every consumer but the judge starts with its own largest.
         """
         if self.storage.size:
             largest = self.priorities[:, self.storage.live].max(axis=1)
@@ -146,4 +146,4 @@ class Table:
 
 
 _NO_RNG = np.random.default_rng(0)
-"""Removers choose without chance, but the protocol has a generator."""
+"""Removers are deterministic, but the protocol requires a generator."""

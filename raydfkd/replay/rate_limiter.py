@@ -1,7 +1,7 @@
-"""How far inserting and sampling may run ahead of each other. Pure arithmetic: it answers, and never waits.
+"""How far inserting and sampling may run ahead of each other. Pure arithmetic; never blocks.
 
 The ratio rule is Reverb's ``SampleToInsertRatio`` (Cassirer et al. 2021); lockstep is the alternation of the papers' loops.
-Everything is counted in items (images), with exact fractions, so that no rounding can close both gates at once.
+Everything is counted in items (images), with exact fractions, so that rounding cannot close both gates at once.
 """
 
 from __future__ import annotations
@@ -64,25 +64,25 @@ class _Lockstep:
         return self.items_before + (samples // self.samples_per_round + 1) * self.items_per_round
 
     def most_samples(self, inserts: int) -> float:
-        if self.items_per_round == 0:  # a pool made once, then drawn from without limit
+        if self.items_per_round == 0:  # a pool filled once, then drawn from without limit
             return math.inf if inserts >= self.items_before else 0
         return max(0, (inserts - self.items_before) // self.items_per_round) * self.samples_per_round
 
 
 class RateLimiter:
-    """Says whether n more items may be inserted or sampled.
+    """Decides whether n more items may be inserted or sampled.
 
     Args:
-        samples_per_insert: draws that each inserted item shall get on average; None sets no ratio.
+        samples_per_insert: average draws per inserted item; None: no ratio.
         min_size_to_sample: items that must have been inserted before the first draw.
-        error_buffer: how far, in samples, the two sides may stray from the ratio, either way. Not used without a ratio.
+        error_buffer: allowed deviation from the ratio, in samples, in either direction. Not used without a ratio.
         insert_chunk: most items inserted by one call.
         sample_chunk: most items drawn by one call.
 
     With a ratio r, inserts I, samples S, minimum m and buffer e, an insert of n needs ``I + n <= m`` or
-    ``(I + n) r - S <= m r + e``; a sample of n needs ``I >= m`` and ``I r - S - n >= m r - e``. Both gates are shut at
+    ``(I + n) r - S <= m r + e``; a sample of n needs ``I >= m`` and ``I r - S - n >= m r - e``. Both gates are closed at
     once only if ``2 e < r * insert_chunk + sample_chunk`` or if the chunk that reaches m is itself too large, so smaller
-    buffers are refused.
+    buffers are rejected.
 
     Raises:
         RateLimiterError: inserting and sampling could block each other.
@@ -102,7 +102,7 @@ class RateLimiter:
         _require_positive("sample_chunk", sample_chunk)
         if samples_per_insert is None:
             if error_buffer is not None:
-                raise RateLimiterError("error_buffer is set without samples_per_insert and would do nothing: leave it out")
+                raise RateLimiterError("error_buffer is set without samples_per_insert and would have no effect: leave it out")
             self._rule: _Rule = _MinSize(min_size_to_sample)
         else:
             self._rule = _build_ratio(samples_per_insert, min_size_to_sample, error_buffer, insert_chunk, sample_chunk)
@@ -146,7 +146,7 @@ class RateLimiter:
         self._samples += n
 
     def set_samples(self, num_samples: int) -> None:
-        """Counts ``num_samples`` as drawn so far: a student that restarts from a checkpoint draws again what it had drawn."""
+        """Sets the number of samples drawn so far: a student that restarts from a checkpoint repeats its later draws."""
         self._samples = num_samples
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -166,7 +166,7 @@ def _build_ratio(ratio: float, min_size: int, error_buffer: float | None, insert
     if not (math.isfinite(ratio) and ratio > 0):
         raise RateLimiterError(f"samples_per_insert is {ratio}: use a number above 0, or leave it out for no ratio")
     if error_buffer is None or not math.isfinite(error_buffer):
-        raise RateLimiterError("samples_per_insert needs an error_buffer: say by how many samples the two sides may stray")
+        raise RateLimiterError("samples_per_insert needs an error_buffer: set the allowed deviation in samples")
     exact = Fraction(ratio).limit_denominator(10**6)
     buffer = Fraction(error_buffer).limit_denominator(10**6)
     if exact <= 0:

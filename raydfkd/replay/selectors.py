@@ -1,7 +1,7 @@
-"""Who chooses items of a table: samplers (with replacement, to train on) and removers (distinct items, to evict).
+"""Selection of items from a table: samplers (with replacement, for training) and removers (distinct items, to evict).
 
-A sampler and a remover are the same kind of thing, so any rule can be tested and saved the same way. Slots are those of
-one table, 0 .. capacity-1. Selectors keep membership and what they choose by; everything else about an item is the table's.
+Samplers and removers share one protocol, so all rules are tested and saved the same way. Slots are those of one table,
+0 .. capacity-1. Selectors store membership and their selection criterion; the table stores everything else about an item.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Selector(Protocol):
     """Chooses among the slots that were inserted.
 
     ``priorities`` are raw (float [n], before any exponent). ``classes`` is int [n], or int [n,K], the positions of each class
-    in each item; the same kind in all calls, until nothing is left.
+    in each item; the same form in all calls, until the table is empty.
     """
 
     def insert(self, slots: np.ndarray, priorities: np.ndarray, classes: np.ndarray) -> None: ...
@@ -34,7 +34,7 @@ class Selector(Protocol):
     def select(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Slots int64 [n] and the probability float64 [n] with which each was chosen.
 
-        Samplers draw with replacement. Removers give n distinct slots, the first to go first, with probability 1.
+        Samplers draw with replacement. Removers give n distinct slots, in eviction order, with probability 1.
         """
         ...
 

@@ -1,7 +1,7 @@
-"""A buffer on disk: each shard's pixels written once as Parquet, the index as .npz, and a manifest that names the set.
+"""A buffer on disk: each shard's pixels written once as Parquet, the index as .npz, and a manifest that lists them.
 
-The manifest is replaced last and atomically, and nothing that the old one names is touched before, so that a kill at any
-moment leaves a whole snapshot: the old one or the new one.
+The manifest is replaced last and atomically, and nothing the old one names is changed before that, so that a kill at any
+moment leaves a complete snapshot, old or new.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def write_snapshot(
     num_bytes = 0
     shards: dict[str, Any] = {}
     while views:
-        # Let go one by one: a view keeps its payload, and what is evicted meanwhile shall not stay for the last to be written.
+        # Released one by one: a view holds its payload, and evicted data should not be kept until the last shard is written.
         view = views.popleft()
         known = written.get(str(view.shard_id))
         if known is None:
@@ -74,7 +74,7 @@ def read_snapshot(folder: Path) -> tuple[dict[str, np.ndarray], list[tuple[int, 
     """The index state (for ``ReplayBuffer.load_state_dict``) and (shard id, batch) of every live shard, in order.
 
     Raises:
-        DataError: there is no snapshot, or a part of it is missing, truncated or damaged.
+        DataError: there is no snapshot, or part of it is missing, truncated or damaged.
     """
     manifest = _read_manifest(folder)
     try:
@@ -120,7 +120,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"{folder} holds no replay snapshot ({path.name}: {error.strerror}): name a folder with one") from error
+        raise DataError(f"{folder} holds no replay snapshot ({path.name}: {error.strerror}): give a folder with one") from error
     except ValueError as error:
         raise DataError(f"snapshot manifest {path} is damaged ({error}): use an older snapshot") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
@@ -129,7 +129,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _written_before(folder: Path, identity: str) -> dict[str, Any]:
-    """The parts of this very buffer that a whole snapshot names. A damaged or foreign one counts as none: it is replaced."""
+    """Parts of this buffer in a complete snapshot. A damaged one, or one of another buffer, is ignored and replaced."""
     try:
         manifest = _read_manifest(folder)
     except DataError:

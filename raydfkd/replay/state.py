@@ -1,4 +1,4 @@
-"""A state as a flat dict of plain numpy arrays, each part under names with its own prefix. No pickles."""
+"""A state as a flat dict of plain numpy arrays, each part with its own name prefix. No pickles."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def part(prefix: str, state: Mapping[str, np.ndarray]) -> State:
 
 
 def fill(target: np.ndarray, source: np.ndarray) -> None:
-    """Copies ``source`` into ``target``, whose type stays.
+    """Copies ``source`` into ``target``, keeping the target's type.
 
     Raises:
         ValueError: their shapes differ.

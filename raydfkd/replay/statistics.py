@@ -13,7 +13,7 @@ from raydfkd.types import WeightsVersion
 
 
 def relative_entropy(counts: np.ndarray) -> float:
-    """H / log K of a class histogram [K], in [0,1]; 1 is balanced. 0 where there is nothing or one class to choose from."""
+    """H / log K of a class histogram [K], in [0,1]; 1 is balanced. 0 if empty or with a single class."""
     total = counts.sum()
     if total == 0 or len(counts) < 2:
         return 0.0
@@ -25,7 +25,7 @@ def relative_entropy(counts: np.ndarray) -> float:
 def table_statistics(
     tables: Mapping[str, Table], num_shards: int, newest_version: Callable[[str], WeightsVersion] | None = None
 ) -> dict[str, Any]:
-    """Figures over all tables, and their sizes.
+    """Statistics over all tables, and their sizes.
 
     ``class_counts`` int64 [K] and ``class_entropy`` are of positions (see ``SyntheticBatch``), ``priority_*`` of all consumers'
     raw priorities. ``item_age_mean`` is in batches inserted since. ``staleness_rounds`` is the mean over items of the newest

@@ -33,8 +33,8 @@ class Shard:
 class Storage:
     """Slots ``first_slot .. first_slot + capacity - 1`` of the ``total_slots`` of a buffer, and the shards that fill them.
 
-    Arrays are [capacity], by local slot (global slot - first_slot). ``keys`` holds the last item's key also after it left,
-    so the next item's is ``total_slots`` more and no key comes twice. ``histograms`` int32 [capacity,K] is there while the
+    Arrays are [capacity], by local slot (global slot - first_slot). ``keys`` keeps the last item's key after eviction,
+    so the next item's is ``total_slots`` more and no key is reused. ``histograms`` int32 [capacity,K] exists while the
     items have a class histogram, None while each is one position of its class. ``class_counts`` int64 [K] counts positions.
     """
 
@@ -59,7 +59,7 @@ class Storage:
         return self.capacity - self.size
 
     def check_classes(self, batch: SyntheticBatch) -> None:
-        """Refuses a batch whose classes cannot stand beside those that are here.
+        """Rejects a batch whose classes are incompatible with those stored.
 
         Raises:
             ValueError: a class outside 0 .. K-1; a histogram that does not count the same positive number of positions for
@@ -86,7 +86,7 @@ class Storage:
             )
 
     def insert(self, shard_id: int, batch: SyntheticBatch, payload: Any) -> np.ndarray:
-        """Gives the batch's rows free slots (there must be enough) and returns them, local, in row order."""
+        """Assigns free slots to the batch's rows (there must be enough) and returns them, local, in row order."""
         count = len(batch)
         slots = np.flatnonzero(~self.live)[:count]
         self.keys[slots] += self._total_slots
@@ -113,7 +113,7 @@ class Storage:
         return slots
 
     def remove(self, slots: np.ndarray) -> None:
-        """Frees distinct live local slots, and drops the shards of which no row is left."""
+        """Frees distinct live local slots, and drops shards without live rows."""
         self.live[slots] = False
         if self.histograms is None:
             self.class_counts -= np.bincount(self.classes[slots], minlength=len(self.class_counts))
@@ -128,7 +128,7 @@ class Storage:
                 del self.shards[shard.shard_id]
 
     def live_rows(self, shard: Shard) -> np.ndarray:
-        """bool [rows]: which rows of the shard are still held."""
+        """bool [rows]: which rows of the shard are live."""
         local = shard.slots - self.first_slot
         return self.live[local] & (self.keys[local] == shard.keys)
 
@@ -137,7 +137,7 @@ class Storage:
         return (shard.slots - self.first_slot)[self.live_rows(shard)].astype(np.int64)
 
     def state_dict(self) -> State:
-        """Everything but the payloads; no array is shared with the storage."""
+        """Everything but the payloads, as copies."""
         shards = list(self.shards.values())
         numbers = [[s.shard_id, len(s.slots), s.num_bytes, s.num_live, s.student_version] for s in shards]
         state = {name: getattr(self, name).copy() for name in _ARRAYS}
@@ -150,10 +150,10 @@ class Storage:
         return state
 
     def load_state_dict(self, state: Mapping[str, np.ndarray], payloads: Mapping[int, Any]) -> None:
-        """Becomes the storage that ``state`` was taken from; ``payloads`` by shard id, None for a shard that it lacks.
+        """Restores the storage from ``state``; ``payloads`` by shard id, None for a shard that it lacks.
 
         Raises:
-            KeyError, ValueError, IndexError, TypeError: the state is damaged or of another size.
+            KeyError, ValueError, IndexError, TypeError: the state is damaged or of a different size.
         """
         for name in _ARRAYS:
             fill(getattr(self, name), state[name])

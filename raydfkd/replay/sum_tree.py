@@ -8,7 +8,7 @@ import numpy as np
 class SumTree:
     """Non-negative float64 values under ``capacity`` indices, with their sum and draws in proportion to them.
 
-    Parents are always recomputed from their two children, never adjusted by a difference, so no rounding error gathers
+    Parents are always recomputed from their two children, never adjusted by a difference, so rounding errors do not accumulate
     over many updates: the tree after any history equals the tree built at once from the same values.
     """
 
@@ -41,7 +41,7 @@ class SumTree:
             ValueError: all values are zero.
         """
         if not self.total > 0:
-            raise ValueError("a sum tree without a positive value cannot be drawn from")
+            raise ValueError("cannot draw from a sum tree without positive values")
         targets = uniforms * self.total
         nodes = np.ones(len(uniforms), dtype=np.int64)
         for _ in range(self._num_levels):

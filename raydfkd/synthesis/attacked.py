@@ -1,4 +1,4 @@
-"""The boundary attack as a stage behind any source: its batches keep their size, and attacked images take a share of them."""
+"""The boundary attack as a stage after any source: batches keep their size and contain a share of attack images."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from raydfkd.types import BufferSummary, Preparation, Synthesizer, SyntheticBatc
 
 
 class AttackedSynthesizer:
-    """Another synthesizer, some of whose images are attacked.
+    """Wraps another synthesizer and attacks some of its images.
 
-    The paper adds the attack's images to the set and selects the set's old size from all of them, class by class. Here that
+    The paper adds the attack's images to the set and then selects the original size from all of them, class by class. Here this
     is done batch by batch, so that buffer, schedule and step count mean the same with and without the attack: of the images
     made and those that the attack made of some, a batch takes those that make the buffer's classes even; of a class, first
     the attack's images, then the attacked, then the others. With a source that is not class-balanced it takes them in that
@@ -27,7 +27,7 @@ class AttackedSynthesizer:
     Args:
         inner: makes the images.
         config: the source's settings, with ``boundary_attack``.
-        teacher: frozen, on ``device``; it may be the inner synthesizer's own.
+        teacher: frozen, on ``device``; may be shared with the inner synthesizer.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class AttackedSynthesizer:
         self.attack = BoundaryAttack(config.boundary_attack, teacher.to(device), device, context.bf16)
         self.num_attacked = config.boundary_attack.num_attacked(config.batch_size)
         self.balanced = config.class_balanced_batches
-        self.rng = torch.Generator().manual_seed(context.seed + 1)  # not the draws of the inner one
+        self.rng = torch.Generator().manual_seed(context.seed + 1)  # independent of the inner one's draws
 
     def prepare(self) -> Preparation | None:
         return self.inner.prepare()
@@ -71,10 +71,10 @@ class AttackedSynthesizer:
 
 
 def _joined(made: AttackedImages, batch: SyntheticBatch) -> SyntheticBatch:
-    """The attack's images, and then the batch's."""
+    """The attack's images followed by the batch's."""
     highest = None
     if batch.priorities is not None:
-        # No student has trained on the new ones yet: they start as high as the batch's highest.
+        # No student has trained on the new ones yet: they start with the batch's highest priority.
         highest = np.full(len(made.images), batch.priorities.max(), batch.priorities.dtype)
     attacked = replace(
         batch,

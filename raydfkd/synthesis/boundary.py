@@ -1,8 +1,8 @@
-"""The boundary attack: pictures pushed to where the teacher changes its mind (methods.md 3.15).
+"""The boundary attack: images pushed to the teacher's decision boundary (methods.md 3.15).
 
-For each image and another class, gradient ascent on that class's lead, with a step size of its own for each image (bold
-driver), until a step crosses the boundary while the teacher is unsure on either side of it. The images on both sides are the
-pair; copies of them go a longer step back into their own classes. What the paper leaves open is marked "ours".
+For each image and another class, gradient ascent on that class's margin, with a separate step size for each image (bold
+driver), until a step crosses the boundary while the teacher is unsure on both sides of it. The images on both sides are the
+pair; copies of them are moved a longer step back into their own classes. What the paper leaves open is marked "ours".
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ else:
     torch, precision = deferred("torch"), deferred("raydfkd.models.precision")
 
 Logits = Callable[["Tensor"], "Tensor"]
-"""Float images [N,C,H,W] in [0,1] to logits [N,K], each image for itself, with a gradient to the images."""
+"""Float images [N,C,H,W] in [0,1] to logits [N,K], independently per image, with a gradient to the images."""
 
 FEW_CLASSES = 10
 _TINY = 1e-12
@@ -69,12 +69,12 @@ class BoundaryAttackConfig(AttackConfig):
 
 @dataclass(frozen=True)
 class BoundaryPairs:
-    """M pairs, in the order of the images that they come from.
+    """M pairs, in the order of their original images.
 
     Attributes:
         origins_M: int64, which image each was made from.
         before, after: [M,C,H,W] in [0,1]: the last image before the target class was the teacher's choice, and the first after.
-        deeper_before, deeper_after: the same, moved on into the class that each has.
+        deeper_before, deeper_after: the same, moved further into their own class.
         step_sizes_M: length of the step between the two.
         num_steps_N: int64, steps tried on each image.
     """
@@ -90,13 +90,13 @@ class BoundaryPairs:
 
 @dataclass(frozen=True)
 class AttackSettings:
-    """``AttackConfig`` with every number in force.
+    """``AttackConfig`` with defaults resolved.
 
     Attributes:
         threshold: largest softmax probability allowed on either side.
         step_size: the first step's length (L2, of pixels in [0,1]).
-        growth, shrink: what a step's length is multiplied by after an accepted and a refused one.
-        num_steps: tried on each image at most.
+        growth, shrink: what a step's length is multiplied by after an accepted and a rejected one.
+        num_steps: maximum per image.
         deeper_steps: length of the deeper copies' step, in last steps.
     """
 
@@ -120,7 +120,7 @@ def attack_settings(config: AttackConfig, num_classes: int, num_values: int) -> 
 
 @dataclass
 class _Verdict:
-    """Lead of the target over every other class [N], its gradient's direction [N,C,H,W], the largest probability [N]."""
+    """Margin of the target over every other class [N], its gradient's direction [N,C,H,W], the largest probability [N]."""
 
     leads: Tensor
     directions: Tensor
@@ -129,7 +129,7 @@ class _Verdict:
 
 @dataclass
 class _Attack:
-    """Images that are still on their way, a row each. A row's state depends on no other row."""
+    """Images still under attack, one row each. Rows are independent."""
 
     rows: Tensor
     images: Tensor
@@ -138,7 +138,7 @@ class _Attack:
     verdict: _Verdict
 
     def keep(self, kept: Tensor) -> None:
-        """Goes on with the rows that the mask names."""
+        """Keeps only the rows selected by the mask."""
         verdict = self.verdict
         self.rows, self.images, self.targets = self.rows[kept], self.images[kept], self.targets[kept]
         self.steps = self.steps[kept]
@@ -147,7 +147,7 @@ class _Attack:
 
 @dataclass
 class _Crossings:
-    """Pairs found so far, in the order in which they were."""
+    """Pairs found so far, in order."""
 
     rows: list[Tensor] = field(default_factory=list)
     before: list[Tensor] = field(default_factory=list)
@@ -158,10 +158,10 @@ class _Crossings:
 def boundary_attack(logits: Logits, images: Tensor, targets_N: Tensor, settings: AttackSettings) -> BoundaryPairs:
     """Attacks every image towards its target class, all at once.
 
-    A step is accepted if the target's lead grew and it is not yet the choice; the next one is longer. It is refused, and the
-    next one shorter, if the lead did not grow, or if the boundary was crossed while the teacher is too sure on either side
-    (the paper's overshoot is the far side alone; without the near one its threshold could not hold, ours). An image whose
-    first choice is the target already, or whose budget ends, has no pair.
+    A step is accepted if the target's margin grew and it is not yet predicted; the next one is longer. It is rejected, and the
+    next one shorter, if the margin did not grow, or if the boundary was crossed while the teacher is too sure on either side
+    (the paper checks the far side only; its threshold needs the near side too, ours). An image already
+    classified as the target, or out of steps, gives no pair.
 
     Args:
         logits: the teacher.
@@ -183,7 +183,7 @@ def boundary_attack(logits: Logits, images: Tensor, targets_N: Tensor, settings:
 
 
 def _advance(logits: Logits, attack: _Attack, found: _Crossings, settings: AttackSettings) -> None:
-    """One step of every row; rows that have their pair leave."""
+    """One step of every row; rows with a pair are removed."""
     now = attack.verdict
     proposed = (attack.images + _each(attack.steps) * now.directions).clamp(0, 1)
     then = _judge(logits, proposed, attack.targets)
@@ -205,7 +205,7 @@ def _advance(logits: Logits, attack: _Attack, found: _Crossings, settings: Attac
 
 
 def _judge(logits: Logits, images: Tensor, targets_N: Tensor | None) -> _Verdict:
-    """Of the target classes, or where there are none, of the class that each image has."""
+    """For the target classes, or without them for each image's own class."""
     leaf = images.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
     with torch.enable_grad():
         scores = logits(leaf).float()
@@ -237,14 +237,14 @@ def _each(values_N: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AttackedImages:
-    """What the attack made of a batch, as it is stored, with what the teacher says of that. R images in groups of the same
-    length: all before, all after, then the deeper ones of each where there are such.
+    """The attack's images from a batch, as stored, with the teacher's predictions. R images in groups of equal length: all
+    before, all after, then the deeper copies of each, if any.
 
     Attributes:
         images: uint8 [R,C,H,W].
-        targets: int64 [R], the class that each was to have.
+        targets: int64 [R], each image's intended class.
         teacher_class, teacher_confidence: int32 and float32 [R].
-        origins: int64 [R], which image of the batch each comes from.
+        origins: int64 [R], index of each image's original in the batch.
         num_attacked, num_crossed: images attacked, and those that gave a pair before it was rounded to bytes.
     """
 
@@ -278,7 +278,7 @@ class BoundaryAttack:
         self.settings = attack_settings(config, teacher.num_classes, math.prod(teacher.image_shape))
 
     def __call__(self, images: np.ndarray, teacher_class: np.ndarray, generator: torch.Generator) -> AttackedImages:
-        """Attacks each image once, towards a class drawn from all but its own.
+        """Attacks each image once, towards a random class other than its own.
 
         Args:
             images: uint8 [N,C,H,W].
@@ -297,10 +297,10 @@ class BoundaryAttack:
         return self._stored(groups, pairs.origins_M, targets, classes)
 
     def _stored(self, groups: list[Tensor], origins_M: Tensor, targets: Tensor, classes: Tensor) -> AttackedImages:
-        """The groups as bytes, without the pairs whose rounding put a side into another class or made the teacher sure."""
+        """The groups as uint8, without pairs where rounding changed a side's class or made the teacher too sure."""
         num_pairs, origins = len(origins_M), origins_M.cpu()
         stored = (torch.cat(groups) * 255).round_().to(torch.uint8)
-        # Not every network takes a batch of none.
+        # Not every network accepts an empty batch.
         confidences, predicted = torch.empty(0), torch.empty(0, dtype=torch.int32)
         if num_pairs:
             confidences, classes_now = self.teacher.logits_of(stored, self.bf16).softmax(1).max(1)
@@ -310,7 +310,7 @@ class BoundaryAttack:
         before, after = slice(0, num_pairs), slice(num_pairs, 2 * num_pairs)
         holds = (predicted[before] != aims) & (predicted[after] == aims) & ~sure[before] & ~sure[after]
         kept = holds.repeat(len(groups))
-        # The near side was to keep the class that the image had.
+        # The near side must keep the image's class.
         wanted = torch.cat([classes[origins], aims]).repeat(len(groups) // 2)
         return AttackedImages(
             images=stored.cpu().contiguous()[kept].numpy(),

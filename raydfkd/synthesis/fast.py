@@ -1,4 +1,4 @@
-"""FastDFKD's meta-generator: each batch comes from a clone adapted for a few steps, and the common generator learns from it.
+"""FastDFKD's meta-generator: each batch comes from a clone adapted for a few steps, which then updates the common generator.
 
 Fang et al., "Up to 100x Faster Data-Free Knowledge Distillation", AAAI 2022. SSD-KD (``ssdkd.py``) builds on it.
 """
@@ -105,7 +105,7 @@ class FastSynthesizer:
         config: the method's settings.
         task: judges what will be stored.
         teacher: frozen, with BatchNorm layers (the builder has checked).
-        student: a copy that only this synthesizer uses; its weights come by ``load_student``.
+        student: a copy used only by this synthesizer; weights are updated by ``load_student``.
         generator: latents [B,latent_dim] to images [B,C,H,W] in [0,1].
         context: see ``SynthesisContext``.
         device: where all of it runs.
@@ -141,10 +141,10 @@ class FastSynthesizer:
 
     @classmethod
     def build(cls, config: FastConfig, parts: SynthesisParts, context: SynthesisContext, device: torch.device) -> Self:
-        """With a generator network drawn from the context's seed.
+        """Builds it with a generator network initialised from the context's seed.
 
         Raises:
-            UnknownNameError, ConfigError: no such generator, or it cannot make such images.
+            UnknownNameError, ConfigError: there is no such generator, or it cannot make such images.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
@@ -155,7 +155,7 @@ class FastSynthesizer:
         return cls(config, parts.task, parts.teacher, parts.student, generator, context, device)
 
     def prepare(self) -> Preparation | None:
-        """Nothing: it learns while it makes batches."""
+        """No preparation: it learns while it makes batches."""
         return None
 
     def load_student(self, weights: np.ndarray, version: WeightsVersion) -> None:
@@ -231,7 +231,7 @@ class FastSynthesizer:
         return images, loss, {name: float(term.detach()) for name, term in terms.items()}
 
     def _finish(self, images: Tensor, targets: Tensor, metrics: dict[str, float]) -> SyntheticBatch:
-        """Rounds to uint8 and lets teacher and student judge what will really be stored (Algorithm 1, lines 12-14)."""
+        """Rounds to uint8 and evaluates teacher and student on the images as stored (Algorithm 1, lines 12-14)."""
         stored = (images * 255).round_().clamp_(0, 255).to(torch.uint8)
         teacher_logits = self.teacher.logits_of(stored, self.context.bf16)
         return SyntheticBatch.of_judgement(
@@ -267,7 +267,7 @@ class FastSynthesizer:
             self._was_reset = True
 
     def _update_average(self) -> None:
-        """FastDFKD's BN momentum, once a call, from the last step's raw batch statistics."""
+        """FastDFKD's BN momentum, once per call, from the last step's raw batch statistics."""
         momentum = self.config.bn_momentum
         batch = [(mean.detach(), variance.detach()) for mean, variance in self._statistics.batch]
         if self._average is not None:
@@ -300,7 +300,7 @@ def _add_gradients(generator: nn.Module, worker: nn.Module) -> None:
 
 
 def _reptile_gradients(generator: nn.Module, worker: nn.Module) -> None:
-    """Reptile: the way from the adapted clone back to the common generator is the meta-gradient."""
+    """Reptile: the difference between the common generator and the adapted clone is the meta-gradient."""
     for parameter, adapted in zip(generator.parameters(), worker.parameters(), strict=True):
         parameter.grad = REPTILE_SCALE * (parameter.detach() - adapted.detach())
 

@@ -5,8 +5,8 @@ is silent or its code differs:
 
 * In a discriminator step synthetic images have the classes of the real ones, so that blended pairs share a class. In a
   generator step classes are drawn uniformly from those that were collected, as the images will be: a rare class is
-  practised as often as a frequent one.
-* Real and synthetic images go to the teacher with the teacher's own normalisation.
+  trained as often as a frequent one.
+* Real and synthetic images are normalised for the teacher with the teacher's own statistics.
 * The averaged generator's decay grows as (1+n)/(10+n), where the code starts averaging at step 1,000.
 """
 
@@ -103,8 +103,8 @@ class GuidedGAN:
         config: the method's settings.
         teacher: frozen, on ``device``.
         images: uint8 [N,C,H,W], the collected images.
-        classes: int [N], the teacher's classes of them.
-        seed: of the networks' start and of all that is drawn.
+        classes: int [N], their classes by the teacher.
+        seed: for initialisation and all draws.
         device: where all of it runs.
         bf16: bfloat16 autocast where the device has it.
 
@@ -150,7 +150,7 @@ class GuidedGAN:
         self._discriminator_optimizer = torch.optim.Adam(critics, config.discriminator_lr, ADAM_BETAS)
 
     def train_step(self) -> dict[str, Tensor]:
-        """One generator update and the discriminator updates before it; their losses, detached."""
+        """One generator update after its discriminator updates; returns their losses, detached."""
         terms = {}
         for _ in range(self.config.discriminator_steps):
             terms = self._discriminator_step()
@@ -160,7 +160,7 @@ class GuidedGAN:
         return terms
 
     def sample(self, count: int) -> tuple[Tensor, Tensor]:
-        """Images [count,C,H,W] in [0,1] of the averaged generator at the task's size, and the classes asked for."""
+        """Images [count,C,H,W] in [0,1] from the averaged generator at the task's size, and the requested classes."""
         classes = self._draw_classes(count)
         with torch.no_grad(), precision.autocast(self.device, self.bf16):
             images = self.averaged(self._draw_latents(count), classes)
@@ -209,7 +209,7 @@ class GuidedGAN:
         with precision.autocast(self.device, self.bf16):
             synthetic = self.generator(self._draw_latents(len(classes)), classes)
             output = self.discriminator(synthetic)
-            # Without smoothing the teacher's opinion is only reported.
+            # Without smoothing the teacher's predictions are only reported.
             with torch.set_grad_enabled(config.class_smoothing):
                 teacher_logits = self.teacher(self._for_teacher(synthetic.float()))
         self.discriminator.requires_grad_(True)
@@ -227,7 +227,7 @@ class GuidedGAN:
         return {name: term.detach() for name, term in terms.items()}
 
     def _class_figures(self, teacher_logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
-        """How often the teacher sees the class that was asked for, and how evenly it sees them (1: evenly)."""
+        """How often the teacher predicts the requested class, and the evenness of its predictions (1: even)."""
         shares = self.class_counts / self.class_counts.sum()
         entropy = -(shares * shares.clamp(min=1e-12).log()).sum() / torch.log(torch.tensor(float(len(shares))))
         return {"class_hit_rate": (teacher_logits.argmax(1) == classes).float().mean(), "class_evenness": entropy}

@@ -28,7 +28,7 @@ else:
     torch = deferred("torch")
 
 SLICE_S = 5.0
-"""How long ``prepare`` works at a time, so that its state can be had in between and its progress is seen."""
+"""Duration of one ``prepare`` slice, between which state can be saved and progress reported."""
 
 
 class HiDFDConfig(GuidedGANConfig):
@@ -49,7 +49,7 @@ class HiDFDConfig(GuidedGANConfig):
 
 
 class HiDFDSynthesizer:
-    """Trains a ``GuidedGAN`` and delivers its images. It has no use for the student."""
+    """Trains a ``GuidedGAN`` and delivers its images. It does not use the student."""
 
     def __init__(self, config: HiDFDConfig, task: Task, gan: GuidedGAN, context: SynthesisContext) -> None:
         self.config = config
@@ -60,14 +60,14 @@ class HiDFDSynthesizer:
 
     @classmethod
     def build(cls, config: HiDFDConfig, parts: SynthesisParts, context: SynthesisContext, device: torch.device) -> Self:
-        """From the networks and images of a run.
+        """Builds it from the networks and images of a run.
 
         Raises:
             ConfigError: there are no collected images, or they have a size that the GAN cannot make.
             TeacherError: the teacher's features cannot be found.
         """
         if parts.collected is None:
-            raise ConfigError("hidfd trains a GAN on real images: say in collected where they are")
+            raise ConfigError("hidfd trains a GAN on real images: give them in collected")
         teacher = parts.teacher.to(device).to(memory_format=torch.channels_last)
         images = torch.from_numpy(np.array(parts.collected.images))
         classes = torch.from_numpy(np.array(parts.collected.teacher_class))
@@ -78,7 +78,7 @@ class HiDFDSynthesizer:
         self.student_version = version
 
     def prepare(self) -> Preparation | None:
-        """The GAN's training before the first batch, some seconds of it."""
+        """Runs a few seconds of the GAN's training before the first batch."""
         began, trained = time.monotonic(), _Means()
         while self.gan.num_steps < self.config.pretrain_steps:
             trained.add(self.gan.train_step())
@@ -96,7 +96,7 @@ class HiDFDSynthesizer:
         return self._judged(images, targets, trained.means())
 
     def _judged(self, images: Tensor, targets: Tensor, metrics: dict[str, float]) -> SyntheticBatch:
-        """Rounded to uint8, with the teacher's judgement of that; new images get the table's largest priority."""
+        """Rounded to uint8, with the teacher's judgement of the result; new images get the table's largest priority."""
         stored = (images * 255).round_().to(torch.uint8)
         return SyntheticBatch.of_judgement(
             self.task.judge(self.gan.teacher.logits_of(stored, self.context.bf16)),

@@ -1,7 +1,7 @@
-"""What every synthesis method is: its settings' base class, its registry entry, and what its synthesizer is built from.
+"""Base classes for synthesis methods: settings, registry entry, and the inputs from which a synthesizer is built.
 
 A method is one file: a subclass of ``SynthesisConfig`` whose ``method`` is its name, its synthesizer, and a ``Method`` that
-says what the rest of the program asks about it. The file is named in one line of ``methods.py``, or by an entry point of
+describes it to the rest of the program. The file is listed in one line of ``methods.py``, or by an entry point of
 another package. Importing it imports no torch (see ``raydfkd.deferred``).
 """
 
@@ -89,30 +89,30 @@ class SynthesisConfig(Settings):
 
     @property
     def opponent(self) -> str | None:
-        """The student it plays against by name; None: the first one, or none at all."""
+        """Name of the student it plays against; None: the first one, or no student."""
         return getattr(self, "student", None)
 
     @property
     def class_balanced_batches(self) -> bool:
-        """Whether batches are chosen so that the buffer's classes become even."""
+        """Whether batches are selected to balance the buffer's classes."""
         return False
 
     @property
     def datasets_read(self) -> tuple[DatasetConfig, ...]:
-        """Data sets whose images it makes its own from, for the manifest."""
+        """Data sets it derives its images from, for the manifest."""
         return ()
 
 
 @dataclass(frozen=True)
 class SynthesisContext:
-    """What a synthesizer knows of the run around it.
+    """What a synthesizer knows about its run.
 
     Attributes:
         generator_id: stamped on its batches.
-        seed: of its networks' start and of its own random generator.
+        seed: for its networks' initialisation and its own random generator.
         warmup_batches: batches inserted before the student's first step, in the whole run.
         priority_temperature: temperature of the KD loss that gives a new image its priority (SSD-KD Eq. 4); None: the
-            student's objective is another loss, so that new images get no priority of their own.
+            student's objective is another loss, so new images get no initial priority.
         bf16: run networks in bfloat16 autocast where the device has it.
     """
 
@@ -125,13 +125,13 @@ class SynthesisContext:
 
 @dataclass(frozen=True)
 class SynthesisParts:
-    """The networks and images that a synthesizer may use; it has these copies to itself.
+    """The networks and images that a synthesizer may use; these copies are its own.
 
     Attributes:
-        task: what the teacher decides; it judges the images that will be stored.
+        task: the task; it judges the images that will be stored.
         teacher: frozen.
-        student: as it starts; its weights come by ``load_student``. None for a method without a ``student`` setting.
-        collected: real images that the teacher has labelled, None where the experiment has none.
+        student: untrained; its weights are updated by ``load_student``. None for a method without a ``student`` setting.
+        collected: real images that the teacher has labelled, None if the experiment has none.
     """
 
     task: Task
@@ -146,16 +146,16 @@ Build = Callable[[Any, SynthesisParts, SynthesisContext, "torch.device"], Synthe
 
 @dataclass(frozen=True)
 class Method:
-    """A synthesis method, and all that the rest of the program asks about it.
+    """A synthesis method, as described to the rest of the program.
 
     Attributes:
         config: its settings.
         build: makes its synthesizer; torch may be imported by then.
-        title, paper: for people.
+        title, paper: for display.
         needs_batch_norm: it reads the teacher's BatchNorm statistics.
         needs_gradient: it differentiates the teacher with respect to its input.
         needs_collected: it trains on collected images.
-        figures: of its metrics, those that the report plots besides losses.
+        figures: those of its metrics that the report plots besides losses.
     """
 
     config: type[SynthesisConfig]
@@ -169,5 +169,5 @@ class Method:
 
     @property
     def needs_student(self) -> bool:
-        """It plays against a student."""
+        """Whether it plays against a student."""
         return "student" in self.config.model_fields

@@ -63,7 +63,7 @@ class SSDKDSynthesizer(FastSynthesizer):
             return None
         return inversion.modulating_weights(
             teacher_logits_BK,
-            torch.tensor(summary.class_counts, device=self.device),  # a copy: what came through an object store is read-only
+            torch.tensor(summary.class_counts, device=self.device),  # a copy: arrays from an object store are read-only
             int(summary.class_counts.sum()),
             diversity=self.config.diversity,
             difficulty=self.config.difficulty,

@@ -141,8 +141,8 @@ def test_settings(world: Path, override: list[str], expected: str) -> None:
         pytest.param(["teacher.checkpoint=empty"], "no weights file", id="a folder"),
         pytest.param(["teacher.checkpoint=a_file", NORMALIZATION], "allowed are .safetensors", id="no weights file"),
         pytest.param(["teacher.checkpoint=cut.safetensors"], "not a complete safetensors file", id="truncated"),
-        pytest.param(["teacher.checkpoint=other.safetensors"], "is of another architecture than this SmallCNN", id="other"),
-        pytest.param(["students.small.checkpoint=other.safetensors"], "is of another architecture", id="other for the student"),
+        pytest.param(["teacher.checkpoint=other.safetensors"], "does not match the architecture of this SmallCNN", id="other"),
+        pytest.param(["students.small.checkpoint=other.safetensors"], "does not match the architecture of", id="student"),
         pytest.param(["teacher.checkpoint=null"], "teacher.normalization is missing", id="none, nor normalization"),
         pytest.param(["teacher.checkpoint=plain.safetensors"], "teacher.normalization is missing", id="no normalization"),
         pytest.param(["teacher.checkpoint=nan.safetensors"], "hold NaN or infinity", id="NaN weights"),
@@ -177,7 +177,7 @@ def test_a_file_that_wants_to_run_code_is_refused_and_not_run(world: Path, overr
     assert "evil.pt" in told
     assert not (world / "exploded").exists()
     if "evil.pt2" not in override[0]:
-        assert "could run code; it was refused and nothing in it was run" in told
+        assert "could run code; it was rejected and nothing in it was run" in told
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_the_checkpoint_before_a_damaged_one_is_taken_once_that_is_removed(stopp
         ("sources.inversion.base_channels=8", "the generator 'inversion-0' in"),
         ("replay.synthetic.capacity=32", "use the experiment that it was saved with"),
         ("task.num_classes=7", "num_classes"),
-        ("schedule.rounds=1", "asks for 2: resume with as many rounds, or more"),
+        ("schedule.rounds=1", "gives 2: resume with at least the original rounds"),
     ],
 )
 def test_resuming_as_another_run(stopped: Path, override: str, expected: str) -> None:

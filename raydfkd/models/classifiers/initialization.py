@@ -1,4 +1,4 @@
-"""How the classifiers of the distillation literature start, where that is not PyTorch's default."""
+"""Initialisation of the distillation literature's classifiers, where it differs from PyTorch's default."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def initialize_fan_out(model: nn.Module, linear_std: float | None = None) -> Non
     """Convolutions N(0, sqrt(2 / (k^2 out_channels))) with zero bias, BatchNorm to the identity (He et al. 2015, fan out).
 
     Args:
-        linear_std: standard deviation for linear weights, whose bias becomes 0; None leaves linear layers alone.
+        linear_std: standard deviation for linear weights, whose bias becomes 0; None leaves linear layers unchanged.
     """
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):

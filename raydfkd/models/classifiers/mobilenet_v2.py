@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al. 2018) in the three forms that the data-free papers mean by that name (methods.md 2.5)."""
+"""MobileNetV2 (Sandler et al. 2018) in the three forms that data-free papers call by that name (methods.md 2.5)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAP_LAYERS = (0, 3, 6, 13, 18)
 
 @dataclass(frozen=True)
 class MobileNetV2Variant:
-    """What tells the forms apart.
+    """Differences between the forms.
 
     Attributes:
         width: multiplies all channels but the last 1280.

@@ -1,4 +1,4 @@
-"""A tiny BatchNorm network for 8 x 8 to 32 x 32 pictures: the demo's and the tests' teacher and student."""
+"""A tiny BatchNorm network for 8 x 8 to 32 x 32 pictures: teacher and student in the demo and the tests."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class VGG(nn.Module):
         super().__init__()
         self.num_pools = 4 if image_size >= 64 else 3
         widths = (in_channels, *WIDTHS)
-        # Named and not a list, for the names in RepDistiller's checkpoints.
+        # Named attributes, not a list, to match the names in RepDistiller's checkpoints.
         self.block0, self.block1, self.block2, self.block3, self.block4 = (
             _block(depth, before, width) for depth, before, width in zip(depths, widths, WIDTHS, strict=False)
         )
@@ -48,7 +48,7 @@ class VGG(nn.Module):
         return self.pool_and_classify(x)
 
     def forward_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Outputs of the five blocks before the max-pools that follow them; the first block stands for a stem."""
+        """Outputs of the five blocks before the max-pools that follow them; the first block serves as the stem."""
         maps = [self.block0(images)]
         for index, block in enumerate((self.block1, self.block2, self.block3, self.block4)):
             maps.append(block(self._pooled(maps[-1], index)))

@@ -1,4 +1,4 @@
-"""Discriminators, which tell real images from synthetic ones; importing this imports no torch."""
+"""Discriminators of real and synthetic images; importing this imports no torch."""
 
 from __future__ import annotations
 

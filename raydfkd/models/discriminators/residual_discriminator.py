@@ -20,10 +20,10 @@ from raydfkd.models.spectral_layers import SpectralConv2d, SpectralLinear
 
 @dataclass(frozen=True)
 class DiscriminatorOutput:
-    """What a discriminator says of B images, all float32.
+    """A discriminator's outputs for B images, all float32.
 
     Attributes:
-        adversarial: [B], the logit of being real.
+        adversarial: [B], the logit for being real.
         class_logits: [B,2K]; index 2y is "class y and real", 2y+1 "class y and synthetic".
         features: [B,D], the input of both heads (Phi_D): channels summed, not averaged, over all positions.
     """
@@ -45,7 +45,7 @@ class ResidualDiscriminator(nn.Module):
         feature_dim: D, the width of the features.
 
     Raises:
-        ConfigError: no layout for that image size.
+        ConfigError: there is no layout for that image size.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], num_classes: int, base_channels: int = 64) -> None:

@@ -44,7 +44,7 @@ def build_generator(
 CONDITIONAL_GENERATORS: Registry[Callable[[tuple[int, int, int], int, int, int, Conditioning], ResidualGenerator]] = Registry(
     "conditional generator"
 )
-"""(image_shape, num_classes, latent_dim, base_channels, conditioning) to a network that is told the class to make."""
+"""(image_shape, num_classes, latent_dim, base_channels, conditioning) to a class-conditional network."""
 
 
 def build_conditional_generator(

@@ -24,7 +24,7 @@ class ResidualGenerator(nn.Module):
     """Latents [B,Z] and classes int64 [B] to images [B,C,H,W], float32 in [0,1].
 
     In evaluation mode (a copy that averages the weights, say) the image of a latent does not depend on its batch: the
-    running BatchNorm statistics and the stored singular vectors are used, so such a copy needs both kinds of buffer too.
+    running BatchNorm statistics and the stored singular vectors are used, so such a copy must copy both kinds of buffer too.
 
     Args:
         image_shape: (C, H, W); ``RESIDUAL_LAYOUTS`` has the sizes.
@@ -34,7 +34,7 @@ class ResidualGenerator(nn.Module):
         conditioning: how the class acts, see :data:`Conditioning`.
 
     Raises:
-        ConfigError: no layout for that image size, or ``latent_dim`` cannot be split as ``conditioning`` needs.
+        ConfigError: there is no layout for that image size, or ``latent_dim`` cannot be split as ``conditioning`` needs.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class UpBlock(nn.Module):
 
 
 class ConditionalBatchNorm2d(nn.Module):
-    """BatchNorm without weights of its own; then x * (1 + gain) + bias, both a function of the condition.
+    """BatchNorm without affine weights; then x * (1 + gain) + bias, both a function of the condition.
 
     Args:
         width: channels normalised.
@@ -113,7 +113,7 @@ class ConditionalBatchNorm2d(nn.Module):
 
 
 def class_table(num_classes: int, width: int) -> nn.Embedding:
-    """One row a class, starting at N(0,.02)."""
+    """One row per class, initialised from N(0,.02)."""
     table = nn.Embedding(num_classes, width)
     nn.init.normal_(table.weight, 0.0, INITIAL_STD)
     return table

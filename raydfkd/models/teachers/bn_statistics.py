@@ -28,7 +28,7 @@ class BatchNormStatistics:
     """Reads the statistics of a model's BatchNorm inputs, differentiably, while :meth:`capture` is active.
 
     ``batch`` and ``running`` are lists over the same layers in the same order. Hooks exist only inside ``capture``, so that
-    a forward pass outside it costs nothing. A layer called more than once in a pass counts with its last call.
+    a forward pass outside it has no overhead. For a layer called more than once in a pass the last call counts.
 
     Raises:
         TeacherError: the model has no BatchNorm layer with running statistics.
@@ -68,7 +68,7 @@ class BatchNormStatistics:
 
     @contextmanager
     def capture(self) -> Iterator[BatchNormStatistics]:
-        """Records the next forward pass; earlier statistics are forgotten."""
+        """Records the next forward pass; earlier statistics are dropped."""
         self.remove()
         for index, layer in enumerate(self._layers):
             self._handles.append(layer.register_forward_pre_hook(self._hook(index)))
@@ -78,7 +78,7 @@ class BatchNormStatistics:
             self._remove_hooks()
 
     def remove(self) -> None:
-        """Takes the hooks away and forgets the last batch, which frees its graph."""
+        """Removes the hooks and drops the last batch, which frees its graph."""
         self._remove_hooks()
         self._batch = [None] * len(self._layers)
 

@@ -31,15 +31,15 @@ class Normalization(nn.Module):
 
 
 def pixels_of(stored: torch.Tensor) -> torch.Tensor:
-    """uint8 images [B,C,H,W] as networks take them: float32 in [0,1], channels last."""
+    """uint8 images [B,C,H,W] converted for networks: float32 in [0,1], channels last."""
     return stored.float().div(255).contiguous(memory_format=torch.channels_last)
 
 
 class FrozenTeacher(nn.Module):
-    """A classifier in evaluation mode for ever, taking float images [B,C,H,W] in [0,1] and giving logits [B,K].
+    """A classifier permanently in evaluation mode, taking float images [B,C,H,W] in [0,1] and giving logits [B,K].
 
-    ``train()`` does nothing, no weight has a gradient, BatchNorm buffers cannot move (should someone put a layer of the
-    wrapped model in training mode, the next call puts it back). Gradients with respect to the images work.
+    ``train()`` does nothing, no weight has a gradient, BatchNorm buffers cannot move (if a layer of the
+    wrapped model is put in training mode, the next call resets it). Gradients with respect to the images work.
 
     Args:
         model: the trained network, which takes normalised images.
@@ -47,10 +47,10 @@ class FrozenTeacher(nn.Module):
         classifier_head: dotted name of the layer whose input is the penultimate feature; if None, the last Linear layer with
             ``num_classes`` outputs.
         feature_layers: dotted names of the layers whose outputs are the stage maps, the stem's first and the pooled one last;
-            if None, the maps that the model gives itself, or those of layers that are found by trying it out.
+            if None, the maps the model provides, or those of layers found by probing it.
 
     Raises:
-        TeacherError: the numbers do not fit together, or the head does not exist.
+        TeacherError: the arguments are inconsistent, or the head does not exist.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class FrozenTeacher(nn.Module):
             return self(pixels_of(stored)).float()
 
     def forward_features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [B,K] and the penultimate features [B,d], which are what enters the classifier head."""
+        """Logits [B,K] and the penultimate features [B,d], the input of the classifier head."""
         captured: list[torch.Tensor] = []
         handle = self.classifier_head.register_forward_pre_hook(lambda layer, args: captured.append(args[0]))
         try:
@@ -119,10 +119,10 @@ class FrozenTeacher(nn.Module):
         return logits, captured[-1]
 
     def feature_reader(self, needs: frozenset[Feature]) -> FeatureReader:
-        """A module that takes *normalised* images and gives the logits and what else is asked for; as frozen as the teacher.
+        """A module that takes *normalised* images and gives the logits and the other requested outputs; equally frozen.
 
         Raises:
-            TeacherError: the teacher cannot give that; the message says what to name.
+            TeacherError: the teacher cannot provide that; the message says which setting to give.
         """
         return FeatureReader(
             self.model,

@@ -38,12 +38,12 @@ def build_teacher(
     """Builds the network ``model``, loads ``checkpoint`` into it if there is one, and freezes it.
 
     Args:
-        model: any name that :func:`build_classifier` knows, or the path of a torch.export file, which ends in ``.pt2``.
+        model: any name accepted by :func:`build_classifier`, or the path of a torch.export file, which ends in ``.pt2``.
 
     Raises:
         UnknownNameError, ConfigError: the model's name or shape is wrong.
         CheckpointError: the weights cannot be loaded.
-        TeacherError: the parts do not fit together.
+        TeacherError: the parts are inconsistent.
     """
     if model.endswith(EXPORTED_SUFFIX):
         if checkpoint is not None:

@@ -1,4 +1,4 @@
-"""What a teacher offers, found out by running it on random images before anything is started."""
+"""A teacher's capabilities, determined by running it on random images before anything is started."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TeacherAudit:
     sha256: str
 
     def table(self) -> list[tuple[str, str]]:
-        """Rows of (what, finding) for people."""
+        """Rows of (what, finding), for display."""
         layers = ", ".join(f"{count} {name}" for name, count in sorted(self.normalization_layers.items()))
         rows = [
             ("parameters", f"{self.num_params:,}"),
@@ -60,7 +60,7 @@ class TeacherAudit:
 
 
 def audit_teacher(teacher: FrozenTeacher) -> TeacherAudit:
-    """Runs the teacher on a few uniform random images (a fixed seed) and says what it can do.
+    """Runs the teacher on a few uniform random images (a fixed seed) and reports its capabilities.
 
     Raises:
         TeacherError: it cannot take such images, gives another number of classes, or gives NaN or infinity.
@@ -87,7 +87,7 @@ def audit_teacher(teacher: FrozenTeacher) -> TeacherAudit:
 
 
 def require_batch_norm(audit: TeacherAudit, method: str) -> None:
-    """Raises TeacherError if ``method`` needs BatchNorm statistics that the teacher has not."""
+    """Raises TeacherError if ``method`` needs BatchNorm statistics that the teacher lacks."""
     if audit.has_batch_norm:
         return
     layers = ", ".join(sorted(audit.normalization_layers)) or "no normalisation layer that can be read"

@@ -1,1 +1,1 @@
-"""Building and inspecting data sets to distil on."""
+"""Building and inspecting data sets for distillation."""

@@ -1,10 +1,9 @@
-"""``raydfkd dataset build``: candidates, the teacher's opinion of them, and the paper's selection. Knows nothing of Ray.
+"""``raydfkd dataset build``: candidates, the teacher's predictions, and the paper's selection. Independent of Ray.
 
-"What Makes a Good Dataset for Knowledge Distillation?", Sec. 3.2 and the boundary attack. Memory is bounded by going over the
-candidates twice: the first pass keeps 8 bytes of each, its class and its confidence, and 8 more of a rendered one, by which
-duplicates are found; the selection is made of these alone; the second pass reads the selected images again and writes them.
-Only candidates that are rendered, which would cost more to make again than to keep, wait on disk in between. At most some parts
-of images are in memory at a time.
+"What Makes a Good Dataset for Knowledge Distillation?", Sec. 3.2 and the boundary attack. Memory is bounded by two passes
+over the candidates: the first keeps 8 bytes of each (class and confidence), and 8 more of a rendered one to detect duplicates;
+the selection uses only these; the second pass reads the selected images again and writes them. Only rendered candidates, which
+cost more to render again than to store, are kept on disk in between. Only a few parts of images are in memory at a time.
 """
 
 from __future__ import annotations
@@ -39,18 +38,18 @@ from raydfkd.types import SyntheticBatch
 logger = logging.getLogger(__name__)
 
 Execute = Callable[[DatasetBuildConfig, Pass], Iterator[tuple[int, Columns]]]
-"""Does a pass: (number, columns) of each of its parts, in their order."""
+"""Runs a pass: yields (number, columns) of each part, in order."""
 Tell = Callable[[str, int, int], None]
-"""Takes what is being done, and how many images of how many are."""
+"""Receives the current activity, the images done and the total."""
 
 FILE_BYTES = 128 << 20
-"""Most bytes of the images of one file that is written."""
+"""Maximum bytes of image data per output file."""
 MOST_NAMED = 100
-"""Images named at most among those left out."""
+"""Maximum number of skipped images that are named."""
 
 
 def execute_here(config: DatasetBuildConfig, work: Pass) -> Iterator[tuple[int, Columns]]:
-    """One part after the other in this process."""
+    """One part after another in this process."""
     worker: Worker | None = None
     if work.worker is not None and work.parts:
         worker = work.worker(config, builder.device_of(config.runtime.device))
@@ -63,7 +62,7 @@ def execute_here(config: DatasetBuildConfig, work: Pass) -> Iterator[tuple[int, 
 
 @dataclass
 class Candidates:
-    """What is known of all of them: int32 and float32 [N]; class -1 where there is no candidate after all."""
+    """Class and confidence of all candidates: int32 and float32 [N]; class -1 where the candidate is unusable."""
 
     classes: np.ndarray
     confidences: np.ndarray
@@ -76,7 +75,7 @@ class Candidates:
         return np.flatnonzero(self.classes >= 0)
 
     def drop_repeated(self, thumbnails: np.ndarray) -> None:
-        """Of those with the same thumbnail, uint64 [N], leaves the first."""
+        """Keeps only the first of those with the same thumbnail, uint64 [N]."""
         usable = self.usable
         _, first = np.unique(thumbnails[usable], return_index=True)
         repeated = np.delete(usable, first)
@@ -86,10 +85,10 @@ class Candidates:
 
 
 class DatasetBuild:
-    """One build, from its beginning or from where it was killed.
+    """One build, new or resumed.
 
     Raises:
-        RaydfkdError: the teacher or the candidates are not what they should be. Nothing is written before these checks.
+        RaydfkdError: the teacher or the candidates are invalid. Nothing is written before these checks.
     """
 
     def __init__(self, config: DatasetBuildConfig) -> None:
@@ -102,7 +101,7 @@ class DatasetBuild:
         self.reader: RowReader | None = None
         if config.dataset is not None:
             self.reader = open_rows(config.dataset)
-            self._reading(np.zeros(1, np.int64))(Span(0, 0, 1).columns())  # other channels are refused here and not by a worker
+            self._reading(np.zeros(1, np.int64))(Span(0, 0, 1).columns())  # wrong channels are rejected here, not in a worker
         else:
             _try_source(config, teacher)
 
@@ -111,19 +110,19 @@ class DatasetBuild:
         return self.config.num_rendered if self.reader is None else self.reader.total
 
     def run(self, folder: BuildFolder, execute: Execute, tell: Tell) -> dict[str, Any]:
-        """Does what is still to be done; returns what build.json then holds.
+        """Completes the build; returns the contents of build.json.
 
         Raises:
-            DataError: no candidate can be used, or the candidates or the teacher changed since the build was begun.
+            DataError: no candidate is usable, or the candidates or the teacher changed since the build was started.
         """
         began = time.monotonic()
         before = folder.manifest().get("num_candidates", self.num_candidates)
         if before != self.num_candidates:
-            raise DataError(f"there were {before} candidates and now are {self.num_candidates}: build in another --out")
+            raise DataError(f"there were {before} candidates and there are now {self.num_candidates}: use another --out")
         judge = folder.manifest().get("teacher_sha256", self.teacher_sha256)
         if judge != self.teacher_sha256:
             was, now = judge[:12], self.teacher_sha256[:12]
-            raise DataError(f"the teacher's sha256 was {was} and now is {now}: use the same weights, or build in another --out")
+            raise DataError(f"the teacher's sha256 was {was} and is now {now}: use the same weights or another --out")
         folder.update(num_candidates=self.num_candidates, teacher_sha256=self.teacher_sha256, **describe_environment())
         self._judge(folder, execute, tell)
         candidates = self._judged(folder)
@@ -155,7 +154,7 @@ class DatasetBuild:
         return ReadStored(folder.work.absolute(), self.config.part_size, rows)
 
     def _judge(self, folder: BuildFolder, execute: Execute, tell: Tell) -> None:
-        """The teacher's class of every candidate, a file for each part."""
+        """The teacher's class of every candidate, one file per part."""
         whole = spans(self.num_candidates, self.config.part_size)
         left = [span for span in whole if not folder.judged_path(span.number).exists()]
         rendered = self.reader is None
@@ -198,27 +197,27 @@ class DatasetBuild:
             raise DataError(self._none_left(found))
         if found.num_skipped:
             first, total = found.skipped[0], self.num_candidates
-            logger.warning("%d of %d images could not be read, the first being %s", found.num_skipped, total, first)
+            logger.warning("%d of %d images could not be read (the first: %s)", found.num_skipped, total, first)
         return found
 
     @property
     def _compares(self) -> bool:
-        """Whether duplicates are looked for; each part has found its own batches' alone."""
+        """Whether duplicates across parts are removed; each part only detects those within its own batches."""
         return self.reader is None and self.config.drop_degenerate
 
     def _none_left(self, found: Candidates) -> str:
         if self.reader is None:
             return (
-                f"all {self.num_candidates} rendered images are constant, of two colours or duplicates: change images, "
+                f"all {self.num_candidates} rendered images are constant, two-coloured or duplicates: change images, "
                 "or set drop_degenerate=false"
             )
         return (
-            f"none of the {self.num_candidates} images of {self.reader.description} could be read, the first being "
-            f"{found.skipped[0]}: use JPEG, PNG or another common image format"
+            f"none of the {self.num_candidates} images of {self.reader.description} could be read (the first: "
+            f"{found.skipped[0]}): use JPEG, PNG or another common image format"
         )
 
     def _select(self, candidates: Candidates) -> np.ndarray:
-        """int64, the candidates taken, rising, repeated where their class has too few."""
+        """int64, the selected candidates, ascending, repeated where their class has too few."""
         settings = self.config.selection
         usable = candidates.usable
         seed = derive_seed(self.config.runtime.seed, "selection")
@@ -230,7 +229,7 @@ class DatasetBuild:
     def _attack(
         self, folder: BuildFolder, execute: Execute, tell: Tell, candidates: Candidates, attacked: np.ndarray
     ) -> _Attacked:
-        """Attacks each of these candidates once; what comes of them waits on disk."""
+        """Attacks each of these candidates once; the results are stored on disk."""
         whole = spans(len(attacked), self.config.part_size)
         left = [span for span in whole if not folder.attacked_path(span.number).exists()]
         progress = _Progress(tell, "attacking", whole, left)
@@ -250,7 +249,7 @@ class DatasetBuild:
     def _select_again(
         self, candidates: Candidates, originals: np.ndarray, attacked: _Attacked
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The candidates and the attack's images to take, from the originals (each once) and what came of them."""
+        """The candidates and attack images to use, from the originals (each once) and their attack images."""
         classes = np.concatenate([candidates.classes[originals], attacked.classes])
         settings = self.config.selection
         seed = derive_seed(self.config.runtime.seed, "selection after the attack")
@@ -271,7 +270,7 @@ class DatasetBuild:
         for number, columns in execute(self.config, work):
             if (columns["error"] != "").any():
                 wrong = columns["error"][columns["error"] != ""][0]
-                raise DataError(f"{wrong} could be read before and cannot now: let the images be while the data set is built")
+                raise DataError(f"{wrong} was readable before and is not now: do not change images during the build")
             rows = columns["row"]
             classes = candidates.classes[rows]
             none = np.full(len(rows), -1, np.int64)
@@ -309,7 +308,7 @@ class DatasetBuild:
     def _summary(
         self, candidates: Candidates, chosen: np.ndarray, attacked: _Attacked | None, taken: np.ndarray
     ) -> dict[str, Any]:
-        """What is told of the finished data set, made of the ``chosen`` candidates and the ``taken`` images of the attack."""
+        """Statistics of the finished data set, built from the ``chosen`` candidates and the ``taken`` attack images."""
 
         def counted(chosen: np.ndarray, taken: np.ndarray) -> np.ndarray:
             made = np.empty(0, np.int32) if attacked is None else attacked.classes[taken]
@@ -342,14 +341,14 @@ class DatasetBuild:
 
 @dataclass(frozen=True)
 class _Attacked:
-    """What came of the attack: classes int32 [M], and where each part's images begin, int64 [parts + 1]."""
+    """Results of the attack: classes int32 [M], and the offset of each part's images, int64 [parts + 1]."""
 
     classes: np.ndarray
     begins: np.ndarray
 
 
 class _Progress:
-    """Tells how many images of a pass are done; those of an earlier start count."""
+    """Reports how many images of a pass are done, including those of an earlier start."""
 
     def __init__(self, tell: Tell, name: str, whole: list[Span], left: list[Span]) -> None:
         self._tell, self._name = tell, name
@@ -364,7 +363,7 @@ class _Progress:
 
 
 def _try_source(config: DatasetBuildConfig, teacher: FrozenTeacher) -> None:
-    """Refuses settings of a source in this process, before any worker meets them."""
+    """Validates a source's settings in this process, before any worker uses them."""
     from raydfkd.synthesis.procedural.image_kinds import build_source
 
     assert config.images is not None

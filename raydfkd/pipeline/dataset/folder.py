@@ -1,16 +1,16 @@
-"""The folder of a data set under construction, and of a finished one.
+"""The folder of a data set, in progress or finished.
 
 ```
 OUT/
-  images-00000.parquet   the data set, once it is finished: SyntheticBatch tables (replay/arrow.py) of source ``surrogate``
+  images-00000.parquet   the data set, once finished: SyntheticBatch tables (replay/arrow.py) of source ``surrogate``
   build.yaml             the resolved settings
-  build.json             state (building or finished), versions, and of a finished one what it holds and where it comes from
-  work/                  until then: judged-00000.npz, one a part, with the teacher's class of every candidate;
-                         stored-00000.npz, candidates that were made; attacked-00000.npz, what came of the attack;
+  build.json             state (building or finished), versions and, once finished, contents and provenance
+  work/                  during the build: judged-00000.npz, one per part, with the teacher's class of every candidate;
+                         stored-00000.npz, rendered candidates; attacked-00000.npz, attack results;
                          images-00000.parquet, finished files
 ```
 
-A file of ``work`` is written whole or not at all, so that a build which was killed goes on with those that are missing.
+Files in ``work`` are written atomically, so that a killed build resumes with those that are missing.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from raydfkd.pipeline.experiment.yaml_files import dump_yaml
 from raydfkd.run_dir import write_atomically
 
 WITHOUT_EFFECT = ("runner", "num_teachers", "resources", "address", "num_cpus", "wait_timeout_s")
-"""Settings of the runtime that may differ when a build goes on: what is built does not depend on them. ``dataset.convert`` may
-too: what was read without it is read the same with it, and an image far down that needs it shall not cost what was judged."""
+"""Runtime settings that may change on resume, since the result does not depend on them. ``dataset.convert`` may change
+too: images readable without it are read the same with it, and one late image that needs it must not void finished work."""
 
 
 class BuildFolder:
-    """One build's folder; ``begin`` starts a build, ``reopen`` goes on with one."""
+    """One build's folder; ``begin`` starts a build, ``reopen`` resumes one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
     def require_free(cls, path: Path) -> None:
-        """Raises RunDirError if there is something at ``path`` already."""
+        """Raises RunDirError if ``path`` already exists and is not an empty folder."""
         folder = cls(path)
         try:
             if folder._manifest_path.exists():
                 finished = folder.manifest().get("state") == "finished"
-                advice = "choose another --out" if finished else "go on with it by --resume, or choose another --out"
-                raise RunDirError(f"{path} holds {'a finished' if finished else 'an unfinished'} data set already: {advice}")
+                advice = "choose another --out" if finished else "resume it with --resume, or choose another --out"
+                raise RunDirError(f"{path} already holds {'a finished' if finished else 'an unfinished'} data set: {advice}")
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 what = "is not empty" if path.is_dir() else "is a file"
-                raise RunDirError(f"{path} {what}: choose another --out, a data set is built in a folder of its own")
+                raise RunDirError(f"{path} {what}: choose another --out; a data set needs its own folder")
         except OSError as error:
             raise RunDirError(f"{path} cannot be read ({error.strerror}): choose another --out") from error
 
@@ -60,7 +60,7 @@ class BuildFolder:
         """Makes the folder.
 
         Raises:
-            RunDirError: there is something at ``path``, or it cannot be written.
+            RunDirError: ``path`` is in use, or cannot be written.
         """
         cls.require_free(path)
         folder = cls(path)
@@ -74,20 +74,20 @@ class BuildFolder:
 
     @classmethod
     def reopen(cls, path: Path, config: DatasetBuildConfig) -> BuildFolder:
-        """Opens an unfinished build of the same settings; where they may differ, ``build.yaml`` then has the new ones.
+        """Opens an unfinished build with the same settings; those that may change are updated in ``build.yaml``.
 
         Raises:
-            RunDirError: there is none, it is finished, or was begun with other settings.
+            RunDirError: there is none, it is finished, or it was started with different settings.
         """
         folder = cls(path)
         if not folder._manifest_path.exists() or not folder.config_path.exists():
-            raise RunDirError(f"{path} holds no data set that was begun: leave out --resume to begin one")
+            raise RunDirError(f"{path} holds no data set to resume: leave out --resume to start one")
         if folder.manifest().get("state") == "finished":
-            raise RunDirError(f"{path} is finished: there is nothing to resume, choose another --out for another data set")
+            raise RunDirError(f"{path} is finished: there is nothing to resume; choose another --out for another data set")
         before = load_dataset_build(folder.config_path)
         changed = _differences(_lasting(before), _lasting(config))
         if changed:
-            raise RunDirError(f"{path} was begun with other settings ({', '.join(changed)}): use the same, or another --out")
+            raise RunDirError(f"{path} was started with other settings ({', '.join(changed)}): use the same or another --out")
         write_atomically(folder.config_path, dump_yaml(config))
         folder.work.mkdir(exist_ok=True)
         return folder
@@ -120,7 +120,7 @@ class BuildFolder:
         try:
             found: dict[str, Any] = json.loads(self._manifest_path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RunDirError(f"{self._manifest_path} cannot be read ({error}): remove the folder and build anew") from error
+            raise RunDirError(f"{self._manifest_path} cannot be read ({error}): remove the folder and build again") from error
         return found
 
     def update(self, **values: Any) -> None:
@@ -128,7 +128,7 @@ class BuildFolder:
         write_atomically(self._manifest_path, json.dumps(known | values, indent=1) + "\n")
 
     def finish(self, **values: Any) -> None:
-        """Moves the images to their place, then says that all are there, then clears up."""
+        """Moves the images into place, marks the data set as finished, then removes ``work``."""
         for file in sorted(self.work.glob("images-*.parquet")):
             file.rename(self.path / file.name)
         self.update(state="finished", **values)
@@ -136,7 +136,7 @@ class BuildFolder:
 
 
 def save_columns(path: Path, columns: Columns) -> None:
-    """Columns as a file that is there whole or not at all; texts need no pickling."""
+    """Writes columns atomically; strings need no pickling."""
     plain = {name: values.astype(str) if values.dtype == object else values for name, values in columns.items()}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **plain)
@@ -153,7 +153,7 @@ def _lasting(config: DatasetBuildConfig) -> dict[str, Any]:
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
-    """``a.b was 1 and is 2`` of each setting that differs."""
+    """``a.b was 1 and is 2`` for each setting that differs."""
     found = []
     for name in before:
         here, one, other = f"{path}{name}", before[name], now.get(name)

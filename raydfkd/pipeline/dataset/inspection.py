@@ -1,4 +1,4 @@
-"""The images of a run's buffer or of any data set, and the teacher that judges them, for ``raydfkd dataset inspect``."""
+"""The images of a run's buffer or of any data set, and the teacher that classifies them, for ``raydfkd dataset inspect``."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from raydfkd.run_dir import RunDir
 
 
 def teacher_of(path: Path) -> tuple[FrozenTeacher, tuple[str, ...] | None]:
-    """A teacher, and its class names if they are known.
+    """A teacher, and its class names if known.
 
     Args:
-        path: weights that train-teacher wrote, or the YAML file of an experiment whose teacher it is.
+        path: weights that train-teacher wrote, or the YAML file of an experiment that uses it.
 
     Raises:
-        RaydfkdError: there is no such file, or it does not say which network it is of.
+        RaydfkdError: there is no such file, or it does not name its network.
     """
     if path.suffix != ".safetensors":
         config = load_experiment(path)
@@ -44,13 +44,13 @@ def teacher_of(path: Path) -> tuple[FrozenTeacher, tuple[str, ...] | None]:
         shape, mean, std = (json.loads(metadata[key]) for key in ("image_shape", "mean", "std"))
     except (KeyError, ValueError) as error:
         raise TeacherError(
-            f"{path} does not say which network it is of: give weights that train-teacher wrote, or an experiment with it"
+            f"{path} does not name its network: give weights that train-teacher wrote, or an experiment that uses them"
         ) from error
     return build_teacher(model, num_classes, tuple(shape), mean, std, path), class_names(path)
 
 
 def class_names(checkpoint: Path | None) -> tuple[str, ...] | None:
-    """The names of the classes as the teacher's weights tell them."""
+    """The class names in the metadata of the teacher's weights."""
     if checkpoint is None or checkpoint.suffix != ".safetensors":
         return None
     named = json.loads(read_metadata(checkpoint).get("classes", "[]"))
@@ -58,10 +58,10 @@ def class_names(checkpoint: Path | None) -> tuple[str, ...] | None:
 
 
 def run_images(run: RunDir, max_images: int | None = None) -> tuple[ExperimentConfig, np.ndarray]:
-    """The run's experiment, and what its buffer held at the newest checkpoint, uint8 [N,C,H,W].
+    """The run's experiment and the contents of its buffer at the newest checkpoint, uint8 [N,C,H,W].
 
     Args:
-        max_images: at most so many, evenly spaced.
+        max_images: upper limit; the images are evenly spaced.
 
     Raises:
         RunDirError: there is no checkpoint.
@@ -70,7 +70,7 @@ def run_images(run: RunDir, max_images: int | None = None) -> tuple[ExperimentCo
     config = load_experiment(run.config_path)
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:
-        raise RunDirError(f"{run.path} has no checkpoint yet, and so no buffer to inspect: let the run go on for a while")
+        raise RunDirError(f"{run.path} has no checkpoint yet and so no buffer to inspect: wait for its first checkpoint")
     exchange = build_exchange(config)
     load_exchange(checkpoint, exchange)
     parts = [shard.payload.images[shard.slots >= 0] for shard in exchange.buffer.shards_after(-1)]
@@ -83,11 +83,11 @@ def dataset_images(path: Path, image_shape: tuple[int, int, int], max_images: in
 
     Args:
         path: see :func:`dataset_of`.
-        max_images: at most so many, evenly spaced.
+        max_images: upper limit; the images are evenly spaced.
 
     Raises:
         ConfigError: a YAML file names no data set.
-        DataError: there is none, it has other channels than the teacher, or raydfkd wrote it at another size.
+        DataError: it does not exist, its channels differ from the teacher's, or raydfkd wrote it at another size.
     """
     config = dataset_of(path)
     if max_images is not None:
@@ -99,13 +99,13 @@ def dataset_images(path: Path, image_shape: tuple[int, int, int], max_images: in
     images = np.concatenate([from_parquet(file.read_bytes()).images for file in files])
     if images.shape[1:] != tuple(image_shape):
         raise DataError(
-            f"the images in {path} are {list(images.shape[1:])}, the teacher's {list(image_shape)}: make them anew at its size"
+            f"the images in {path} are {list(images.shape[1:])}, the teacher's {list(image_shape)}: rebuild it at that size"
         )
     return images[evenly_spaced(len(images), config.max_images)]
 
 
 def dataset_of(path: Path) -> DatasetConfig:
-    """The data set that is meant by a path.
+    """The data set that a path refers to.
 
     Args:
         path: a Parquet file, a folder of ``*.parquet``, a folder of images, or a YAML file: of a data set's own settings
@@ -122,7 +122,7 @@ def dataset_of(path: Path) -> DatasetConfig:
             return claimed
     if not path.exists():
         raise DataError(f"data set {path} does not exist: correct its path")
-    raise DataError(f"{path} is no data set that is known: give Parquet files, a folder of images, or a YAML file by kind")
+    raise DataError(f"{path} is not a known data set: give Parquet files, a folder of images, or a YAML file with a kind")
 
 
 def _dataset_of_file(path: Path) -> DatasetConfig:
@@ -132,7 +132,7 @@ def _dataset_of_file(path: Path) -> DatasetConfig:
     collected = tree.get("collected")
     section = tree if "kind" in tree else collected.get("dataset") if isinstance(collected, dict) else tree.get("dataset")
     if section is None:
-        raise ConfigError(f"{path} names no data set: give one by kind, or a file with dataset or collected.dataset")
+        raise ConfigError(f"{path} names no data set: it needs a kind, or a dataset or collected.dataset section")
     return validate(CollectedConfig, {"dataset": section}, path).dataset
 
 

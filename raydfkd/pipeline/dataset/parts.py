@@ -1,4 +1,4 @@
-"""What is done to one part of a data set under construction: judge, render, attack; its columns are ``dataset_reading``'s."""
+"""Operations on one part of a data set being built: classify, render, attack. For columns see ``reading``."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from raydfkd.tasks import build_task
 
 
 class Worker(Protocol):
-    """Has a teacher, and is therefore made once in each process."""
+    """Holds a teacher and is therefore built once per process."""
 
     def __call__(self, columns: Columns) -> Columns: ...
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Work on parts, each for itself.
+    """Work on independent parts.
 
     Attributes:
         name: for people.
-        parts: what is to be done, in order.
-        read: from a span's columns to images, in any process; None: the worker begins with the span.
-        worker: class of what works on them, made with the build's settings and a device; None: they are only read.
+        parts: the parts, in order.
+        read: from a span's columns to images, in any process; None: the worker starts from the span.
+        worker: class that processes them, built from the build's settings and a device; None: they are only read.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Pass:
 
 
 class Judge:
-    """The teacher's class and confidence of images that were read."""
+    """The teacher's class and confidence for images that were read."""
 
     def __init__(self, config: DatasetBuildConfig, device: torch.device) -> None:
         self._eye = Eye(config, device)
@@ -55,7 +55,7 @@ class Judge:
 
 
 class Render:
-    """Renders the candidates of a part from a seed of its own, and judges them."""
+    """Renders the candidates of a part from the part's own seed and classifies them."""
 
     def __init__(self, config: DatasetBuildConfig, device: torch.device) -> None:
         from raydfkd.synthesis.procedural.image_kinds import build_source
@@ -97,7 +97,7 @@ class Render:
 
 
 class Attack:
-    """The boundary attack on every image of a part; gives the images that come of it, whose ``row`` is their origin's."""
+    """Runs the boundary attack on every image of a part; returns the attack images, with the ``row`` of their origin."""
 
     def __init__(self, config: DatasetBuildConfig, device: torch.device) -> None:
         from raydfkd.synthesis.boundary import BoundaryAttack
@@ -132,7 +132,7 @@ class Attack:
 
 
 def _nothing(columns: Columns, part: int) -> Columns:
-    """One row with an error: without any row a block would not tell whose it is."""
+    """One row with an error: a block without rows would not identify its part."""
     none = np.full(1, -1)
     return columns_of(
         part,
@@ -146,7 +146,7 @@ def _nothing(columns: Columns, part: int) -> Columns:
 
 
 class Eye:
-    """A teacher that judges stored images, in chunks that depend on the part alone."""
+    """A teacher that classifies stored images, in chunks that depend only on the part."""
 
     def __init__(self, config: DatasetBuildConfig, device: torch.device) -> None:
         self.teacher: FrozenTeacher = builder.build_frozen_teacher(config).to(device).to(memory_format=torch.channels_last)
@@ -156,6 +156,6 @@ class Eye:
         self._batch_size = config.runtime.batch_size
 
     def judge(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of uint8 [n,C,H,W]: the class, int32 [n], and its probability, float32 [n]."""
+        """For uint8 [n,C,H,W]: the class, int32 [n], and its probability, float32 [n]."""
         judgement = self._task.judge_all(self.teacher, images, self._device, self._bf16, self._batch_size)
         return judgement.classes, judgement.confidences

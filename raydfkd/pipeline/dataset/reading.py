@@ -1,11 +1,10 @@
-"""Reading the parts of a data set under construction, and what parts are. No torch here: a process that only reads starts at
-once.
+"""The parts of a data set being built, and reading them. Imports no torch, so that a process that only reads starts quickly.
 
-Columns are a mapping of names to arrays with a row an image: ``part`` int64, ``row`` int64 (the candidate's number), ``image``
-uint8 [n,C,H,W], ``error`` text (why it is no candidate; empty: it is one), and what the teacher says: ``teacher_class`` int32
-(-1 where there is an error) and ``teacher_confidence`` float32; where duplicates are dropped, ``thumbnail`` uint64, by which
-those in other parts are found. A part always comes whole, so that what is computed of it depends on neither the number of
-workers nor the order in which they finish.
+Columns map names to arrays, a row per image: ``part`` int64, ``row`` int64 (the candidate's number), ``image``
+uint8 [n,C,H,W], ``error`` str (why the image is unusable; else empty), and the teacher's output: ``teacher_class`` int32
+(-1 where there is an error) and ``teacher_confidence`` float32; where duplicates are dropped, ``thumbnail`` uint64, to find
+duplicates across parts. A part is always processed as a whole, so that its results depend on neither the number of workers
+nor the order in which they finish.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Columns = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Span:
-    """One part of a pass: its number, and which places [first, last) of the pass's rows it has."""
+    """One part of a pass: its number and its range [first, last) of the pass's rows."""
 
     number: int
     first: int
@@ -39,19 +38,19 @@ class Span:
 
 
 def spans(total: int, size: int) -> list[Span]:
-    """``total`` places cut into parts of ``size``."""
+    """``total`` rows split into parts of ``size``."""
     return [Span(n, first, min(first + size, total)) for n, first in enumerate(range(0, total, size))]
 
 
 @dataclass(frozen=True)
 class ReadRows:
-    """Reads, decodes and resizes rows of a data set; those that cannot be read have an ``error``.
+    """Reads, decodes and resizes rows of a data set; unreadable ones have an ``error``.
 
     Attributes:
-        rows: int64, the rows in the pass's order, rising, repetitions allowed; None: the data set's own.
+        rows: int64, the rows in the pass's order, ascending, repeats allowed; None: the data set's own.
 
     Raises (called):
-        DataError: an image has other channels than the teacher's.
+        DataError: an image has a different number of channels than the teacher expects.
     """
 
     reader: RowReader
@@ -74,9 +73,9 @@ class ReadRows:
 
 @dataclass(frozen=True)
 class ReadStored:
-    """Reads rows of candidates that an earlier pass made and stored, one file a part of ``part_size``.
+    """Reads rows of candidates that an earlier pass rendered and stored, one file per part of ``part_size``.
 
-    Every process that does so must see the folder.
+    Every process that uses it must have access to the folder.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""From a checked experiment to its parts. Every runner builds through here, so that they differ in nothing but the runner."""
+"""From a checked experiment to its parts. All runners build through here, so that only the runner differs."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from raydfkd.types import Synthesizer, SyntheticBatch
 
 
 def choose_device(config: ExperimentConfig, assigned: str | None = None) -> torch.device:
-    """The device of the settings; ``assigned`` is what Ray gave this actor ("cpu" or "cuda:0"), None where there is no Ray.
+    """The device of the settings; ``assigned`` is the device Ray gave this actor ("cpu" or "cuda:0"), None without Ray.
 
     Raises:
-        ConfigError: cuda is asked for and there is none.
+        ConfigError: cuda is requested and not available.
     """
     return device_of(config.runtime.device, assigned)
 
 
 def device_of(asked: str, assigned: str | None = None) -> torch.device:
-    """As :func:`choose_device`, of ``runtime.device`` itself."""
+    """As :func:`choose_device`, for a value of ``runtime.device``."""
     if asked == "cpu":
         return torch.device("cpu")
     available = torch.cuda.is_available() if assigned is None else assigned.startswith("cuda")
@@ -60,8 +60,8 @@ def build_frozen_teacher(config: HasTeacher) -> FrozenTeacher:
     """The teacher with its weights and normalisation.
 
     Raises:
-        TeacherError: no normalisation is given, neither in the experiment nor in the checkpoint's metadata; or these say that
-            it was trained for other images or classes.
+        TeacherError: neither the experiment nor the checkpoint's metadata give a normalisation, or the metadata say that
+            it was trained for a different image shape or number of classes.
     """
     settings, task = config.teacher, config.task
     checkpoint = settings.checkpoint
@@ -84,7 +84,7 @@ def build_frozen_teacher(config: HasTeacher) -> FrozenTeacher:
 
 
 def _require_same_task(config: HasTeacher, metadata: dict[str, str]) -> None:
-    """What a file of ``train-teacher`` says of itself makes a clearer sentence than tensors of another shape."""
+    """Checks the metadata of a ``train-teacher`` file: a clearer message than one on mismatched tensor shapes."""
     checkpoint, task = config.teacher.checkpoint, config.task
     if metadata.get("num_classes", str(task.num_classes)) != str(task.num_classes):
         raise TeacherError(
@@ -99,17 +99,17 @@ def _require_same_task(config: HasTeacher, metadata: dict[str, str]) -> None:
 
 def _recorded_normalization(checkpoint: Path | None, metadata: dict[str, str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if checkpoint is not None and not checkpoint.is_file():
-        raise CheckpointError(f"there is no weights file {checkpoint}: correct teacher.checkpoint, or make the file first")
+        raise CheckpointError(f"there is no weights file {checkpoint}: correct teacher.checkpoint, or create the file first")
     if "mean" not in metadata or "std" not in metadata:
         raise TeacherError(
-            "teacher.normalization is missing and the checkpoint does not say it: give the mean and std of the images the "
+            "teacher.normalization is missing and not in the checkpoint: give the mean and std of the images the "
             "teacher was trained on (mean 0 and std 1 if it took plain [0,1] images)"
         )
     return tuple(json.loads(metadata["mean"])), tuple(json.loads(metadata["std"]))
 
 
 def audit(config: ExperimentConfig, teacher: FrozenTeacher) -> TeacherAudit:
-    """Tries the teacher out and refuses methods that need what it has not.
+    """Audits the teacher and rejects methods that need something it lacks.
 
     Raises:
         TeacherError: see ``audit_teacher`` and ``require_batch_norm``.
@@ -127,18 +127,18 @@ def audit(config: ExperimentConfig, teacher: FrozenTeacher) -> TeacherAudit:
 
 
 def build_student(config: ExperimentConfig, teacher: FrozenTeacher | None = None, name: str | None = None) -> nn.Module:
-    """A student at its start: drawn from the run's seed, or its checkpoint. The same in every process.
+    """A newly initialised student: from the run's seed or its checkpoint. Identical in every process.
 
-    It is what its objective makes of the configured network, with the teacher's help.
+    It is the configured network as modified by its objective, which may use the teacher.
 
     Args:
-        teacher: where the caller has it; built otherwise, if the objective needs it here.
+        teacher: if the caller has it; otherwise built here if the objective needs it.
         name: which student; None: the first one.
     """
     name = config.student_name if name is None else name
     student = config.students[name]
     remake = OBJECTIVES.get(student.objective.kind).student
-    if remake is not None and teacher is None:  # before the seed is set: its building draws random numbers too
+    if remake is not None and teacher is None:  # before the seed is set: building it draws random numbers too
         teacher = build_frozen_teacher(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.runtime.seed, "student", name))
@@ -154,10 +154,10 @@ def build_student(config: ExperimentConfig, teacher: FrozenTeacher | None = None
 def build_synthesizer(
     config: ExperimentConfig, source: str, index: int, device: torch.device, collected: SyntheticBatch | None = None
 ) -> Synthesizer:
-    """One generator of a source, with copies of its own of the teacher and of the student that it plays against.
+    """One generator of a source, with its own copies of the teacher and of the student it plays against.
 
     Args:
-        collected: real images, where the run has such.
+        collected: real images, if the run has any.
     """
     settings, student = config.sources[source], config.student_of(source)
     context = SynthesisContext(
@@ -177,7 +177,7 @@ def build_synthesizer(
 
 
 def build_distiller(config: ExperimentConfig, device: torch.device, name: str | None = None) -> Distiller:
-    """A student worker's distiller; what its objective trains starts the same in every process.
+    """A student worker's distiller; the objective's trained layers are initialised identically in every process.
 
     Args:
         name: which student's; None: the first one's.
@@ -192,7 +192,7 @@ def build_distiller(config: ExperimentConfig, device: torch.device, name: str | 
 
 
 def build_evaluator(config: ExperimentConfig, teacher: FrozenTeacher, device: torch.device) -> Evaluator | None:
-    """Reads the evaluation data, or None where the experiment names none."""
+    """Reads the evaluation data; None if the experiment has none."""
     if config.evaluation is None:
         return None
     from raydfkd.data.datasets import load_dataset
@@ -203,10 +203,10 @@ def build_evaluator(config: ExperimentConfig, teacher: FrozenTeacher, device: to
 
 
 def build_held_out(config: ExperimentConfig, teacher: FrozenTeacher, device: torch.device) -> HeldOutEvaluator | None:
-    """Reads the held-out images, or None where the experiment names none.
+    """Reads the held-out images; None if the experiment has none.
 
     Raises:
-        DataError: there is no such file, or its images are of another task.
+        DataError: there is no such file, or its images do not fit the task.
     """
     if config.held_out is None:
         return None
@@ -216,5 +216,5 @@ def build_held_out(config: ExperimentConfig, teacher: FrozenTeacher, device: tor
     images = read_images(path, "held_out.path").images
     if images.shape[1:] != tuple(config.task.image_shape):
         shapes = f"{list(images.shape[1:])}, task.image_shape is {list(config.task.image_shape)}"
-        raise DataError(f"held_out.path {path} has images of shape {shapes}: give images of the task")
+        raise DataError(f"held_out.path {path} has images of shape {shapes}: give images of the task's shape")
     return HeldOutEvaluator(images, teacher, config.held_out.batch_size, device, config.runtime.bf16)

@@ -14,9 +14,9 @@ _MISSING = object()
 
 
 def sentence(model_cls: type[BaseModel], tree: Any, error: ValidationError) -> str:
-    """Path, value got, what is allowed; for an unknown key the nearest known ones. Further mistakes are only named.
+    """Path, actual value, what is allowed; for an unknown key the nearest known ones. Further errors are only listed.
 
-    An unknown key is told first, since a misspelt required key is reported twice: as unknown and as missing.
+    Unknown keys come first, since a misspelt required key is reported twice: as unknown and as missing.
     """
     found = [(_Located(model_cls, tree, entry["loc"]), entry) for entry in error.errors(include_url=False)]
     found.sort(key=lambda pair: pair[1]["type"] != "extra_forbidden")
@@ -30,7 +30,7 @@ def sentence(model_cls: type[BaseModel], tree: Any, error: ValidationError) -> s
 
 
 def model_choices(annotation: Any) -> list[type[BaseModel]]:
-    """The pydantic models that an annotation offers: itself, or the members of a union, through Annotated and Optional."""
+    """The pydantic models that an annotation allows: itself, or the members of a union, through Annotated and Optional."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     origin = get_origin(annotation)
@@ -73,7 +73,7 @@ class _Located:
                 annotation = _member(annotation, element)
                 continue
             if element == "[key]" or (not _holds(self.value, element) and not _is_model(annotation)):
-                continue  # a label that pydantic adds (a wrapping validator, a key error), not a key of the user's
+                continue  # a label added by pydantic (a wrapping validator, a key error), not a user's key
             self.path.append(str(element))
             self.value = self.value[element] if _holds(self.value, element) else _MISSING
             self.owner = annotation if _is_model(annotation) else None
@@ -81,7 +81,7 @@ class _Located:
 
     @property
     def dotted(self) -> str:
-        return ".".join(self.path) or "the whole"
+        return ".".join(self.path) or "the top level"
 
 
 def _is_model(annotation: Any) -> bool:
@@ -168,6 +168,6 @@ def _allowed(entry: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value, short enough for a sentence."""
+    """A value, shortened to fit in a sentence."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

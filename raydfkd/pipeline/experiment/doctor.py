@@ -1,7 +1,7 @@
-"""Looks at an experiment before it is started: its teacher, its student, its data, its rate limiter and its time.
+"""Checks an experiment before it is started: teacher, student, data, rate limiter and run time.
 
-Every check is made, so that a user learns of all problems at once. Whether a Ray cluster has room is asked by the command
-line, since this room does not know Ray.
+All checks run, so that a user sees all problems at once. The command line checks whether a Ray cluster has the resources,
+since this package does not import Ray.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ T = TypeVar("T")
 
 @dataclass
 class Diagnosis:
-    """What was found.
+    """The findings.
 
     Attributes:
-        rows: (what, finding) for people.
-        problems: one sentence each; a run would be refused or fail for them.
+        rows: (what, finding), for display.
+        problems: one sentence each; any of them would make a run fail or be rejected.
     """
 
     rows: list[tuple[str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def attempt(self, check: Callable[[], T]) -> T | None:
-        """What ``check`` gives, or None with a problem noted if it finds a user's mistake."""
+        """The result of ``check``, or None with the problem recorded if it raises a user error."""
         try:
             return check()
         except RaydfkdError as error:
@@ -97,18 +97,18 @@ def _buffer_rows(config: ExperimentConfig) -> list[tuple[str, str]]:
 
 
 def _time_rows(config: ExperimentConfig, device: torch.device, collected: SyntheticBatch | None) -> list[tuple[str, str]]:
-    """Measured here and alone: a cluster's machines, and sharing this one with others, make it another time."""
+    """Measured on this machine while otherwise idle: other machines or a shared one give different times."""
     timed = {source: _time_synthesis(config, source, device, collected) for source in config.sources}
     preparation_s = {source: prepare_s for source, (prepare_s, _) in timed.items()}
     batch_s = {source: seconds for source, (_, seconds) in timed.items()}
     step_s = {name: _time_student(config, name, device) for name in config.students}
     schedule = config.schedule
-    # Groups of Ray Train's train side by side; the slowest holds the others back.
+    # Ray Train's worker groups run in parallel; the slowest determines the pace.
     student_s = schedule.total_steps * (sum if config.runtime.runner == "local" else max)(step_s.values())
     per_batch_s = sum(batch_s[source] for source, _ in config.generators) / max(1, len(config.generators))
     batches = schedule.warmup_batches + schedule.rounds * schedule.batches_per_round
     if schedule.mode == "lockstep":
-        whole_s, how = batches * per_batch_s + student_s, "one after the other"
+        whole_s, how = batches * per_batch_s + student_s, "sequentially"
     else:
         warmup_s = schedule.warmup_batches * per_batch_s / len(config.generators)
         if schedule.samples_per_insert is not None:
@@ -117,13 +117,13 @@ def _time_rows(config: ExperimentConfig, device: torch.device, collected: Synthe
             whole_s = warmup_s + max(student_s, batches * per_batch_s / len(config.generators))
         else:
             whole_s = warmup_s + student_s
-        how = "side by side, if each has a processor of its own"
+        how = "in parallel, if each has its own processor"
     whole_s += max(preparation_s.values(), default=0.0)
     return [
         ("device here", device_name(device)),
         *((f"source {name!r}", f"{_duration(s)} before its first batch") for name, s in preparation_s.items() if s > 0),
         *(
-            (f"source {name!r}", f"{seconds:.3g} s a batch of {config.synthesis_batch_size}")
+            (f"source {name!r}", f"{seconds:.3g} s per batch of {config.synthesis_batch_size}")
             for name, seconds in batch_s.items()
         ),
         *(
@@ -143,7 +143,7 @@ def _duration(seconds: float) -> str:
 def _time_synthesis(
     config: ExperimentConfig, source: str, device: torch.device, collected: SyntheticBatch | None
 ) -> tuple[float, float]:
-    """Seconds before the first batch, by a slice of that work, and of a batch with every loss on, once warm."""
+    """Seconds before the first batch, extrapolated from a slice, and per batch with every loss active, after warm-up."""
     synthesizer = builder.build_synthesizer(config, source, 0, device, collected)
     began = time.perf_counter()
     prepared = synthesizer.prepare()
@@ -157,7 +157,7 @@ def _time_synthesis(
 
 
 def _time_student(config: ExperimentConfig, name: str, device: torch.device) -> float:
-    """Seconds of a student step on a resident batch, once warm; over all workers together on one device."""
+    """Seconds per student step on a resident batch, after warm-up; for all workers together on one device."""
     distiller = builder.build_distiller(config, device, name)
     size = config.students[name].batch_size
     images = torch.randint(0, 256, (size, *config.task.image_shape), dtype=torch.uint8, device=device)

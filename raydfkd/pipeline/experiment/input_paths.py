@@ -1,4 +1,4 @@
-"""Where relative paths in settings are looked for. Which settings are paths is said by their types (``settings.InputFile``)."""
+"""Resolves relative paths in settings. Path settings are recognised by their type (``settings.InputFile``)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from raydfkd.settings import InputFile
 def anchor_paths(tree: dict[str, Any], model: type[BaseModel], folder: Path) -> dict[str, Any]:
     """A copy of unchecked settings of ``model`` whose input paths are absolute.
 
-    A relative path is looked for in ``folder`` (that of the file it stands in) first and in the working directory second;
-    where neither has it, ``folder`` is what a later "does not exist" names. What is no path is left for the check to refuse.
+    A relative path is looked for in ``folder`` (that of the file containing it) first and in the working directory second;
+    if neither has it, a later "does not exist" message names ``folder``. Values that are not paths are left for validation.
     """
     result: dict[str, Any] = _mapped(tree, model, lambda value: absolute(value, folder))
     return result
 
 
 def input_paths(tree: dict[str, Any], model: type[BaseModel]) -> Iterator[tuple[str, list[str]]]:
-    """(dotted key, its one or more paths) of every input path that ``tree``, settings of ``model``, gives."""
+    """(dotted key, its one or more paths) of every input path in ``tree``, settings of ``model``."""
     found: list[tuple[str, list[str]]] = []
 
     def note(value: Any, dotted: str) -> Any:
@@ -37,7 +37,7 @@ def input_paths(tree: dict[str, Any], model: type[BaseModel]) -> Iterator[tuple[
 
 
 def absolute(value: Any, folder: Path) -> Any:
-    """A path as an absolute one: in ``folder``, or in the working directory where only that has it. No path: itself."""
+    """The path made absolute: in ``folder``, or in the working directory if only that has it. Other values are unchanged."""
     if isinstance(value, list):
         return [absolute(one, folder) for one in value]
     if not isinstance(value, str | Path):
@@ -71,7 +71,7 @@ def _walk(node: Any, annotation: Any, visit: Any, dotted: str) -> Any:
 
 
 def _types_of(key: Any, members: list[Any]) -> list[Any]:
-    """What a key may hold: in any of the settings that may be meant, since a layer need not say which kind it changes."""
+    """The allowed types of a key in any candidate model, since a layer need not say which kind it changes."""
     found: list[Any] = []
     for member in members:
         if get_origin(member) is dict:
@@ -83,7 +83,7 @@ def _types_of(key: Any, members: list[Any]) -> list[Any]:
 
 
 def _members(annotation: Any) -> Iterator[Any]:
-    """The types that an annotation offers, through ``Annotated`` and unions."""
+    """The types that an annotation allows, through ``Annotated`` and unions."""
     origin = get_origin(annotation)
     if origin is Annotated:
         yield from _members(get_args(annotation)[0])
@@ -95,7 +95,7 @@ def _members(annotation: Any) -> Iterator[Any]:
 
 
 def _marker(annotation: Any) -> InputFile | None:
-    """The mark of an input path anywhere in an annotation."""
+    """The input-path marker anywhere in an annotation."""
     if get_origin(annotation) is Annotated:
         inner, *metadata = get_args(annotation)
         return next((mark for mark in metadata if isinstance(mark, InputFile)), None) or _marker(inner)

@@ -1,7 +1,7 @@
 """From a YAML file and ``a.b=c`` overrides to a checked model, and back. Imports neither torch nor ray.
 
-Whatever a user can get wrong on that way becomes one ``ConfigError`` sentence that names the file, the dotted path, the
-value that was got and what is allowed there.
+Every user error on the way becomes a one-sentence ``ConfigError`` that names the file, the dotted path, the actual value and
+what is allowed there.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from raydfkd.pipeline.experiment.config_errors import sentence
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 BASE = "base"
-"""Key by which a file names the file that it changes."""
+"""Key with which a file names the file it is based on."""
 
 
 class _Strict:
-    """What both loaders below add to PyYAML's: a key given twice is refused, and ``1e-3`` is the number it is in YAML 1.2."""
+    """Additions of both loaders below to PyYAML's: duplicate keys are rejected, and ``1e-3`` is a number as in YAML 1.2."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -39,11 +39,11 @@ class _Strict:
 
 
 class _Loader(_Strict, yaml.SafeLoader):
-    """PyYAML's own parser, whose messages name the character that was not expected."""
+    """PyYAML's own parser, whose messages name the unexpected character."""
 
 
 class _FastLoader(_Strict, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """libyaml's parser, several times faster, where PyYAML was built with it."""
+    """libyaml's parser, several times faster, if PyYAML was built with it."""
 
 
 for _loader in (_Loader, _FastLoader):
@@ -53,10 +53,10 @@ for _loader in (_Loader, _FastLoader):
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds, without anything executable (``yaml.SafeLoader``). An empty file is an empty one.
+    """The mapping in a YAML file, without anything executable (``yaml.SafeLoader``). An empty file is an empty one.
 
     Raises:
-        ConfigError: there is no such file, it is not YAML (with line and column), or it holds no mapping.
+        ConfigError: there is no such file, it is not YAML (with line and column), or it is not a mapping.
     """
     path = Path(path)
     try:
@@ -75,12 +75,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def read_layers(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The file, preceded by the files that it changes: each (path, content without ``base``), the lowest first.
+    """The file, preceded by its bases: each (path, content without ``base``), the lowest first.
 
-    A file changes another by ``base: other.yaml``, relative to its own folder; that one may have a base in turn.
+    A file extends another with ``base: other.yaml``, relative to its own folder; that one may have a base in turn.
 
     Raises:
-        ConfigError: as :func:`read_yaml`, or ``base`` is no path, leads nowhere or in a circle.
+        ConfigError: as :func:`read_yaml`, or ``base`` is not a path, does not exist or is circular.
     """
     layers: list[tuple[Path, dict[str, Any]]] = []
     file, seen = Path(path), [Path(path).resolve()]
@@ -91,7 +91,7 @@ def read_layers(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
             return layers
         name = tree.pop(BASE)
         if not isinstance(name, str) or not name.strip():
-            raise ConfigError(f"{file}: base is {name!r}: it must be the path of the YAML file that this one changes")
+            raise ConfigError(f"{file}: base is {name!r}: it must be the path of the YAML file that this one extends")
         base = file.parent / Path(name).expanduser()
         if not base.is_file():
             raise ConfigError(
@@ -99,7 +99,7 @@ def read_layers(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
             )
         if base.resolve() in seen:
             circle = " -> ".join(one.name for one in [*seen, base])
-            raise ConfigError(f"{file}: its base leads in a circle ({circle}): take base out of one of these files")
+            raise ConfigError(f"{file}: its base is circular ({circle}): remove base from one of these files")
         file = base
         seen.append(base.resolve())
 
@@ -122,7 +122,7 @@ def merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
 def apply_overrides(tree: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
     """A copy of ``tree`` with each ``a.b=c`` set in turn; the value is read as YAML, a number in the path indexes a list.
 
-    Keys on the way that do not exist are made, for the model's check to accept or refuse.
+    Missing keys along the path are created; validating the model accepts or rejects them.
 
     Raises:
         ConfigError: an override has no ``=``, an empty key or value, or a path through something that is not a mapping.
@@ -151,10 +151,10 @@ def set_dotted(tree: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 
 def validate(model_cls: type[ModelT], tree: dict[str, Any], where: str | Path) -> ModelT:
-    """The model that ``tree`` describes; ``where`` (a file, "override", ...) begins the message if it is refused.
+    """The model that ``tree`` describes; ``where`` (a file, "override", ...) begins the error message.
 
     Raises:
-        ConfigError: what pydantic finds wrong, as one sentence with path, value, what is allowed and the nearest known keys.
+        ConfigError: pydantic's errors, as one sentence with path, value, what is allowed and the nearest known keys.
     """
     try:
         return model_cls.model_validate(tree)
@@ -163,7 +163,7 @@ def validate(model_cls: type[ModelT], tree: dict[str, Any], where: str | Path) -
 
 
 def dump_yaml(model: BaseModel) -> str:
-    """YAML text that reads back to an equal model; every field is written, in the order of its definition."""
+    """YAML text that reads back to an equal model; all fields are written, in definition order."""
     plain = model.model_dump(mode="json")
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120)
 
@@ -201,10 +201,10 @@ def _set(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> No
 def _index(node: list[Any], key: str, here: str, override: str) -> int:
     if not key.isdecimal() or int(key) >= len(node):
         allowed = f"0 to {len(node) - 1}" if node else "nothing, it is empty"
-        raise ConfigError(f"override {override!r} asks for item {key!r} of the list {here}: allowed is {allowed}")
+        raise ConfigError(f"override {override!r} indexes item {key!r} of the list {here}: allowed is {allowed}")
     return int(key)
 
 
 def _kind(value: Any) -> str:
-    names = {list: "a list", str: "a text", bool: "a truth value", int: "a number", float: "a number", type(None): "null"}
+    names = {list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number", type(None): "null"}
     return names.get(type(value), f"a {type(value).__name__}")

@@ -1,1 +1,1 @@
-"""One run: its loops, what joins generators with students, its checkpoints and its result."""
+"""One run: its loops, the exchange between generators and students, its checkpoints and its result."""

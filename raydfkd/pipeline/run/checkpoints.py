@@ -1,13 +1,13 @@
-"""Checkpoints of a whole run: students, generators and buffer as they stood at one round's beginning.
+"""Checkpoints of a whole run: students, generators and buffer at the start of a round.
 
 ```
 checkpoints/step-00001200/
   students/NAME.pt         each distiller's state, all at the same step
-  generators/NAME.pt       each synthesizer's state, also of generators that were retired by live scaling
+  generators/NAME.pt       each synthesizer's state, including generators retired by live scaling
   replay/                  the buffer's snapshot (see replay/snapshot.py)
   exchange.json            the rate limiters' counts and the published versions
 ```
-A folder counts only once ``checkpoints/latest.json`` names it, which happens last. Tensor files are loaded without running
+A folder is valid only once ``checkpoints/latest.json`` names it, which happens last. Tensor files are loaded without running
 code.
 """
 
@@ -34,14 +34,14 @@ STUDENTS = "students"
 
 @contextmanager
 def writing(run: RunDir, step: int) -> Iterator[Path]:
-    """The folder for the checkpoint of ``step``, which becomes the latest when the block ends well.
+    """The folder for the checkpoint of ``step``, which becomes the latest when the block succeeds.
 
-    One that could not be written whole is of no use, and takes room that a full disk does not have: it is removed.
+    An incomplete checkpoint is useless and takes up space on a possibly full disk, so it is removed.
     """
     folder = folder_of(run, step)
     try:
         for part in folder.glob("*"):
-            if part.name != STUDENTS:  # Those may have been handed in already, and each is written anew.
+            if part.name != STUDENTS:  # Those may already have been written, and each is overwritten.
                 shutil.rmtree(part) if part.is_dir() else part.unlink()
         (folder / "generators").mkdir(parents=True)
         yield folder
@@ -63,12 +63,12 @@ def load_student(folder: Path, name: str, distiller: Distiller) -> None:
     """Restores a student.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or of another network.
+        CheckpointError: the file is missing, damaged, or for a different network.
     """
     state = _load(folder / STUDENTS / f"{name}.pt")
     try:
         distiller.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:  # as torch finds other names, shapes or parameter groups
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:  # mismatched names, shapes or groups
         raise _other(f"student {name!r}", folder) from error
 
 
@@ -77,7 +77,7 @@ def save_generator(folder: Path, generator_id: str, state: dict[str, Any]) -> No
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
-    """Through memory: what torch raises when it cannot write to a file does not tell why."""
+    """Serialises to memory first: torch's own write errors do not give the reason."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     torch.save(state, content)
@@ -85,10 +85,10 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_generator(folder: Path, generator_id: str, synthesizer: Synthesizer) -> bool:
-    """Restores a generator; False if the checkpoint knows none of that name (it is a new one).
+    """Restores a generator; False if the checkpoint has none of that name (it is new).
 
     Raises:
-        CheckpointError: the file is damaged, or of another network.
+        CheckpointError: the file is damaged, or for a different network.
     """
     path = generator_path(folder, generator_id)
     if not path.exists():
@@ -102,19 +102,17 @@ def load_generator(folder: Path, generator_id: str, synthesizer: Synthesizer) ->
 
 
 def _other(what: str, folder: Path) -> CheckpointError:
-    return CheckpointError(
-        f"the {what} in {folder} is another than the experiment's: resume with the settings that the run had"
-    )
+    return CheckpointError(f"the {what} in {folder} does not match the experiment: resume with the run's original settings")
 
 
 def _load(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            # The restricted unpickler announces that it may not understand a damaged file before it says so.
+            # The restricted unpickler warns about a damaged file before it raises.
             warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, KeyError, IndexError, TypeError) as error:
-        # The restricted unpickler stumbles over damaged files in all these ways.
+        # The restricted unpickler raises any of these for damaged files.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"checkpoint file {path} cannot be read ({reason}): remove that checkpoint to resume from an earlier one"

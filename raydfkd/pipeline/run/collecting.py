@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from raydfkd.models.teachers.teacher import FrozenTeacher
 
 MUCH_INFLATION = 100
-"""Above this each collected image is seen so often against a synthetic one that a student learns it by heart."""
+"""Above this, collected images are drawn so much more often than synthetic ones that a student memorises them."""
 
 
 def collect(config: ExperimentConfig, teacher: FrozenTeacher, device: torch.device) -> CollectedImages | None:
-    """Reads and labels the collected images; None where the experiment has none.
+    """Reads and labels the collected images; None if the experiment has none.
 
     Raises:
         DataError: see ``data.collected.collect``.
@@ -44,19 +44,19 @@ def collect(config: ExperimentConfig, teacher: FrozenTeacher, device: torch.devi
 
 
 def warnings_of(config: ExperimentConfig, collected: CollectedImages) -> list[str]:
-    """What a user should know of these images before hours are spent on them."""
+    """Warnings about these images for the user, before a long run."""
     found = []
     if collected.num_skipped:
-        found.append(f"{collected.num_skipped} collected images could not be read and are left out")
+        found.append(f"{collected.num_skipped} collected images could not be read and were skipped")
     if missing := collected.missing_classes:
         classes = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
-        found.append(f"the teacher sees no collected image of class {classes}: a GAN cannot learn what these look like")
+        found.append(f"the teacher assigns no collected image to class {classes}: a GAN cannot learn what these look like")
     if config.replay.pinned is not None and config.replay.pinned_fraction is None:
         inflation = config.replay.inflation_of(len(collected))
         if inflation > MUCH_INFLATION:
             found.append(
-                f"each of {len(collected)} collected images counts {inflation:g} times in the mix: the student may learn them "
-                "by heart; collect more, or set replay.inflation lower"
+                f"each of {len(collected)} collected images counts {inflation:g} times in the mix: the student may memorise "
+                "them; collect more, or lower replay.inflation"
             )
     return found
 
@@ -66,7 +66,7 @@ def write(run: RunDir, collected: CollectedImages) -> None:
 
 
 def read(run: RunDir) -> SyntheticBatch | None:
-    """The run's collected images, None if it has none.
+    """The run's collected images, None if there are none.
 
     Raises:
         DataError: the file is damaged.

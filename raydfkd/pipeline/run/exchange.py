@@ -1,13 +1,13 @@
-"""The meeting point of generators, buffer and students: who may go on, and what they get. Plain and single-threaded.
+"""Coordinates generators, buffer and students: who may proceed, and with which data. Plain and single-threaded.
 
-``Exchange`` joins a replay buffer with a rate limiter for each student and a staleness bound. It never waits: each question
-is answered with what was asked for or with a ``NotYet`` that names the reason. ``local_runner`` asks in a loop; the replay
-actor asks again whenever something has changed.
+``Exchange`` joins a replay buffer with a rate limiter for each student and a staleness bound. It never blocks: each request
+returns its result or a ``NotYet`` that names the reason. ``local_runner`` asks in a loop; the replay actor asks again whenever
+something has changed.
 
-Several students draw from one buffer, each by its own priorities and with a random stream of its own, so that what one gets
-does not depend on when the others ask. The same inserts count for every student's limiter, and one must be allowed by all of
-them: the slowest student holds the generators, and with them the others. In lockstep a round's synthesis begins when every
-student has asked for its first batch of that round, so that all findings of the round before are in.
+Several students draw from one buffer, each with its own priorities and random stream, so that a student's draws do not depend
+on when the others ask. The same inserts count for every student's limiter, and all limiters must allow an insert: the slowest
+student holds back the generators and thereby the other students. In lockstep a round's synthesis begins when every student
+has requested its first batch of that round, so that all priority updates of the previous round are in.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class _Attempt:
     """A student's workers since they last (re)started.
 
     Attributes:
-        drawn_until: the step up to which batches were drawn.
-        next_step: by rank, the step whose batches a worker gets next; a worker that has not registered yet is missing.
+        drawn_until: the step up to which batches have been drawn.
+        next_step: by rank, the step of a worker's next batches; workers that have not registered yet are missing.
         waiting: by rank, the request for that step.
-        parts: by rank and step, what was drawn for a worker and not fetched yet.
+        parts: by rank and step, draws for a worker that it has not fetched yet.
     """
 
     name: str | None
@@ -47,7 +47,7 @@ class _Attempt:
 
 
 class Exchange:
-    """Admits synthesis, takes in batches, and deals out training batches.
+    """Admits synthesis, accepts batches, and hands out training batches.
 
     Args:
         config: the experiment.
@@ -62,7 +62,7 @@ class Exchange:
         self.num_tickets = buffer.num_batches
         self.student_versions: dict[str, WeightsVersion] = dict.fromkeys(config.students, 0)
         self.student_steps = dict.fromkeys(config.students, 0)
-        """By student: the newest step for which it drew."""
+        """By student: the newest step for which it has drawn."""
         self._pending: dict[str, deque[int]] = {}
         self._returned: list[int] = []
         self._early: dict[int, tuple[SyntheticBatch, Any]] = {}
@@ -82,28 +82,28 @@ class Exchange:
 
     @property
     def num_pending(self) -> int:
-        """Tickets given out whose batches are not in the buffer yet."""
+        """Issued tickets whose batches are not in the buffer yet."""
         return sum(map(len, self._pending.values())) + len(self._early)
 
     def round_of(self, number: int) -> int:
-        """The round for which batch ``number`` is made; warm-up batches belong to round 0."""
+        """The round that batch ``number`` belongs to; warm-up batches belong to round 0."""
         schedule = self.config.schedule
         return max(0, number - schedule.warmup_batches) // max(1, schedule.batches_per_round)
 
     def try_admit(self, holder: str, turn: int, num_turns: int, student: str | None = None) -> Ticket | NotYet:
-        """May this generator begin a batch? In lockstep generators take turns, so that a seed fixes who makes what.
+        """Whether this generator may begin a batch. In lockstep generators take turns, so a seed determines who makes what.
 
         Args:
-            holder: who asks, and whose the ticket will be: the generator, or one stream of its batches.
+            holder: who asks and will own the ticket: the generator, or one stream of its batches.
             turn, num_turns: its place among the generators.
-            student: whose weights it makes batches with; None: the first one's.
+            student: the student whose weights it uses; None: the first one.
         """
         number = self._next_number(turn, num_turns)
         if number is None:
-            return NotYet("turn", f"batch {self.num_tickets} is another generator's")
+            return NotYet("turn", f"batch {self.num_tickets} belongs to another generator")
         absent = [name for name in self.config.students if name not in self._attempts and name not in self._arrived]
         if number >= self.config.schedule.warmup_batches and absent:
-            # Its start takes seconds, in which free generators would take its processors and fill the buffer to no purpose.
+            # Starting takes seconds; unrestricted generators would occupy its processors and fill the buffer needlessly.
             return NotYet("limiter", f"student {absent[0]!r} has not started yet")
         if self.config.schedule.batches_per_round == 0 and number >= self.config.schedule.warmup_batches:
             return NotYet("complete", "the pool is complete")
@@ -143,13 +143,13 @@ class Exchange:
         return f"student {student!r}, at step {self.student_steps[student]}"
 
     def _next_number(self, turn: int, num_turns: int) -> int | None:
-        """The lowest batch number to be made that is this generator's: a returned ticket's, or a new one."""
+        """The lowest outstanding batch number for this generator: from a returned ticket, or a new one."""
         free = [*self._returned, self.num_tickets]
         mine = [number for number in free if not self.lockstep or number % num_turns == turn]
         return min(mine, default=None)
 
     def _lockstep_summary(self, number: int, summary: BufferSummary) -> BufferSummary | NotYet:
-        """All batches of a group see the buffer as it was before the group, however many generators make them at once."""
+        """All batches of a group see the buffer as it was before the group, however many generators work in parallel."""
         per_round = max(1, self.config.schedule.batches_per_round)
         first = number - (number - self.config.schedule.warmup_batches) % per_round
         if self._group_summary is None or self._group_summary[0] != first:
@@ -160,17 +160,17 @@ class Exchange:
         return BufferSummary(grouped.size, grouped.class_counts, number)
 
     def cancel(self, holder: str) -> int:
-        """Takes back the tickets of one who will not deliver; returns how many. Their batches will be made by others."""
+        """Takes back the tickets of a holder that will not deliver; returns how many. Other generators make those batches."""
         lost = self._pending.pop(holder, deque())
         for number in lost:
             heapq.heappush(self._returned, number)
         return len(lost)
 
     def insert(self, batch: SyntheticBatch, payload: Any, holder: str | None = None) -> None:
-        """Files a batch under its holder's oldest ticket (one without a ticket stands in for one taken back, or gets the next).
+        """Files a batch under its holder's oldest ticket (without one: under one taken back, or the next number).
 
-        In lockstep batches go in by the numbers of their tickets, so that a seed fixes the buffer: one that comes early is
-        kept back until those before it are in.
+        In lockstep batches are inserted in ticket order, so that a seed determines the buffer: one that arrives early is
+        held until those before it are in.
 
         Args:
             holder: of the ticket; the batch's generator unless another is named.
@@ -180,8 +180,8 @@ class Exchange:
         if numbers:
             number = numbers.popleft()
         elif self._returned:
-            # A dead generator's batch that came all the same. Under a number of its own it would take the room, in lockstep,
-            # of the batch before it that is yet to be made.
+            # A dead generator's batch that arrived anyway. With a number of its own it would, in lockstep, take the place
+            # of the preceding batch that is still to be made.
             number = heapq.heappop(self._returned)
         else:
             number, self.num_tickets = self.num_tickets, self.num_tickets + 1
@@ -195,11 +195,11 @@ class Exchange:
             self._file(*self._early.pop(self.buffer.num_batches))
 
     def preload(self, batch: SyntheticBatch, payload: Any) -> None:
-        """Files pinned images, which are nobody's to make and count for no limit; before anything else is inserted."""
+        """Inserts pinned images, which have no generator and count towards no limit; must come before any other insert."""
         self.buffer.insert(batch, payload)
 
     def note_preparation(self, holder: str, how_far: str | None) -> None:
-        """A generator says how far it is with what comes before its first batch; None: it is done."""
+        """A generator reports progress of its preparation before the first batch; None: it is done."""
         if how_far is None:
             self._preparing.pop(holder, None)
         else:
@@ -222,11 +222,11 @@ class Exchange:
         attempt: str | None = None,
         rank: int = 0,
     ) -> None:
-        """A student's worker (re)starts at ``student_step``: what it had drawn beyond it counts as not drawn.
+        """A student's worker (re)starts at ``student_step``: draws beyond that step are discarded.
 
         Args:
-            attempt: names this start of the student's workers. The first of them to come with a new one begins anew; None
-                always does.
+            attempt: identifies this start of the student's workers. The first worker with a new one resets the student; None
+                always resets.
         """
         known = self._attempts.get(consumer)
         if known is None or attempt is None or known.name != attempt:
@@ -239,7 +239,7 @@ class Exchange:
         known.parts = {place: part for place, part in known.parts.items() if place[0] != rank}
 
     def try_sample(self, request: SampleRequest) -> SampleReply | NotYet:
-        """The worker's part of the next draws. The draws are made once, when all workers of the student have asked.
+        """The worker's part of the next draws, which are made once, when all workers of the student have asked.
 
         So the global batch and the order of priority updates do not depend on which worker asks first.
         """
@@ -249,7 +249,7 @@ class Exchange:
         place = (request.rank, request.student_step)
         if place not in attempt.parts:
             if attempt.next_step.get(request.rank) != request.student_step:
-                return NotYet("peers", f"the request for step {request.student_step} comes after one that is still open")
+                return NotYet("peers", f"the request for step {request.student_step} follows one that is still open")
             attempt.waiting.setdefault(request.rank, request)
             refusal = self._draw(attempt, request)
             if refusal is not None:
@@ -257,7 +257,7 @@ class Exchange:
         return attempt.parts.pop(place)
 
     def _draw(self, attempt: _Attempt, request: SampleRequest) -> NotYet | None:
-        """Draws for ``request`` and for the workers that wait for the same step; None once it is done."""
+        """Draws for ``request`` and for the workers waiting for the same step; None once done."""
         step = request.student_step
         if request.alone:
             together = [request.rank]
@@ -295,7 +295,7 @@ class Exchange:
         return [f"{holder}: {how_far}" for holder, how_far in self._preparing.items()]
 
     def _held_by(self, student: str) -> list[str]:
-        """Of whom the generators, and with them ``student``, wait."""
+        """Whom the generators, and so ``student``, are waiting for."""
         mine = self._has_room(student)
         late = [
             name
@@ -304,10 +304,10 @@ class Exchange:
             or (mine and not self._has_room(name))
             or (self.lockstep and self.student_versions[name] < self.student_versions[student])
         ]
-        return [f"they wait for {self._at(name)}" for name in late]
+        return [f"the generators wait for {self._at(name)}" for name in late]
 
     def _reply(self, part: Sample, cursor: int | None) -> SampleReply:
-        """Made when the draws are, since any of their images may be evicted before the worker fetches its part."""
+        """Built together with the draws, since images may be evicted before the worker fetches its part."""
         if cursor is not None:
             return SampleReply(part, self.buffer.shards_after(cursor))
         shard_ids, rows = self.buffer.locate(part.slots)
@@ -315,7 +315,7 @@ class Exchange:
         return SampleReply(part, [], Places(shard_ids, rows, payloads))
 
     def _take_findings(self, attempt: _Attempt, asked: list[SampleRequest]) -> None:
-        """Priorities and progress that came with the requests; once, however often a request is asked again."""
+        """Applies the priorities and progress sent with the requests; once, even if a request is repeated."""
         for request in asked:
             if len(request.keys):
                 self.buffer.update(request.consumer, request.keys, request.priorities)
@@ -324,33 +324,33 @@ class Exchange:
         self.student_steps[asked[0].consumer] = max(self.student_steps[asked[0].consumer], asked[0].student_step)
 
     def note_version(self, student: str, version: WeightsVersion) -> None:
-        """A student has published; it brought its findings before."""
+        """A student has published; its priority updates arrived before."""
         self.student_versions[student] = max(self.student_versions[student], version)
 
     def try_meet(self, student: str, step: int) -> NotYet | None:
-        """A student has handed over its state of ``step`` for a checkpoint; None once all students have.
+        """A student has handed over its state at ``step`` for a checkpoint; None once all students have.
 
-        It says so again each time it asks, so that nothing is lost with the one who keeps count.
+        It repeats this each time it asks, so that nothing is lost if the counting process is.
         """
         if student not in self._attempts and student not in self._arrived:
-            # This buffer was lost and restored. The student registers once it draws again; till then it holds nobody up.
+            # This buffer was lost and restored. The student registers when it draws again; until then it blocks nobody.
             self.student_steps[student] = step
             self.note_version(student, step // self.config.schedule.student_steps_per_round - 1)
             self.limiters[student].set_samples(step * self.config.students[student].batch_size)
         self._arrived[student] = step
         missing = self._not_arrived(step)
-        return NotYet("peers", f"{' and '.join(missing)} to come to the checkpoint of step {step}") if missing else None
+        return NotYet("peers", f"{' and '.join(missing)} to reach the checkpoint of step {step}") if missing else None
 
     def _behind_at_checkpoint(self, student: str) -> list[str]:
-        """For whom a student's first worker waits at a checkpoint, and its other workers with it."""
+        """Students that a student's first worker, and with it its other workers, waits for at a checkpoint."""
         here = self._arrived.get(student, -1)
-        return [f"{self._at(name)} has not come there" for name in self.config.students if self._arrived.get(name, -1) < here]
+        return [f"{self._at(name)} has not reached it" for name in self.config.students if self._arrived.get(name, -1) < here]
 
     def _not_arrived(self, step: int) -> list[str]:
         return [self._at(name) for name in self.config.students if self._arrived.get(name) != step]
 
     def progress(self) -> tuple[int, ...]:
-        """Counts of everything that an answer can depend on: equal counts, equal answers."""
+        """Counts of everything a reply can depend on: equal counts give equal replies."""
         attempts = list(self._attempts.values())
         asked = sum(len(attempt.waiting) for attempt in attempts)
         served = sum(sum(attempt.next_step.values()) for attempt in attempts)
@@ -360,7 +360,7 @@ class Exchange:
         )
 
     def stats(self) -> dict[str, Any]:
-        """Figures for a ``replay`` metrics record."""
+        """Values for a ``replay`` metrics record."""
         return self.buffer.stats(lambda generator: self.student_versions[self._opponent_of(generator)])
 
     def state_dict(self) -> dict[str, Any]:
@@ -374,13 +374,13 @@ class Exchange:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from the students' counts.
+        """Resumes from the students' counts.
 
         Raises:
             KeyError: a student has none.
         """
         for name, limiter in self.limiters.items():
-            # The buffer was saved a moment earlier or later than these counts; what is in it is what was inserted.
+            # The buffer was saved slightly earlier or later than these counts, so its own number of inserts is used.
             limiter.load_state_dict({**state[name]["limiter"], "inserts": np.array(self.buffer.num_inserts)})
             self.student_versions[name], self.student_steps[name] = int(state[name]["version"]), int(state[name]["step"])
         self.num_tickets = self.buffer.num_batches

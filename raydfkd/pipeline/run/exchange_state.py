@@ -1,4 +1,4 @@
-"""Building an exchange from an experiment, and its state on disk. Imports no torch, so that the replay actor stays small."""
+"""Building an exchange from an experiment, and its state on disk. Imports no torch, to keep the replay actor small."""
 
 from __future__ import annotations
 
@@ -68,16 +68,16 @@ def save_exchange(
 
 
 def load_exchange(folder: Path, exchange: Exchange, put: Callable[[Any], Any] = lambda batch: batch) -> None:
-    """Restores buffer and counts; ``put`` turns each batch into the payload that the buffer keeps.
+    """Restores buffer and counts; ``put`` converts each batch to the payload kept in the buffer.
 
     Raises:
         CheckpointError: snapshot or counts are missing, truncated or damaged.
-        DataError: they are of another buffer.
+        DataError: they belong to a different buffer.
     """
     try:
         state, shards = read_snapshot(folder / "replay")
     except DataError as error:
-        raise CheckpointError(f"{error}: remove the folder {folder} to go on from the checkpoint before it") from error
+        raise CheckpointError(f"{error}: remove the folder {folder} to resume from the previous checkpoint") from error
     exchange.buffer.load_state_dict(state, {shard_id: put(batch) for shard_id, batch in shards})
     try:
         counts = json.loads((folder / "exchange.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""One run from its first check to its result, whichever runner drives it."""
+"""One run from its first check to its result, with any runner."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from raydfkd.tasks import build_task
 Runner = Callable[[ExperimentConfig, RunDir, Recorder, Path | None], None]
 
 TIMELESS_RECORDS = ("event", "generators")
-"""Kinds that tell what happened to the run's processes, which a resume does not undo."""
+"""Kinds of records about the run's processes, which a resume does not undo."""
 
 
 def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Watcher | None, run_ray: Runner) -> dict[str, Any]:
-    """Checks, runs and finishes an experiment; the manifest says at every moment how it stands.
+    """Checks, runs and finishes an experiment; the manifest always holds its current state.
 
     Args:
         run: its directory, opened.
-        resume: go on from the latest checkpoint (from the beginning if there is none yet).
-        run_ray: the Ray runner, handed in because this room does not know Ray.
+        resume: continue from the latest checkpoint (from the beginning if there is none yet).
+        run_ray: the Ray runner, passed in because this package does not import Ray.
     """
     watcher = Watcher() if watcher is None else watcher
     checkpoint = run.latest_checkpoint() if resume else None
     watcher.stage("checking the teacher")
     try:
-        # With Ray the GPUs are the actors'; the driver only checks and finishes.
+        # With Ray the actors own the GPUs; the driver only checks and finishes.
         device = builder.choose_device(config) if config.runtime.runner == "local" else torch.device("cpu")
         teacher_sha256, collected = _check(config, run, checkpoint, device)
         elapsed_s = _rewind(run, checkpoint) if resume else 0.0
     except BaseException:
-        if not resume:  # a run that goes on stays as it was
+        if not resume:  # a resumed run keeps its files
             _remove_unstarted(run)
         raise
     try:
@@ -73,14 +73,14 @@ def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Wat
         if full is not None:
             raise full from error
         raise
-    shutil.rmtree(run.preparation, ignore_errors=True)  # of use to a resume alone
+    shutil.rmtree(run.preparation, ignore_errors=True)  # only needed by a resume
     run.update_manifest(state="finished")
     watcher.finish(result)
     return result
 
 
 def _mark_end(run: RunDir, error: BaseException, resume: bool) -> None:
-    """How the run ended, in its manifest; what ended it matters more than that this could be written."""
+    """Records in the manifest how the run ended; a failure to write must not hide the original error."""
     with suppress(OSError):
         if isinstance(error, RunStoppedError):
             run.update_manifest(state="stopped")
@@ -94,13 +94,13 @@ def _mark_end(run: RunDir, error: BaseException, resume: bool) -> None:
 def _check(
     config: ExperimentConfig, run: RunDir, checkpoint: Path | None, device: torch.device
 ) -> tuple[str, CollectedImages | None]:
-    """Builds what a user can have got wrong, before anything starts.
+    """Builds everything that user settings can break, before anything starts.
 
     Returns:
-        The teacher's hash, and the collected images if the run has not kept them yet.
+        The teacher's hash, and the collected images if the run has not stored them yet.
 
     Raises:
-        RaydfkdError: schedule, teacher, student, generators, collected or evaluation data or checkpoint cannot be used.
+        RaydfkdError: schedule, teacher, student, generators, collected or evaluation data or checkpoint is unusable.
     """
     exchange = build_exchange(config)
     teacher = builder.build_frozen_teacher(config)
@@ -111,7 +111,7 @@ def _check(
     collected = collecting.collect(config, teacher, device) if kept is None else None
     images = kept if collected is None else collected.batch
     for source, index in config.generators:
-        # Those of one source differ in their seed alone, and in what a checkpoint holds for them.
+        # Generators of one source differ only in their seed and their checkpointed state.
         if index == 0 or checkpoint is not None:
             synthesizer = builder.build_synthesizer(config, source, index, device, images)
             if checkpoint is not None:
@@ -126,7 +126,7 @@ def _check(
             if distiller.num_steps > config.schedule.total_steps:
                 raise CheckpointError(
                     f"the run in {run.path} has done {distiller.num_steps} student steps and schedule.rounds "
-                    f"{config.schedule.rounds} asks for {config.schedule.total_steps}: resume with as many rounds, or more"
+                    f"{config.schedule.rounds} gives {config.schedule.total_steps}: resume with at least the original rounds"
                 )
     return teacher.state_sha256(), collected
 
@@ -172,10 +172,10 @@ def _split_read(dataset: DatasetConfig, purpose: str) -> dict[str, str]:
 
 
 def _rewind(run: RunDir, checkpoint: Path | None) -> float:
-    """Drops the records made after the checkpoint, except of processes; returns the seconds already spent.
+    """Drops the records made after the checkpoint, except those about processes; returns the seconds already spent.
 
-    A checkpoint stands at a round's beginning: of the records of its own step the student's were made before it, and those of
-    the synthesis for that round after it, so that they will be made again.
+    A checkpoint is taken at the beginning of a round: of the records of its own step, the student's were made before it, and
+    those of the round's synthesis after it, so the latter will be made again.
     """
     step = 0 if checkpoint is None else int(checkpoint.name.removeprefix("step-"))
     records = list(run.metrics())
@@ -190,7 +190,7 @@ def _rewind(run: RunDir, checkpoint: Path | None) -> float:
 
 
 def _remove_unstarted(run: RunDir) -> None:
-    """A run refused before it began leaves no directory behind that would block the corrected try."""
+    """A run rejected before it began leaves no directory behind that would block the next attempt."""
     for folder in (run.checkpoints, run.samples, run.analysis):
         if folder.exists() and not any(folder.iterdir()):
             folder.rmdir()

@@ -1,4 +1,4 @@
-"""The whole pipeline in one process and one thread, without Ray: breakpoints work, and a seed repeats it bit for bit."""
+"""The whole pipeline in one process and one thread, without Ray: breakpoints work, and a seed reproduces it bit for bit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from raydfkd.types import Synthesizer, WeightsVersion
 
 
 class LocalSynthesis:
-    """The run's synthesizers, which make a batch whenever a student has to wait for one."""
+    """The run's synthesizers, which make a batch whenever a student is waiting for one."""
 
     def __init__(self, config: ExperimentConfig, exchange: Exchange, synthesizers: dict[str, Synthesizer], emit: Emit) -> None:
         self.config = config
@@ -39,14 +39,14 @@ class LocalSynthesis:
         self.exchange.note_version(student, version)
 
     def make_batch(self, step: int) -> float:
-        """Has the synthesizer whose turn it is make one; returns the seconds that it took."""
+        """Lets the synthesizer whose turn it is make one; returns the seconds it took."""
         began = time.monotonic()
         turn = self.exchange.num_tickets % len(self.synthesizers)
         name = list(self.synthesizers)[turn]
         student = self.config.student_of(source_of(name))
         ticket = self.exchange.try_admit(name, turn, len(self.synthesizers), student)
         if not isinstance(ticket, Ticket):
-            raise AssertionError(f"lockstep stands still: {ticket.reason}")
+            raise AssertionError(f"lockstep is stuck: {ticket.reason}")
         synthesizer = self.synthesizers[name]
         if student in self._weights:
             synthesizer.load_student(*self._weights[student])
@@ -60,7 +60,7 @@ class LocalSynthesis:
 
 
 class LocalSource:
-    """A student's batch source that synthesizes in place whenever the rate limiter says that the student must wait."""
+    """A student's batch source that synthesizes in place whenever the rate limiter makes the student wait."""
 
     def __init__(self, student: str, exchange: Exchange, synthesis: LocalSynthesis, device: torch.device) -> None:
         self.student = student
@@ -94,7 +94,7 @@ class LocalSource:
         self._keys, self._priorities = keys, priorities.cpu().numpy()
 
     def publish(self, weights: np.ndarray, version: WeightsVersion) -> None:
-        self.flush()  # Another student may draw first in this round, and have images made for it.
+        self.flush()  # Another student may draw first in this round and trigger synthesis.
         self.synthesis.publish(self.student, weights, version)
 
     def flush(self) -> None:
@@ -112,7 +112,7 @@ def run_local(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_
     In each round the students train one after another, in the experiment's order.
 
     Args:
-        resume_from: a checkpoint folder to go on from, None to begin.
+        resume_from: a checkpoint folder to resume from, None to start anew.
     """
     device = builder.choose_device(config)
     threads = [s.resources.num_threads for s in config.students.values() if s.resources.num_threads is not None]
@@ -141,7 +141,7 @@ def run_local(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_
 
     def save(step: int) -> None:
         if step in saved:
-            return  # The first student to come to a checkpoint saves all: they are at the same step.
+            return  # The first student to reach a checkpoint saves all: they are at the same step.
         saved.append(step)
         with checkpoints.writing(run, step) as folder:
             for name, distiller in distillers.items():
@@ -170,7 +170,7 @@ def _build_loop(
 
 
 def _alternate(loops: list[StudentLoop]) -> None:
-    """Round by round; all begin one, and have so handed over what they found in the last, before any of them plays it."""
+    """Round by round; all students begin a round, handing over the last one's priorities, before any trains in it."""
     begun = [loop.begin_round() for loop in loops]
     while all(begun):
         for loop in loops:
@@ -181,7 +181,7 @@ def _alternate(loops: list[StudentLoop]) -> None:
 
 
 def _prepare(run: RunDir, recorder: Recorder, synthesizers: dict[str, Synthesizer]) -> None:
-    """Lets every synthesizer do what comes before its first batch."""
+    """Runs every synthesizer's preparation before its first batch."""
     saved_at = time.monotonic()
     for name, synthesizer in synthesizers.items():
         while (prepared := synthesizer.prepare()) is not None:

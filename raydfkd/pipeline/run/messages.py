@@ -1,4 +1,4 @@
-"""What generators and students ask of an exchange, and what they are answered."""
+"""Requests of generators and students to an exchange, and its replies."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from raydfkd.types import BufferSummary, Sample, WeightsVersion
 
 @dataclass(frozen=True)
 class NotYet:
-    """Why something must wait. ``cause`` is one of: limiter, turn, weights, data, peers, complete (no more is wanted in this
-    run), over (waiting is of no use)."""
+    """Why something must wait. ``cause`` is one of: limiter, turn, weights, data, peers, complete (nothing more needed in this
+    run), over (waiting is useless)."""
 
     cause: str
     reason: str
@@ -22,12 +22,12 @@ class NotYet:
 
 @dataclass(frozen=True)
 class Ticket:
-    """Leave to synthesize one batch.
+    """Permission to synthesize one batch.
 
     Attributes:
-        number: of the batch, over the whole run.
-        summary: what the buffer held when the batch's turn began.
-        min_version: the oldest student weights it may be made with.
+        number: the batch's number in the whole run.
+        summary: contents of the buffer when the batch's turn began.
+        min_version: the oldest version of the student's weights it may be made with.
     """
 
     number: int
@@ -43,13 +43,13 @@ class SampleRequest:
         consumer: the student.
         rank: which of its workers asks.
         num_batches: training batches wanted.
-        cursor: id of the last shard that the worker's mirror has seen; -1 for none yet, None if it keeps no mirror.
+        cursor: id of the last shard in the worker's mirror; -1 for none yet, None without a mirror.
         student_step: optimizer updates before the first of these batches; names the request.
         version: weights published so far.
-        keys, priorities: int64 and float32 [n], what the worker learnt since its last request.
+        keys, priorities: int64 and float32 [n], new priorities since the worker's last request.
         attempt: as registered.
-        alone: do not wait for workers of whom nothing was heard. Only after the buffer was lost and restored: another worker
-            may have had its part of these batches before, and now waits for this one elsewhere.
+        alone: do not wait for workers that have not registered. Only after the buffer was lost and restored: another worker
+            may already have its part of these batches and be waiting for this one elsewhere.
     """
 
     consumer: str
@@ -66,7 +66,7 @@ class SampleRequest:
 
 @dataclass(frozen=True)
 class Places:
-    """Where drawn images lie, for a worker without a mirror. Payloads stay valid even if their images are evicted meanwhile.
+    """Where drawn images are stored, for a worker without a mirror. Payloads stay valid even after eviction.
 
     Attributes:
         shard_ids: int64 [S,B].
@@ -81,12 +81,12 @@ class Places:
 
 @dataclass(frozen=True)
 class SampleReply:
-    """A worker's part of the drawn batches (B / num_workers each), and how to get at the images.
+    """A worker's part of the drawn batches (B / num_workers each), and how to access the images.
 
     Attributes:
         sample: the draws.
-        shards: those that the worker's mirror lacked when they were made.
-        places: where they lie, if the worker keeps no mirror.
+        shards: those missing from the worker's mirror when the draws were made.
+        places: locations of the images, if the worker has no mirror.
     """
 
     sample: Sample

@@ -1,4 +1,4 @@
-"""Mirroring a run's records to an MLflow server. MLflow is optional and imported here alone, when a run asks for it."""
+"""Mirroring a run's records to an MLflow server. MLflow is optional and imported only here, when a run uses it."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ SEND_PERIOD_S = 5.0
 MOST_IN_A_BATCH = 1000
 MOST_PARAMS_IN_A_BATCH = 100
 MOST_LETTERS = 500
-"""MLflow's own limits of a request."""
+"""MLflow's own limits per request."""
 
 
 class MlflowLog:
-    """One run at an MLflow server, in the experiment ``raydfkd``; a resumed run goes on with the one that it had.
+    """One run at an MLflow server, in the experiment ``raydfkd``; a resumed run continues its MLflow run.
 
-    A server that stops answering ends the mirroring with a warning, and not the run.
+    If the server stops responding, mirroring ends with a warning; the run continues.
 
     Args:
-        uri: of the tracking server, or a local store as MLflow names it.
+        uri: of the tracking server, or a local store in MLflow's notation.
         run: the run directory; its manifest keeps MLflow's run id.
         params: settings to record with it.
 
     Raises:
-        ConfigError: MLflow is not installed, or nothing answers there.
+        ConfigError: MLflow is not installed, or the server does not respond.
     """
 
     def __init__(self, uri: str, run: RunDir, params: dict[str, Any]) -> None:
-        # MLflow's default tries for minutes.
+        # By default MLflow retries for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         try:
@@ -60,9 +60,9 @@ class MlflowLog:
                 for first in range(0, len(flat), MOST_PARAMS_IN_A_BATCH):
                     self._client.log_batch(self._id, params=flat[first : first + MOST_PARAMS_IN_A_BATCH])
                 run.update_manifest(mlflow_run_id=self._id)
-        except Exception as error:  # Of MLflow, its server, or the network between: a user's address either way.
+        except Exception as error:  # From MLflow, its server or the network: in any case the user's address is at fault.
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"MLflow refuses runtime.mlflow_uri {uri!r} ({reason}): check it, or leave it out") from error
+            raise ConfigError(f"MLflow rejects runtime.mlflow_uri {uri!r} ({reason}): check it, or leave it out") from error
 
     def take(self, scalars: Iterable[tuple[str, float]], step: int) -> None:
         """Records values by name; they are sent every few seconds."""
@@ -72,7 +72,7 @@ class MlflowLog:
             self._send()
 
     def close(self, finished: bool) -> None:
-        """Sends the rest, and says how the run ended."""
+        """Sends the rest, and records how the run ended."""
         self._send()
         if self._client is not None:
             self._guarded(lambda: self._client.set_terminated(self._id, "FINISHED" if finished else "KILLED"))
@@ -88,8 +88,8 @@ class MlflowLog:
     def _guarded(self, work: Any) -> None:
         try:
             work()
-        except Exception as error:  # Whatever it is, the run does not depend on it.
-            logger.warning("MLflow does not take the records any more, which metrics.jsonl still does: %s", error)
+        except Exception as error:  # The run does not depend on MLflow.
+            logger.warning("MLflow no longer accepts records; metrics.jsonl still has them all: %s", error)
             self._client = None
 
 

@@ -32,7 +32,7 @@ FEATURE_SAMPLES = 600
 def finish(config: ExperimentConfig, run: RunDir, elapsed_s: float, device: torch.device) -> dict[str, Any]:
     """Evaluates the last checkpoint, and writes weights, analysis and result.json; returns the result."""
     folder = run.latest_checkpoint()
-    assert folder is not None, "a run that ended wrote a checkpoint"
+    assert folder is not None, "a finished run has a checkpoint"
     exchange = build_exchange(config)
     load_exchange(folder, exchange)
     teacher = builder.build_frozen_teacher(config).to(device)
@@ -68,7 +68,7 @@ def _save_student(config: ExperimentConfig, run: RunDir, name: str, distiller: D
 
 
 def _figures(config: ExperimentConfig, name: str, distiller: Distiller, evaluator: Evaluator | None) -> dict[str, Any]:
-    """What result.json says of a student."""
+    """A student's entry in result.json."""
     last = ema = None
     if evaluator is not None:
         last = evaluator.evaluate(normalized(distiller.teacher, distiller.student))
@@ -154,7 +154,7 @@ def _save_analysis(
 
 
 def _live_images(exchange: Exchange) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images uint8 [n,C,H,W] of all tables, the teacher's classes of them, and where they come from."""
+    """Images uint8 [n,C,H,W] of all tables, their classes by the teacher, and their sources."""
     parts = [view.payload.take(view.slots >= 0) for view in exchange.buffer.shards_after(-1)]
     live = SyntheticBatch.concat(parts, priorities=None, class_histogram=None)
     return live.images, live.teacher_class, np.concatenate([np.full(len(part), part.source) for part in parts])

@@ -1,4 +1,4 @@
-"""Writes what happens in a run: metrics.jsonl, TensorBoard events, MLflow, pictures, and whoever watches live."""
+"""Writes a run's records: metrics.jsonl, TensorBoard events, MLflow, images, and a live display."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from raydfkd.run_dir import MetricsWriter, RunDir
 
 GRID_ROWS, GRID_COLUMNS = 8, 16
 STAGES = {"preparation": "preparing", "synthesis": "filling the buffer", "distillation": "distilling"}
-"""By the kind of record that tells that it has begun, in their order."""
+"""Stages by the kind of record that marks their beginning, in order."""
 
 
 class Watcher:
-    """Someone who watches a run live (the command line's table); this one looks away."""
+    """Observer of a live run (the command line's table); this one does nothing."""
 
     def stage(self, name: str, detail: str = "") -> None: ...
 
@@ -37,8 +37,8 @@ class Recorder:
     Args:
         config: the experiment.
         run: its directory.
-        watcher: told of every record.
-        elapsed_s: time that a resumed run had taken before.
+        watcher: receives every record.
+        elapsed_s: time a resumed run had already taken.
     """
 
     def __init__(self, config: ExperimentConfig, run: RunDir, watcher: Watcher, elapsed_s: float = 0.0) -> None:
@@ -50,7 +50,7 @@ class Recorder:
         self._writer = MetricsWriter(run, elapsed_s)
         self._tensorboard: Any = None
         self.finished = False
-        """Set once the run has come to its end."""
+        """Set once the run has ended."""
         self._coming = dict(STAGES)
         self._restarts = sum(bool(record.get("restart")) for record in run.metrics("event"))
 
@@ -59,7 +59,7 @@ class Recorder:
         return self._writer.elapsed_s
 
     def emit(self, kind: str, step: int, *, wall_s: float | None = None, **values: Any) -> None:
-        """One metrics record, see ``run_dir.py``; ``wall_s`` is the Unix time at which it arose elsewhere."""
+        """One metrics record, see ``run_dir.py``; ``wall_s`` is the Unix time at which another process created it."""
         self._announce(kind)
         late_s = 0.0 if wall_s is None else max(0.0, time.time() - wall_s)
         record = self._writer.write(kind, step, late_s=late_s, **values)
@@ -70,14 +70,14 @@ class Recorder:
             self._mlflow.take(self._scalars(record), step)
 
     def event(self, message: str) -> None:
-        """One line on something that matters: a restart, a resume, a warning."""
+        """One line on a notable event: a restart, a resume, a warning."""
         self.emit("event", 0, message=message)
 
     def stage(self, name: str, detail: str = "") -> None:
         self.watcher.stage(name, detail)
 
     def _announce(self, kind: str) -> None:
-        """The first record of its kind tells that a stage has begun, and that no earlier one is left."""
+        """The first record of a kind marks the beginning of a stage and the end of earlier ones."""
         if kind in self._coming:
             self.stage(self._coming[kind])
             later = list(self._coming)[list(self._coming).index(kind) + 1 :]

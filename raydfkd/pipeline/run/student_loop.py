@@ -1,8 +1,8 @@
-"""The only finite clock of a run: its students' steps, the same for every runner.
+"""The training loop of a student, the same for every runner. A run's length is set by its students' steps alone.
 
-Everything else hangs on it: at each round's beginning a student publishes its weights; every so often it reports means
-of what it saw, is evaluated, and is checkpointed. Where the images come from is the ``BatchSource``'s business. Each student
-of a run has a loop of its own; they meet at checkpoints, which hold all students at one step.
+At the beginning of each round a student publishes its weights; at fixed intervals it reports mean metrics, is evaluated and
+is checkpointed. Images come from a ``BatchSource``. Each student of a run has its own loop; they synchronise at checkpoints,
+which hold all students at the same step.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ class Batch:
 
 
 class BatchSource(Protocol):
-    """Where a student worker's batches come from and its findings go."""
+    """Supplies a student worker's batches and receives its priorities."""
 
     def next(self, step: int, version: WeightsVersion) -> Batch:
         """The next batch; waits for it."""
         ...
 
     def report(self, keys: np.ndarray, priorities: Tensor) -> None:
-        """New priorities of the drawn items; they travel with a later request."""
+        """New priorities of the drawn items; they are sent with a later request."""
         ...
 
     def publish(self, weights: np.ndarray, version: WeightsVersion) -> None:
-        """Makes the student's weights known to the generators."""
+        """Publishes the student's weights to the generators."""
         ...
 
     def flush(self) -> None:
@@ -74,12 +74,12 @@ class BatchSource(Protocol):
 
 @dataclass
 class LoopHooks:
-    """What the loop calls besides its source.
+    """Callbacks of the loop besides its source.
 
     Attributes:
-        emit: takes metrics records.
-        checkpoint: gets the step and saves what all runners share; it waits for the other students to come to it.
-        stop: asked with the number of each round that is to begin whether to end before it; all students, and all workers
+        emit: receives metrics records.
+        checkpoint: gets the step and saves the shared state; waits for the other students to reach it.
+        stop: called with the number of the next round; whether to end before it. All students, and all workers
             of each, must end before the same one.
     """
 
@@ -94,11 +94,11 @@ class StudentLoop:
     Args:
         config: the experiment.
         distiller: new, or restored from a checkpoint at a round's beginning.
-        source: where batches come from.
-        hooks: where records and checkpoints go.
+        source: supplies the batches.
+        hooks: receives records and checkpoints.
         evaluator: on the worker that evaluates (rank 0), None elsewhere or without evaluation data.
         rank: 0 publishes, reports, evaluates and checkpoints.
-        held_out: as ``evaluator``, for the unlabelled images that the student never trains on.
+        held_out: as ``evaluator``, for unlabelled images that are never trained on.
         student: its name; None: the first one.
     """
 
@@ -128,7 +128,7 @@ class StudentLoop:
         self._last_log = time.monotonic()
 
     def run(self) -> None:
-        """Trains until the schedule's end, or until a round that ``hooks.stop`` forbids; checkpoints where it ends.
+        """Trains until the schedule's end, or until ``hooks.stop`` returns true; checkpoints at the end.
 
         Raises:
             RunFailedError: the student's loss is no longer a number, seen at most ``runtime.log_period_steps`` later.
@@ -138,7 +138,7 @@ class StudentLoop:
         self.end()
 
     def begin_round(self) -> bool:
-        """Publishes the weights for the next round; False if none is to come."""
+        """Publishes the weights for the next round; False if there is none."""
         runtime, step = self.config.runtime, self.distiller.num_steps
         version = step // self.config.schedule.student_steps_per_round
         if step >= self.config.schedule.total_steps or self.hooks.stop(version):
@@ -151,7 +151,7 @@ class StudentLoop:
         return True
 
     def play_round(self) -> None:
-        """The round's steps."""
+        """Runs the round's steps."""
         steps_per_round, distiller = self.config.schedule.student_steps_per_round, self.distiller
         version = distiller.num_steps // steps_per_round
         while distiller.num_steps < (version + 1) * steps_per_round:
@@ -163,7 +163,7 @@ class StudentLoop:
             self._after_step(distiller.num_steps)
 
     def end(self) -> None:
-        """Checkpoints what was done."""
+        """Checkpoints the current state."""
         if self.distiller.num_steps > self._restored_step:
             self._checkpoint(self.distiller.num_steps)
 
@@ -204,7 +204,7 @@ class StudentLoop:
         self._last_log = now
 
     def _refuse_divergence(self, done: int, loss: float) -> None:
-        """A student that is lost stays lost: its steps, and its weights in the generators, are worth nothing from here on."""
+        """A diverged student does not recover: its further steps, and its weights in the generators, are useless."""
         if not math.isfinite(loss):
             raise RunFailedError(
                 f"student {self.name!r} diverged by step {done} (loss {loss}): lower students.{self.name}.optimizer.lr, or set "
@@ -219,7 +219,7 @@ class StudentLoop:
         return {"metric_last": last.metric, "metric_ema": ema.metric, "agreement": last.agreement, "split": last.split}
 
     def measure(self, held_out: HeldOutEvaluator) -> dict[str, float]:
-        """Last and averaged student beside the teacher on the held-out images."""
+        """Last and averaged student compared with the teacher on the held-out images."""
         measured = {"num_images": float(len(held_out))}
         for which, student in (("last", self.distiller.student), ("ema", self.distiller.student_ema)):
             agreement, kl = held_out.measure(student)
@@ -233,7 +233,7 @@ def normalized(teacher: FrozenTeacher, student: nn.Module) -> nn.Module:
 
 
 class _Means:
-    """Sums of a few scalars over steps; tensors are read only when the means are taken."""
+    """Running sums of scalars over steps; tensors are read only when the means are computed."""
 
     def __init__(self) -> None:
         self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -250,7 +250,7 @@ class _Means:
         self._seconds += seconds
 
     def take(self) -> dict[str, float]:
-        """Means since the last call; it forgets them."""
+        """Means since the last call; resets the sums."""
         count = max(1, len(self._rows))
         loss, agree, norm = (float(torch.stack([r[i].float() for r in self._rows]).mean()) for i in range(3))
         means = {
@@ -268,7 +268,7 @@ class _Means:
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process; 0 where the system does not tell."""
+    """Resident memory of this process; 0 if the system does not report it."""
     status = Path("/proc/self/statm")
     if not status.exists():
         return 0

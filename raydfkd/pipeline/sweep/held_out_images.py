@@ -1,10 +1,9 @@
-"""The images that a sweep's trials are compared on, where no real labelled data may be.
+"""The images on which a sweep's trials are compared when no real labelled data may be used.
 
-They are made once, before the trials, by one generator of each source of the sweep's base experiment, with a seed of its own:
-images of a trial's own buffer would be those its student was trained on, and each trial would be asked other questions. The
-generator goes through the experiment's own preparation and warm-up first, so that its images look like the trials'; its
-student stands at its start. Where the experiment has collected images, some of these are held out too, and every trial is
-told not to collect them (``collected.exclude``).
+They are made once, before the trials, by one generator per source of the sweep's base experiment, with its own seed: images
+of a trial's buffer would be training images of its student, and would differ between trials. The generator runs the
+experiment's preparation and warm-up first, so that its images resemble those of the trials; its student is untrained. If the
+experiment has collected images, some of these are held out too, and every trial excludes them (``collected.exclude``).
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from raydfkd.pipeline.run import collecting
 from raydfkd.types import BufferSummary, Synthesizer, SyntheticBatch
 
 COLLECTED_SHARE = 5
-"""At most one of so many collected images is held out."""
+"""At most one in this many collected images is held out."""
 
 
 def make_held_out(config: ExperimentConfig, num_images: int, seed: int, device: torch.device) -> SyntheticBatch:
-    """Makes ``num_images`` held-out images, the same for the same seed and device.
+    """Makes ``num_images`` held-out images, identical for the same seed and device.
 
     Args:
         config: the sweep's base experiment.
-        seed: of the sweep.
-        device: where to make them.
+        seed: the sweep's seed.
+        device: device to make them on.
 
     Raises:
-        RaydfkdError: teacher, collected images or a source cannot be used.
+        RaydfkdError: teacher, collected images or a source are unusable.
     """
     own_seed = derive_seed(seed, "held out")
     config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"seed": own_seed})})
@@ -41,7 +40,7 @@ def make_held_out(config: ExperimentConfig, num_images: int, seed: int, device: 
     builder.audit(config, teacher)
     parts: list[SyntheticBatch] = []
     collected = collecting.collect(config, teacher, device)
-    # Without sources there is nothing else to hold out.
+    # Without sources there are no other images to hold out.
     most = num_images // 2 if config.sources else num_images
     share = 0 if collected is None else min(most, len(collected) // COLLECTED_SHARE)
     if collected is not None and config.collected is not None and share >= 2:
@@ -62,7 +61,7 @@ def make_held_out(config: ExperimentConfig, num_images: int, seed: int, device: 
 
 
 def _synthesize(config: ExperimentConfig, synthesizer: Synthesizer, wanted: int) -> SyntheticBatch:
-    """The last ``wanted`` images of a warm-up and as many batches after it as they take."""
+    """The last ``wanted`` images of a warm-up followed by as many batches as needed."""
     while synthesizer.prepare() is not None:
         pass
     num_batches = config.schedule.warmup_batches + math.ceil(wanted / config.synthesis_batch_size)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 GOLDEN = 0.381966
-"""Where a range is tried inside: no round number, so that a continuous range on a whole-number setting is found out."""
+"""Interior point at which a range is validated: not round, so that a continuous range on an integer setting is rejected."""
 
 PERTURBATIONS = (0.8, 1.2)
 """Factors by which population-based training moves a number (Jaderberg et al. 2017)."""
@@ -32,7 +32,7 @@ class _Values(BaseModel):
         return rng.choice(self.values)
 
     def perturb(self, value: Any, rng: random.Random) -> Any:
-        """The value before or after it in the list."""
+        """The previous or next value in the list."""
         here = self.values.index(value) if value in self.values else rng.randrange(len(self.values))
         return self.values[min(len(self.values) - 1, max(0, here + rng.choice((-1, 1))))]
 
@@ -67,7 +67,7 @@ class RangeConfig(BaseModel):
     @model_validator(mode="after")
     def _is_a_range(self) -> RangeConfig:
         if not (math.isfinite(self.low) and math.isfinite(self.high)) or self.low >= self.high:
-            raise ValueError(f"low {self.low:g} and high {self.high:g} are no range: low must be below high, both finite")
+            raise ValueError(f"low {self.low:g} and high {self.high:g} are not a range: low must be below high, both finite")
         if self.logarithmic and self.low <= 0:
             raise ValueError(f"kind {self.kind} needs low above 0, got {self.low:g}: use {self.kind.removeprefix('log_')}")
         if self.whole and (self.low % 1 or self.high % 1):
@@ -102,7 +102,7 @@ class RangeConfig(BaseModel):
         return self.at(rng.random())
 
     def perturb(self, value: float, rng: random.Random) -> float | int:
-        """A little more or less, within the ends."""
+        """Slightly larger or smaller, within the range."""
         moved = min(self.high, max(self.low, value * rng.choice(PERTURBATIONS)))
         return round(moved) if self.whole else moved
 
@@ -119,7 +119,7 @@ def product_of(space: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def star_of(space: dict[str, Any], base: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every value of each setting beside the ``base`` values of the others; equal points once."""
+    """Every value of each setting with the ``base`` values of the others; equal points once."""
     points: list[dict[str, Any]] = []
     for key, entry in space.items():
         points += [point for value in entry.values if (point := {**base, key: value}) not in points]
@@ -127,7 +127,7 @@ def star_of(space: dict[str, Any], base: dict[str, Any]) -> list[dict[str, Any]]
 
 
 def draws_of(space: dict[str, Any], number: int, seed: int) -> list[dict[str, Any]]:
-    """``number`` independent draws, the same for the same seed."""
+    """``number`` independent draws, identical for the same seed."""
     rng = random.Random(seed)
     return [{key: entry.draw(rng) for key, entry in space.items()} for _ in range(number)]
 
@@ -135,8 +135,8 @@ def draws_of(space: dict[str, Any], number: int, seed: int) -> list[dict[str, An
 def explore(
     settings: dict[str, Any], space: dict[str, Any], mutable: tuple[str, ...], resample: float, rng: random.Random
 ) -> dict[str, Any]:
-    """Population-based training's next settings from those of the trial that is copied: each mutable one is drawn anew with
-    probability ``resample`` and otherwise moved a little."""
+    """Population-based training's next settings, from those of the copied trial: each mutable one is resampled with
+    probability ``resample`` and otherwise perturbed."""
     moved = {
         key: space[key].draw(rng) if rng.random() < resample else space[key].perturb(settings[key], rng) for key in mutable
     }

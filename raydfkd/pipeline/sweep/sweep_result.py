@@ -15,14 +15,14 @@ from raydfkd.sweep_dir import SweepDir, Trial, best_of
 
 
 class SweepWatcher:
-    """Someone who watches a sweep live (the command line's table); this one looks away."""
+    """Observer of a live sweep (the command line's table); this one does nothing."""
 
     def stage(self, name: str, detail: str = "") -> None: ...
 
     def begin(self, num_trials: int, concurrent: int) -> None: ...
 
     def update(self, trial: str, **values: Any) -> None:
-        """News of a trial: ``settings``, ``state``, ``step``, ``objective`` or ``error``, those that changed."""
+        """Update of a trial: those of ``settings``, ``state``, ``step``, ``objective`` and ``error`` that changed."""
 
     def finish(self, result: dict[str, Any]) -> None: ...
 
@@ -51,9 +51,9 @@ def write_beginning(sweep: Sweep, folder: SweepDir) -> None:
 
 
 def begin(folder: SweepDir) -> float:
-    """Notes that the sweep begins or goes on now, and returns that Unix time.
+    """Records that the sweep starts or resumes now, and returns that Unix time.
 
-    Of an earlier start that was killed, and so could not record how long it ran, the time up to its last record counts.
+    For an earlier start that was killed before recording its duration, the time up to its last record counts.
     """
     manifest = folder.manifest()
     elapsed_s, since = float(manifest.get("elapsed_s", 0.0)), manifest.get("running_since")
@@ -76,7 +76,7 @@ def describe_objective(sweep: Sweep) -> dict[str, str]:
         return {
             "label": f"accuracy ({which})",
             "measured_on": f"labelled evaluation data ({dataset.kind}, split {dataset.split}): settings were chosen on real "
-            "labels, so a figure on the same data says too much, and the outcome is not data-free",
+            "labels, so a score on the same data is optimistic, and the outcome is not data-free",
         }
     what = "agreement with the teacher" if objective.kind == "agreement" else "KL from the teacher, nats"
     return {

@@ -1,8 +1,8 @@
-"""One trial of a sweep: a run of its own, which stops at each measurement until it is told to go on or to end.
+"""One trial of a sweep: a run that pauses at each measurement until it is told to continue or to end.
 
-The run goes on in a thread; ``next`` lets it work until the next measurement. So a scheduler decides at the same student step
-whatever the machine's speed, and a trial that is stopped ends as any stopped run does. Where trials copy each other
-(population-based training), a measurement is handed over only once its checkpoint is written.
+The run executes in a thread; ``next`` lets it run until the next measurement. So a scheduler decides at the same student step
+whatever the machine's speed, and a stopped trial ends like any stopped run. If trials copy each other (population-based
+training), a measurement is returned only once its checkpoint is written.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ TAKEOVER_TIMEOUT_S = 120.0
 
 
 class TrialStopped(KeyboardInterrupt):
-    """The sweep does not want the trial to go on; to the run it is a stop like any other."""
+    """The sweep ends the trial; the run treats it as an ordinary stop."""
 
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """What every trial of a sweep is told.
+    """Data shared by all trials of a sweep.
 
     Attributes:
         sweep: the checked sweep.
@@ -69,7 +69,7 @@ class TrialPlan:
         return bool(record["kind"] == self.record and record["student"] == self.sweep.student_name)
 
     def experiment_of(self, settings: dict[str, Any], run: Path) -> ExperimentConfig:
-        """The experiment that a trial runs: the point's, measured as the sweep says, in the trial's own directory."""
+        """The experiment a trial runs: the point's settings, measured as the sweep specifies, in the trial's own directory."""
         config = self.sweep.experiment_of(settings)
         updates: dict[str, Any] = {}
         if isinstance(self.sweep.config.objective, EvaluationObjectiveConfig):
@@ -78,7 +78,7 @@ class TrialPlan:
         else:
             held_out = {"path": str(self.folder.held_out_path), "period_steps": self.sweep.period_steps}
             updates["held_out"] = type(config).model_validate({**config.model_dump(), "held_out": held_out}).held_out
-            updates["evaluation"] = None  # nothing labelled is read in a sweep that was not asked to
+            updates["evaluation"] = None  # labelled data is read only if the sweep's objective requires it
             if config.collected is not None:
                 updates["collected"] = config.collected.model_copy(update={"exclude": self.folder.held_out_path})
         runtime: dict[str, Any] = {"out": run, "address": None}
@@ -87,7 +87,7 @@ class TrialPlan:
             and config.runtime.device == "auto"
             and not any(r.num_gpus for r in config.resources)
         ):
-            runtime["device"] = "cpu"  # a trial may see GPUs that are not its own
+            runtime["device"] = "cpu"  # a trial may see GPUs it does not own
         if isinstance(self.sweep.config.scheduler, PBTConfig):
             rounds = self.sweep.period_steps // config.schedule.student_steps_per_round
             runtime["checkpoint_period_rounds"] = rounds
@@ -96,13 +96,13 @@ class TrialPlan:
 
 
 class TrialRun:
-    """A trial that is driven from measurement to measurement.
+    """A trial that runs from one measurement to the next.
 
     Args:
         plan: the sweep's.
         name: the trial's, and its folder's.
         settings: dotted key to value.
-        run_ray: the Ray runner, handed in because this room does not know Ray.
+        run_ray: the Ray runner, passed in because this package does not import Ray.
     """
 
     def __init__(self, plan: TrialPlan, name: str, settings: dict[str, Any], run_ray: Runner) -> None:
@@ -119,10 +119,10 @@ class TrialRun:
         self._stopping = threading.Event()
 
     def next(self) -> dict[str, Any]:
-        """Works until the next measurement and returns it; the last one, of the finished trial, has ``done`` set.
+        """Runs until the next measurement and returns it; the last one, of the finished trial, has ``done`` set.
 
         Raises:
-            Exception: what the run raised; trial.json has it too.
+            Exception: whatever the run raised; also recorded in trial.json.
         """
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=f"trial {self.name}", daemon=True)
@@ -137,7 +137,7 @@ class TrialRun:
         return handed
 
     def stop(self, timeout_s: float) -> bool:
-        """Ends the run at its next record; False if it has not within ``timeout_s``, which is then the process's to end."""
+        """Ends the run at its next record; False if it has not ended within ``timeout_s``; the process must then be ended."""
         self._stopping.set()
         self._go.release()
         if self._thread is not None:
@@ -145,7 +145,7 @@ class TrialRun:
         return self._thread is None or not self._thread.is_alive()
 
     def save(self, folder: Path) -> None:
-        """Copies the newest checkpoint into ``folder``, for this or another trial to go on from."""
+        """Copies the newest checkpoint into ``folder``, for this or another trial to continue from."""
         newest = self.run.latest_checkpoint()
         if newest is None:
             raise CheckpointError(f"trial {self.name} has no checkpoint to copy: it has not reached its first measurement")
@@ -153,7 +153,7 @@ class TrialRun:
         write_atomically(folder / "origin.json", json.dumps({"trial": self.name, "checkpoint": newest.name}) + "\n")
 
     def load(self, folder: Path) -> None:
-        """Goes on from what another trial, or this one, saved in ``folder``; only before the first ``next``."""
+        """Continues from what this or another trial saved in ``folder``; only before the first ``next``."""
         origin = json.loads((folder / "origin.json").read_text(encoding="utf-8"))
         checkpoint = str(origin["checkpoint"])
         newest = self.run.latest_checkpoint() if self.run.checkpoints.is_dir() else None
@@ -174,7 +174,7 @@ class TrialRun:
             self._run()
         except TrialStopped:
             return
-        except BaseException as error:  # Handed to whoever waits in ``next``, who raises it.
+        except BaseException as error:  # Passed to the caller waiting in ``next``, which raises it.
             self.plan.folder.update_trial_file(self.name, error=_sentence(error))
             self._error = error
         self._news.release()
@@ -210,10 +210,10 @@ class TrialRun:
 
 @contextmanager
 def _alone_in(path: Path, is_stopped: Callable[[], bool]) -> Iterator[None]:
-    """Waits until no other process runs this trial: one that has just been stopped may not have ended yet.
+    """Waits until no other process runs this trial: a process that was just stopped may not have ended yet.
 
     Raises:
-        WaitTimeoutError: it has not for long.
+        WaitTimeoutError: it did not end in time.
     """
     path.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + TAKEOVER_TIMEOUT_S
@@ -234,9 +234,9 @@ def _alone_in(path: Path, is_stopped: Callable[[], bool]) -> Iterator[None]:
 
 
 class _Measurements(Watcher):
-    """Picks the objective out of the records as they are written.
+    """Extracts the objective from the records as they are written.
 
-    The last one is left to the run's end, when its outcome is written too.
+    The last one is reported at the end of the run, when its outcome has been written too.
     """
 
     def __init__(

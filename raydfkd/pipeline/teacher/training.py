@@ -1,4 +1,4 @@
-"""Supervised training of any catalog classifier: teachers to distil from, and students' upper bounds on real data."""
+"""Supervised training of any catalog classifier: teachers to distil from, and upper bounds for students on real data."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from raydfkd.pipeline.teacher.config import TeacherTrainingConfig
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[dict[str, Any]], None]
-"""Takes one record an epoch: epoch, epochs, loss, train_accuracy, lr, images_per_s, elapsed_s."""
+"""Receives one record per epoch: epoch, epochs, loss, train_accuracy, lr, images_per_s, elapsed_s."""
 
 
 @dataclass(frozen=True)
 class TeacherTrainingResult:
-    """What came out.
+    """The result of a training.
 
     Attributes:
-        accuracy: on the evaluation data, in [0,1], float32; None without evaluation data.
+        accuracy: on the evaluation data, in [0,1], in float32; None without evaluation data.
         epochs: passes over the training images.
-        seconds: wall time of the training alone.
-        path: the safetensors file, whose metadata say how to use it (see :func:`train_teacher`).
+        seconds: wall time of training only.
+        path: the safetensors file, whose metadata describe how to use it (see :func:`train_teacher`).
     """
 
     accuracy: float | None
@@ -59,7 +59,7 @@ def train_teacher(
     """Trains one classifier on labelled images and saves it.
 
     The file's metadata, all text: ``model``, ``num_classes``, ``image_shape``, ``mean``, ``std``, ``classes`` (JSON),
-    ``train_split``, ``epochs``, ``seed``, ``initial_weights`` (a file's name, where there was one) and, where it was measured,
+    ``train_split``, ``epochs``, ``seed``, ``initial_weights`` (file name, if there was one) and, if measured,
     ``accuracy`` and ``evaluation_split``.
 
     Args:
@@ -75,7 +75,7 @@ def train_teacher(
     device = _device(config.device)
     train = load_dataset(config.dataset, config.image_shape, config.num_classes)
     test = None if config.evaluation is None else load_dataset(config.evaluation, config.image_shape, config.num_classes)
-    # Forked, so that neither the initial weights nor a network's dropout move the caller's random numbers.
+    # Forked, so that neither initialisation nor dropout changes the caller's random state.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         training = _Training(config, train, device)
@@ -115,12 +115,12 @@ class _Training:
 
     @property
     def model(self) -> nn.Module:
-        """The network to keep."""
+        """The network to save."""
         return self.network if self.network_ema is None else self.network_ema
 
     @property
     def classifier(self) -> nn.Module:
-        """The network to keep, taking images in [0,1]."""
+        """The network to save, taking images in [0,1]."""
         return nn.Sequential(self.normalization, self.model)
 
     def run(self, progress: Progress | None) -> None:
@@ -145,7 +145,7 @@ class _Training:
                 )
 
     def _epoch(self) -> tuple[float, float]:
-        """Mean training loss and accuracy; the remainder that fills no batch is left out, another one each epoch."""
+        """Mean training loss and accuracy; the incomplete last batch is dropped, a different one each epoch."""
         self.network.train()
         order = torch.randperm(len(self.labels), generator=self.rng).to(self.device)
         total_loss, total_right = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
@@ -186,7 +186,7 @@ def _checked_path(out_path: str | Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be written ({error.strerror}): choose another place") from error
+        raise CheckpointError(f"{path} cannot be written ({error.strerror}): choose another path") from error
     return path
 
 
@@ -195,21 +195,21 @@ def _initial_network(config: TeacherTrainingConfig) -> nn.Module:
     if config.initial_weights is None:
         return network
     kept = load_weights(network, config.initial_weights, find_head(network, None, config.num_classes))
-    random = f"; {' and '.join(kept)} start random, for {config.num_classes} classes" if kept else ""
-    logger.info("the network begins from %s%s", config.initial_weights, random)
+    random = f"; {' and '.join(kept)} are randomly initialised, for {config.num_classes} classes" if kept else ""
+    logger.info("the network starts from %s%s", config.initial_weights, random)
     return network
 
 
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
-        raise ResourceError("device cuda is asked for and this machine has no CUDA device: set device to auto or cpu")
+        raise ResourceError("device cuda is requested but this machine has no CUDA device: set device to auto or cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
 
 
 def _mean_std(config: TeacherTrainingConfig, train: ImageDataset) -> tuple[list[float], list[float]]:
-    """Per channel, of pixels in [0,1], to four digits; by histogram, so that no float copy of the data set is made."""
+    """Per channel, of pixels in [0,1], to four digits; from a histogram, to avoid a float copy of the data set."""
     if config.normalization != "auto":
         return config.normalization.mean, config.normalization.std
     levels = np.arange(256) / 255

@@ -1,4 +1,4 @@
-"""How many images of each class to add, so that what is held becomes as even as can be. Pure numpy."""
+"""How many images of each class to add, so that the buffer becomes as even as possible. Pure numpy."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def even_shares(held_K: np.ndarray, available_K: np.ndarray, total: int) -> np.ndarray:
-    """Images to add of each class, int64 [K]: the poorest classes are raised first, all to one level, as far as they go.
+    """Images to add of each class, int64 [K]: the smallest classes are raised first, all to one level, as far as available.
 
     Among all choices of ``min(total, sum available)`` images it makes the sorted counts of ``held + added`` largest from the
-    poorest class on. Where some are left for a level that cannot be reached by all, the first classes get them.
+    smallest class on. A remainder that cannot raise all classes further goes to the first ones.
 
     Args:
         held_K: images of each class that are there already.
@@ -18,7 +18,7 @@ def even_shares(held_K: np.ndarray, available_K: np.ndarray, total: int) -> np.n
     held, available = held_K.astype(np.int64), available_K.astype(np.int64)
     total = min(total, int(available.sum()))
     low, high = 0, int((held + available).max(initial=0)) + 1
-    while high - low > 1:  # the highest level that all classes can be raised to, as far as they go
+    while high - low > 1:  # the highest level that all classes can be raised to, as far as available
         level = (low + high) // 2
         if int(np.clip(level - held, 0, available).sum()) <= total:
             low = level
@@ -31,7 +31,7 @@ def even_shares(held_K: np.ndarray, available_K: np.ndarray, total: int) -> np.n
 
 
 def choose_even(classes_N: np.ndarray, held_K: np.ndarray, total: int) -> np.ndarray:
-    """The images to add, int64 rising: of each class its share by :func:`even_shares`, the first ones.
+    """The images to add, int64 ascending: the first of each class, as many as :func:`even_shares` gives it.
 
     Args:
         classes_N: class of each image that could be added, the ones to prefer first.

@@ -27,7 +27,7 @@ else:
 logger = logging.getLogger(__name__)
 
 SMALLEST_SIDE = 8
-"""Pixels that a data set's picture must have on its shorter side."""
+"""Minimum length of a picture's shorter side, in pixels."""
 
 
 class CropsImagesConfig(ImagesConfig):
@@ -88,11 +88,11 @@ def read_pictures(dataset: DatasetConfig, max_pictures: int) -> list[Tensor]:
                 continue
             pictures.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous())
     if not pictures:
-        told = f", the first being {refused[0]}" if refused else ""
+        told = f" (the first rejected: {refused[0]})" if refused else ""
         raise DataError(f"data set {source.description} holds no picture to crop from{told}: correct images.dataset")
     if refused:
         logger.warning(
-            "%s: %d of %d pictures cannot be read or are too small and are left out, the first being %s",
+            "%s: %d of %d pictures cannot be read or are too small and were skipped (the first: %s)",
             source.description,
             len(refused),
             source.total,

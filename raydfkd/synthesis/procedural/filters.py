@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LEAST_STD = 4.0
-"""Of the pixel values (0 to 255) in the channel where they vary most; below it, a picture is constant."""
+"""Standard deviation of pixel values (0 to 255) in the most varied channel below which a picture is constant."""
 LEAST_SHARE = 0.05
-"""Share of the pixels that must differ from the most frequent colour."""
+"""Minimum share of pixels that differ from the most frequent colour."""
 TWO_COLOURS_SHARE = 0.6
-"""Of the pixels that the two most frequent colours of a picture of two colours cover; the rest are its soft edges."""
+"""Share of pixels covered by the two most frequent colours of a two-coloured picture; the rest are soft edges."""
 COLOUR_BITS = 5
 """Colours are compared in this many bits per channel."""
 THUMBNAIL, THUMBNAIL_BITS = 8, 4
-"""Two pictures are the same if their means over 8 x 8 squares are, in so many bits."""
+"""Bits in which the means over 8 x 8 squares are compared to find duplicates."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def has_two_colours(images_BCHW: Tensor) -> Tensor:
         code = (code << COLOUR_BITS) | coarse[:, channel]
     first = code.mode(1, keepdim=True).values
     is_first = code == first
-    # A picture of one colour has no second: that stands for it which the first is not, and covers nothing.
+    # A single-coloured picture has no second colour: a different one that covers no pixel is used.
     second = torch.where(is_first, -1 - torch.arange(code.shape[1], device=code.device), code).mode(1, keepdim=True).values
     is_second = code == second
     pixels = images_BCHW.float().flatten(2)

@@ -1,4 +1,4 @@
-"""Fragment shaders on a real OpenGL without a screen, through moderngl on an EGL context (Mesa's software renderer will do)."""
+"""Fragment shaders on headless OpenGL, through moderngl on an EGL context (Mesa's software renderer suffices)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ UniformValue = int | float | tuple[float, ...] | np.ndarray
 
 
 CHECKED_SIZE = 4
-"""Height and width of the picture by which a shader is tried."""
+"""Height and width of the picture used to test a shader."""
 
 
 class ShaderError(Exception):
-    """A fragment shader that cannot be drawn; its text is the driver's, or names the uniform that has another type."""
+    """A fragment shader that cannot be rendered; the message is the driver's, or names the mistyped uniform."""
 
 
 _LOCAL = threading.local()
@@ -39,7 +39,7 @@ class GlslRenderer:
     """Draws fragment shaders into uint8 pictures. All renderers of a thread share its one context.
 
     Raises:
-        ConfigError: moderngl is not installed, or there is no EGL context to be had here.
+        ConfigError: moderngl is not installed, or no EGL context is available.
     """
 
     def __init__(self) -> None:
@@ -54,10 +54,10 @@ class GlslRenderer:
         self.draw(source, uniforms, CHECKED_SIZE, CHECKED_SIZE)
 
     def draw(self, source: str, uniforms: Mapping[str, UniformValue], height: int, width: int) -> np.ndarray:
-        """One picture, uint8 [height,width,3], the top row first. Uniforms that the shader has not are left out.
+        """One picture, uint8 [height,width,3], the top row first. Uniforms missing from the shader are skipped.
 
         Raises:
-            ShaderError: it does not compile, or a uniform has another type than its value.
+            ShaderError: it does not compile, or a uniform's type does not match its value.
         """
         program, vertices = self._program(source)
         for name, value in uniforms.items():
@@ -71,7 +71,7 @@ class GlslRenderer:
         return pixels.reshape(height, width, 3)[::-1]
 
     def describe(self) -> str:
-        """Who renders, e.g. ``llvmpipe (LLVM 15)``."""
+        """The renderer's name, e.g. ``llvmpipe (LLVM 15)``."""
         return str(self._context().info["GL_RENDERER"])
 
     def _context(self) -> Any:
@@ -108,7 +108,7 @@ def _set(uniform: Any, name: str, value: UniformValue) -> None:
     # What moderngl raises depends on the type that the shader declares.
     except (struct.error, TypeError, ValueError, _moderngl().Error) as error:
         wanted = f"vec{len(value)}" if isinstance(value, tuple) else type(value).__name__
-        raise ShaderError(f"its uniform {name} is declared as another type than {wanted}") from error
+        raise ShaderError(f"its uniform {name} is not declared as {wanted}") from error
 
 
 def _moderngl() -> Any:
@@ -136,6 +136,6 @@ def _create_context() -> Any:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ConfigError(
-            f"no headless OpenGL 3.3 context can be made here ({reason}): install EGL and a driver (Mesa's llvmpipe will do), "
+            f"no headless OpenGL 3.3 context can be made here ({reason}): install EGL and a driver (Mesa's llvmpipe suffices), "
             "or use renderer torch"
         ) from error

@@ -52,13 +52,13 @@ class GlslFolderImagesConfig(ImagesConfig):
 
 
 class GlslFolder:
-    """Pictures of random shaders of a folder (and the folders in it), each at a random time.
+    """Pictures of random shaders from a folder and its subfolders, each at a random time.
 
-    A shader that cannot be drawn, because it does not compile or declares one of :func:`uniforms` as another type, is left out,
-    with a warning that names it.
+    A shader that cannot be drawn, because it does not compile or declares one of :func:`uniforms` as another type, is skipped
+    with a warning.
 
     Args:
-        supersampling: rendered so many times as large, and the mean taken.
+        supersampling: scale factor of the render, which is then averaged down.
         times_s: earliest and latest time in seconds.
 
     Raises:
@@ -95,7 +95,7 @@ class GlslFolder:
 
 
 def uniforms(time_s: float, height: int, width: int) -> dict[str, UniformValue]:
-    """What TwiGL and Shadertoy tell a shader at a time; there is no mouse, no sound, and no earlier frame."""
+    """The uniforms of TwiGL and Shadertoy at a given time; there is no mouse, sound or previous frame."""
     size, frame = (float(width), float(height)), float(int(time_s * FRAMES_PER_S))
     mouse = (0.0, 0.0)
     return {
@@ -136,7 +136,7 @@ def _drawable(path: Path, renderer: GlslRenderer) -> tuple[list[Path], list[str]
         except ShaderError as error:
             lines = [line.strip() for line in str(error).splitlines() if "error" in line.lower() and "0:" in line]
             reason = (lines or str(error).splitlines())[0]
-            logger.warning("shader %s cannot be drawn and is left out: %s", file, reason)
+            logger.warning("shader %s cannot be rendered and is skipped: %s", file, reason)
     if not good:
         raise DataError(f"none of the {len(found)} shaders in {path} can be drawn (the last one: {reason}): correct them")
     return [file for file, _ in good], [source for _, source in good]

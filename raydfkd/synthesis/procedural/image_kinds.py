@@ -1,4 +1,4 @@
-"""The kinds of procedural images by name. A new one is a file and a line here."""
+"""The kinds of procedural images by name. To add one, add a file and a line here."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def build_source(config: ImagesConfig, teacher: FrozenTeacher, device: torch.dev
     """Images of the teacher's shape.
 
     Raises:
-        ConfigError: neither 1 nor 3 channels, an unknown shader family, or no OpenGL where it is asked for.
-        DataError: the picture or the folder of shaders cannot be used.
+        ConfigError: neither 1 nor 3 channels, an unknown shader family, or no OpenGL when it is requested.
+        DataError: the picture or the folder of shaders is unusable.
     """
     require_grey_or_colour(teacher.image_shape[0])
     return IMAGES.get(config.kind).build(config, teacher, device)

@@ -1,4 +1,4 @@
-"""What every kind of procedural images is: its settings' base class, its registry entry, and a source of images.
+"""Base classes for kinds of procedural images: settings, registry entry and image source.
 
 A kind is one file: a subclass of ``ImagesConfig``, an ``ImageSource``, and an ``ImagesKind`` that is named in one line of
 ``image_kinds.py``. Importing it imports no torch.
@@ -29,7 +29,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 class ImageSource(Protocol):
-    """Makes images without end, the same for the same state of its generator."""
+    """An endless source of images, deterministic for a given generator state."""
 
     def render(self, count: int, generator: torch.Generator) -> Tensor:
         """Images [count,C,H,W] in [0,1], float32, on the source's device; ``generator`` is a CPU one."""
@@ -55,7 +55,7 @@ class ImagesKind:
     Attributes:
         config: its settings.
         build: makes its source for a teacher's images, on a device.
-        title: for people.
+        title: for display.
     """
 
     config: type[ImagesConfig]
@@ -66,7 +66,7 @@ class ImagesKind:
 def require_grey_or_colour(channels: int) -> None:
     """Raises ConfigError for images that have neither 1 nor 3 channels."""
     if channels not in (1, 3):
-        raise ConfigError(f"procedural images have 1 channel or 3, task.image_shape has {channels}: use another method")
+        raise ConfigError(f"procedural images have 1 channel or 3, task.image_shape has {channels}: use a different method")
 
 
 def in_channels(images_BCHW: Tensor, channels: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Dead leaves: shapes of random size and colour that cover each other until nothing of the ground is left.
+"""Dead leaves: shapes of random size and colour that cover each other until the background is covered.
 
 The model of Lee, Mumford and Huang (IJCV 2001) with the shapes and sizes of "Learning to See by Looking at Noise" (NeurIPS
 2021, "Dead leaves, mixed"), which "What Makes a Good Dataset for Knowledge Distillation?" uses with plain colours.
@@ -26,7 +26,7 @@ SMALLEST_RADIUS, LARGEST_RADIUS = 0.03, 1.0
 MAX_LEAVES = 5000
 LEAVES_PER_ROUND = 256
 PLACES_AT_ONCE = 1 << 22
-"""Pixels of leaves' windows that are looked at together: bounds the memory."""
+"""Pixels of leaves' windows processed together: bounds the memory."""
 
 
 class LeavesImagesConfig(ImagesConfig):
@@ -108,7 +108,7 @@ class DeadLeaves:
     def _owners(self, leaves: dict[str, Tensor]) -> Tensor:
         """The frontmost leaf at each pixel, int64 [count, H*W]; LEAVES_PER_ROUND where there is none.
 
-        Leaves of like size are drawn together, each in a window just large enough.
+        Leaves of similar size are drawn together, each in a window just large enough.
         """
         count = len(leaves["radius"])
         owner = torch.full((count * self._height * self._width,), LEAVES_PER_ROUND, device=self._device)

@@ -36,7 +36,7 @@ class PhotographCrops(PictureCrops):
     """Crops of one picture file, or of the two photographs that come with scikit-learn (path None).
 
     Raises:
-        DataError: the file is not there, or is no picture.
+        DataError: the file does not exist or is not a picture.
     """
 
     def __init__(

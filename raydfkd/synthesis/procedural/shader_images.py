@@ -48,8 +48,8 @@ class ShaderImages:
     Args:
         families: names to draw from; None: the whole library.
         images_per_family: pictures that are rendered together, of one family and with parameters of their own. More are
-            faster, fewer mix better; over many batches it makes no difference to which pictures there are.
-        supersampling: rendered so many times as large, and the mean taken.
+            faster, fewer mix better; over many batches it does not affect the distribution of pictures.
+        supersampling: scale factor of the render, which is then averaged down.
 
     Raises:
         UnknownNameError: there is no such family.

@@ -1,7 +1,7 @@
-"""Renders images, lets the teacher judge them, and delivers those that make the buffer's classes even.
+"""Renders images, classifies them with the teacher, and delivers those that balance the buffer's classes.
 
 The endless form of the selection in "What Makes a Good Dataset for Knowledge Distillation?" (Sec. 3.2): instead of choosing
-50,000 images once from many more, each batch is chosen from up to ``max_tries`` rendered ones, given what the buffer holds.
+50,000 images once from many more, each batch is chosen from up to ``max_tries`` rendered ones, given the buffer's contents.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class _Candidates:
 
 
 class ProceduralSynthesizer:
-    """One endless source of images. It needs the teacher's judgement only, and has no use for the student."""
+    """An endless source of images. It needs only the teacher's judgement, not the student."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class ProceduralSynthesizer:
 
     @classmethod
     def build(cls, config: ProceduralConfig, parts: SynthesisParts, context: SynthesisContext, device: torch.device) -> Self:
-        """With the source of the settings.
+        """Builds it with the source from the settings.
 
         Raises:
             ConfigError, DataError: see ``build_source``.
@@ -106,14 +106,14 @@ class ProceduralSynthesizer:
         return cls(config, parts.task, parts.teacher, build_source(config.images, parts.teacher, device), context, device)
 
     def prepare(self) -> Preparation | None:
-        """Nothing: the first batch is as good as any."""
+        """No preparation is needed."""
         return None
 
     def load_student(self, weights: np.ndarray, version: WeightsVersion) -> None:
         self.student_version = version
 
     def step(self, summary: BufferSummary) -> SyntheticBatch:
-        """A batch of the images that the buffer lacks most.
+        """A batch of images from the classes the buffer lacks most.
 
         Raises:
             DataError: every rendered image was dropped by the filters.
@@ -142,7 +142,7 @@ class ProceduralSynthesizer:
         return self._delivered(_Candidates.joined(parts), held, counts, figures)
 
     def _candidates(self) -> tuple[_Candidates, dict[str, int]]:
-        """One rendered batch without what the filters drop, judged as it would be stored; and how many were dropped why."""
+        """One rendered batch after filtering, judged as it would be stored; and the number dropped by each filter."""
         with torch.no_grad():
             images = to_uint8(self.source.render(self.config.batch_size, self.rng))
             dropped: dict[str, int] = {}
@@ -176,7 +176,7 @@ class ProceduralSynthesizer:
         )
 
     def _chosen(self, classes_N: np.ndarray, held: np.ndarray) -> np.ndarray:
-        """Which candidates to deliver, ``batch_size`` of them in random order; repeated where there are not enough."""
+        """Which candidates to deliver, ``batch_size`` of them in random order; repeated if there are not enough."""
         size = self.config.batch_size
         order = torch.randperm(len(classes_N), generator=self.rng).numpy()
         if self.config.class_balanced:

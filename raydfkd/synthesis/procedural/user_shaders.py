@@ -4,7 +4,7 @@ Shadertoy: ``void mainImage(out vec4 colour, in vec2 place)`` with iResolution, 
 uniforms ``resolution``, ``mouse``, ``time``, ``frame``, ``backbuffer``), *geek* (the uniforms r, m, t, f, s and b without being
 declared), *geeker* (as well PI, PI2, FC, rotate2D, rotate3D, hsv and noises), *geekest* (as well no ``main``: the file is its
 body), each in GLSL ES 1.00 (``gl_FragColor``) or 3.00 (an output of its own, or ``o``). The helpers are our own, written to the
-documented signatures, so a picture that is made of their noise looks another than it does there.
+documented signatures, so pictures made from their noise look different here.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _defined(body: str, name: str) -> bool:
 
 
 def zero_initialised(body: str) -> str:
-    """Variables that are declared without a value get 0, as most browsers do; short shaders count on it.
+    """Variables that are declared without a value get 0, as most browsers do; short shaders rely on it.
 
     A declaration within a ``struct`` may not have one, so a text with structs stays as it is.
     """
@@ -158,7 +158,7 @@ def zero_initialised(body: str) -> str:
             return match.group()
         zero = {"float": "0.0", "int": "0"}.get(kind, f"{kind}(0.0)")
         listed = [name.strip() for name in names.split(",")]
-        # The last name before "=" has a value; what comes after it is left alone.
+        # The last name before "=" has a value; what comes after it is unchanged.
         listed = [name if follows_value and k == len(listed) - 1 else f"{name} = {zero}" for k, name in enumerate(listed)]
         return f"{before}{kind} {', '.join(listed)}{' ' if follows_value else ''}"
 

@@ -57,7 +57,7 @@ def test_it_tells_its_progress_and_what_it_built(folder: Path, tmp_path: Path) -
     manifest = json.loads((tmp_path / "out" / "build.json").read_text())
     missing = manifest["class_counts"].count(0)
     assert missing > 1
-    assert lines[-2].startswith(f"{missing} of 10 classes are starved: the teacher sees classes ")
+    assert lines[-2].startswith(f"{missing} of 10 classes are starved: the teacher predicts classes ")
     assert lines[-1] == f"data set: {tmp_path / 'out'}"
     assert (manifest["state"], manifest["split"], manifest["num_images"]) == ("finished", "train", 12)
     assert len(manifest["teacher_sha256"]) == 64
@@ -87,7 +87,7 @@ def test_a_class_of_one_image_is_starved_however_often_it_is_repeated(tmp_path: 
     )
     expected = (
         "1 of 2 classes is starved: class 1 (1 distinct image, repeated to 20) has, without copies, less than a tenth of an "
-        "even part of 20 images."
+        "equal share of 20 images."
     )
     built = raydfkd("build", tmp_path / "build.yaml", "--out", tmp_path / "built")
     inspected = raydfkd("inspect", tmp_path / "built", "--teacher", tmp_path / "teacher.safetensors", "--attacked", 0)
@@ -110,9 +110,9 @@ def test_what_it_built_can_be_inspected_and_distilled_on(folder: Path, tmp_path:
     ("arguments", "expected"),
     [
         (["{folder}/none.yaml"], "none.yaml does not exist"),
-        (["{folder}/build.yaml", "--out", "{folder}/built"], "holds a finished data set already: choose another --out"),
+        (["{folder}/build.yaml", "--out", "{folder}/built"], "already holds a finished data set: choose another --out"),
         (["{folder}/build.yaml", "--out", "{folder}/built", "--resume"], "is finished: there is nothing to resume"),
-        (["{folder}/built"], "holds a finished data set already"),
+        (["{folder}/built"], "already holds a finished data set"),
         (["{folder}/build.yaml", "--out", "{folder}/teacher.safetensors"], "is a file: choose another --out"),
         (["{folder}/build.yaml", "--out", "{folder}/new", "selection.images=3"], "unknown key selection.images"),
         (["{folder}/build.yaml", "--out", "{folder}/new", "dataset.kind=parquet"], "dataset.path is missing"),

@@ -62,7 +62,7 @@ def test_figures_histogram_and_words(folder: Path) -> None:
     assert lines["classes without images"] == "3"
     assert lines["relative class entropy"] == "0"
     assert lines["mean confidence of the teacher"] == "1"
-    assert "3 of 4 classes are starved: the teacher sees classes one, two, three in no image at all." in told
+    assert "3 of 4 classes are starved: the teacher predicts classes one, two, three for no image at all." in told
     assert any(line.split() == ["zero", "24", "#" * 40] for line in told.splitlines())
 
 
@@ -108,9 +108,7 @@ def test_what_is_written(folder: Path, tmp_path: Path) -> None:
 def test_what_is_refused(folder: Path, tmp_path: Path) -> None:
     teacher = folder / "teacher.safetensors"
     assert "needs --teacher FILE to judge" in raydfkd(folder / "tensors", rc=2)
-    assert "does not say which network it is of" in raydfkd(
-        folder / "tensors", "--teacher", folder / "nameless.safetensors", rc=2
-    )
+    assert "does not name its network" in raydfkd(folder / "tensors", "--teacher", folder / "nameless.safetensors", rc=2)
     assert "does not exist" in raydfkd(folder / "nothing", "--teacher", teacher, rc=2)
     assert "is a file: name a folder" in raydfkd(folder / "tensors", "--teacher", teacher, "--out", teacher, rc=2)
     (tmp_path / "none.yaml").write_text("{task: {num_classes: 4}, dataset: null, collected: images}")
@@ -118,9 +116,9 @@ def test_what_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text("{kind: image_folder, folder: photos}")
     assert "dataset.folder" in raydfkd(tmp_path / "wrong.yaml", "--teacher", teacher, rc=2)
     (tmp_path / "empty").mkdir()
-    assert "holds no image" in raydfkd(tmp_path / "empty", "--teacher", teacher, rc=2)
+    assert "is empty" in raydfkd(tmp_path / "empty", "--teacher", teacher, rc=2)
     torch.manual_seed(0)
     other = tmp_path / "other.safetensors"
     metadata = {"model": "small_cnn_4", "num_classes": "4", "image_shape": "[1, 12, 12]", "mean": "[0.5]", "std": "[0.5]"}
     save_weights(build_classifier("small_cnn_4", 4, (1, 12, 12)), other, metadata)
-    assert "make them anew at its size" in raydfkd(folder / "tensors", "--teacher", other, rc=2)
+    assert "rebuild it at that size" in raydfkd(folder / "tensors", "--teacher", other, rc=2)

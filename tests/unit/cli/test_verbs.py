@@ -122,7 +122,7 @@ def test_evaluate_says_what_is_missing(folder: Path, tmp_path: Path) -> None:
     assert "needs --config" in raydfkd("evaluate", weights, rc=2)
     assert "names no evaluation data" in raydfkd("evaluate", weights, "evaluation=null", "--config", folder / "exp.yaml", rc=2)
     assert "no run directory" in raydfkd("evaluate", tmp_path, rc=2)
-    assert "another architecture" in raydfkd(
+    assert "does not match the architecture" in raydfkd(
         "evaluate", weights, "students.small.model=small_cnn_16", "--config", folder / "exp.yaml", rc=2
     )
 

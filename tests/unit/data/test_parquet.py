@@ -85,7 +85,7 @@ def test_a_corrupt_image_is_skipped_counted_and_named(write_parquet: WriteParque
 
 def test_all_images_corrupt(write_parquet: WriteParquet) -> None:
     path = write_parquet([b"no", b"image"], [0, 1])
-    with pytest.raises(DataError, match=r"none of the 2 images .* could be decoded, the first being image 0 of"):
+    with pytest.raises(DataError, match=r"none of the 2 images .* could be decoded \(the first: image 0 of"):
         load_dataset(ParquetConfig(path=str(path)), SHAPE, 2)
 
 

@@ -97,7 +97,7 @@ def test_the_boundary_need_not_be_looked_for_and_no_image_is_no_set() -> None:
     assert found.boundary_distance is None
     assert found.diversity is None
     assert len(found.pair_distances) == 0
-    with pytest.raises(DataError, match="no image to inspect"):
+    with pytest.raises(DataError, match="no images to inspect"):
         inspect_images(teacher, byte_images(0), torch.device("cpu"))
 
 
@@ -132,17 +132,17 @@ def test_large_images_go_through_the_teacher_in_smaller_parts() -> None:
         (
             [100, 120, 80],
             None,
-            "No class is starved: each of the 3 has, without copies, at least a tenth of its even part of 100 images.",
+            "No class is starved: each of the 3 has, without copies, at least a tenth of its equal share of 100 images.",
         ),
-        ([0, 200, 100], None, "1 of 3 classes is starved: the teacher sees class 0 in no image at all. "),
+        ([0, 200, 100], None, "1 of 3 classes is starved: the teacher predicts class 0 for no image at all. "),
         (
             [0, 5, 0, 1195],
             ["cat", "dog", "fox", "owl"],
-            "3 of 4 classes are starved: the teacher sees classes cat, fox in no image at all; class dog (5) has, without "
-            "copies, less than a tenth of an even part of 300 images. ",
+            "3 of 4 classes are starved: the teacher predicts classes cat, fox for no image at all; class dog (5) has, without "
+            "copies, less than a tenth of an equal share of 300 images. ",
         ),
         ([3, 9, 1000, 1000], None, "2 of 4 classes are starved: classes 0 (3), 1 (9) have, without copies, less than a tenth"),
-        ([0] * 15 + [9000], None, "classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 3 others in no image at all"),
+        ([0] * 15 + [9000], None, "classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 3 others for no image at all"),
     ],
 )
 def test_starvation_is_said_in_words(counts: list[int], names: list[str] | None, expected: str) -> None:
@@ -156,7 +156,7 @@ def test_starvation_is_said_in_words(counts: list[int], names: list[str] | None,
         (
             [5000, 4000, 3],
             "1 of 3 classes is starved: class 2 (3 distinct images, repeated to 5,000) has, without copies, less than a tenth "
-            "of an even part of 5,000 images. ",
+            "of an equal share of 5,000 images. ",
         ),
         ([1, 4000, 3], "classes 0 (1 distinct image, repeated to 5,000), 2 (3 distinct images, repeated to 5,000) have"),
     ],

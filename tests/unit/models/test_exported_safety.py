@@ -68,7 +68,7 @@ def test_the_attack_is_real_without_our_check(plain: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("key", ["use_pickle", "path_name"])
 def test_pickled_weights_are_refused(plain: Path, tmp_path: Path, key: str) -> None:
     marker = tmp_path / "ran"
-    with pytest.raises(CheckpointError, match="refused and nothing in it was run"):
+    with pytest.raises(CheckpointError, match="rejected and nothing in it was run"):
         load_exported(with_pickled_weight(plain, tmp_path, key, marker))
     assert not marker.exists()
 
@@ -76,7 +76,7 @@ def test_pickled_weights_are_refused(plain: Path, tmp_path: Path, key: str) -> N
 def test_a_malicious_sample_input_is_refused(plain: Path, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     bad = rewritten(plain, tmp_path / "bad.pt2", lambda n, c: torch_pickle(Malicious(marker)) if n.endswith(".pt") else c)
-    with pytest.raises(CheckpointError, match="refused and nothing in it was run"):
+    with pytest.raises(CheckpointError, match="rejected and nothing in it was run"):
         load_exported(bad)
     assert not marker.exists()
 

@@ -82,7 +82,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused_and_not_run(tmp_path: Path, 
         torch.save({"state_dict": Malicious(marker)}, path)
     else:
         path.write_bytes(pickle.dumps(Malicious(marker), protocol))
-    with pytest.raises(CheckpointError, match="could run code; it was refused and nothing in it was run"):
+    with pytest.raises(CheckpointError, match="could run code; it was rejected and nothing in it was run"):
         load_weights(network(), path)
     assert not marker.exists()
     # The file is a real attack: an unrestricted load runs it.
@@ -102,7 +102,7 @@ def test_another_architecture_says_how_and_changes_nothing(tmp_path: Path) -> No
     before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
     with pytest.raises(CheckpointError) as caught:
         load_weights(target, tmp_path / "w.safetensors")
-    assert "another architecture than this SmallCNN" in str(caught.value)
+    assert "does not match the architecture of this SmallCNN" in str(caught.value)
     assert "15 missing, first 'features.0.weight'" in str(caught.value)
     assert "unexpected, first 'block1.layer.0.bn1.bias'" in str(caught.value)
     assert all(torch.equal(before[name], tensor) for name, tensor in target.state_dict().items())

@@ -94,9 +94,9 @@ def test_each_file_s_paths_are_looked_for_beside_that_file(tmp_path: Path) -> No
     [
         ("base: none.yaml", "its base {folder}/none.yaml does not exist"),
         ("base: .", "its base {folder} does not exist"),
-        ("base: null", "base is None: it must be the path of the YAML file that this one changes"),
+        ("base: null", "base is None: it must be the path of the YAML file that this one extends"),
         ("base: [a.yaml]", "base is ['a.yaml']: it must be the path"),
-        ("base: mine.yaml", "its base leads in a circle (mine.yaml -> mine.yaml)"),
+        ("base: mine.yaml", "its base is circular (mine.yaml -> mine.yaml)"),
         ("base: list.yaml", "list.yaml holds a list: it must hold 'key: value' lines"),
         ("base: whole.yaml\nschedule: {roundz: 1}", "mine.yaml (with its base whole.yaml): unknown key schedule.roundz"),
         ("base: whole.yaml\nteacher: 5", "teacher is 5"),
@@ -111,7 +111,7 @@ def test_what_is_wrong_with_a_base_is_said(tmp_path: Path, line: str, expected: 
 
 def test_a_longer_circle_is_shown_whole(tmp_path: Path) -> None:
     path = write(tmp_path, c="base: a.yaml\n", b="base: c.yaml\n", a="base: b.yaml\n")
-    assert "c.yaml: its base leads in a circle (a.yaml -> b.yaml -> c.yaml -> a.yaml)" in refusal(path)
+    assert "c.yaml: its base is circular (a.yaml -> b.yaml -> c.yaml -> a.yaml)" in refusal(path)
 
 
 def test_base_is_no_setting(tmp_path: Path) -> None:

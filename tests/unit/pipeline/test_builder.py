@@ -123,7 +123,7 @@ def test_normalization_comes_from_the_settings_else_from_the_checkpoint(tmp_path
 def test_a_teacher_without_any_normalization_is_refused(tmp_path: Path) -> None:
     save_weights(build_classifier("small_cnn_8", 10, (1, 8, 8)), tmp_path / "t.safetensors")
     for more in ([], [f"teacher.checkpoint={tmp_path / 't.safetensors'}"]):
-        with pytest.raises(TeacherError, match=r"teacher\.normalization is missing and the checkpoint does not say it"):
+        with pytest.raises(TeacherError, match=r"teacher\.normalization is missing and not in the checkpoint"):
             builder.build_frozen_teacher(experiment("teacher.normalization=null", *more))
 
 

@@ -143,7 +143,7 @@ def test_what_a_user_should_know_of_the_images_is_told(run: Run, tmp_path: Path)
     few = ("collected.num_images=2", "collected.imbalance=null", "replay.synthetic.capacity=900", "replay.pinned.capacity=2")
     run(tmp_path / "run", *few)
     told = [r["message"] for r in RunDir(tmp_path / "run").metrics("event")]
-    assert any("the teacher sees no collected image of class" in line for line in told)
+    assert any("the teacher assigns no collected image to class" in line for line in told)
     assert any("counts 450 times in the mix" in line for line in told)
 
 

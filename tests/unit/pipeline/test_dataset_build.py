@@ -238,9 +238,9 @@ def test_a_folder_that_is_there_is_left_alone(folder: Path, tmp_path: Path) -> N
     with pytest.raises(RunDirError, match="is not empty: choose another --out"):
         BuildFolder.begin(tmp_path / "mine", config)
     BuildFolder.begin(tmp_path / "begun", config)
-    with pytest.raises(RunDirError, match="an unfinished data set already: go on with it by --resume"):
+    with pytest.raises(RunDirError, match="already holds an unfinished data set: resume it with --resume"):
         BuildFolder.begin(tmp_path / "begun", config)
-    with pytest.raises(RunDirError, match=r"was begun with other settings \(selection.num_images was 24 and is 25\)"):
+    with pytest.raises(RunDirError, match=r"was started with other settings \(selection.num_images was 24 and is 25\)"):
         BuildFolder.reopen(tmp_path / "begun", settings(folder, selection={"num_images": 25}))
     BuildFolder.reopen(tmp_path / "begun", settings(folder, runtime={**RUNTIME, "wait_timeout_s": 5}))
     build(config, tmp_path / "done")
@@ -254,7 +254,7 @@ def test_other_candidates_than_when_it_was_begun_are_refused(folder: Path, tmp_p
     config = settings(folder)
     place = BuildFolder.begin(tmp_path / "out", config)
     place.update(num_candidates=NUM_IMAGES + 1)
-    with pytest.raises(DataError, match="there were 34 candidates and now are 33"):
+    with pytest.raises(DataError, match="there were 34 candidates and there are now 33"):
         DatasetBuild(config).run(place, execute_here, lambda name, done, total: None)
 
 
@@ -262,7 +262,7 @@ def test_another_teacher_than_when_it_was_begun_is_refused(folder: Path, tmp_pat
     config = settings(folder)
     place = BuildFolder.begin(tmp_path / "out", config)
     place.update(teacher_sha256="0123456789abcdef")
-    with pytest.raises(DataError, match=r"the teacher's sha256 was 0123456789ab and now is .*: use the same weights"):
+    with pytest.raises(DataError, match=r"the teacher's sha256 was 0123456789ab and is now .*: use the same weights"):
         DatasetBuild(config).run(place, execute_here, lambda name, done, total: None)
 
 

@@ -42,7 +42,7 @@ def test_a_path_is_of_the_kind_that_claims_it(folder: Path, name: str, kind: typ
 
 
 def test_a_path_that_no_kind_claims(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match=r"notes\.txt is no data set that is known"):
+    with pytest.raises(DataError, match=r"notes\.txt is not a known data set"):
         dataset_of(folder / "notes.txt")
     with pytest.raises(DataError, match="gone does not exist: correct its path"):
         dataset_of(folder / "gone")

@@ -189,7 +189,7 @@ def test_a_student_that_goes_back_holds_the_others_until_it_has_caught_up() -> N
 def test_a_checkpoint_needs_every_student_at_its_step_and_in_its_present_attempt() -> None:
     exchange = build_exchange(experiment())
     start(exchange, "s", "t")
-    assert reason(exchange.try_meet("s", 4)) == "student 't', at step 0 to come to the checkpoint of step 4"
+    assert reason(exchange.try_meet("s", 4)) == "student 't', at step 0 to reach the checkpoint of step 4"
     before = exchange.progress()
     assert reason(exchange.try_meet("s", 4)), "asking again changes nothing"
     assert exchange.progress() == before
@@ -219,7 +219,7 @@ def test_other_workers_of_a_student_at_a_checkpoint_are_told_for_whom_it_waits()
     exchange.try_meet("s", 4)
     request = SampleRequest("s", 1, 1, -1, 4, 2, np.empty(0, np.int64), np.empty(0, np.float32), "one")
     told = reason(exchange.try_sample(request))
-    assert told == "student workers 0 have not asked for step 4 yet; student 't', at step 0 has not come there"
+    assert told == "student workers 0 have not asked for step 4 yet; student 't', at step 0 has not reached it"
 
 
 def test_what_is_saved_goes_on_for_every_student(tmp_path: Any) -> None:

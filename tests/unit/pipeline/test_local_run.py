@@ -296,7 +296,7 @@ def test_nothing_to_resume(run: Run, tmp_path: Path) -> None:
     ("override", "told"),
     [
         ("teacher.checkpoint=/nowhere.safetensors", "there is no weights file"),
-        ("teacher.model=small_cnn_16", "is of another architecture"),
+        ("teacher.model=small_cnn_16", "does not match the architecture"),
         ("teacher.model=smal_cnn_8", "unknown model"),
         ("students.small.model=smal_cnn_4", "unknown model"),
         ("students.small.checkpoint=/nowhere.pt", "there is no weights file"),

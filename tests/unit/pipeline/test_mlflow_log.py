@@ -113,13 +113,13 @@ def test_a_server_that_goes_away_does_not_end_the_run(
     log.close(finished=True)
     log.close(finished=True)
     assert [r.message for r in caplog.records] == [
-        "MLflow does not take the records any more, which metrics.jsonl still does: no route to host"
+        "MLflow no longer accepts records; metrics.jsonl still has them all: no route to host"
     ]
 
 
 def test_a_server_that_is_not_there_is_refused_at_the_start(client: type[FakeClient], run: RunDir) -> None:
     client.error = OSError("connection refused\nlong story")
-    with pytest.raises(ConfigError, match=r"^MLflow refuses runtime.mlflow_uri 'http://host' \(connection refused\): check it"):
+    with pytest.raises(ConfigError, match=r"^MLflow rejects runtime.mlflow_uri 'http://host' \(connection refused\): check it"):
         MlflowLog("http://host", run, {})
 
 

@@ -56,8 +56,8 @@ def test_a_range_is_tried_at_both_ends_and_inside(kind: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "low", "high", "says"),
     [
-        ("uniform", 2, 2, "no range"),
-        ("uniform", float("nan"), 2, "no range"),
+        ("uniform", 2, 2, "not a range"),
+        ("uniform", float("nan"), 2, "not a range"),
         ("log_uniform", 0, 1, "needs low above 0"),
         ("int", 1.5, 3, "needs whole ends"),
         ("log_int", 0, 3, "needs low above 0"),

@@ -134,7 +134,7 @@ def test_it_begins_from_the_weights_of_another_task_with_a_head_of_its_own(
     still = {"epochs": 1, "evaluation": None, "optimizer": OptimizerConfig(lr=1e-12, final_lr=0, weight_decay=0)}
     with caplog.at_level(logging.INFO):
         from_other = train_teacher(digits(**still, initial_weights=tmp_path / "other.pt"), tmp_path / "a.safetensors")
-    assert "other.pt; fc.weight and fc.bias start random, for 10 classes" in caplog.text
+    assert "other.pt; fc.weight and fc.bias are randomly initialised, for 10 classes" in caplog.text
     from_random = train_teacher(digits(**still), tmp_path / "b.safetensors")
     begun, random, given = load_file(from_other.path), load_file(from_random.path), other.state_dict()
     for name, _ in other.named_parameters():
@@ -154,7 +154,10 @@ def test_it_begins_from_the_logits_of_a_network_of_the_same_classes(tmp_path: Pa
 
 def test_initial_weights_of_another_network_are_refused_before_training(tmp_path: Path) -> None:
     torch.save(build_classifier("wrn_10_1", 10, (1, 8, 8)).state_dict(), tmp_path / "other.pt")
-    for name, told in (("other.pt", "another architecture than this SmallCNN"), ("none.pt", "there is no weights file")):
+    for name, told in (
+        ("other.pt", "does not match the architecture of this SmallCNN"),
+        ("none.pt", "there is no weights file"),
+    ):
         with pytest.raises(CheckpointError, match=told) as caught:
             train_teacher(digits(initial_weights=tmp_path / name), tmp_path / "t.safetensors")
         assert "\n" not in str(caught.value)

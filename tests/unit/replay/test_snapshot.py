@@ -73,7 +73,7 @@ def test_a_batch_becomes_an_arrow_table_and_comes_back(make_batch: Make, dense_t
 def test_another_arrow_table_is_refused() -> None:
     import pyarrow as pa
 
-    with pytest.raises(DataError, match="is no synthetic batch"):
+    with pytest.raises(DataError, match="is not a synthetic batch"):
         from_table(pa.table({"image": [1, 2]}))
 
 

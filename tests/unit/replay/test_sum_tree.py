@@ -54,7 +54,7 @@ def test_no_rounding_ever_draws_an_index_of_value_zero(values: list[float], unif
     tree = SumTree(len(values))
     tree.set(np.arange(len(values)), np.array(values))
     if sum(values) == 0:
-        with pytest.raises(ValueError, match="without a positive value"):
+        with pytest.raises(ValueError, match="without positive values"):
             tree.draw(np.array(uniforms))
         return
     drawn = tree.draw(np.array(uniforms))

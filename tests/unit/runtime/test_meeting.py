@@ -96,7 +96,7 @@ def test_a_student_that_comes_back_to_a_whole_checkpoint_leaves_it_as_it_is(tmp_
 
 def test_nobody_waits_for_ever_and_in_silence(tmp_path: Path) -> None:
     rig = Rig(tmp_path / "run", wait_timeout_s=0.3)
-    told = "student small waited 0 s for student 'large', at step 0 to come to the checkpoint of step 12"
+    told = "student small waited 0 s for student 'large', at step 0 to reach the checkpoint of step 12"
     with pytest.raises(WaitTimeoutError, match=told):
         rig.meetings["small"].save(12, FakeDistiller(0))  # type: ignore[arg-type]
 

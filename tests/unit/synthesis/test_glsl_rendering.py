@@ -170,7 +170,7 @@ def test_a_broken_shader_is_left_out_and_named(tmp_path: Path, caplog: pytest.Lo
         source = GlslFolder(tmp_path, (3, 4, 8), CPU)
     assert [file.name for file in source.files] == ["good.glsl"]
     assert len(caplog.records) == 1
-    assert "broken.frag cannot be drawn and is left out: 0:" in caplog.text
+    assert "broken.frag cannot be rendered and is skipped: 0:" in caplog.text
     images = source.render(2, torch.Generator().manual_seed(0))
     assert images.shape == (2, 3, 4, 8)
     assert (images[:, 0].diff(dim=2) > 0).all()
@@ -179,15 +179,15 @@ def test_a_broken_shader_is_left_out_and_named(tmp_path: Path, caplog: pytest.Lo
 @pytest.mark.parametrize(
     ("declared", "used", "wanted"),
     [
-        ("int frame", "float(frame)", "frame is declared as another type than float"),
-        ("bool frame", "float(frame)", "frame is declared as another type than float"),
-        ("vec3 resolution", "resolution.x", "resolution is declared as another type than vec2"),
-        ("float mouse", "mouse", "mouse is declared as another type than vec2"),
-        ("vec2 time", "time.x", "time is declared as another type than float"),
-        ("float time[3]", "time[2]", "time is declared as another type than float"),
-        ("sampler2D time", "texture2D(time, vec2(0.0)).x", "time is declared as another type than float"),
-        ("mat2 time", "time[0][0]", "time is declared as another type than float"),
-        ("vec2 iFrame", "iFrame.x", "iFrame is declared as another type than int"),
+        ("int frame", "float(frame)", "frame is not declared as float"),
+        ("bool frame", "float(frame)", "frame is not declared as float"),
+        ("vec3 resolution", "resolution.x", "resolution is not declared as vec2"),
+        ("float mouse", "mouse", "mouse is not declared as vec2"),
+        ("vec2 time", "time.x", "time is not declared as float"),
+        ("float time[3]", "time[2]", "time is not declared as float"),
+        ("sampler2D time", "texture2D(time, vec2(0.0)).x", "time is not declared as float"),
+        ("mat2 time", "time[0][0]", "time is not declared as float"),
+        ("vec2 iFrame", "iFrame.x", "iFrame is not declared as int"),
     ],
 )
 def test_a_shader_that_compiles_but_cannot_be_drawn_is_left_out_and_named(
@@ -200,7 +200,7 @@ def test_a_shader_that_compiles_but_cannot_be_drawn_is_left_out_and_named(
         source = GlslFolder(tmp_path, (3, 4, 8), CPU)
     assert [file.name for file in source.files] == ["good.glsl"]
     assert len(caplog.records) == 1
-    assert f"odd.frag cannot be drawn and is left out: its uniform {wanted}" in caplog.text
+    assert f"odd.frag cannot be rendered and is skipped: its uniform {wanted}" in caplog.text
     assert source.render(3, torch.Generator().manual_seed(0)).shape == (3, 3, 4, 8)
 
 

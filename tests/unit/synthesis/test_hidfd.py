@@ -180,7 +180,7 @@ def test_images_of_another_size_are_made_at_the_gans_and_resized() -> None:
 def test_what_it_cannot_do_without_is_named() -> None:
     parts = SynthesisParts(TASK, build_teacher())
     config = HiDFDConfig.model_validate({"pretrain_steps": 1, **TINY})
-    with pytest.raises(ConfigError, match="say in collected where they are"):
+    with pytest.raises(ConfigError, match="give them in collected"):
         HiDFDSynthesizer.build(config, parts, SynthesisContext("gan-0", 0, 2, 1.0, bf16=False), CPU)
     headless = FrozenTeacher(nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten()), 10, (1, 8, 8), [0.0], [1.0])
     with pytest.raises(TeacherError, match="name its classifier_head"):

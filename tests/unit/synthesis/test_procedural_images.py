@@ -187,7 +187,7 @@ def test_crops_of_a_data_set_are_of_its_pictures(tmp_path: Path, caplog: pytest.
     assert len(read_pictures(dataset, 2)) == 2
     for name in "ab":
         (tmp_path / f"{name}.png").unlink()
-    with pytest.raises(DataError, match=r"holds no picture to crop from, the first being .*c\.png"):
+    with pytest.raises(DataError, match=r"holds no picture to crop from \(the first rejected: .*c\.png"):
         DatasetCrops(dataset, 10, (3, 8, 8), CPU)
 
 

@@ -1,4 +1,4 @@
-"""Iterated maps of the plane, kept from growing without bound: a point that left the disc of ``ESCAPE`` stands still."""
+"""Iterated maps of the plane, kept from growing without bound: a point that leaves the disc of ``ESCAPE`` stops."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Trap = Callable[[Point], Expr]
 
 
 class Orbit(NamedTuple):
-    """What an iteration leaves behind.
+    """Result of an iteration.
 
     Attributes:
         last: where the point stopped, or escaped to.

@@ -1,4 +1,4 @@
-"""What a program family is written with, and what becomes of it: the parameters of each picture, and the nodes in order."""
+"""The interface for writing a program family, and the compiled family: parameters per picture, and nodes in order."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Parameter:
 
 
 class Sketch:
-    """Hands a family its pixel coordinates and its random parameters, while the family is written down."""
+    """Provides a family with pixel coordinates and random parameters while it is being defined."""
 
     def __init__(self) -> None:
         self.parameters: list[Parameter] = []
@@ -90,7 +90,7 @@ class Program:
         unit = torch.rand(count, len(self.parameters), generator=generator)
         laws = torch.tensor([p.law.value for p in self.parameters])
         drawn = low + (high - low) * unit
-        # What is not drawn by the law is replaced below, so its logarithm may be of anything.
+        # Values not drawn log-uniformly are replaced below, so their logarithm is irrelevant.
         drawn_log = torch.exp(torch.log(low.clamp(min=1e-9)) * (1 - unit) + torch.log(high.clamp(min=1e-9)) * unit)
         drawn_integer = torch.minimum(torch.floor(low + (high - low + 1) * unit), high)
         drawn = torch.where(laws == Law.LOG_UNIFORM.value, drawn_log, drawn)
