@@ -99,6 +99,7 @@ EXPECTED = {
         "peak_store_mib_4x",
         "peak_growth",
     },
+    "startup.py": {"package_s", "settings_s", "help_s", "help_of_run_s", "reference_s"},
     "memory.py": {
         "num_items",
         "inserted",

@@ -87,7 +87,7 @@ class Bench:
     def generator(self, generator_id: str, turn: int = 0, num_turns: int = 1, first: int = 0) -> Any:
         """A numbered generator, attached."""
         generator = NumberedGenerator.remote(self.context, generator_id, turn, num_turns, first)
-        ray.get(self.replay.attach.remote(generator_id, generator), timeout=60)
+        ray.get(self.replay.attach.remote(generator_id, generator), timeout=300)
         return generator
 
     def client(self, session: str = "first", rank: int = 0, world_size: int = 1, step: int = 0) -> ReplayClient:
@@ -95,12 +95,12 @@ class Bench:
         return ReplayClient(self.context.config, self.replay, self.weights, session, rank, world_size, step, device)
 
     def stats(self) -> dict[str, Any]:
-        stats: dict[str, Any] = ray.get(self.replay.stats.remote(), timeout=60)[1]
+        stats: dict[str, Any] = ray.get(self.replay.stats.remote(), timeout=300)[1]
         return stats
 
     def events(self) -> list[str]:
         """Event lines since the last call."""
-        records, _ = ray.get(self.coordinator.drain.remote(), timeout=60)
+        records, _ = ray.get(self.coordinator.drain.remote(), timeout=300)
         return [record["message"] for record in records if record["kind"] == "event"]
 
 

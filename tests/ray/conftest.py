@@ -100,7 +100,7 @@ def no_actor_left(ray_instance: None) -> Iterator[None]:
     from tiny_experiment import live_actors
 
     yield
-    wait_until(lambda: not live_actors(), 20, lambda: f"actors are left: {live_actors()}")
+    wait_until(lambda: not live_actors(), 300, lambda: f"actors are left: {live_actors()}")
 
 
 def pytest_collection_modifyitems(items: list[Any]) -> None:

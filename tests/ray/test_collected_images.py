@@ -106,12 +106,12 @@ def test_a_gan_killed_in_its_preparation_goes_on_from_its_state(teacher: Path, t
     told = live.run.metrics_path
     wait_until(
         lambda: live.ended or (kept.exists() and '"preparation"' in told.read_text()),
-        60,
+        300,
         "no state of the preparation was kept",
     )
     prepared = max(record["done"] for record in live.run.metrics("preparation"))
     os.kill(live.ask("pool", "pids")["gan-0"], signal.SIGKILL)
-    result = live.result(180)
+    result = live.result(300)
     (line,) = [line for line in events(live.run.path) if "restarted" in line]
     assert line.startswith("generator gan-0 died and was restarted from its state of ")
     steps = [record["done"] for record in live.run.metrics("preparation")]

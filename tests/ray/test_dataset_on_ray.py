@@ -36,7 +36,7 @@ def settings(teacher: Path, **sections: Any) -> DatasetBuildConfig:
             "images_per_file": 40,
             "bf16": False,
             "device": "cpu",
-            "wait_timeout_s": 120,
+            "wait_timeout_s": 300,
         },
         **sections,
     }

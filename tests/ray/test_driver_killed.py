@@ -36,13 +36,13 @@ def test_a_killed_drivers_run_resumes_to_the_same_student(
         [sys.executable, "-c", DRIVER, json.dumps(tree), str(out)], start_new_session=True, stdout=subprocess.DEVNULL
     )
     try:
-        wait_until((out / "checkpoints" / "latest.json").exists, 120, "no checkpoint was written")
+        wait_until((out / "checkpoints" / "latest.json").exists, 300, "no checkpoint was written")
         descendants = processes_under(driver.pid)
     finally:
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()
     assert len(descendants) > 5
-    wait_until(lambda: not any(map(alive, descendants)), 30, "processes of the killed driver live on")
+    wait_until(lambda: not any(map(alive, descendants)), 300, "processes of the killed driver live on")
 
     gate(float("inf"))
     result = distil(tree, out, resume=True)

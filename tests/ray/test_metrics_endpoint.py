@@ -39,7 +39,7 @@ def test_every_metric_of_the_table_is_at_the_endpoint(teacher: Path, tmp_path: P
         client = actors.client()
         client.next(0, 0)
         assert actors.stats()["inserts"] >= 4 * BATCH_SIZE
-        wait_until(lambda: not missing(scraped(), RUN), 90, lambda: f"not exported: {missing(scraped(), RUN)}")
+        wait_until(lambda: not missing(scraped(), RUN), 300, lambda: f"not exported: {missing(scraped(), RUN)}")
         text = scraped()
     [running] = lines_of(text, "raydfkd_generators_running", RUN)
     assert 'source="inversion"' in running

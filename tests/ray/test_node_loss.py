@@ -51,7 +51,7 @@ def test_a_run_comes_through(story: str, tmp_path: Path, short_folder: Path) -> 
     try:
         done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=400, check=False)
         assert done.returncode == 0, done.stderr[-6000:]
-        wait_until(lambda: not marked(mark), 30, lambda: f"processes are left: {marked(mark)}")
+        wait_until(lambda: not marked(mark), 300, lambda: f"processes are left: {marked(mark)}")
     finally:
         for pid in marked(mark):
             os.kill(pid, signal.SIGKILL)

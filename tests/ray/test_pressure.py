@@ -60,7 +60,7 @@ def store() -> Any:
 
 
 def test_a_buffer_keeps_to_its_bytes_in_a_store_that_is_nearly_full(teacher: Path, tmp_path: Path) -> None:
-    wait_until(lambda: store().object_store_bytes_used < 20 << 20, 30, "an earlier test left the store full")
+    wait_until(lambda: store().object_store_bytes_used < 20 << 20, 300, "an earlier test left the store full")
     ballast = ray.put(np.zeros(STORE - LEFT - store().object_store_bytes_used, np.uint8))
     spilled = store().spilled_bytes_total
     tree = experiment(
@@ -71,7 +71,7 @@ def test_a_buffer_keeps_to_its_bytes_in_a_store_that_is_nearly_full(teacher: Pat
     )
     with bench(tree, tmp_path) as actors:
         generator = LargeImages.remote(actors.context, "inversion-0", 0, 1, 0)
-        ray.get(actors.replay.attach.remote("inversion-0", generator), timeout=60)
+        ray.get(actors.replay.attach.remote("inversion-0", generator), timeout=300)
         client, seen = actors.client(), set()
         for step in range(120):
             batch = client.next(step, step // 4)
@@ -81,7 +81,7 @@ def test_a_buffer_keeps_to_its_bytes_in_a_store_that_is_nearly_full(teacher: Pat
         stats = actors.stats()
         assert stats["inserts"] * SIDE * SIDE > 1.3 * LEFT, "more was inserted than the store has room for"
         assert 0.5 * BUDGET < stats["bytes"] <= BUDGET
-        assert seen <= set(range(ray.get(generator.made.remote(), timeout=60)))
+        assert seen <= set(range(ray.get(generator.made.remote(), timeout=300)))
         assert actors.events() == []
         assert store().spilled_bytes_total == spilled, "nothing had to go to disk"
     del ballast
@@ -89,16 +89,17 @@ def test_a_buffer_keeps_to_its_bytes_in_a_store_that_is_nearly_full(teacher: Pat
 
 def test_a_straggler_holds_nobody_up(teacher: Path, tmp_path: Path) -> None:
     with bench(experiment(teacher, schedule=DECOUPLED), tmp_path) as actors:
-        slow = Straggler.remote(actors.context, "inversion-0", 0, 2, 1 << 20, 30.0)
-        ray.get(actors.replay.attach.remote("inversion-0", slow), timeout=60)
-        wait_until(lambda: ray.get(slow.made.remote(), timeout=60) > 1 << 20, 60, "the straggler has not begun a batch")
+        slow = Straggler.remote(actors.context, "inversion-0", 0, 2, 1 << 20, 3600.0)
+        ray.get(actors.replay.attach.remote("inversion-0", slow), timeout=300)
+        wait_until(lambda: ray.get(slow.made.remote(), timeout=300) > 1 << 20, 300, "the straggler has not begun a batch")
         fast = actors.generator("inversion-1", 1, 2)
-        client, began = actors.client(), time.monotonic()
+        client = actors.client()
         for step in range(40):
             batch = client.next(step, step // 4)
             client.report(batch.keys, torch.ones(len(batch.keys)))
-        assert time.monotonic() - began < 25, "nobody waited for the batch that the straggler has in hand"
-        assert ray.get(slow.made.remote(), timeout=60) == (1 << 20) + BATCH_SIZE
-        assert ray.get(fast.made.remote(), timeout=60) >= 40 * BATCH_SIZE / 2
+        # The straggler still has its first batch in hand, and nobody waited for it.
+        assert ray.get(slow.made.remote(), timeout=300) == (1 << 20) + BATCH_SIZE
+        assert ray.get(fast.made.remote(), timeout=300) >= 40 * BATCH_SIZE / 2
         stats = actors.stats()
         assert 2.0 * (stats["inserts"] - 4 * BATCH_SIZE) - stats["samples"] <= 256 + 2 * 2 * BATCH_SIZE, "the limiter holds"
+        ray.kill(slow)

@@ -34,18 +34,18 @@ class Pool:
         ray.get(self.actor.start.remote(), timeout=300)
 
     def scale(self, number: int, source: str | None = None) -> dict[str, Any]:
-        return ray.get(self.actor.scale.remote(source, number), timeout=60)
+        return ray.get(self.actor.scale.remote(source, number), timeout=300)
 
     def states(self) -> dict[str, str]:
-        found = ray.get(self.actor.status.remote(), timeout=60)["inversion"]
+        found = ray.get(self.actor.status.remote(), timeout=300)["inversion"]
         return {generator["name"]: generator["state"] for generator in found["generators"]}
 
     def wait_for(self, states: dict[str, str]) -> None:
-        wait_until(lambda: self.states() == states, 120, lambda: f"{self.states()} and not {states}")
+        wait_until(lambda: self.states() == states, 300, lambda: f"{self.states()} and not {states}")
 
     def listen(self) -> list[str]:
         """All event lines so far."""
-        self.records += ray.get(self._actors.coordinator.drain.remote(), timeout=60)[0]
+        self.records += ray.get(self._actors.coordinator.drain.remote(), timeout=300)[0]
         return [record["message"] for record in self.records if record["kind"] == "event"]
 
     def made(self) -> Counter[str]:
@@ -54,7 +54,7 @@ class Pool:
         return Counter(record["generator_id"] for record in self.records if record["kind"] == "synthesis")
 
     def close(self) -> None:
-        ray.get(self.actor.close.remote(5), timeout=60)
+        ray.get(self.actor.close.remote(5), timeout=300)
         ray.kill(self.actor)
 
 
@@ -80,7 +80,7 @@ def test_generators_come_and_go_and_no_batch_is_lost(teacher: Path, tmp_path: Pa
         answer = pool.scale(3)["inversion"]
         assert (answer["target"], answer["running"]) == (3, 1), "the answer comes at once"
         pool.wait_for({"inversion-0": "running", "inversion-1": "running", "inversion-2": "pending"})
-        wait_until(lambda: any("wait for a place" in line for line in pool.listen()), 60, "it says that one waits")
+        wait_until(lambda: any("wait for a place" in line for line in pool.listen()), 300, "it says that one waits")
         train(40)
 
         pool.scale(1)
@@ -91,7 +91,7 @@ def test_generators_come_and_go_and_no_batch_is_lost(teacher: Path, tmp_path: Pa
         assert f"generator inversion-1 has ended after {batches} batches; its state is kept" in lines
         assert not any("inversion-2 has ended" in line for line in lines), "one that had no place has nothing to deliver"
         # The limiter soon holds the one that is left, so that both counts come to rest.
-        wait_until(lambda: actors.stats()["inserts"] == BATCH_SIZE * pool.made().total(), 60, "what was made was not inserted")
+        wait_until(lambda: actors.stats()["inserts"] == BATCH_SIZE * pool.made().total(), 300, "what was made was not inserted")
         stats = actors.stats()
         assert 2.0 * (stats["inserts"] - 4 * BATCH_SIZE) - stats["samples"] <= 256 + 3 * 2 * BATCH_SIZE, "the limiter holds"
 

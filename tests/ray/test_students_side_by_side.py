@@ -21,7 +21,7 @@ from raydfkd.testing.waiting import wait_until
 def two_students(teacher: Path, **sections: Any) -> dict[str, Any]:
     """A second student of other size, objective and batch; ``other`` and ``small`` replace settings of one."""
     other, small = sections.pop("other", {}), sections.pop("small", {})
-    sections["runtime"] = {"wait_timeout_s": 240, **sections.get("runtime", {})}  # five processes start at once
+    sections["runtime"] = {"wait_timeout_s": 300, **sections.get("runtime", {})}  # five processes start at once
     tree = experiment(teacher, student=small, **sections)
     tree["students"]["other"] = {
         **tree["students"]["small"],
@@ -80,7 +80,7 @@ def test_a_dead_worker_takes_only_its_own_student_back(
     pids = pids_of(live, "small", "other")
     gate(float("inf"))
     os.kill(pids["small"], signal.SIGKILL)
-    result = live.result(240)
+    result = live.result(300)
     [line] = events(live.run.path)
     assert line == "student small workers were restarted from step 20"
     assert result["restarts"] == 1

@@ -139,7 +139,7 @@ def test_a_trial_with_the_ray_runner_has_its_actors_beside_it(
     """A generator and a student with four CPUs each fill the eight exactly: nothing is reserved twice."""
     four = {"resources": {"num_cpus": 4, "num_threads": 1}}
     schedule = {"warmup_batches": 4, "rounds": 2, "student_steps_per_round": 4}
-    tree = experiment(teacher, source=four, student=four, schedule=schedule, runtime={"wait_timeout_s": 180})
+    tree = experiment(teacher, source=four, student=four, schedule=schedule, runtime={"wait_timeout_s": 300})
     path = write(tmp_path, teacher, tree, space={LR: {"kind": "grid", "values": [0.05]}})
     done = raydfkd.sweep(path, out=tmp_path / "out")
     assert [(trial["state"], trial["student_steps"]) for trial in done.result["trials"]] == [("finished", 8)]
@@ -167,12 +167,12 @@ def test_a_killed_driver_s_sweep_goes_on(
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(path), str(out)], start_new_session=True)
     try:
         pointers = lambda: list(out.glob("trials/*/checkpoints/latest.json"))  # noqa: E731
-        wait_until(lambda: len(pointers()) == 2, 180, "no trial wrote a checkpoint")
+        wait_until(lambda: len(pointers()) == 2, 300, "no trial wrote a checkpoint")
         descendants = processes_under(driver.pid)
     finally:
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()
-    wait_until(lambda: not any(map(alive, descendants)), 30, "processes of the killed driver live on")
+    wait_until(lambda: not any(map(alive, descendants)), 300, "processes of the killed driver live on")
     gate(float("inf"))
     done = raydfkd.sweep(out, resume=True)
     assert [(trial["state"], trial["student_steps"]) for trial in done.result["trials"]] == [("finished", 24)] * 2

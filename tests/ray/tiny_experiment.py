@@ -54,7 +54,7 @@ def experiment(checkpoint: Path, /, **sections: dict[str, Any]) -> dict[str, Any
             "device": "cpu",
             "log_period_steps": 4,
             "checkpoint_period_rounds": 2,
-            "wait_timeout_s": 60,
+            "wait_timeout_s": 300,
         },
     }
     for name, section in sections.items():
@@ -175,9 +175,9 @@ class LiveRun:
         """Until one is written that was begun after this call."""
         seen: set[int] = set()
         path = self.run.path / SNAPSHOT / "exchange.json"
-        wait_until(lambda: len(_noted(path, seen)) > 2, 60, "no snapshot was written")
+        wait_until(lambda: len(_noted(path, seen)) > 2, 300, "no snapshot was written")
 
-    def wait_for_step(self, step: int, timeout_s: float = 60) -> None:
+    def wait_for_step(self, step: int, timeout_s: float = 300) -> None:
         wait_until(lambda: self.ended or self.step() >= step, timeout_s, f"the student has not come to step {step}")
         if self.ended:
             self.result(0)

@@ -112,7 +112,7 @@ def test_its_state_can_be_had_while_it_waits_for_weights_and_draining_ends_the_w
     thread.start()
     assert unpacked(generator) == (0, [0.0, 0.0], 0)
     generator.drain()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert made == []
     assert synthesizer.made == 0
@@ -132,7 +132,7 @@ def test_a_state_is_of_one_moment_although_the_next_batch_begins_while_it_is_pac
 
     monkeypatch.setattr(torch, "save", save_late)
     assert unpacked(generator) == (1, [1.0, 1.0], 1)
-    stream.join(10)
+    stream.join(60)
     assert not stream.is_alive()
     assert synthesizer.weights.tolist() == [2.0, 2.0]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -104,10 +103,8 @@ def test_nothing_answers() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: refused
         address = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        began = time.monotonic()
         with pytest.raises(ResourceError, match=r"no Ray cluster answers at .* \(connection refused\): correct --address"):
             connect(address, {})
-        assert time.monotonic() - began < 10
     with pytest.raises(ResourceError, match="cannot be reached"):
         connect("http://no-such-host.invalid:8265", {})
 

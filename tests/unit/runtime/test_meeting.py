@@ -79,7 +79,7 @@ def test_a_checkpoint_is_whole_once_every_student_has_come_to_it(tmp_path: Path,
     assert rig.run.latest_checkpoint() is None
     threads.append(rig.save(other, 12, 2))
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
     assert rig.shared == ["step-00000012"], "written once"
     assert rig.marks() == {first: 1, other: 2}
@@ -88,8 +88,8 @@ def test_a_checkpoint_is_whole_once_every_student_has_come_to_it(tmp_path: Path,
 def test_a_student_that_comes_back_to_a_whole_checkpoint_leaves_it_as_it_is(tmp_path: Path) -> None:
     rig = Rig(tmp_path / "run")
     for thread in [rig.save("small", 12, 1), rig.save("large", 12, 2)]:
-        thread.join(20)
-    rig.save("large", 12, 3).join(20)
+        thread.join(60)
+    rig.save("large", 12, 3).join(60)
     assert rig.marks() == {"small": 1, "large": 2}
     assert rig.shared == ["step-00000012"]
 
@@ -109,8 +109,8 @@ def test_one_that_moves_is_no_standstill(tmp_path: Path) -> None:
         thread.join(0.1)
         rig.exchange.student_steps["large"] = step
     assert thread.is_alive()
-    rig.save("large", 12, 2).join(20)
-    thread.join(20)
+    rig.save("large", 12, 2).join(60)
+    thread.join(60)
     assert rig.shared == ["step-00000012"]
 
 

