@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus import lines_of, missing, scraped
 from tiny_experiment import BATCH_SIZE, GATED, LiveRun, distil, events, experiment
 
 from raydfkd.errors import RunDirError, RunStoppedError
@@ -60,9 +59,6 @@ def test_a_run_is_seen_scaled_and_stopped_from_another_shell_and_resumed(
     assert (seen["state"], seen["total_steps"]) == ("running", ROUNDS * 4)
     assert [(g["name"], g["state"]) for g in seen["generators"]] == [("inversion-0", "running"), ("inversion-1", "running")]
     assert seen["generators"][0]["images_synthesized"] > 0
-    wait_until(lambda: not missing(scraped(), out.name), 300, lambda: f"not exported: {missing(scraped(), out.name)}")
-    [running] = lines_of(scraped(), "raydfkd_generators_running", out.name)
-    assert running.endswith(" 2.0")
 
     with reach(RunDir(out)) as run:
         run.request_stop()

@@ -12,7 +12,7 @@ from tiny_experiment import BATCH_SIZE, experiment
 
 from raydfkd.testing.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_actor_left")]
+pytestmark = pytest.mark.usefixtures("no_actor_left")
 
 RUN = "watched"
 
