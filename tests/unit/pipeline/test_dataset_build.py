@@ -246,7 +246,7 @@ def test_a_folder_that_is_there_is_left_alone(folder: Path, tmp_path: Path) -> N
     build(config, tmp_path / "done")
     with pytest.raises(RunDirError, match="is finished: there is nothing to resume"):
         BuildFolder.reopen(tmp_path / "done", config)
-    with pytest.raises(RunDirError, match="no data set that was begun"):
+    with pytest.raises(RunDirError, match="no data set to resume"):
         BuildFolder.reopen(tmp_path / "mine", config)
 
 
@@ -293,8 +293,8 @@ def test_an_image_far_down_that_needs_conversion_does_not_cost_what_was_judged(f
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("images: {kind: noise}\n", "give dataset .* or images"),
-        ("dataset: null\n", "give dataset .* or images"),
+        ("images: {kind: noise}\n", "give either dataset .* or images"),
+        ("dataset: null\n", "give either dataset .* or images"),
         ("num_candidates: 5\n", "dataset does not use num_candidates"),
         ("selection: {balanced: false, keep_small: true}\n", "balanced false does not use keep_small"),
         ("runtime: {runner: local, num_teachers: 2}\n", "runner local does not use num_teachers"),

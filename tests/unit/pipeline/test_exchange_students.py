@@ -67,7 +67,7 @@ def test_beyond_the_warm_up_the_generators_wait_for_every_student_to_start() -> 
     start(exchange, "s")
     make(exchange, 2)
     assert reason(admit(exchange)) == "student 't' has not started yet"
-    assert "they wait for student 't', at step 0" in reason(ask(exchange, "s", 0))
+    assert "the generators wait for student 't', at step 0" in reason(ask(exchange, "s", 0))
     start(exchange, "t")
     make(exchange, 1)
 
@@ -79,11 +79,11 @@ def test_in_lockstep_a_round_ends_when_every_student_has_taken_its_steps_and_ask
     take(exchange, "s", 0, 1)
     assert cause(ask(exchange, "s", 2)) == "limiter"
     assert reason(admit(exchange)) == "12 images inserted, student 't', at step 0, must draw more first"
-    assert "they wait for student 't', at step 0" in reason(ask(exchange, "s", 2)), "who is waited for is named"
+    assert "the generators wait for student 't', at step 0" in reason(ask(exchange, "s", 2)), "who is waited for is named"
     take(exchange, "t", 0, 1)
     told = reason(admit(exchange))
     assert told == "batch 3 needs weights 1 of student 't', published are 0", "what it found in its last step may matter"
-    assert "they wait for student 't', at step 1" in reason(ask(exchange, "s", 2))
+    assert "the generators wait for student 't', at step 1" in reason(ask(exchange, "s", 2))
     assert reason(ask(exchange, "t", 2)).endswith("before the next draw")
     ticket = admit(exchange)
     assert isinstance(ticket, Ticket)

@@ -114,7 +114,7 @@ def test_trials_are_measured_where_the_scheduler_compares_them(
         ({"scheduler": {"kind": "asha", "grace_period_steps": 80}}, "measured every 80 student steps and have 40"),
         (
             {"scheduler": {"kind": "asha", "grace_period_steps": 8}, "objective": {"kind": "agreement", "period_steps": 3}},
-            "let it divide",
+            "it must divide",
         ),
         (
             {

@@ -73,7 +73,7 @@ def test_an_empty_file_is_an_empty_mapping(tmp_path):
         ("a: [1, 2\nb: 3\n", "line 2, column"),
         ("a: 1\na: 2\n", "line 2, column 1: key 'a' is given twice"),
         ("- 1\n- 2\n", "holds a list"),
-        ("just words", "holds a text"),
+        ("just words", "holds a string"),
         ("a: !!python/object/apply:os.system ['echo hi']", "line 1, column 4: could not determine a constructor"),
         ("a: \x01", "not valid YAML"),
         ("a: 2020-13-45", "not valid YAML"),

@@ -55,7 +55,7 @@ CASES: dict[str, tuple[Callable[[], RateLimiter], str]] = {
     "buffer below one sample": (lambda: RateLimiter(1, 10, 54, insert_chunk=10, sample_chunk=100), "use at least 55"),
     "no buffer": (lambda: RateLimiter(1, 10, None, insert_chunk=1, sample_chunk=1), "needs an error_buffer"),
     "infinite buffer": (lambda: RateLimiter(1, 10, float("inf"), insert_chunk=1, sample_chunk=1), "needs an error_buffer"),
-    "buffer without ratio": (lambda: RateLimiter(None, 10, 5, insert_chunk=1, sample_chunk=1), "would do nothing"),
+    "buffer without ratio": (lambda: RateLimiter(None, 10, 5, insert_chunk=1, sample_chunk=1), "would have no effect"),
     "zero ratio": (lambda: RateLimiter(0, 10, 5, insert_chunk=1, sample_chunk=1), "a number above 0"),
     "nan ratio": (lambda: RateLimiter(float("nan"), 10, 5, insert_chunk=1, sample_chunk=1), "a number above 0"),
     "vanishing ratio": (lambda: RateLimiter(1e-9, 10, 5, insert_chunk=1, sample_chunk=1), "0.000001 or more"),
