@@ -44,7 +44,7 @@ class ResourceError(RaydfkdError):
 
 
 class RateLimiterError(ConfigError):
-    """Rate-limiter settings under which a generator and a student would wait for each other for ever."""
+    """Rate-limiter settings under which a generator and a student would wait for each other forever."""
 
 
 class ReplayFullError(RaydfkdError):

@@ -1,4 +1,4 @@
-"""Calls to an actor that may be restarting: tried again until it answers, and never for ever."""
+"""Calls to an actor that may be restarting: retried until it answers, for a bounded time."""
 
 from __future__ import annotations
 

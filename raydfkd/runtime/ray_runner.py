@@ -174,7 +174,7 @@ def _all_ended_within(groups: list[_StudentGroup], seconds: float) -> bool:
 
 
 def _failure_of(groups: list[_StudentGroup], context: RunContext) -> Failure | None:
-    """Of a group that ended with an error of Ray Train's; the others would wait for it for ever."""
+    """Of a group that ended with an error of Ray Train's; the others would wait for it forever."""
     for group in groups:
         if group.ended_within(0) and group.error is not None:
             return _of_the_group(group.error, context, group.student)

@@ -1,4 +1,4 @@
-"""What a generator does all its life: ask for leave, take new student weights, make a batch. Knows nothing of Ray."""
+"""A generator's loop: wait for admission, take new student weights, make a batch. Knows nothing of Ray."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from raydfkd.types import Preparation, Synthesizer, SyntheticBatch, WeightsVersi
 WEIGHTS_POLL_S = 0.02
 
 Admit = Callable[[str], tuple[Ticket | NotYet, float]]
-"""Asks for leave in the name of a stream: the answer, and the seconds waited for it that count as a wait."""
+"""Requests admission for a stream: the answer, and the seconds of waiting for it that count as a wait."""
 Newest = Callable[[WeightsVersion], tuple[WeightsVersion, np.ndarray | None]]
 """The newest published student weights; without the weights themselves if their version is the one given."""
 
@@ -56,7 +56,7 @@ class GeneratorLoop:
         """Batches made so far."""
 
     def batches(self, stream: str) -> Iterator[SyntheticBatch]:
-        """Batches, one for each ticket, until leave is refused for good. A newer stream ends an older one."""
+        """Batches, one for each ticket, until admission is refused for good. A newer stream ends an older one."""
         self._stream = stream
         self._prepare(stream)
         while not self._drained and self._stream == stream:
@@ -100,7 +100,7 @@ class GeneratorLoop:
                 return
 
     def _ask(self, stream: str) -> tuple[Ticket | None, float]:
-        """Waits for leave without end, because a student may take any time over its part; but not in silence."""
+        """Waits for admission without a limit, because a student may take any time over its part, and reports long waits."""
         told, waited_s = time.monotonic(), 0.0
         while not self._drained and self._stream == stream:
             answer, counted_s = self._admit(stream)
@@ -111,7 +111,9 @@ class GeneratorLoop:
                 break
             if answer.cause != "complete" and time.monotonic() - told > self._wait_timeout_s:
                 told = time.monotonic()
-                self._tell(f"generator {self._generator_id} has waited {self._wait_timeout_s:.0f} s for leave: {answer.reason}")
+                self._tell(
+                    f"generator {self._generator_id} has waited {self._wait_timeout_s:.0f} s for admission: {answer.reason}"
+                )
         return None, waited_s
 
     def _take_weights(self, min_version: WeightsVersion) -> bool:

@@ -2,7 +2,7 @@
 
 A trial with the local runner is one process. With the Ray runner its process and its generators lie in a placement group of
 its own, which Tune reserves whole; its student workers get one of Ray Train's, outside. So Tune alone would start as many
-trials as their generators allow, and their students would wait for each other's places for ever.
+trials as their generators allow, and their students would wait for each other's places forever.
 """
 
 from __future__ import annotations

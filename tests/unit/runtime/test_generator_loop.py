@@ -190,4 +190,4 @@ def test_a_long_wait_for_leave_is_told_and_goes_on() -> None:
         [NotYet("limiter", "the students must draw")] * 5 + [ticket(0), OVER], tell=tell, wait_timeout_s=0
     )
     assert len(list(generator.batches("stream"))) == synthesizer.made == 1
-    assert lines[0] == "generator inversion-0 has waited 0 s for leave: the students must draw"
+    assert lines[0] == "generator inversion-0 has waited 0 s for admission: the students must draw"
