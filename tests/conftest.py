@@ -23,9 +23,13 @@ settings.load_profile(os.environ.get("RAYDFKD_HYPOTHESIS", "fixed"))
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Whatever draws from a global generator draws the same, whichever tests ran before in this process."""
+    """Whichever tests ran before in this process: what draws from a global generator draws the same, and one thread computes.
+
+    Where other processes keep the cores busy, two threads wait for each other at every operation.
+    """
     random.seed(0)
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed(0)
     if (torch := sys.modules.get("torch")) is not None:
         torch.manual_seed(0)
+        torch.set_num_threads(1)

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.e2e
 KINDS = one_of_each(RUNS, lambda path: kind_of(run_of(path)))
 KINDS_OF_BUILDS = one_of_each(BUILDS, lambda path: kind_of(build_of(path)))
 
+ONE_THREAD = "resources={num_cpus: 1, num_threads: 1}"
 SHORT = ["runtime.runner=local", "replay.synthetic.capacity=8", "evaluation=null"]
 TINY = {
     "inversion": ["base_channels=4", "num_generators=1", "steps_per_batch=1"],
@@ -62,10 +63,10 @@ def first_steps(path: Path, folder: Path, batch_size: int, networks: list[str]) 
     batches = "warmup_batches: 1" if source == "inversion" else f"warmup_batches: {made // batch_size}, batches_per_round: 0"
     short = [
         f"schedule={{mode: lockstep, rounds: 1, student_steps_per_round: 2, {batches}}}",
-        *students_of(whole, f"batch_size={batch_size}", "optimizer.warmup_steps=1"),
+        *students_of(whole, f"batch_size={batch_size}", "optimizer.warmup_steps=1", ONE_THREAD),
     ]
     if source is not None:
-        short += [f"sources.{source}.{setting}" for setting in (f"batch_size={batch_size}", *TINY[source])]
+        short += [f"sources.{source}.{setting}" for setting in (f"batch_size={batch_size}", ONE_THREAD, *TINY[source])]
         short += rendered_small(whole, source)
     if whole.collected is not None:
         short += of_stand_in_images(whole, folder)
