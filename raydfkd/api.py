@@ -57,10 +57,10 @@ def distill(
         out: the run directory; otherwise ``runtime.out``, otherwise ``runs/<name>-seed<seed>``.
         resume: continue the run in that directory from its last checkpoint.
         address: Ray cluster to join, in place of ``runtime.address``.
-        watcher: told of stages and records while the run goes on (see ``pipeline.recorder.Watcher``).
+        watcher: notified of stages and records during the run (see ``pipeline.recorder.Watcher``).
 
     Raises:
-        RaydfkdError: something the caller can put right, in one sentence.
+        RaydfkdError: something the caller can fix, in one sentence.
     """
     from raydfkd.pipeline.run.execute import execute
 
@@ -112,13 +112,13 @@ def sweep(
         path: a sweep's YAML file, or a sweep directory for the one it holds.
         overrides: ``a.b=c`` settings of the sweep; ``overrides.a.b=c`` of its experiment.
         out: the sweep directory; otherwise ``runtime.out``, otherwise ``runs/<name>``.
-        resume: go on with the sweep in that directory (or in the one given as ``path``): finished trials are kept.
+        resume: continue the sweep in that directory (or in the one given as ``path``); finished trials are kept.
         address: Ray cluster to join, in place of ``runtime.address``.
-        watcher: told of stages and trials while the sweep goes on (see ``pipeline.sweep_outcome.SweepWatcher``).
+        watcher: notified of stages and trials during the sweep (see ``pipeline.sweep_outcome.SweepWatcher``).
 
     Raises:
-        RaydfkdError: something the caller can put right, in one sentence.
-        KeyboardInterrupt: it was stopped; what there is so far is written, and ``resume`` goes on.
+        RaydfkdError: something the caller can fix, in one sentence.
+        KeyboardInterrupt: it was stopped; the results so far are written, and ``resume`` continues it.
     """
     from raydfkd.pipeline.sweep.config import load_sweep
     from raydfkd.pipeline.sweep.sweep_result import SweepWatcher, write_beginning
@@ -129,7 +129,7 @@ def sweep(
     if resume:
         folder = SweepDir.open(given if given.is_dir() and out is None else out or _sweep_folder(given))
         if list(overrides):
-            raise ConfigError("a sweep that goes on keeps its settings: leave the overrides out, or start a new sweep")
+            raise ConfigError("a resumed sweep keeps its settings: leave the overrides out, or start a new sweep")
         if folder.manifest().get("state") == "finished":
             raise RunDirError(f"sweep directory {folder.path} holds a finished sweep: there is nothing to resume")
         loaded = load_sweep(folder.sweep_path, settings)
@@ -159,7 +159,7 @@ class BuiltDataset:
     Attributes:
         path: its folder, for ``collected.dataset: {kind: parquet, path: ...}``.
         manifest: what its build.json holds.
-        starvation: in words, which classes it lacks.
+        starvation: a sentence on the classes that it lacks.
     """
 
     path: Path
@@ -181,11 +181,11 @@ def build_dataset(
         path: a build's YAML file, or the folder of a data set for the one it holds.
         overrides: ``a.b=c`` settings that replace the file's.
         out: its folder; otherwise the one given as ``path``, otherwise ``datasets/<name>``.
-        resume: go on with the one that was begun there: finished parts are kept.
-        tell: told what is being done, and how many images of how many are.
+        resume: continue an unfinished build in that folder; finished parts are kept.
+        tell: called with the current pass, the images done and their total.
 
     Raises:
-        RaydfkdError: something the caller can put right, in one sentence.
+        RaydfkdError: something the caller can fix, in one sentence.
     """
     from raydfkd.evaluation.transfer_set import describe_starvation
     from raydfkd.pipeline.dataset.build import DatasetBuild, execute_here

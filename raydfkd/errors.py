@@ -1,4 +1,4 @@
-"""The errors that a user can cause. Each message is one sentence or two: what was got, what is allowed, what to change.
+"""The errors that a user can cause. Each message is one sentence or two: the value given, what is allowed, what to change.
 
 The command line turns a ``RaydfkdError`` into that message and its ``exit_code``, without a traceback. Every other
 exception is a bug and keeps its traceback.
@@ -10,7 +10,7 @@ import errno
 
 
 class RaydfkdError(Exception):
-    """Base class of what a user can put right; ``exit_code`` is the process's."""
+    """Base class of errors that the user can fix; ``exit_code`` is the exit code of the process."""
 
     exit_code = 2
 
@@ -20,11 +20,11 @@ class ConfigError(RaydfkdError):
 
 
 class UnknownNameError(ConfigError):
-    """A registry has no entry of that name; the message offers the nearest ones."""
+    """A registry has no entry of that name; the message suggests the closest ones."""
 
 
 class CheckpointError(RaydfkdError):
-    """A weights or checkpoint file is missing, unsafe, damaged, or of another network."""
+    """A weights or checkpoint file is missing, unsafe, damaged, or from another network."""
 
 
 class TeacherError(RaydfkdError):
@@ -32,11 +32,11 @@ class TeacherError(RaydfkdError):
 
 
 class DataError(RaydfkdError):
-    """A data set, an image file or a snapshot cannot be read as what it should be."""
+    """A data set, an image file or a snapshot cannot be read."""
 
 
 class RunDirError(RaydfkdError):
-    """A run directory is not writable, is finished already, or is not one."""
+    """A run directory is not writable, already finished, or not a run directory."""
 
 
 class ResourceError(RaydfkdError):
@@ -58,21 +58,21 @@ class RunFailedError(RaydfkdError):
 
 
 class WaitTimeoutError(RunFailedError):
-    """Something waited for did not come within its time; the message names it."""
+    """A wait timed out; the message says for what."""
 
 
 class DiskFullError(RunFailedError):
-    """A run's results cannot be written any more: the disk is full, or a quota is used up."""
+    """A run's results can no longer be written: the disk is full, or a quota is used up."""
 
     @classmethod
     def of(cls, error: BaseException, where: str) -> DiskFullError | None:
-        """For an ``OSError`` that says so; None for every other error."""
+        """For an ``OSError`` that reports a full disk or quota; None for every other error."""
         if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return None
-        return cls(f"{where}: {error.strerror}; free some space, then go on with raydfkd run RUN --resume")
+        return cls(f"{where}: {error.strerror}; free some space, then resume with raydfkd run RUN --resume")
 
 
 class RunStoppedError(RaydfkdError):
-    """The run was asked to stop and did, in order; it can go on."""
+    """The run stopped cleanly because it was asked to; it can be resumed."""
 
     exit_code = 3

@@ -3,39 +3,39 @@
 ```
 RUN/
   config.yaml            the resolved experiment; ``raydfkd run RUN/config.yaml`` repeats the run
-  manifest.json          versions, hardware, seeds, teacher hash, every data split read and what for, state; while actors
-                         live also how to reach them: ``actors`` (prefix of their names) and ``ray`` (address, namespace,
+  manifest.json          versions, hardware, seeds, teacher hash, every data split read and its purpose, state; while actors
+                         are alive, also how to reach them: ``actors`` (prefix of their names) and ``ray`` (address, namespace,
                          auth_mode); ``figures``: plots of the methods' own numbers for the report, a list of
                          ``{"title", "curves": {field of synthesis and preparation records: label}, "percent"}``
-  metrics.jsonl          one record a line, see below
+  metrics.jsonl          one record per line, see below
   checkpoints/latest.json names the newest complete checkpoint folder: checkpoints/step-00001200/
-  collected.parquet      the collected images with the teacher's classes, where the experiment has any (replay/arrow.py)
-  preparation/           states of generators that work before their first batch, until the first checkpoint
+  collected.parquet      the collected images with the teacher's classes, if the experiment has any (replay/arrow.py)
+  preparation/           states of generators still preparing their first batch, until the first checkpoint
   samples/               synthetic images: round-00012.png (grid), by_class.npz (images uint8 [n,C,H,W],
                          teacher_class int32 [n], source [n])
   analysis/buffer.npz    final buffer: priorities, teacher_class, teacher_confidence, ages, source (all [n])
-  analysis/features.npz  synthetic_features, synthetic_class, and where evaluation data exists real_features, real_class
-  student.safetensors    the first student as it is at the end; student_ema.safetensors its moving average; those of the
-                         others: student-NAME.safetensors, student_ema-NAME.safetensors
-  result.json            the outcome; stable, other programs read it
+  analysis/features.npz  synthetic_features, synthetic_class, and, if evaluation data exists, real_features, real_class
+  student.safetensors    the first student's final weights; student_ema.safetensors its moving average; for the
+                         others student-NAME.safetensors, student_ema-NAME.safetensors
+  result.json            the outcome; a stable format, read by other programs
   report.html
   tensorboard/
 ```
 
 A metrics record has ``kind``, ``time_s`` (seconds since the run began, over all its starts), ``step`` (student optimizer
-updates so far; the slowest student's where it is no student's record) and values by kind. The numbers of each kind, their
+updates so far; the slowest student's if the record belongs to no student) and values by kind. The numbers of each kind, their
 units and meanings are declared in ``metrics.py``; ``run_records.py`` reads the file. Records of a student (``distillation``,
-``throughput``, ``evaluation``, ``held_out``) have its name in ``student``. Besides numbers there are:
+``throughput``, ``evaluation``, ``held_out``) have its name in ``student``. Fields besides numbers:
 
 * ``synthesis``: ``generator_id``, and the method's own numbers, such as its losses (``loss`` and ``*_loss``) and those that
   ``figures`` names.
 * ``preparation``: ``generator_id``, and the means of the method's own numbers.
 * ``distillation``, ``throughput``, ``held_out``: means or sums since the student's last record.
-* ``evaluation``: ``split``, what it was measured on.
+* ``evaluation``: ``split``, the data it was measured on.
 * ``replay``: ``class_counts`` (list), ``priority_histogram`` (``edges`` and ``counts``) and ``tables`` (sizes by name).
 * ``generators``: ``source``, and ``generators``, a list of their ``name``, ``state`` (running, starting, pending or draining),
-  ``pid`` and ``restarts``; on Ray, a record whenever something of it changes.
-* ``event``: ``message``, one line (restarts, kills, resumes, warnings); ``restart``: true where an actor was restarted.
+  ``pid`` and ``restarts``; on Ray, a record whenever one of these changes.
+* ``event``: ``message``, one line (restarts, kills, resumes, warnings); ``restart``: true if an actor was restarted.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ STATES = ("running", "failed", "stopped", "finished")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file so that a reader, or a kill in the middle, sees the old one or the new one and nothing between."""
+    """Writes a file atomically: readers see the old file or the new one, even if the writer is killed midway."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -66,7 +66,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        with suppress(OSError):  # it is gone where all went well
+        with suppress(OSError):  # already moved if all went well
             temporary.unlink()
 
 
@@ -77,11 +77,11 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, Path):
         return str(value)
-    raise TypeError(f"{type(value).__name__} cannot stand in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def generator_path(folder: Path, generator_id: str) -> Path:
-    """Where a generator's state lies in a checkpoint folder, or in ``RunDir.preparation``."""
+    """Path of a generator's state in a checkpoint folder, or in ``RunDir.preparation``."""
     return folder / "generators" / f"{generator_id}.pt"
 
 
@@ -96,7 +96,7 @@ class RunDir:
         """Makes an empty run directory.
 
         Raises:
-            RunDirError: it holds a run already, or cannot be written.
+            RunDirError: it already holds a run, or cannot be written.
         """
         run = cls(Path(path))
         if run._is_started():
@@ -118,11 +118,11 @@ class RunDir:
         """Opens an existing run.
 
         Raises:
-            RunDirError: there is none, or it cannot be read.
+            RunDirError: there is no run, or it cannot be read.
         """
         run = cls(Path(path))
         if not run._is_started():
-            raise RunDirError(f"{run.path} is no run directory (it has no manifest.json): name the --out of a started run")
+            raise RunDirError(f"{run.path} is not a run directory (it has no manifest.json): give the --out of a started run")
         return run
 
     @property
@@ -202,17 +202,17 @@ class RunDir:
         write_atomically(self.result_path, json.dumps(result, indent=2, default=_plain) + "\n")
 
     def metrics(self, kind: str | None = None) -> Iterator[Record]:
-        """The records so far, in order; a torn last line (a killed writer's) is left out.
+        """The records so far, in order; an incomplete last line (of a killed writer) is left out.
 
         Raises:
-            RunDirError: a line holds no record.
+            RunDirError: a line is not a record.
         """
         for record in RecordReader(self.metrics_path).read():
             if kind is None or record["kind"] == kind:
                 yield record
 
     def latest_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint folder, or None; if someone removed it, the one before."""
+        """The newest complete checkpoint folder, or None; if it was removed, the one before it."""
         pointer = self.checkpoints / "latest.json"
         if not pointer.exists():
             return None
@@ -221,7 +221,7 @@ class RunDir:
         return complete[-1] if complete else None
 
     def commit_checkpoint(self, folder: Path, keep: int = 2) -> None:
-        """Names ``folder`` (inside ``checkpoints``, completely written) the newest, and removes all but ``keep``."""
+        """Marks ``folder`` (inside ``checkpoints``, completely written) as the newest, and removes all but ``keep``."""
         import shutil
 
         write_atomically(self.checkpoints / "latest.json", json.dumps({"folder": folder.name}) + "\n")
@@ -242,16 +242,16 @@ class RunDir:
         try:
             loaded = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
-            raise RunDirError(f"{path} cannot be read ({error}): it is damaged or not a run's") from error
+            raise RunDirError(f"{path} cannot be read ({error}): it is damaged or not from a run") from error
         if not isinstance(loaded, dict):
-            raise RunDirError(f"{path} does not hold a JSON object: it is not a run's")
+            raise RunDirError(f"{path} does not hold a JSON object: it is not from a run")
         return loaded
 
 
 class MetricsWriter:
-    """Appends records to metrics.jsonl, each flushed whole, so that a kill loses at most the line being written.
+    """Appends records to metrics.jsonl and flushes each, so that a kill loses at most the line being written.
 
-    ``elapsed_s`` is the time that a resumed run had taken before.
+    ``elapsed_s`` is the time that a resumed run took before.
     """
 
     def __init__(self, run: RunDir, elapsed_s: float = 0.0) -> None:
@@ -264,7 +264,7 @@ class MetricsWriter:
         return time.monotonic() - self._started
 
     def write(self, kind: str, step: int, *, late_s: float = 0.0, **values: Any) -> dict[str, Any]:
-        """Appends a record of something that happened ``late_s`` seconds ago, and returns it."""
+        """Appends a record of an event ``late_s`` seconds ago, and returns it."""
         record = {"kind": kind, "time_s": round(self.elapsed_s - late_s, 3), "step": step, **values}
         self._file.write(json.dumps(record, default=_plain) + "\n")
         self._file.flush()

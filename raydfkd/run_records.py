@@ -1,4 +1,4 @@
-"""Reads metrics.jsonl, and derives what its readers share: totals, rates, and whose a record is.
+"""Reads metrics.jsonl, and derives what its readers share: totals, rates, and the owner of each record.
 
 Live progress, ``raydfkd status``, the result and the report all read through :class:`RecordReader` and count with
 :class:`RunTotals`, so that they agree.
@@ -26,9 +26,9 @@ _UNNAMED_STUDENT = "student"
 
 
 class RecordReader:
-    """Reads the records of a metrics.jsonl, each call those that were added since the last one.
+    """Reads the records of a metrics.jsonl; each call returns those added since the last one.
 
-    A last line without its end is being written, or was when its writer was killed: it is left for later.
+    A last line without a newline is still being written, or its writer was killed: it is left for the next call.
 
     Args:
         path: the file; it need not exist yet.
@@ -47,14 +47,14 @@ class RecordReader:
 
     @property
     def is_rewound(self) -> bool:
-        """The file is shorter than what was read: a resumed run removed the records after its checkpoint. Start anew."""
+        """The file is shorter than what was read: a resumed run removed the records after its checkpoint. Start over."""
         return self.path.exists() and self.path.stat().st_size < self._offset
 
     def read(self) -> Iterator[Record]:
         """The new records, in the order of writing.
 
         Raises:
-            RunDirError: a line holds no record, and the reader is not tolerant.
+            RunDirError: a line is not a record, and the reader is not tolerant.
         """
         if not self.path.exists():
             return
@@ -89,13 +89,13 @@ def number(value: Any) -> float:
 
 
 def student_of(record: Record, students: Iterable[str]) -> str:
-    """The student of a record; one that names none is the first student's."""
+    """The student of a record; a record without a name belongs to the first student."""
     return str(record.get("student", next(iter(students), _UNNAMED_STUDENT)))
 
 
 def by_owner(records: Iterable[Record], kind: str, students: Sequence[str]) -> dict[str, list[Record]]:
-    """Records of one kind by the name of their student (the first student first), generator or source; those that are the
-    run's by ``""``. Owners without records are left out.
+    """Records of one kind by the name of their student (the first student first), generator or source; those of the whole
+    run under ``""``. Owners without records are left out.
     """
     owner = metrics.owner_field(kind)
     grouped: dict[str, list[Record]] = {name: [] for name in students} if owner == "student" else {}
@@ -115,10 +115,10 @@ def rates(seconds: np.ndarray, amounts: np.ndarray, num_spans: int | None = None
     Args:
         seconds: [n], ascending.
         amounts: [n], each accrued up to its time; the first one accrued before the first span.
-        num_spans: equal spans of time to average over; None: so many that about four amounts fall into one, at most 60.
+        num_spans: equal spans of time to average over; None: chosen so that each has about four amounts, at most 60.
 
     Returns:
-        The end [s] of each span and its amount per second [s]; empty unless the records bear two different times.
+        The end [s] of each span and its amount per second [s]; empty unless there are two different times.
     """
     if len(seconds) < 2 or seconds[-1] <= seconds[0]:
         return np.empty(0), np.empty(0)
@@ -133,12 +133,12 @@ class RunTotals:
     """Sums over a run's records, over all of its starts, students and generators. :meth:`take` feeds it.
 
     Attributes:
-        synthesis_s: seconds spent on synthesis and on what comes before the first batch.
+        synthesis_s: seconds spent on synthesis and on the preparation before the first batch.
         distillation_s: seconds spent on student steps.
         restarts: of actors and student groups.
         images_by_generator: images synthesized.
         images_by_student: images distilled.
-        waited_s: by the field of each cause.
+        waited_s: seconds waited, by the field of each cause.
     """
 
     synthesis_s: float = 0.0

@@ -3,9 +3,9 @@
 ```
 SWEEP/
   sweep.yaml           the resolved sweep; ``raydfkd sweep SWEEP/sweep.yaml`` repeats it
-  experiment.yaml      the experiment that its trials differ from, with the sweep's overrides
+  experiment.yaml      the base experiment of the trials, with the sweep's overrides
   manifest.json        state, objective (``record`` and ``field`` of metrics.jsonl, ``mode`` min or max, ``label``,
-                       ``measured_on``), ``num_trials``, what else there is to say
+                       ``measured_on``), ``num_trials``, notes
   held_out.parquet     the images that trials are compared on (replay/arrow.py), unless the objective is evaluation
   trials/NAME/         each trial's run directory (run_dir.py), and trial.json
   tune/                Ray Tune's own state, for --resume
@@ -15,7 +15,7 @@ SWEEP/
 ```
 
 trial.json has ``name``, ``settings`` (dotted key to value), ``error`` (null, or why it failed) and ``copied``: for
-population-based training, each checkpoint of another trial that it went on from (``step``, ``from``, ``settings`` since).
+population-based training, each checkpoint of another trial that it continued from (``step``, ``from``, ``settings`` since).
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from raydfkd.run_dir import RunDir, write_atomically
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial as it stands.
+    """The current state of one trial.
 
     Attributes:
-        name: its folder's.
-        settings: dotted key to value, the newest ones.
+        name: of its folder.
+        settings: dotted key to value, the current ones.
         state: waiting, running, stopped (early, or with the sweep), failed or finished.
         error: why it failed, or None.
         steps: student steps that were measured.
@@ -57,7 +57,7 @@ class Trial:
 
     @property
     def objective(self) -> float | None:
-        """The last measurement, None without any that is a number."""
+        """The last measurement that is a number, or None."""
         return self.values[-1] if self.values and math.isfinite(self.values[-1]) else None
 
     @property
@@ -80,7 +80,7 @@ class SweepDir:
         """Makes an empty sweep directory.
 
         Raises:
-            RunDirError: it holds a sweep or a run already, or cannot be written.
+            RunDirError: it already holds a sweep or a run, or cannot be written.
         """
         sweep = cls(path)
         for held, what in ((sweep.sweep_path, "sweep"), (RunDir(sweep.path).metrics_path, "run")):
@@ -106,11 +106,11 @@ class SweepDir:
         sweep = cls(path)
         if not sweep.sweep_path.is_file() or not sweep.manifest_path.is_file():
             lacking = "it lacks sweep.yaml or manifest.json"
-            raise RunDirError(f"{sweep.path} is no sweep directory ({lacking}): name the --out of a started sweep")
+            raise RunDirError(f"{sweep.path} is not a sweep directory ({lacking}): give the --out of a started sweep")
         return sweep
 
     def remove_unstarted(self) -> None:
-        """Takes away what a sweep that was refused before its first trial has written, so that a corrected try can begin."""
+        """Removes the files of a sweep that was rejected before its first trial, so that a corrected one can start."""
         for path in (self.sweep_path, self.experiment_path, self.manifest_path, self.held_out_path):
             path.unlink(missing_ok=True)
         for folder in (self.trials_path, self.path):
@@ -169,7 +169,7 @@ class SweepDir:
         return self.trials_path / name
 
     def read_trial_file(self, name: str) -> dict[str, Any]:
-        """trial.json, or an empty one where there is none that can be read."""
+        """trial.json, or an empty one if it cannot be read."""
         try:
             loaded = json.loads((self.trial_path(name) / "trial.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -183,7 +183,7 @@ class SweepDir:
         write_atomically(self.trial_path(name) / "trial.json", json.dumps(held, indent=2) + "\n")
 
     def trials(self) -> list[Trial]:
-        """Every trial that was begun, by name."""
+        """Every trial that was started, by name."""
         objective = self.manifest().get("objective", {})
         record, key = str(objective.get("record")), str(objective.get("field"))
         folders = sorted(p for p in self.trials_path.iterdir() if p.is_dir()) if self.trials_path.is_dir() else []

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-Experiment = Annotated[Path, typer.Argument(metavar="EXP.yaml", help="An experiment, or a run directory for the one it ran.")]
+Experiment = Annotated[
+    Path, typer.Argument(metavar="EXP.yaml", help="An experiment, or a run directory, whose experiment is used.")
+]
 
 Overrides = Annotated[
     list[str] | None,
@@ -18,7 +20,7 @@ Overrides = Annotated[
 
 
 def experiment_path(given: Path) -> Path:
-    """The experiment's file: ``given`` itself, or the resolved experiment of the run directory it is."""
+    """The experiment's file: ``given`` itself, or the resolved experiment of the run directory ``given``."""
     if not given.is_dir():
         return given
     from raydfkd.run_dir import RunDir

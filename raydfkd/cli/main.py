@@ -1,7 +1,7 @@
-"""``raydfkd``: the verbs, their exit codes and nothing heavy. Each verb imports what it needs when it runs.
+"""``raydfkd``: the verbs and their exit codes, without heavy imports. Each verb imports what it needs when it runs.
 
-Exit codes: 0 done; 2 the user's input is wrong (one sentence on stderr, no traceback); 1 it failed; 3 it was stopped in order
-by ``raydfkd stop``; 130 by Ctrl-C.
+Exit codes: 0 done; 2 the user's input is wrong (one sentence on stderr, no traceback); 1 it failed; 3 ``raydfkd stop``
+stopped it; 130 by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from raydfkd.errors import RaydfkdError
 
 
 class Verbs(TyperGroup):
-    """Turns what a user can put right into one sentence and an exit code; every other exception keeps its traceback."""
+    """Turns an error that the user can fix into one sentence and an exit code; every other exception keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -35,12 +35,12 @@ class Verbs(TyperGroup):
             typer.echo(f"raydfkd: {error}", err=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            typer.echo("raydfkd: stopped by Ctrl-C; a run that had started goes on with: raydfkd run --resume RUN", err=True)
+            typer.echo("raydfkd: stopped by Ctrl-C; resume a run that had started with: raydfkd run --resume RUN", err=True)
             raise typer.Exit(130) from None
 
 
 app = typer.Typer(
-    cls=Verbs, help="Distil a trained teacher into a small student when the training data is gone.",
+    cls=Verbs, help="Distil a trained teacher into a small student without its training data.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 
@@ -53,12 +53,12 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def settings(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done, on stderr.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log progress on stderr.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", callback=_show_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Distil a trained teacher into a small student when the training data is gone."""
+    """Distil a trained teacher into a small student without its training data."""
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

@@ -1,1 +1,1 @@
-"""The only room that imports Ray: actors (thin shells over plain objects), their clients, and the Ray runner."""
+"""The only package that imports Ray: actors (thin shells over plain objects), their clients, and the Ray runner."""

@@ -14,20 +14,20 @@ from raydfkd.runtime.failures import original
 
 RETRY_PERIOD_S = 0.2
 NUM_DEATHS_TO_BELIEVE = 5
-"""A call in flight when an actor dies may report its death although it is being restarted; new calls soon do not."""
+"""Seconds to keep retrying: a call in flight when an actor dies may report a permanent death although it is being restarted."""
 
 
 def call(submit: Callable[[], Any], timeout_s: float, what: str) -> Any:
     """The result of ``submit()``'s remote call.
 
     Args:
-        submit: makes the call and returns its reference; called again after the actor was unavailable.
-        timeout_s: over all tries.
-        what: whom the caller waits for, named if the time runs out.
+        submit: makes the call and returns its reference; called again if the actor was unavailable.
+        timeout_s: in total, over all attempts.
+        what: what the caller waits for, named in the timeout error.
 
     Raises:
         WaitTimeoutError: no answer in time.
-        RunFailedError: the actor is gone for good.
+        RunFailedError: the actor is permanently dead.
         RaydfkdError: raised by the actor.
     """
     deadline = time.monotonic() + timeout_s
@@ -45,7 +45,7 @@ def call(submit: Callable[[], Any], timeout_s: float, what: str) -> Any:
         except (ActorUnavailableError, ActorDiedError) as error:
             deaths = deaths + 1 if isinstance(error, ActorDiedError) else 0
             if deaths >= NUM_DEATHS_TO_BELIEVE:
-                raise RunFailedError(f"{what} died, more often than runtime.max_restarts allows") from error
+                raise RunFailedError(f"{what} died more often than runtime.max_restarts allows") from error
             if time.monotonic() > deadline:
                 raise WaitTimeoutError(f"waited {timeout_s:.0f} s for {what}, which is not available") from error
             time.sleep(RETRY_PERIOD_S)

@@ -1,4 +1,4 @@
-"""What a run's actors share besides the data: metrics records, the first failure, the request to stop, and who is awaited.
+"""State that a run's actors share besides the data: metrics records, the first failure, the stop request, expected workers.
 
 Plain and single-threaded; ``coordinator_actor.py`` is its shell.
 """
@@ -18,12 +18,12 @@ from raydfkd.runtime.students.stop_agreement import StopAgreement
 
 
 class Coordinator:
-    """Keeps records until the driver takes them, and what the run's actors have to agree on.
+    """Keeps records until the driver takes them, and the state that the run's actors must agree on.
 
     Args:
         config: the experiment.
         export: takes every record (kind, step, values), for metrics endpoints.
-        restarted: an earlier coordinator of the run has died; what it held is lost.
+        restarted: an earlier coordinator of the run has died and its state is lost.
     """
 
     def __init__(
@@ -41,14 +41,16 @@ class Coordinator:
         self._meter = WaitMeter(max(scaled, default=0.0)) if scaled else None
         self._export = export
         if restarted:
-            self.push("event", 0, {"message": "coordinator restarted; records on their way to it are lost", "restart": True})
+            self.push(
+                "event", 0, {"message": "coordinator restarted; records that the driver had not read are lost", "restart": True}
+            )
             return
         for name, student in config.students.items():
             if student.elastic:
                 self.note_workers_lost(name)
 
     def push(self, kind: str, step: int | None, values: dict[str, Any]) -> None:
-        """Takes a record; one of step None gets the newest step that was heard of."""
+        """Takes a record; with step None it gets the newest step reported."""
         self._newest_step = max(self._newest_step, step or 0)
         step = self._newest_step if step is None else step
         self._records.append({"kind": kind, "step": step, "wall_s": time.time(), **values})
@@ -60,21 +62,21 @@ class Coordinator:
         """Shares of the time that students and a source's generators waited, over the last ``window_s`` seconds.
 
         Args:
-            not_before_s: age in seconds of what may be looked at.
+            not_before_s: maximum age in seconds of the records considered.
         """
         assert self._meter is not None, "only asked for a source with autoscale"
         now = time.monotonic()
         return self._meter.waits(source, now - min(window_s, not_before_s), now - not_before_s)
 
     def note_targets(self, targets: dict[str, int]) -> None:
-        """Generators wanted by source, for a pool that is restarted."""
+        """Generators wanted by source, for a restarted pool."""
         self._targets = targets
 
     def targets(self) -> dict[str, int]:
         return self._targets
 
     def request_stop(self) -> None:
-        """The run is to end in order: the students see it at their next round."""
+        """Requests a clean stop: the students see it at their next round."""
         self._stop.asked = True
 
     def stopping(self) -> bool:
@@ -91,7 +93,7 @@ class Coordinator:
         return records, self._failure
 
     def fail(self, failure: Failure) -> None:
-        """The run has failed. The first failure is the one that counts."""
+        """Reports a failure of the run. The first one counts."""
         if self._failure is None:
             self._failure = failure
 
@@ -99,13 +101,13 @@ class Coordinator:
         return self._failure
 
     def begin_attempt(self, student: str, pids: list[int]) -> int:
-        """A student's worker group has started; returns how often it had before."""
+        """Reports that a student's worker group has started; returns how often it started before."""
         self._student_pids[student].append(pids)
         self._without_workers_since.pop(student, None)
         return len(self._student_pids[student]) - 1
 
     def note_workers_lost(self, student: str) -> None:
-        """An elastic student's workers have ended or not begun; Ray Train would wait for nodes without end."""
+        """Checks elastic students without running workers: Ray Train would wait for nodes indefinitely."""
         self._without_workers_since[student] = time.monotonic()
 
     def _check_workers(self) -> None:
@@ -114,7 +116,7 @@ class Coordinator:
             if time.monotonic() - since > patience_s:
                 student, label = self._config.students[name], self._config.label_of(name)
                 sentence = (
-                    f"waited {patience_s:.0f} s for {label} workers: at least {student.fewest_workers} are wanted, and each "
+                    f"waited {patience_s:.0f} s for {label} workers: at least {student.fewest_workers} are required, and each "
                     f"needs {amounts(requested(student.resources))} on a node; add nodes, then resume"
                 )
                 self.fail(Failure.of(WaitTimeoutError(sentence), f"the {label} workers"))

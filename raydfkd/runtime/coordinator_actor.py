@@ -11,7 +11,7 @@ from raydfkd.runtime.run_context import RunContext
 
 @ray.remote(num_cpus=0)
 class CoordinatorActor(Coordinator):
-    """``Coordinator``, which exports what it is given to Ray's Prometheus endpoint."""
+    """``Coordinator``, which exports its records to Ray's Prometheus endpoint."""
 
     def __init__(self, context: RunContext) -> None:
         restarted = ray.get_runtime_context().was_current_actor_reconstructed

@@ -1,8 +1,8 @@
-"""``raydfkd dataset build`` on Ray Data: tasks read and decode, a pool of actors with a teacher each judges.
+"""``raydfkd dataset build`` on Ray Data: tasks read and decode, and a pool of actors, each with a teacher, classifies.
 
-Each block is one part of the data set, small enough that Ray Data leaves it whole, and blocks come out in the order in which
-they went in: what is built depends on neither the number of actors nor on who finishes first. Ray Data bounds how many are
-under way, so that memory does not grow with the data set. An actor that dies is replaced and its part done again.
+Each block is one part of the data set, small enough that Ray Data does not split it, and blocks come out in the order in which
+they went in: the result depends neither on the number of actors nor on which finishes first. Ray Data bounds how many are
+in flight, so that memory does not grow with the data set. An actor that dies is replaced and its part is repeated.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from raydfkd.runtime.preflight import refusal_of, requested
 from raydfkd.runtime.ray_session import assigned_device, session
 
 READING_CPUS = (0.5, 0.4)
-"""Of a task that reads a part; the second where a teacher takes as much as the first: Ray Data would make one step of two with
-equal demands, and each teacher would read its own parts."""
+"""CPUs of a task that reads a part; the second value if a teacher takes as much as the first: Ray Data would fuse two steps
+with equal demands, and each teacher would read its own parts."""
 PARTS_AHEAD = 2
-"""Parts that wait at each teacher, so that it never waits for them."""
+"""Parts queued at each teacher, so that it never waits for them."""
 LEAST_STORE_BYTES = 64 << 20
-"""What Ray Data may hold in the object store at least; without a limit, readers faster than teachers fill half of it."""
+"""Lower bound of Ray Data's limit in the object store; without a limit, readers faster than teachers fill half of it."""
 
 
 def build_on_ray(build: DatasetBuild, folder: BuildFolder, tell: Tell) -> dict[str, Any]:
@@ -55,9 +55,9 @@ def build_on_ray(build: DatasetBuild, folder: BuildFolder, tell: Tell) -> dict[s
 
 @contextmanager
 def _silent_core() -> Iterator[None]:
-    """Else Ray's core tells on stderr, of every pool, that an actor's restart needs its arguments, which Ray Data keeps.
+    """Otherwise Ray's core warns on stderr, for every pool, that restarting an actor needs its arguments, which Ray Data keeps.
 
-    Only meanwhile: a process that is started with the level in its environment is told of that on stderr.
+    Only during the build: a process started with the level in its environment prints a warning about that to stderr.
     """
     name = "RAY_BACKEND_LOG_LEVEL"
     if name in os.environ:
@@ -73,7 +73,7 @@ def _silent_core() -> Iterator[None]:
 def _preflight(config: DatasetBuildConfig) -> None:
     nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     teachers = [(f"teacher {n}", requested(config.runtime.resources)) for n in range(config.runtime.num_teachers)]
-    refusal = refusal_of([*teachers, ("the reading of images", {"CPU": _reading_cpus(config)})], nodes)
+    refusal = refusal_of([*teachers, ("reading images", {"CPU": _reading_cpus(config)})], nodes)
     if refusal is not None:
         raise ResourceError(refusal)
 
@@ -84,7 +84,7 @@ def _reading_cpus(config: DatasetBuildConfig) -> float:
 
 
 def execute_on_ray(config: DatasetBuildConfig, work: Pass) -> Iterator[tuple[int, Columns]]:
-    """Does a pass; gives the columns of each of its parts, in their order."""
+    """Runs a pass; yields the columns of each of its parts, in order."""
     if not work.parts:
         return
     with _quiet_context(config):
@@ -110,7 +110,7 @@ def execute_on_ray(config: DatasetBuildConfig, work: Pass) -> Iterator[tuple[int
 
 
 def _whole_parts(work: Pass, stream: Any) -> Iterator[tuple[int, Columns]]:
-    """The blocks of each part together."""
+    """The blocks grouped by part."""
     number, blocks = None, []
     try:
         for block in stream.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
@@ -129,7 +129,9 @@ def _whole_parts(work: Pass, stream: Any) -> Iterator[tuple[int, Columns]]:
     except ray.exceptions.RayTaskError as error:
         Failure.of(error, work.name).raise_again()
     except ray.exceptions.RayError as error:
-        raise RunFailedError(f"{work.name} failed ({type(error).__name__}): see Ray's logs; --resume goes on") from error
+        raise RunFailedError(
+            f"{work.name} failed ({type(error).__name__}): see Ray's logs, then continue with --resume"
+        ) from error
 
 
 def _joined(blocks: list[Columns]) -> Columns:
@@ -137,7 +139,7 @@ def _joined(blocks: list[Columns]) -> Columns:
 
 
 class _Pooled:
-    """A pass's worker in an actor of the pool. Made at the first part, whose errors Ray Data hands on as they are."""
+    """A pass's worker in an actor of the pool. Created at the first part: Ray Data passes that call's errors on as they are."""
 
     def __init__(self, config: DatasetBuildConfig, make: Callable[[DatasetBuildConfig, torch.device], Worker]) -> None:
         self._config = config

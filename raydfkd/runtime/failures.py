@@ -1,4 +1,4 @@
-"""Why a run failed, on its way from the process where it happened to the driver that reports it."""
+"""The reason why a run failed, as sent from the process where it happened to the driver that reports it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Failure:
 
     Attributes:
         where: the part of the run that failed, e.g. ``generator inversion-0``.
-        kind: name of the exception's class.
-        message: what it said.
+        kind: the exception's class name.
+        message: the exception's message.
         trace: its traceback.
     """
 
@@ -44,13 +44,13 @@ class Failure:
 
     @property
     def sentence(self) -> str:
-        """What a user reads. Of a bug the traceback stands in the log."""
+        """The message for the user. The traceback of a bug is in the log."""
         if self._raydfkd_error is not None:
             return self.message
         return f"{self.where} failed with {self.kind}: {self.message.strip() or 'no message'}"
 
     def raise_again(self) -> NoReturn:
-        """Raises the user's mistake as it was, and a bug as a failed run with its traceback logged."""
+        """Raises a user's error unchanged, and a bug as a failed run with its traceback logged."""
         kind = self._raydfkd_error
         if kind is not None:
             raise kind(self.message)
@@ -64,7 +64,7 @@ class Failure:
 
 
 def original(error: BaseException) -> BaseException:
-    """What was raised in the other process, without Ray's wrapping."""
+    """The exception raised in the other process, without Ray's wrapper."""
     while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
         error = error.cause
     return error

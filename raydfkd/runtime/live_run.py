@@ -1,4 +1,4 @@
-"""Reaching a live run from another process: its actors are found by the names that the run's manifest gives."""
+"""Access to a live run from another process: its actors are found by their names in the run's manifest."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ POLL_S = 0.3
 
 
 class LiveRun:
-    """The actors of one run, as another process sees them. Made by :func:`reach`.
+    """The actors of one run, seen from another process. Created by :func:`reach`.
 
     Args:
-        path: of the run directory, for messages.
-        prefix: of the actors' names.
-        namespace: they are in.
+        path: the run directory, for messages.
+        prefix: prefix of the actors' names.
+        namespace: their Ray namespace.
     """
 
     def __init__(self, path: Any, prefix: str, namespace: str) -> None:
         self._path, self._prefix, self._namespace = path, prefix, namespace
 
     def status(self) -> dict[str, Any]:
-        """How the generators stand, see ``GeneratorPool.status``."""
+        """The status of the generators, see ``GeneratorPool.status``."""
         return self._ask("pool", "status")
 
     def scale(self, source: str | None, target: int, patience_s: float) -> dict[str, Any]:
-        """Wants ``target`` generators of a source; the status once all are placed or drained, or ``patience_s`` later.
+        """Scales a source to ``target`` generators; the status once all are placed or drained, or ``patience_s`` later.
 
         Raises:
             ConfigError: the run cannot have that many, or has no such source.
@@ -52,10 +52,10 @@ class LiveRun:
         self._ask("coordinator", "request_stop")
 
     def _ask(self, role: str, method: str, *arguments: Any) -> Any:
-        """What an actor answers.
+        """The result of an actor's method.
 
         Raises:
-            RunDirError: it is gone.
+            RunDirError: the actor is gone.
             RaydfkdError: raised by the actor.
         """
         try:
@@ -70,7 +70,7 @@ def reach(run: RunDir, address: str | None = None) -> Iterator[LiveRun]:
     """The live run of a run directory.
 
     Args:
-        address: of its cluster, where this shell reaches it by another than the run itself.
+        address: of its cluster, if this shell needs a different one than the run itself.
 
     Raises:
         RunDirError: it is not running, or its processes are gone.
@@ -79,7 +79,7 @@ def reach(run: RunDir, address: str | None = None) -> Iterator[LiveRun]:
     manifest = run.manifest()
     state = manifest.get("state")
     if state != "running":
-        advice = "read its report" if state == "finished" else "go on with raydfkd run --resume"
+        advice = "read its report" if state == "finished" else "resume it with raydfkd run --resume"
         raise RunDirError(f"the run in {run.path} is {state} and not running: {advice}")
     prefix, known = manifest.get("actors"), manifest.get("ray")
     if not prefix or not known:
@@ -92,7 +92,7 @@ def reach(run: RunDir, address: str | None = None) -> Iterator[LiveRun]:
 
 
 def _gone(path: Any) -> RunDirError:
-    return RunDirError(f"the processes of the run in {path} are gone without a word: go on with raydfkd run {path} --resume")
+    return RunDirError(f"the processes of the run in {path} died without a report: resume it with raydfkd run {path} --resume")
 
 
 def _is_settled(status: dict[str, Any], source: str | None) -> bool:

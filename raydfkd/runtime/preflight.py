@@ -1,4 +1,4 @@
-"""Refusing beforehand what the cluster could never place."""
+"""Rejects in advance what the cluster could never place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROUNDING = 1e-6
 
 
 def requested(resources: ResourcesConfig) -> dict[str, float]:
-    """In Ray's names."""
+    """Under Ray's names."""
     return {"CPU": resources.num_cpus, **({"GPU": resources.num_gpus} if resources.num_gpus else {}), **resources.custom}
 
 
@@ -33,18 +33,18 @@ def demands(config: ExperimentConfig) -> list[tuple[str, dict[str, float]]]:
 
 
 def amounts(resources: dict[str, float]) -> str:
-    """For people: "2 CPU, 1 GPU"."""
+    """Formatted for people: "2 CPU, 1 GPU"."""
     return ", ".join(f"{amount:g} {kind}" for kind, amount in sorted(resources.items()))
 
 
 def preflight(config: ExperimentConfig) -> None:
-    """Refuses a run whose student workers could not work together, or that the cluster as it is could not place, before
-    anything starts.
+    """Rejects, before anything starts, a run with student workers that could not work together, or that the current cluster
+    could not place.
 
-    What other jobs hold now counts as free, because they end.
+    Resources in use by other jobs count as free, because those jobs end.
 
     Raises:
-        ResourceError: with need, have, and what to change.
+        ResourceError: with what is needed, what there is, and what to change.
     """
     nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     refusal = refusal_of_workers(config) or refusal_of(demands(config), nodes)
@@ -53,12 +53,12 @@ def preflight(config: ExperimentConfig) -> None:
 
 
 def refusal_of_workers(config: ExperimentConfig) -> str | None:
-    """Why the workers of a student could not work together, or None if they can."""
+    """The reason why a student's workers could not work together, or None if they can."""
     for name, student in config.students.items():
         share = student.resources.num_gpus
         if student.num_workers > 1 and 0 < share <= 0.5:
             return (
-                f"students.{name} has {student.num_workers} workers with {share:g} GPU each, which may come to lie on one GPU, "
+                f"students.{name} has {student.num_workers} workers with {share:g} GPU each, which may be placed on one GPU, "
                 f"where NCCL refuses them: set students.{name}.resources.num_gpus above 0.5, or num_workers to 1"
             )
         if student.sync_batch_norm and config.runtime.device == "cpu":
@@ -76,20 +76,20 @@ def has_room(need: dict[str, float]) -> bool:
 
 
 def refusal_of(wanted: list[tuple[str, dict[str, float]]], nodes: list[dict[str, float]]) -> str | None:
-    """Why ``nodes`` (their resources) cannot hold all that is ``wanted`` (name and resources each), or None if they can.
+    """The reason why ``nodes`` (their resources) cannot hold all of ``wanted`` (name and resources each), or None if they can.
 
-    Actors are placed largest first, those that need more than CPUs before the others, each where least would be left.
+    Actors are placed largest first, those that need more than CPUs before the others, each where the least would be left.
     """
     for name, need in wanted:
         broken = [kind for kind, amount in need.items() if kind == "GPU" and amount > 1 and amount % 1]
         if broken:
-            return f"{name} asks for {need['GPU']:g} GPUs: above one, an actor's num_gpus must be whole"
+            return f"{name} asks for {need['GPU']:g} GPUs: above one, an actor's num_gpus must be a whole number"
     unplaced = place(wanted, [dict(node) for node in nodes])
     return None if unplaced is None else _sentence(*unplaced, wanted, nodes)
 
 
 def place(wanted: list[tuple[str, dict[str, float]]], free: list[dict[str, float]]) -> tuple[str, dict[str, float]] | None:
-    """Takes what is ``wanted`` out of the nodes' ``free`` resources, and returns the first that finds no place, or None."""
+    """Takes ``wanted`` out of the nodes' ``free`` resources, and returns the first that cannot be placed, or None."""
     for name, need in sorted(wanted, key=lambda demand: (-len(demand[1]), -sum(demand[1].values()))):
         fitting = [node for node in free if all(node.get(kind, 0) + ROUNDING >= amount for kind, amount in need.items())]
         if not fitting:
@@ -114,7 +114,7 @@ def _sentence(
             f"the run needs {amounts({k: total[k] for k in short})} and the cluster has {amounts({k: have[k] for k in short})}"
         )
     else:
-        why = f"no node has {amounts(need)} left for it, although the cluster's total would do"
+        why = f"no node has {amounts(need)} left for it, although the cluster's total would suffice"
     if name.startswith("the "):
         return f"{name} cannot be placed: {why}; change runtime.placement, or add nodes"
     return f"{name} cannot be placed: {why}; {_remedy(short or list(need))}"
@@ -123,5 +123,5 @@ def _sentence(
 def _remedy(kinds: list[str]) -> str:
     setting = {"CPU": "num_cpus", "GPU": "num_gpus"}
     settings = " and ".join(f"resources.{setting.get(kind, f'custom.{kind}')}" for kind in sorted(kinds))
-    started = " (a local Ray offers runtime.num_cpus, or all there are)" if "CPU" in kinds else ""
+    started = " (a local Ray offers runtime.num_cpus, or all of the machine's)" if "CPU" in kinds else ""
     return f"lower sources.*.num_generators, students.*.num_workers or their {settings}, or add nodes{started}"

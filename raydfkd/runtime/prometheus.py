@@ -1,4 +1,4 @@
-"""A run's metrics at Ray's Prometheus endpoint: made from the same records that metrics.jsonl gets."""
+"""A run's metrics at Ray's Prometheus endpoint: made from the same records as metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from raydfkd.runtime.run_context import RunContext
 
 
 class RunMetrics:
-    """Exports what an actor records. One for each actor that records something; made in its constructor.
+    """Exports an actor's records. Each actor with records creates one in its constructor.
 
     Args:
-        context: the run, named in every metric's tag ``run``.
+        context: the run, named in the tag ``run`` of every metric.
     """
 
     def __init__(self, context: RunContext) -> None:
@@ -33,5 +33,5 @@ class RunMetrics:
             metric = self._exported[name]
             if isinstance(metric, Gauge):
                 metric.set(value, tags)
-            elif value > 0:  # Ray's counters refuse to add nothing.
+            elif value > 0:  # Ray's counters reject an increment of 0.
                 metric.inc(value, tags)

@@ -1,9 +1,9 @@
-"""The Ray runner: places the actors, lets the students train, writes what they report, and closes everything in order.
+"""The Ray runner: places the actors, runs the students' training, writes the records, and shuts everything down in order.
 
-Who waits for whom: the student workers are the only finite loop; generators wait for leave (the rate limiter) until they are
-told that there is no more; the replay actor's waits end when something changes. The driver waits for the student groups and
-polls the log. The first failure that anybody leaves there is the run's. Each student has a group of Ray Train's own, so that a
-worker that dies takes only its own student back to the last checkpoint.
+What waits for what: the student workers are the only finite loop; generators wait for admission (by the rate limiter) until it
+is refused permanently; the replay actor's waits end when something changes. The driver waits for the student groups and polls
+the coordinator. The first failure reported there is the run's. Each student has its own Ray Train worker group, so that a dead
+worker takes only its own student back to the last checkpoint.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.2
 CLOSE_TIMEOUT_S = 20.0
 STUDENT_END_S = 30.0
-"""How long a failed run waits for its students' groups, which nothing else would end where Ray goes on."""
+"""How long a failed run waits for its students' groups, which nothing else would end if Ray keeps running."""
 LAST_CALL_S = 5.0
-"""And where it ends with the run: a thread that is still in a call to Ray when Ray is left may take the process down."""
+"""The same if Ray ends with the run: a thread still in a call to Ray during Ray's shutdown may crash the process."""
 PLACED_BYTES = 1 << 20
 
 
@@ -55,11 +55,11 @@ def run_ray(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_fr
     """Runs the experiment to its end; the last checkpoint in ``run`` holds its outcome.
 
     Args:
-        resume_from: a checkpoint folder to go on from, None to begin.
+        resume_from: a checkpoint folder to continue from, None to start afresh.
 
     Raises:
         ResourceError: the cluster cannot place it.
-        RaydfkdError: the first that was raised anywhere in the run.
+        RaydfkdError: the first one raised anywhere in the run.
         RunFailedError: it failed, or died more often than ``runtime.max_restarts`` allows.
         RunStoppedError: ``raydfkd stop`` asked for it.
     """
@@ -79,14 +79,14 @@ def run_ray(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_fr
 
 
 def _clean(run: RunDir) -> None:
-    """Removes what is only of use while the actors live."""
+    """Removes what is only useful while the actors are alive."""
     for folder in (TRAIN_FOLDER, SNAPSHOT):
         shutil.rmtree(run.path / folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _forgotten_at_the_end(run: RunDir) -> Iterator[None]:
-    """The manifest names actors only while they live; what ended the run matters more than that this could be written."""
+    """The manifest names actors only while they are alive; a failure to write this must not hide what ended the run."""
     try:
         yield
     except BaseException:
@@ -98,7 +98,7 @@ def _forgotten_at_the_end(run: RunDir) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _actors(context: RunContext) -> Iterator[dict[str, Any]]:
-    """The run's actors, by role. They end in order: no more leave, generators drain, streams close, the rest is killed."""
+    """The run's actors, by role. They end in order: no more admissions, generators drain, streams close, the rest is killed."""
     restarts = context.config.runtime.max_restarts
     classes: dict[str, Any] = {
         "coordinator": CoordinatorActor,
@@ -117,16 +117,16 @@ def _actors(context: RunContext) -> Iterator[dict[str, Any]]:
 
 
 def _place(context: RunContext, role: str) -> dict[str, Any]:
-    """On the driver's node unless the experiment says otherwise; a sweep's trial has its actors in its placement group.
+    """Places them on the driver's node unless the experiment sets otherwise; those of a sweep's trial in its placement group.
 
-    Ray puts an actor that asks for nothing on a node drawn at random, whatever its scheduling strategy, and that node may be
-    given back at any time. So these ask for a little memory.
+    Ray puts an actor without resource requests on a random node, whatever its scheduling strategy, and that node may be
+    released at any time. So these request a little memory.
     """
     needed = context.config.runtime.placement.get(role)  # type: ignore[call-overload]
     if needed is not None:
         return {"resources": dict(needed), "scheduling_strategy": "DEFAULT"}
     if context.grouped:
-        return {}  # Outside of the group, the pool's generators would look for places outside of it too.
+        return {}  # Outside the group, the pool's generators would be placed outside it too.
     here = ray.get_runtime_context().get_node_id()
     return {"memory": PLACED_BYTES, "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=True)}
 
@@ -160,7 +160,7 @@ class _StudentGroup:
     def _run(self, context: RunContext) -> None:
         try:
             train_student(context, self.student)
-        except BaseException as error:  # Handed to the driver's own thread, which raises it.
+        except BaseException as error:  # Passed to the driver's own thread, which raises it.
             self.error = error
 
     def ended_within(self, seconds: float) -> bool:
@@ -182,7 +182,7 @@ def _failure_of(groups: list[_StudentGroup], context: RunContext) -> Failure | N
 
 
 def _drive(context: RunContext, recorder: Recorder, actors: dict[str, Any], patient: bool) -> None:
-    """Starts generators and students side by side, and follows the run until the students' groups have ended.
+    """Starts generators and students in parallel, and follows the run until the students' groups have ended.
 
     Args:
         patient: after a failure, wait longer for the groups to end, because nothing else would end them.
@@ -199,34 +199,34 @@ def _drive(context: RunContext, recorder: Recorder, actors: dict[str, Any], pati
         if failure is not None:
             failure.raise_again()
         if steps_done(context.run) < context.config.schedule.total_steps:
-            # Students end before the schedule's end for no other reason than a stop.
+            # Students end before the end of the schedule only because of a stop.
             stop.keep_preparation()
             raise _stopped(context)
     finally:
         if not _all_ended_within(groups, 0):
-            # Whatever the reason, nobody shall wait for this run any more.
+            # Whatever the reason, nothing must wait for this run any more.
             actors["replay"].abort.remote("the run was stopped")
             if not _all_ended_within(groups, STUDENT_END_S if patient else LAST_CALL_S) and patient:
-                logger.warning("the student workers do not end within %.0f s and are left behind", STUDENT_END_S)
+                logger.warning("the student workers do not end within %.0f s and are abandoned", STUDENT_END_S)
 
 
 def _stopped(context: RunContext) -> RunStoppedError:
     done, total = steps_done(context.run), context.config.schedule.total_steps
     where = f"at step {done:,} of {total:,}" if done else "before the student's first round was over"
-    return RunStoppedError(f"the run was stopped {where}; it goes on with: raydfkd run {context.path} --resume")
+    return RunStoppedError(f"the run was stopped {where}; resume it with: raydfkd run {context.path} --resume")
 
 
 def _of_the_group(error: BaseException, context: RunContext, student: str) -> Failure:
-    """Ray Train's own refusal: workers that died too often, or that found no place."""
+    """The error for Ray Train's own failure: workers that died too often, or that could not be placed."""
     who = f"the {context.config.label_of(student)} workers"
     if isinstance(error, WorkerGroupError):
         restarts = context.config.runtime.max_restarts
         causes = "; ".join(f"worker {rank}: {_first_line(original(cause))}" for rank, cause in error.worker_failures.items())
-        sentence = f"{who} died, more often than runtime.max_restarts {restarts} allows ({causes})"
+        sentence = f"{who} died more often than runtime.max_restarts {restarts} allows ({causes})"
     elif "startup timed out" in str(error):  # The class of the controller's failure is Ray's own.
         waited_s, settings = context.config.runtime.wait_timeout_s, context.config.students[student]
         sentence = (
-            f"{who} found no place within {waited_s:g} s: {settings.num_workers} are wanted, and each needs "
+            f"{who} could not be placed within {waited_s:g} s: {settings.num_workers} are required, and each needs "
             f"{amounts(requested(settings.resources))} on a node; add nodes, then resume"
         )
     else:

@@ -1,4 +1,4 @@
-"""Joining or starting Ray, quietly."""
+"""Joins or starts Ray, without its messages."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ ALLOCATOR = {
     "MALLOC_TOP_PAD_": str(2**26),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
 }
-"""For the workers of a local Ray: glibc keeps freed memory. Its default unmaps a step's activations and faults them in again,
-which costs a student step on a CPU about a tenth. Other C libraries ignore the names."""
+"""For the workers of a local Ray: makes glibc keep freed memory. By default it unmaps a step's activations and faults them in
+again, which costs a student step on a CPU about a tenth. Other C libraries ignore the names."""
 
 PATIENT = {"RAY_raylet_start_wait_time_s": "180"}
-"""Ray gives a local cluster 30 s to start, which is too little on a machine that has much else to do."""
+"""Ray gives a local cluster 30 s to start, which is too little on a busy machine."""
 
 LEAN = {"RAY_task_events_max_num_task_in_gcs": "10000"}
-"""For a local Ray, which remembers its last 100,000 calls to actors otherwise: some 280 MB after 40 minutes of a run."""
+"""For a local Ray, which otherwise stores its last 100,000 actor calls: some 280 MB after 40 minutes of a run."""
 
 
 class RaySettings(Protocol):
@@ -59,7 +59,7 @@ class RaySettings(Protocol):
 
 
 class RunsOnRay(Protocol):
-    """Settings that say which Ray to join or start."""
+    """Settings that select which Ray to join or start."""
 
     @property
     def runtime(self) -> RaySettings: ...
@@ -67,11 +67,11 @@ class RunsOnRay(Protocol):
 
 @contextmanager
 def session(config: RunsOnRay, dashboard: bool = False) -> Iterator[bool]:
-    """Ray for the length of a run: the one this process has joined already, the cluster of ``runtime.address``, or a local one.
+    """Ray for the duration of a run: the one already joined, the cluster of ``runtime.address``, or a local one.
 
-    ``dashboard`` starts a local Ray's HTTP server too, which Ray Train needs to give back what a killed group held.
+    ``dashboard`` starts a local Ray's HTTP server too, which Ray Train needs to release what a killed group held.
 
-    Yields whether all that is left running in it ends with this context.
+    Yields whether everything left running in it ends with this context.
 
     Raises:
         ResourceError: there is no cluster at that address.
@@ -86,7 +86,7 @@ def session(config: RunsOnRay, dashboard: bool = False) -> Iterator[bool]:
     address = config.runtime.address
     probe(address, "runtime.address")
     if address is None:
-        # A local cluster serves this process alone, so it needs no token.
+        # A local cluster serves only this process, so it needs no token.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         for name, value in {**ALLOCATOR, **PATIENT, **LEAN}.items():
             os.environ.setdefault(name, value)
@@ -102,7 +102,7 @@ def session(config: RunsOnRay, dashboard: bool = False) -> Iterator[bool]:
             )
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         if address is None:
-            raise  # It was to be started here, which has nothing to do with who may join it.
+            raise  # Starting a local Ray failed, which is not an authentication problem.
         raise _shut_out(address, error, "check runtime.address, or leave it out for a local Ray") from error
     try:
         yield True
@@ -114,11 +114,11 @@ PROBE_TIMEOUT_S = 3.0
 
 
 def probe(address: str | None, what: str, timeout_s: float = PROBE_TIMEOUT_S) -> None:
-    """Refuses an address behind which nothing listens, where Ray itself would try for minutes.
+    """Rejects an address at which nothing listens; Ray itself would retry for minutes.
 
     Args:
-        address: ``host:port`` or ``ray://host:port``; what is neither (None, ``auto``, ``local``) is not probed.
-        what: where the address comes from, named in the refusal.
+        address: ``host:port`` or ``ray://host:port``; anything else (None, ``auto``, ``local``) is not probed.
+        what: where the address comes from, named in the error.
 
     Raises:
         ResourceError: no connection within ``timeout_s`` seconds.
@@ -136,22 +136,22 @@ def probe(address: str | None, what: str, timeout_s: float = PROBE_TIMEOUT_S) ->
 
 
 def whereabouts() -> dict[str, Any]:
-    """How another process joins the Ray that this one is in; for the manifest."""
+    """How another process can join the Ray of this one; for the manifest."""
     context = ray.get_runtime_context()
     return {"address": context.gcs_address, "namespace": NAMESPACE, "auth_mode": os.environ.get("RAY_AUTH_MODE")}
 
 
 @contextmanager
 def joined(known: dict[str, Any], address: str | None = None) -> Iterator[None]:
-    """The Ray that ``known`` (see :func:`whereabouts`) tells of, for the length of a few questions to a run's actors.
+    """The Ray described by ``known`` (see :func:`whereabouts`), for a few calls to a run's actors.
 
     Args:
-        address: goes there instead, for a shell that reaches the cluster by another way (``ray://host:10001``).
+        address: used instead, for a shell that needs another address for the cluster (``ray://host:10001``).
 
     Raises:
         ResourceError: nothing answers there, or it refuses this user.
     """
-    if ray.is_initialized():  # By whoever calls; it is taken to be the right one.
+    if ray.is_initialized():  # By the caller; it is assumed to be the right one.
         yield
         return
     where = known["address"] if address is None else address
@@ -173,8 +173,8 @@ def joined(known: dict[str, Any], address: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def _stderr_to_log() -> Iterator[None]:
-    """Sends what is written to stderr meanwhile to the log at level INFO: Ray's own library repeats a refusal there for half a
-    minute, with time stamps, before it raises it."""
+    """Redirects stderr to the log at level INFO: Ray's own library repeats a refusal there for half a minute, with time
+    stamps, before it raises it."""
     kept = os.dup(2)
     with tempfile.TemporaryFile() as aside:
         os.dup2(aside.fileno(), 2)
@@ -189,19 +189,19 @@ def _stderr_to_log() -> Iterator[None]:
 
 
 def _shut_out(address: str, error: Exception, advice: str) -> ResourceError:
-    """Somebody listens there. Ray does not tell a wrong token from a server that is none of its own."""
+    """The error for a server that answers but refuses. Ray does not distinguish a wrong token from a server that is not Ray."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return ResourceError(
-        f"the Ray cluster at {address!r} does not let this shell in ({reason}): {advice}; a cluster with tokens wants "
+        f"the Ray cluster at {address!r} refuses this shell ({reason}): {advice}; a cluster with tokens requires "
         "RAY_AUTH_MODE=token and its token in RAY_AUTH_TOKEN"
     )
 
 
 def _keep_raylet_off_the_terminal() -> None:
-    """Sends what Ray's daemon reports ("A worker died ...") to the log at level INFO.
+    """Redirects the reports of Ray's daemon ("A worker died ...") to the log at level INFO.
 
-    ``log_to_driver=False`` does not cover it, and it would break into a live table; what matters of it a run tells itself.
-    The function is Ray's own and private: where it is missing, its lines are merely seen again.
+    ``log_to_driver=False`` does not cover it, and they would disrupt a live table; the run reports what matters itself.
+    The function is private to Ray: if it is missing, the lines merely appear again.
     """
 
     def to_log(data: dict[str, Any], ignore_prefix: bool) -> None:
@@ -216,5 +216,5 @@ def _whole(num_cpus: float | None) -> int | None:
 
 
 def assigned_device() -> str:
-    """What Ray gave this actor: "cuda:0" (the first of its visible GPUs) or "cpu"."""
+    """The device that Ray assigned to this actor: "cuda:0" (the first of its visible GPUs) or "cpu"."""
     return "cuda:0" if ray.get_runtime_context().get_accelerator_ids().get("GPU") else "cpu"

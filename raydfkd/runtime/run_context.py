@@ -1,4 +1,4 @@
-"""What every actor of a run is told, and how the actors find each other."""
+"""The information that every actor of a run gets, and how the actors find each other."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def _new_prefix() -> str:
 
 @dataclass(frozen=True)
 class RunContext:
-    """The one constructor argument of a run's actors: small and plain, so that Ray can build a dead actor again at any time.
+    """The one constructor argument of a run's actors: small and plain, so that Ray can recreate a dead actor at any time.
 
     It holds no actor handle (a handle among the arguments keeps them in the object store, where they can be lost): actors
-    look each other up by name, which also finds the one that came back.
+    look each other up by name, which also finds a restarted one.
 
     Attributes:
         config: the experiment.
-        path: the run directory, on storage that every node sees.
-        resume_from: a checkpoint folder to begin from, None to begin afresh.
-        prefix: of the actors' names, different for every start of a run.
-        grouped: whether the run is a sweep's trial, whose placement group has places for its generators.
+        path: the run directory, on storage that every node can access.
+        resume_from: a checkpoint folder to continue from, None to start afresh.
+        prefix: prefix of the actors' names, different for every start of a run.
+        grouped: whether the run is a sweep's trial, with room for its generators in the trial's placement group.
     """
 
     config: ExperimentConfig
@@ -49,6 +49,6 @@ class RunContext:
         """The handle of one of the run's actors: ``replay``, ``weights``, ``coordinator`` or ``pool``.
 
         Raises:
-            ValueError: it is not alive and will not come back.
+            ValueError: it is permanently dead.
         """
         return ray.get_actor(self.name_of(role))

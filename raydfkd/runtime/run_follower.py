@@ -1,4 +1,4 @@
-"""The driver's view of a live run: moves records from the coordinator to the recorder, and asks the actors how they stand."""
+"""The driver's view of a live run: moves records from the coordinator to the recorder, and polls the actors' status."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LogFollower:
     """Follows a run.
 
     Args:
-        recorder: gets the records.
+        recorder: receives the records.
         actors: handles of ``coordinator``, ``replay`` and ``pool``.
     """
 
@@ -35,7 +35,7 @@ class LogFollower:
         self._pictured = -1
 
     def follow(self, last: bool = False) -> Failure | None:
-        """Takes what is new; returns the run's failure, if it has failed."""
+        """Takes new records; returns the run's failure, if it has failed."""
         due = last or time.monotonic() >= self._next_stats
         try:
             records, failure = call(self._coordinator.drain.remote, PATIENCE_S, "the run's coordinator")
@@ -62,7 +62,7 @@ class LogFollower:
                 ray.get(self._replay.newest_images.remote(), timeout=PATIENCE_S) if last or tenth > self._pictured else None
             )
         except (RayError, GetTimeoutError) as error:
-            logger.info("the replay actor does not answer just now: %s", type(error).__name__)
+            logger.info("the replay actor does not answer at the moment: %s", type(error).__name__)
             return
         if images is not None:
             self._pictured = tenth

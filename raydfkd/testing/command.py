@@ -1,6 +1,6 @@
 """The ``raydfkd`` command as a process of its own, started quickly: a server imports torch once, and each command is its fork.
 
-So a test sees the real exit code and all that really reaches stderr, without the seconds that a fresh interpreter takes.
+So a test sees the real exit code and everything written to stderr, without the seconds that a fresh interpreter takes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A run directory as a real run would leave it, made of numpy curves and images: for the tests of what reads one."""
+"""A run directory as a real run would leave it, made of numpy curves and images: for tests of its readers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLASS_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "
 TEACHER_METRIC = 0.888
 END_S = 1320.0
 FIGURES = (Figure("Classes of a batch", {"class_hit_rate": "target class", "class_evenness": "evenness"}, percent=True),)
-"""Of its method's own numbers, as the manifest lists them."""
+"""Plots of the method's own numbers, as the manifest lists them."""
 _CONFIG = """\
 task: {kind: classification, num_classes: 10, image_shape: [3, 32, 32]}
 teacher:
@@ -46,7 +46,7 @@ def write_fake_run(
     state: str = "finished",
     real_features: bool = True,
 ) -> Path:
-    """Writes a run at ``path`` of which the fraction ``done`` has happened; only ``state="finished"`` has a result."""
+    """Writes a run at ``path`` of which the fraction ``done`` is complete; only ``state="finished"`` has a result."""
     rng = np.random.default_rng(seed)
     run = RunDir.create(path)
     write_atomically(

@@ -1,4 +1,4 @@
-"""Networks that work until a run is on its way. Named in experiments as ``raydfkd.testing.faulty_networks:NAME``."""
+"""Networks that fail only during a run. Named in experiments as ``raydfkd.testing.faulty_networks:NAME``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SLEEP_S = "RAYDFKD_TEST_SLEEP_S"
 
 
 class _TeacherWithABug(SmallCNN):
-    """Fails in synthesis alone, where its images carry a gradient."""
+    """Fails in synthesis only, where its input images require a gradient."""
 
     num_calls = 0
 
@@ -29,7 +29,7 @@ class _TeacherWithABug(SmallCNN):
 
 
 class _StudentThatRefuses(SmallCNN):
-    """Finds fault with its images in training."""
+    """Rejects its images in training."""
 
     num_calls = 0
 
@@ -49,7 +49,7 @@ def student_that_refuses(num_classes: int, image_shape: tuple[int, int, int]) ->
 
 
 class _StudentThatExits(SmallCNN):
-    """Takes its process along in training, as a crash in native code would."""
+    """Kills its process in training, as a crash in native code would."""
 
     num_calls = 0
 
@@ -82,9 +82,9 @@ def gated_student(num_classes: int, image_shape: tuple[int, int, int]) -> SmallC
 
 
 class _SlowTeacher(SmallCNN):
-    """Sleeps in synthesis alone, where its images carry a gradient: as long as the environment variable says.
+    """Sleeps in synthesis only, where its input images require a gradient, for the time in the environment variable.
 
-    So generators take a fixed time for a batch without taking a processor, and a few processors can show many of them.
+    So generators take a fixed time per batch without using a CPU, and a few CPUs can run many of them.
     """
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -98,7 +98,7 @@ def slow_teacher(num_classes: int, image_shape: tuple[int, int, int]) -> SmallCN
 
 
 class _SlowStudent(SmallCNN):
-    """Sleeps in each training step, as long as the environment variable says."""
+    """Sleeps in each training step for the time in the environment variable."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.training:

@@ -9,7 +9,7 @@ _FENCE = re.compile(r"^```(?:bash|sh|console)[^\n]*\n(.*?)^```", re.MULTILINE | 
 
 
 def fenced_commands(markdown: str) -> list[str]:
-    """Every command of the ``bash`` blocks in order: comments dropped, continued lines joined, spaces made single."""
+    """Every command of the ``bash`` blocks in order: without comments, continued lines joined, runs of spaces collapsed."""
     commands = []
     for block in _FENCE.findall(markdown):
         for line in block.replace("\\\n", " ").splitlines():
@@ -20,7 +20,7 @@ def fenced_commands(markdown: str) -> list[str]:
 
 
 def command_tests(registry: Path) -> dict[str, str]:
-    """Command to the test that runs it (``tests/e2e/test_x.py::test_y``), from ``tests/readme_commands.yaml``."""
+    """Maps each command to the test that runs it (``tests/e2e/test_x.py::test_y``), from ``tests/readme_commands.yaml``."""
     from raydfkd.pipeline.experiment.yaml_files import read_yaml
 
     return {" ".join(command.split()): str(test) for command, test in read_yaml(registry).items()}

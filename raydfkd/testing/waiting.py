@@ -8,10 +8,10 @@ from typing import Any
 
 
 def wait_until(done: Callable[[], Any], timeout_s: float, what: str | Callable[[], str]) -> None:
-    """Asks ``done`` until it says so.
+    """Polls ``done`` until it returns true.
 
     Raises:
-        AssertionError: it has not within ``timeout_s``; ``what`` ends the message.
+        AssertionError: it did not within ``timeout_s``; ``what`` ends the message.
     """
     deadline = time.monotonic() + timeout_s
     while not done():

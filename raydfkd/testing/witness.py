@@ -1,7 +1,7 @@
-"""Writes down, in every process of a run, what went into the buffer, what came out, and whether the rate limiter was heeded.
+"""Records, in every process of a run, what went into the buffer, what came out, and whether the rate limiter was obeyed.
 
 ``install`` is a worker process's set-up hook: ``runtime_env={"worker_process_setup_hook": "raydfkd.testing.witness.install"}``.
-It costs a worker nothing until that worker imports the buffer or the student's client. ``Witnessed`` reads what was written.
+It costs a worker nothing until that worker imports the buffer or the student's client. ``Witnessed`` reads the records.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def install() -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Lets modules be found as ever, and changes those that are watched right after they were executed."""
+    """Lets modules be found as usual, and patches the watched ones right after they are executed."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -60,7 +60,7 @@ def _checksums(images: np.ndarray) -> list[int]:
 
 
 def _watch_buffer(module: ModuleType) -> None:
-    """Keys and pixels of every insert; a restored buffer begins a new epoch with the keys that it still holds."""
+    """Keys and pixels of every insert; a restored buffer starts a new epoch with the keys that it still holds."""
     buffer = module.ReplayBuffer
     insert, load = buffer.insert, buffer.load_state_dict
 
@@ -81,7 +81,7 @@ def _watch_buffer(module: ModuleType) -> None:
 def _watch_limiter(module: ModuleType) -> None:
     """Every draw and insert that the limiter's bound did not allow.
 
-    A student that goes back to its checkpoint takes its draws back, so inserts are held against the most ever drawn.
+    A student that returns to its checkpoint takes its draws back, so inserts are compared with the most ever drawn.
     """
     limiter = module.RateLimiter
     insert, sample = limiter.record_insert, limiter.record_sample
@@ -123,13 +123,13 @@ _WATCHED: dict[str, Callable[[ModuleType], None]] = {
 
 
 class Witnessed:
-    """What the processes of a run wrote down.
+    """What the processes of a run recorded.
 
     Attributes:
-        inserted: (key, image) of all that ever went into a buffer, with its epoch.
-        seen: (key, image) of all that students trained on.
-        steps: the steps of which batches were taken, in order of process.
-        num_epochs: buffers there were, one after the other.
+        inserted: (key, image) of everything inserted into a buffer, with its epoch.
+        seen: (key, image) of everything that students trained on.
+        steps: the steps for which batches were taken, by process.
+        num_epochs: number of successive buffers.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -140,8 +140,8 @@ class Witnessed:
         self.num_epochs = len({note["epoch"] for note in self._buffer})
 
     def broken(self) -> list[str]:
-        """What does not hold of: students saw only what was inserted; keys are unique; the limiter's bound was kept; the
-        inserts counted are the inserts made."""
+        """Violations of: students saw only inserted images; keys are unique; the limiter's bound was kept; the number of
+        inserts counted equals the number made."""
         found = []
         strange = set(self.seen) - self.inserted
         if strange:
@@ -162,7 +162,7 @@ class Witnessed:
 
 
 def _read(folder: Path, kind: str) -> list[dict[str, Any]]:
-    """Notes of all processes; the torn last line of one that was killed is left out."""
+    """Records of all processes; the incomplete last line of a killed one is left out."""
     lines = [line for path in sorted(folder.glob(f"{kind}-*.jsonl")) for line in path.read_text().splitlines(True)]
     return [json.loads(line) for line in lines if line.endswith("\n")]
 

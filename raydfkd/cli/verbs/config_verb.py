@@ -14,7 +14,7 @@ app = typer.Typer(help="Reference of all settings; check of an experiment; Grafa
 
 @app.command()
 def reference(
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it there; otherwise to standard output.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="File to write; otherwise standard output.")] = None,
 ) -> None:
     """Every setting with its type, default and meaning."""
     from raydfkd.cli.config_reference import reference_text
@@ -24,7 +24,7 @@ def reference(
 
 @app.command()
 def dashboard(
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it there; otherwise to standard output.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="File to write; otherwise standard output.")] = None,
 ) -> None:
     """The Grafana dashboard of all metrics, cluster/grafana/dashboard.json."""
     from raydfkd.cli.dashboard import dashboard_text
@@ -49,7 +49,7 @@ def _write(what: str, text: str, out: Path | None) -> None:
 def check(experiment: Experiment, overrides: Overrides = None) -> None:
     """Check an experiment and print it with its defaults.
 
-    Reads neither the teacher nor any data; `raydfkd doctor` does.
+    Reads neither the teacher nor any data; for those, use `raydfkd doctor`.
     """
     from raydfkd.pipeline.experiment.config import load_experiment
     from raydfkd.pipeline.experiment.yaml_files import dump_yaml

@@ -1,4 +1,4 @@
-"""``raydfkd dataset build``: from any images, or none that mean anything, to a data set made for distillation."""
+"""``raydfkd dataset build``: makes a data set for distillation from any images, or from procedural ones."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ TERMINAL_PERIOD_S = 0.2
 
 def build(
     file: Annotated[
-        Path, typer.Argument(metavar="BUILD.yaml", help="What to build of what, or a data set's folder for the one it holds.")
+        Path, typer.Argument(metavar="BUILD.yaml", help="The build's file, or a data set's folder, whose build file is used.")
     ],
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the data set; otherwise datasets/NAME.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the data set that was begun in that folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished build in that folder.")] = False,
 ) -> None:
     """Build a data set to distil on, balanced over the teacher's classes.
 
-    Reads or renders candidates, lets the teacher judge them, chooses, and writes Parquet files that an experiment takes as
-    collected images (collected.dataset: {kind: parquet, path: DIR}).
+    Reads or renders candidates, classifies them with the teacher, selects a balanced set, and writes Parquet
+    files that an experiment takes as collected images (collected.dataset: {kind: parquet, path: DIR}).
     """
     from raydfkd.api import build_dataset
 
     try:
         done = build_dataset(file, overrides=overrides or [], out=out, resume=resume, tell=Lines())
     except KeyboardInterrupt:
-        typer.echo("raydfkd: stopped by Ctrl-C; a build that had begun goes on with --resume and the same folder", err=True)
+        typer.echo("raydfkd: stopped by Ctrl-C; continue a started build with --resume and the same folder", err=True)
         raise typer.Exit(130) from None
     found = done.manifest
     typer.echo(render(("figure", "value"), _rows(found)))
@@ -49,11 +49,11 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, object]]:
         ("candidates", found["num_candidates"]),
         ("could not be read", found["num_skipped"]),
         *((f"dropped: {reason.replace('_', ' ')}", count) for reason, count in sorted(found["dropped"].items())),
-        ("classes that the teacher sees in none", missing),
+        ("classes that the teacher assigns to no image", missing),
         ("relative class entropy of the candidates", found["candidate_class_entropy"]),
         ("images", found["num_images"]),
-        ("distinct candidates among them", found["num_distinct_candidates"]),
-        ("images of the boundary attack among them", found["num_attacked_images"]),
+        ("of which distinct candidates", found["num_distinct_candidates"]),
+        ("of which images of the boundary attack", found["num_attacked_images"]),
         ("relative class entropy", found["class_entropy"]),
         ("seconds", found["seconds"]),
     ]
@@ -62,7 +62,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, object]]:
 
 
 class Lines:
-    """How far a pass is: one line that is written over on a terminal, a line every few seconds anywhere else."""
+    """Progress of a pass: on a terminal one line that is overwritten, elsewhere a line every few seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, terminal: bool | None = None) -> None:
         import sys

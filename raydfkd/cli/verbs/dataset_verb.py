@@ -1,4 +1,4 @@
-"""``raydfkd dataset``: its verbs, and ``inspect``: what images are worth to a student, before it learns from them."""
+"""``raydfkd dataset``: its verbs, and ``inspect``: how useful images are for distillation, before a student trains on them."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def inspect(
         Path,
         typer.Argument(
             metavar="PATH",
-            help="A folder of images or of Parquet files, a YAML file that names a data set, or a run for its buffer.",
+            help="A folder of images or of Parquet files, a YAML file that names a data set, or a run (for its buffer).",
         ),
     ],
     teacher: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Weights by train-teacher, or an experiment; a run directory has its own."),
+        typer.Option(metavar="FILE", help="Weights from train-teacher, or an experiment; not needed for a run directory."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the figures and their plots.")] = None,
     attacked: Annotated[int, typer.Option(min=0, help="Images whose distance to the boundary is measured.")] = 200,
     max_images: Annotated[int | None, typer.Option(min=1, help="Images read at most, evenly spaced.")] = None,
 ) -> None:
-    """Say how good images are to distil on, by the teacher's answers alone.
+    """Measure how good images are to distil on, from the teacher's predictions alone.
 
-    Prints the histogram of its classes and their relative entropy, its confidence, the images' diversity and their distance to
-    the decision boundary, and which classes are starved.
+    Prints the histogram of predicted classes and its relative entropy, the teacher's confidence, the images' diversity and
+    their distance to the decision boundary, and the classes with too few images.
     """
     if out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file: name a folder")
@@ -94,7 +94,7 @@ def _measure(
 
 
 def _bars(figures: TransferSetFigures, names: Sequence[str] | None) -> list[tuple[str, int, str]]:
-    """The histogram as text; of many classes the fullest and the emptiest."""
+    """The histogram as text; with many classes, only the largest and the smallest."""
     counts = figures.class_counts
     order = list(range(len(counts)))
     if len(order) > MOST_LISTED_CLASSES:
@@ -115,12 +115,12 @@ def _write(figures: TransferSetFigures, names: Sequence[str] | None, out: Path) 
     shown = [str(k) for k in range(len(counts))] if names is None else list(names)
     plots = {
         "classes": class_histogram(counts, shown, "Images by the teacher's class"),
-        "confidence": histogram(figures.confidences, "How sure the teacher is", "its largest probability", (0.0, 1.0)),
+        "confidence": histogram(figures.confidences, "Confidence of the teacher", "largest probability", (0.0, 1.0)),
     }
     if len(figures.pair_distances):
         distances, span = figures.pair_distances, (0.0, max(1.0, float(figures.pair_distances.max())))
         label = "cosine distance of the teacher's features"
-        plots["diversity"] = histogram(distances, "How much the images differ", label, span, counted="pairs")
+        plots["diversity"] = histogram(distances, "Diversity of the images", label, span, counted="pairs")
     reached = figures.boundary_distances[figures.boundary_distances < math.inf]
     if len(reached):
         plots["boundary"] = histogram(reached, "Distance to the decision boundary", "L2 over pixels in [0,1]")

@@ -1,4 +1,4 @@
-"""``raydfkd doctor``, ``report`` and ``methods``: verbs that look at something and change no run."""
+"""``raydfkd doctor``, ``report`` and ``methods``: verbs that inspect and change no run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def doctor(experiment: Experiment, overrides: Overrides = None) -> None:
     config = load_experiment(experiment_path(experiment), overrides or [])
     found = diagnose(config)
     if config.runtime.runner == "ray" and found.attempt(lambda: _place(config)):
-        found.rows.append(("placement", "every actor finds room on the Ray cluster"))
+        found.rows.append(("placement", "every actor fits on the Ray cluster"))
     typer.echo(render(("what", "finding"), found.rows))
     for problem in found.problems:
         typer.echo(f"problem: {problem}", err=True)
@@ -33,7 +33,7 @@ def doctor(experiment: Experiment, overrides: Overrides = None) -> None:
 
 
 def _place(config: ExperimentConfig) -> bool:
-    """Asks the cluster (or a local Ray, started for it) whether it has room; raises ResourceError if not."""
+    """Checks that the run fits on the cluster (or on a local Ray, started for this); raises ResourceError if not."""
     from raydfkd.runtime.preflight import preflight
     from raydfkd.runtime.ray_session import session
 
@@ -45,18 +45,20 @@ def _place(config: ExperimentConfig) -> bool:
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run directory, or several to compare.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of a comparison; otherwise 'comparison' beside the first run.")
+        Path | None, typer.Option(help="Folder of the comparison; otherwise 'comparison' next to the first run.")
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(help="Name of each compared run, in their order (repeat it); runs of one name are seeds of one setting."),
+        typer.Option(
+            help="Name of each compared run, in order (repeat the option); runs with the same name are seeds of one setting."
+        ),
     ] = None,
 ) -> None:
     """Write a run's report, or compare several runs."""
     if len(runs) == 1:
         if out is not None or label:
             raise ConfigError(
-                "--out and --label are for a comparison: name several runs, one run's report goes into its folder"
+                "--out and --label are for a comparison: name several runs (a single run's report goes into its folder)"
             )
         from raydfkd.report.html import write_report
 

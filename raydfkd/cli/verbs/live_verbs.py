@@ -25,21 +25,21 @@ STOP_POLL_S = 0.5
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.", show_default=False)]
 Address = Annotated[
-    str | None, typer.Option(help="The run's Ray, where this shell reaches it by another address (ray://HOST:10001).")
+    str | None, typer.Option(help="Address of the run's Ray, if this shell needs a different one (ray://HOST:10001).")
 ]
 
 
 def scale(
     run: Run,
     generators: Annotated[int, typer.Option(help="New number of generators of the source.", show_default=False)],
-    source: Annotated[str | None, typer.Option(help="Which source; required if the run has several.")] = None,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for them to start or end.")] = 15.0,
+    source: Annotated[str | None, typer.Option(help="Name of the source; required if the run has several.")] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for generators to start or end.")] = 15.0,
     address: Address = None,
 ) -> None:
-    """Change the number of a source's generators while the run continues.
+    """Change the number of a source's generators during the run.
 
-    Surplus generators finish their batch and their state is kept: scaling up again continues from it. Generators that find no
-    free resources wait for them.
+    Surplus generators finish their batch and their state is kept: scaling up again continues from it. Generators for which no
+    resources are free wait for them.
     """
     from raydfkd.run_dir import RunDir
     from raydfkd.runtime.live_run import reach
@@ -52,17 +52,17 @@ def scale(
     typer.echo(", ".join([f"{name}: {counts['running']} of {counts['target']} generators run", *rest]))
 
 
-_PHASES = {"starting": "start", "pending": "wait for a place in the cluster", "draining": "end after their batch"}
+_PHASES = {"starting": "start", "pending": "wait for free resources", "draining": "end after their batch"}
 
 
 def status(
     run: Run,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, once.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and exit.")] = False,
 ) -> None:
-    """The status of a run: progress, buffer, waits, and every generator.
+    """Show the status of a run: progress, buffer, waits, and every generator.
 
-    On a terminal the table follows the run to its end, or to Ctrl-C. Everything is read from the run directory, so any shell
-    that sees it will do.
+    On a terminal the table is updated until the run ends, or until Ctrl-C. Everything is read from the run directory, so this
+    works in any shell that can read it.
     """
     from rich.console import Console
 
@@ -83,10 +83,10 @@ def status(
 
 def stop(
     run: Run,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the end.")] = 600.0,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the run to end.")] = 600.0,
     address: Address = None,
 ) -> None:
-    """Stop a run in an orderly way: the student finishes its round, everything is saved, and --resume continues from there."""
+    """Stop a run cleanly: the student finishes its round, everything is saved, and --resume continues from there."""
     from raydfkd.run_dir import RunDir
     from raydfkd.runtime.live_run import reach
 
@@ -98,11 +98,11 @@ def stop(
     while directory.manifest().get("state") == "running":
         if time.monotonic() > deadline:
             raise WaitTimeoutError(
-                f"waited {timeout:.0f} s for the run in {run} to stop: it was asked to, and will after its round"
+                f"waited {timeout:.0f} s for the run in {run} to stop: it was asked to, and will stop after its round"
             )
         time.sleep(STOP_POLL_S)
     state = directory.manifest().get("state")
-    advice = "read its report" if state == "finished" else f"go on with: raydfkd run {run} --resume"
+    advice = "read its report" if state == "finished" else f"resume it with: raydfkd run {run} --resume"
     typer.echo(f"the run in {run} is {state}; {advice}")
 
 

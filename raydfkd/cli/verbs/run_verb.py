@@ -1,4 +1,4 @@
-"""``raydfkd run`` and ``raydfkd demo``: a distillation from its experiment to its report, watched live."""
+"""``raydfkd run`` and ``raydfkd demo``: a distillation from its experiment to its report, with live progress."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="Run directory; otherwise runtime.out, otherwise runs/NAME-seedSEED.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the run directory.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the run directory.")] = False,
     runner: Annotated[Runner | None, typer.Option(help="Replaces runtime.runner.")] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; replaces runtime.address.")] = None,
 ) -> None:
-    """Distil a student from a teacher, as EXP.yaml says."""
+    """Distil a student from a teacher, as EXP.yaml specifies."""
     from raydfkd.pipeline.experiment.config import load_experiment
 
     if resume and experiment.is_dir() and out is None:
@@ -49,9 +49,9 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Seed of teacher and run.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Run directory; otherwise a new runs/demo-seedSEED.")] = None,
 ) -> None:
-    """The whole pipeline in minutes, on handwritten digits.
+    """Run the whole pipeline in minutes, on handwritten digits.
 
-    Trains a teacher on the spot, starts a local Ray, distils a student without data and writes the report.
+    Trains a teacher first, starts a local Ray, distils a student without data and writes the report.
     """
     from raydfkd.pipeline.experiment.config import load_experiment
     from raydfkd.pipeline.experiment.yaml_files import read_yaml, validate

@@ -1,4 +1,4 @@
-"""``raydfkd submit``: a run or a sweep as a job on a cluster, followed from here."""
+"""``raydfkd submit``: sends a run or a sweep to a cluster as a job and follows it."""
 
 from __future__ import annotations
 
@@ -26,23 +26,30 @@ def submit(
     address: Annotated[
         str, typer.Option(help="The cluster's dashboard, http://HOST:8265.", envvar="RAY_API_SERVER_ADDRESS")
     ] = DASHBOARD,
-    out: Annotated[Path | None, typer.Option(help="Run directory: an absolute path on storage that every node sees.")] = None,
-    fetch: Annotated[Path | None, typer.Option(help="Folder here to copy the run directory to, once it has ended.")] = None,
-    job_id: Annotated[
-        str | None, typer.Option("--id", help="Name of the job. One that exists already is followed, not started again.")
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory: an absolute path on storage that every node can access.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the run directory.")] = False,
+    fetch: Annotated[
+        Path | None, typer.Option(help="Local folder to copy the run directory to once the job has ended.")
+    ] = None,
+    job_id: Annotated[
+        str | None, typer.Option("--id", help="Name of the job. A job that exists already is followed, not started again.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the run directory.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return once the job is sent.")] = False,
     working_dir: Annotated[
-        str | None, typer.Option(help="Folder that the job gets a copy of (here: .), or the address of an archive.")
+        str | None, typer.Option(help="Folder to copy to the job (default: the current one), or the address of an archive.")
     ] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="Pattern of files that stay here (repeat it).")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Pattern of files not to copy (repeat the option).")] = None,
     runtime_env: Annotated[Path | None, typer.Option(help="YAML file with a Ray runtime environment.")] = None,
-    env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Variable for the job (repeat it).")] = None,
+    env: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Environment variable for the job (repeat the option).")
+    ] = None,
     entrypoint_num_cpus: Annotated[float, typer.Option(min=0, help="CPUs for the command itself.")] = 0,
     entrypoint_num_gpus: Annotated[float, typer.Option(min=0, help="GPUs for the command itself.")] = 0,
     entrypoint_resource: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=AMOUNT", help="Custom resource for the command itself (repeat it).")
+        list[str] | None,
+        typer.Option(metavar="NAME=AMOUNT", help="Custom resource for the command itself (repeat the option)."),
     ] = None,
 ) -> None:
     """Send a run or a sweep to a Ray cluster as a job, and follow it.
@@ -89,7 +96,7 @@ def _follow(client: JobClient, job: Job, target: Path | None) -> int:
     try:
         code = follow(client, job.job_id, lambda text: typer.echo(text, nl=False))
     except KeyboardInterrupt:
-        typer.echo(f"\nraydfkd: detached; job {job.job_id} goes on. {_how_to_go_on(client, job)}", err=True)
+        typer.echo(f"\nraydfkd: detached; job {job.job_id} continues. {_how_to_go_on(client, job)}", err=True)
         return INTERRUPTED
     if code:
         typer.echo(f"raydfkd: job {job.job_id} ended with exit code {code}", err=True)
@@ -119,7 +126,7 @@ def _environment(file: Path | None, variables: list[str]) -> dict[str, Any]:
 
 
 def _working_dir(given: str | None, environment: dict[str, Any]) -> tuple[Path | None, dict[str, str]]:
-    """The local folder to take along, or the runtime environment's entry for an archive that the cluster reads itself.
+    """The local folder to send, or the runtime environment's entry for an archive that the cluster reads itself.
 
     Takes ``working_dir`` out of ``environment``, where a runtime environment's file may have named it.
     """

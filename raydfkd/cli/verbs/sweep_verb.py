@@ -1,4 +1,4 @@
-"""``raydfkd sweep``: many trials of one experiment, watched live, and the best of them."""
+"""``raydfkd sweep``: many trials of one experiment, with live progress, and the best of them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from raydfkd.cli.arguments import Overrides
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="A sweep, or a sweep directory for the one it holds.")],
+    file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="A sweep, or a sweep directory, whose sweep is used.")],
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Sweep directory; otherwise runtime.out, otherwise runs/NAME.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep in the sweep directory.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the sweep in the sweep directory.")] = False,
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; replaces runtime.address.")] = None,
 ) -> None:
-    """Try settings of an experiment against each other, as SWEEP.yaml says.
+    """Compare settings of an experiment, as SWEEP.yaml specifies.
 
     KEY=VALUE replaces the sweep's own keys (search.num_trials=4), overrides.KEY=VALUE its experiment's.
     """
@@ -30,7 +30,7 @@ def sweep(
         except KeyboardInterrupt as stop:
             progress.close()
             told = f"stopped ({stop})" if str(stop) else "stopped by Ctrl-C"
-            typer.echo(f"raydfkd: {told}; the sweep goes on with --resume and the same sweep directory", err=True)
+            typer.echo(f"raydfkd: {told}; resume it with --resume and the same sweep directory", err=True)
             raise typer.Exit(130) from None
     _tell(outcome_lines(done.result), done)
 

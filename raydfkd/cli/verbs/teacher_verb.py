@@ -15,8 +15,8 @@ LINE_PERIOD_S = 5.0
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="What to train on what, and how.")],
-    out: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="Where the weights go.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="Model, data and training settings.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="The weights file to write.")],
     overrides: Overrides = None,
 ) -> None:
     """Train a teacher on labelled images."""
@@ -32,7 +32,7 @@ def train(
 
 
 class EpochLines:
-    """One line per epoch, at most one in ``LINE_PERIOD_S`` seconds, and always the last."""
+    """One line per epoch, but at most one every ``LINE_PERIOD_S`` seconds; always one for the last epoch."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

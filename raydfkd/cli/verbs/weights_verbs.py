@@ -1,4 +1,4 @@
-"""``raydfkd evaluate`` and ``raydfkd export``: what a student's weights are worth, and other programs' formats of them."""
+"""``raydfkd evaluate`` and ``raydfkd export``: accuracy of a student's weights, and their export to other formats."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from raydfkd.run_dir import RunDir
 
 StudentName = Annotated[
-    str | None, typer.Option("--student", metavar="NAME", help="One of the experiment's students, where there are several.")
+    str | None, typer.Option("--student", metavar="NAME", help="Name of the student, if the experiment has several.")
 ]
 
 
@@ -32,13 +32,13 @@ def evaluate(
     student: Annotated[Path, typer.Argument(metavar="STUDENT", help="A weights file, or a finished run directory.")],
     overrides: Overrides = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="EXP.yaml", help="The experiment; otherwise that of the run directory.")
+        Path | None, typer.Option(metavar="EXP.yaml", help="The experiment; otherwise the one of the run directory.")
     ] = None,
     name: StudentName = None,
 ) -> None:
     """Measure students and teacher on the evaluation data.
 
-    Of a run directory every student is measured; a weights file is taken to be the first one's, or that of --student.
+    In a run directory every student is measured; a weights file is assumed to be the first student's, or the one of --student.
     """
     from raydfkd.pipeline.experiment.config import load_experiment
     from raydfkd.run_dir import RunDir
@@ -80,7 +80,7 @@ def _measure(experiment: ExperimentConfig, files: list[tuple[Path, str]]) -> lis
     device = builder.choose_device(experiment)
     teacher = builder.build_frozen_teacher(experiment).to(device)
     networks = {name: builder.build_student(experiment, name=name).to(device) for _, name in files}
-    for path, name in files:  # a wrong file is refused before anything is measured
+    for path, name in files:  # reject a wrong file before measuring anything
         load_weights(networks[name], path)
     evaluator = builder.build_evaluator(experiment, teacher, device)
     assert evaluator is not None, "the experiment names evaluation data"
@@ -101,18 +101,18 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run directory, or a weights file made by raydfkd.")],
     format: Annotated[Format, typer.Option(help="File format.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
-    ema: Annotated[bool, typer.Option("--ema", help="The run's moving average in place of its last student.")] = False,
+    ema: Annotated[bool, typer.Option("--ema", help="Export the moving average instead of the last weights.")] = False,
     name: StudentName = None,
 ) -> None:
     """Write a student as a file for other programs.
 
-    pt2 and onnx take images in [0,1] and normalise them inside. The file is loaded again and compared.
+    pt2 and onnx take images in [0,1] and normalise them inside. The file is loaded again and its outputs compared.
     """
     from raydfkd.run_dir import RunDir
 
     if not run.is_dir() and (ema or name is not None):
         option = "--ema" if ema else "--student"
-        raise ConfigError(f"{option} chooses between the students of a run directory, but {run} is none: leave it out")
+        raise ConfigError(f"{option} chooses a student of a run directory, but {run} is not one: leave it out")
     if name is not None:
         weights = RunDir.open(run).weights_of(name, ema)
     else:
@@ -127,7 +127,7 @@ def export(
         model, classes = metadata["model"], int(metadata["num_classes"])
         shape, mean, std = (json.loads(metadata[key]) for key in ("image_shape", "mean", "std"))
     except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{weights} does not say which model it is of: give a file that raydfkd wrote") from error
+        raise CheckpointError(f"{weights} does not say which model it belongs to: give a file that raydfkd wrote") from error
     network = build_classifier(model, classes, tuple(shape))
     if "shared_classifier" in metadata:
         network = rebuild_shared_classifier(network, metadata["shared_classifier"], classes)

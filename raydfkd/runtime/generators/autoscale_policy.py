@@ -1,4 +1,4 @@
-"""When to add or drop a generator: the side that waits tells which side is short. Plain arithmetic on the measured waits."""
+"""When to add or remove a generator: the side that waits shows which side is the bottleneck. Plain arithmetic on the waits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raydfkd.synthesis.method import AutoscaleConfig
 
 @dataclass(frozen=True)
 class Waits:
-    """Shares of the time spent waiting, in [0,1]; None where nothing was measured.
+    """Shares of the time spent waiting, in [0,1]; None if nothing was measured.
 
     Attributes:
         student: by the students, for images.
@@ -25,7 +25,7 @@ class Waits:
 
 
 class WaitMeter:
-    """Collects what the metrics records say of waits.
+    """Collects the waits reported in metrics records.
 
     Args:
         horizon_s: records older than this are forgotten.
@@ -37,7 +37,7 @@ class WaitMeter:
         self._generators: dict[str, deque[tuple[float, float, float]]] = {}
 
     def take(self, kind: str, values: Mapping[str, Any], now: float) -> None:
-        """One record: its kind, its values, and the time in seconds at which it came."""
+        """Adds a record: its kind, its values, and its arrival time in seconds."""
         if kind == "throughput":
             records = self._students.setdefault(str(values.get("student", "")), deque())
             records.append((now, sum(waited_s(kind, values).values())))
@@ -50,10 +50,10 @@ class WaitMeter:
                 made.popleft()
 
     def waits(self, source: str, since: float, not_before: float) -> Waits:
-        """Over the records that came after ``since``; of several students the one that waits most counts.
+        """Shares over the records that arrived after ``since``; with several students, the one that waits most counts.
 
-        A throughput record tells of the time since the one before it. That one may be older than ``since``, for a student
-        that starves reports seldom, but not older than ``not_before``.
+        A throughput record covers the time since the previous one. That one may be older than ``since``, because a starved
+        student reports rarely, but not older than ``not_before``.
         """
         shares = [_student_share(list(records), since, not_before) for records in self._students.values()]
         known = [share for share in shares if share is not None]
@@ -73,7 +73,7 @@ def _student_share(records: list[tuple[float, float]], since: float, not_before:
 
 @dataclass(frozen=True)
 class Change:
-    """One generator more or less, and why, in words."""
+    """One generator more or fewer, and the reason in words."""
 
     target: int
     reason: str
@@ -83,10 +83,10 @@ class AutoscalePolicy:
     """Decides for one source, one generator at a time.
 
     It adds one when the students wait more than ``add_above`` of their time and the generators less than ``spare`` of theirs.
-    It drops one when the students wait less than half of ``add_above`` and the generators that remain would still have
-    ``spare`` of their time left over: n that wait a share w do the work of n (1 - w), which n - 1 can do with that to spare if
-    n (1 - w) <= (n - 1) (1 - spare). One that was added for want of images is therefore not dropped for what it brings, and
-    after each change only what came after it counts, for a whole window: so it does not swing.
+    It removes one when the students wait less than half of ``add_above`` and the remaining generators would still have
+    ``spare`` of their time left: n generators waiting a share w do the work of n (1 - w), which n - 1 can do with that margin
+    if n (1 - w) <= (n - 1) (1 - spare). A generator added because images were short is therefore not removed because of its
+    own effect, and after each change only later records count, for a whole window: this prevents oscillation.
 
     Args:
         config: bounds and thresholds.
@@ -99,7 +99,7 @@ class AutoscalePolicy:
 
     @property
     def changed_at(self) -> float:
-        """What came before is of another number of generators."""
+        """Earlier records belong to another number of generators."""
         return self._changed_at
 
     @property
@@ -119,7 +119,7 @@ class AutoscalePolicy:
 
         Args:
             target: generators wanted at present.
-            num_running: how many of them run. While one has not come no other is added, and it is the first to be dropped.
+            num_running: how many of them run. While one has not started, no other is added, and it is the first to be removed.
             waits: measured over the window, after ``changed_at``.
         """
         config = self._config

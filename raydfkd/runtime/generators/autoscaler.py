@@ -21,11 +21,11 @@ PATIENCE_S = 5.0
 
 
 class Autoscaler:
-    """Looks now and then, and scales.
+    """Checks the waits periodically, and scales.
 
     Args:
         config: the experiment.
-        coordinator: the run's, which meters the waits.
+        coordinator: of the run; it measures the waits.
         scale: takes source, target and reason.
     """
 
@@ -40,12 +40,12 @@ class Autoscaler:
         self._next_look = now
 
     def note_change(self, source: str) -> None:
-        """The number of a source's generators has changed, whoever did it."""
+        """Reports that the number of a source's generators has changed, for whatever reason."""
         if source in self._policies:
             self._policies[source].note_change(time.monotonic())
 
     def look(self, roster: Roster) -> None:
-        """Changes by one where the policy says so; a change is one event line with its reason."""
+        """Changes the number by one if the policy says so; each change is one event line with its reason."""
         now = time.monotonic()
         if now < self._next_look:
             return
@@ -57,7 +57,7 @@ class Autoscaler:
             try:
                 waits = ray.get(self._coordinator.waits.remote(source, *ages), timeout=PATIENCE_S)
             except (RayError, GetTimeoutError) as error:
-                logger.info("the coordinator does not answer just now: %s", type(error).__name__)
+                logger.info("the coordinator does not answer at the moment: %s", type(error).__name__)
                 return
             counts = roster.counts(source)
             change = policy.decide(counts["target"], counts["running"], waits)

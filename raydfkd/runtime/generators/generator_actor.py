@@ -27,8 +27,8 @@ class GeneratorActor:
 
     Args:
         context: the run.
-        source, index: which generator of which source it is.
-        turn: its place among all generators of the run.
+        source, index: the source, and the generator's number in it.
+        turn: its position among all generators of the run.
     """
 
     def __init__(self, context: RunContext, source: str, index: int, turn: int) -> None:
@@ -40,7 +40,7 @@ class GeneratorActor:
         self._loop: GeneratorLoop | None = None
 
     def build(self, state: bytes | None) -> int:
-        """Builds the networks, from an earlier synthesizer's state if there is one; the process id."""
+        """Builds the networks, from an earlier synthesizer's state if given; returns the process id."""
         import torch
 
         from raydfkd.pipeline.experiment import builder
@@ -110,5 +110,5 @@ class GeneratorActor:
         except GetTimeoutError as error:
             raise WaitTimeoutError(f"waited {self._timeout_s:.0f} s for the weights in the weight store") from error
         except ObjectLostError:
-            return known, None  # The store died with them; they will be published again.
+            return known, None  # The store died and the weights with it; they will be published again.
         return version, weights

@@ -19,7 +19,7 @@ WEIGHTS_POLL_S = 0.02
 Admit = Callable[[str], tuple[Ticket | NotYet, float]]
 """Requests admission for a stream: the answer, and the seconds of waiting for it that count as a wait."""
 Newest = Callable[[WeightsVersion], tuple[WeightsVersion, np.ndarray | None]]
-"""The newest published student weights; without the weights themselves if their version is the one given."""
+"""The newest published student weights and their version; None for the weights if the version is the one given."""
 
 
 class GeneratorLoop:
@@ -29,9 +29,9 @@ class GeneratorLoop:
         generator_id: for messages.
         synthesizer: makes the batches.
         admit, newest: see their types; both may block.
-        note: is told in whose stream's name how far the preparation is; None once it is over.
-        tell: takes one line on something that people should know.
-        wait_timeout_s: how long to wait for student weights at most.
+        note: called with the stream's name and the progress of the preparation; None once it is complete.
+        tell: takes a one-line message for people.
+        wait_timeout_s: the longest wait for student weights.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class GeneratorLoop:
             yield replace(batch, metrics={**batch.metrics, **waits})
 
     def drain(self) -> None:
-        """The batch in hand is the last."""
+        """Makes the current batch the last one."""
         self._drained = True
 
     def packed_state(self) -> tuple[bytes, int]:
-        """The synthesizer's state between two batches as ``torch.save`` writes it, and how many it had made by then.
+        """The synthesizer's state between two batches as ``torch.save`` writes it, and the number of batches made by then.
 
-        A state refers to the synthesizer's own tensors, which its next batch changes in place; so it is packed before that
-        can begin.
+        A state refers to the synthesizer's own tensors, which its next batch changes in place; so it is serialised before that
+        can start.
         """
         import torch
 
@@ -119,7 +119,7 @@ class GeneratorLoop:
     def _take_weights(self, min_version: WeightsVersion) -> bool:
         """Takes the newest student weights; waits for ``min_version``. False if the generator was drained meanwhile.
 
-        It waits without the lock: a student that asks for this generator's state must get it, or it would never publish.
+        Waits without the lock: a student that requests this generator's state must get it, or it would never publish.
         """
         deadline = time.monotonic() + self._wait_timeout_s
         while True:

@@ -1,9 +1,9 @@
-"""The pool of generator actors: starts them, replaces the dead from their last state, and scales their number while they run.
+"""The pool of generator actors: starts them, replaces dead ones from their last state, and scales their number during the run.
 
-``scale`` only says how many are wanted. The watcher's thread does the rest, a step each time it looks: it starts those that
-are missing, and drains those that are too many (never kills first: the batch in hand is delivered, the stream ends, the state
-is taken, and only then the process goes). One that finds no place stays pending, which is what an autoscaler acts on; no
-standing request is made to it, because such requests are cluster-wide and would replace another run's.
+``scale`` only sets how many are wanted. The watcher's thread does the rest, one step per check: it starts missing generators
+and drains surplus ones (it never kills first: the current batch is delivered, the stream ends, the state is taken, and only
+then the process ends). A generator that cannot be placed stays pending, which an autoscaler acts on; no explicit resource
+request is made to the autoscaler, because such requests are cluster-wide and would replace another run's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from raydfkd.runtime.run_context import RunContext
 WATCH_PERIOD_S = 0.5
 PATIENCE_S = 5.0
 NODE_DIED = "its node has died"
-"""In Ray's words for the death of an actor, which has no other sign of it."""
+"""Part of Ray's message for the death of an actor, the only sign that its node died."""
 
 
 class GeneratorPool:
@@ -41,7 +41,7 @@ class GeneratorPool:
     Args:
         context: the run.
         restore_from: a checkpoint folder with generator states, None to begin.
-        targets: generators wanted by source, where they are others than the experiment's.
+        targets: generators wanted by source, if different from the experiment's.
     """
 
     def __init__(self, context: RunContext, restore_from: Path | None, targets: Mapping[str, int] | None = None) -> None:
@@ -57,19 +57,19 @@ class GeneratorPool:
         self._watcher = threading.Thread(target=self._guarded, args=(self._watch,), name="watcher", daemon=True)
 
     def start(self) -> None:
-        """Starts all generators, and the watch over them. What goes wrong is left with the run's coordinator as its failure."""
+        """Starts all generators and the watcher. Errors are reported to the run's coordinator as the run's failure."""
         self._guarded(self._start_all)
         self.watch()
 
     def watch(self) -> None:
-        """Starts the watch alone, which then starts the generators one by one as they find a place."""
+        """Starts the watcher only, which then starts the generators one by one as resources become free."""
         self._watcher.start()
 
     def scale(self, source: str | None, target: int, why: str = "") -> dict[str, Any]:
-        """Wants ``target`` generators of a source from now on; returns at once how it stands.
+        """Sets the number of generators wanted of a source; returns the current status at once.
 
         Args:
-            source: its name; None where there is only one.
+            source: its name; None if there is only one.
             why: for the event line.
 
         Raises:
@@ -94,21 +94,21 @@ class GeneratorPool:
         }
 
     def pids(self) -> dict[str, int | None]:
-        """Process id of every generator; None of one that is being started."""
+        """Process id of every generator; None for one that is being started."""
         return {member.name: member.pid for member in self._roster.members() if member.phase is not None}
 
     def save(self, folder: Path) -> None:
-        """Writes every generator's state into a checkpoint folder, the retired ones' too."""
+        """Writes every generator's state into a checkpoint folder, including retired ones."""
         take_states(self._roster.members(), self._timeout_s)
         write_states(folder, self._roster.members())
 
     def keep_preparation(self) -> None:
-        """Saves what generators learnt before their first batch, as far as there is no checkpoint that has it."""
+        """Saves the generators' preparation before their first batch, unless a checkpoint has it."""
         take_states(self._roster.members(), self._timeout_s)
         keep_preparation(self._context.run, self._roster.members())
 
     def close(self, timeout_s: float) -> None:
-        """Lets the generators finish the batch in hand, then ends them."""
+        """Lets the generators finish their current batch, then ends them."""
         self._closed.set()
         self._woken.set()
         if self._watcher.is_alive():
@@ -143,18 +143,19 @@ class GeneratorPool:
             except GetTimeoutError as error:
                 raise WaitTimeoutError(f"waited {self._timeout_s:.0f} s for {self._news.whereabouts(member)}") from error
             except RayActorError:
-                continue  # The watcher will find it dead, and replace it.
+                continue  # The watcher will find it dead and replace it.
         self._news.tell_changes()
 
     def _create(self, member: Member) -> None:
         need = requested(self._config.sources[member.source].resources)
         options = {"num_cpus": need.pop("CPU"), "num_gpus": need.pop("GPU", 0), "resources": need}
         if not self._context.grouped:
-            # A generator is not captured by a placement group that this actor might have been started in.
+            # A generator does not inherit a placement group that this actor might have been started in.
             options["scheduling_strategy"] = "DEFAULT"
         turns = self._config.generators
         place = (member.source, member.index)
-        turn = turns.index(place) if place in turns else len(turns)  # Turns are lockstep's, where no generator is added.
+        # Turns matter only in lockstep, where no generator is added.
+        turn = turns.index(place) if place in turns else len(turns)
         actor_class: Any = GeneratorActor
         actor = actor_class.options(**options).remote(self._context, member.source, member.index, turn)
         member.pid, member.placed, member.building = None, actor.alive.remote(), actor.build.remote(member.state)
@@ -165,7 +166,7 @@ class GeneratorPool:
         """Attaches a generator once its networks are built.
 
         Raises:
-            GetTimeoutError: they are not.
+            GetTimeoutError: they are not built in time.
             RayActorError: it died.
             RayTaskError: they cannot be built.
         """
@@ -187,7 +188,7 @@ class GeneratorPool:
                 taken = time.monotonic()
 
     def _tend(self) -> None:
-        """Brings what is a step nearer to what is wanted."""
+        """Moves the pool one step towards the wanted numbers."""
         attached = self._attached()
         for member in self._roster.members():
             if self._closed.is_set():
@@ -208,7 +209,7 @@ class GeneratorPool:
     def _retire(self, member: Member, attached: list[str] | None) -> None:
         now = time.monotonic()
         if member.building is not None:
-            self._end(member)  # It has begun no batch, so there is nothing to drain.
+            self._end(member)  # It has started no batch, so there is nothing to drain.
         elif member.draining_since is None:
             member.actor.drain.remote()
             member.draining_since = now
@@ -217,14 +218,16 @@ class GeneratorPool:
             self._news.event(f"generator {member.name} has ended after {member.num_batches} batches; its state is kept")
             self._end(member)
         elif now - member.draining_since > self._timeout_s:
-            self._news.event(f"generator {member.name} did not finish its batch in {self._timeout_s:.0f} s and ends without it")
+            self._news.event(
+                f"generator {member.name} did not finish its batch in {self._timeout_s:.0f} s and is ended without it"
+            )
             self._end(member)
 
     def _end(self, member: Member) -> None:
         actor = member.actor
         member.forget_actor()
         ray.kill(actor)
-        self._woken.set()  # It may be wanted again by now, or leave room for one that waits.
+        self._woken.set()  # It may be wanted again by now, or its resources by a pending one.
 
     def _see_to_start(self, member: Member) -> None:
         if member.placed is not None and ray.wait([member.placed], timeout=0)[0]:
@@ -243,7 +246,7 @@ class GeneratorPool:
             return
         if member.replaced is not None:
             state_age_s = time.monotonic() - member.state_taken_at
-            age = "its beginning" if member.state is None else f"its state of {state_age_s:.0f} s ago"
+            age = "its initial state" if member.state is None else f"its state of {state_age_s:.0f} s ago"
             message = f"generator {member.name} {member.replaced} and was restarted from {age}; its delivered images stay"
             self._news.event(message, restart=True)
             member.replaced = None
@@ -252,12 +255,12 @@ class GeneratorPool:
         try:
             ray.get(member.actor.alive.remote(), timeout=PATIENCE_S)
         except (GetTimeoutError, ActorUnavailableError):
-            return  # A connection that breaks is no death: Ray says within seconds which it was.
+            return  # A broken connection is not a death: Ray reports within seconds which it was.
         except RayActorError as error:
             self._replace(member, error)
             return
         if attached is not None and member.name not in attached:
-            self._attach(member)  # A replay actor that came back knows no streams.
+            self._attach(member)  # A restarted replay actor has no streams.
 
     def _replace(self, member: Member, death: RayActorError) -> None:
         member.restarts += 1
@@ -270,14 +273,14 @@ class GeneratorPool:
         member.replaced = "died with its node" if NODE_DIED in str(death) else "died"
 
     def _give_up(self, member: Member, failure: Failure) -> None:
-        """One more than the run began with is no reason to end the run."""
+        """A failed start of an added generator does not end the run."""
         self._roster.drop(member)
         self._end(member)
         self._coordinator.note_targets.remote(self._roster.targets())
-        self._news.event(f"{failure.sentence}; it was to be one more, so the run goes on without it")
+        self._news.event(f"{failure.sentence}; it was an additional one, so the run continues without it")
 
     def _attached(self) -> list[str] | None:
-        """Generators whose streams the replay actor pulls; None if it does not answer."""
+        """Generators with a stream that the replay actor pulls; None if it does not answer."""
         try:
             attached: list[str] = ray.get(self._replay.attached.remote(), timeout=PATIENCE_S)
         except (RayError, GetTimeoutError):

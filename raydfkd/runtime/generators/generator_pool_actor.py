@@ -15,8 +15,8 @@ RECALL_TIMEOUT_S = 30.0
 
 @ray.remote(num_cpus=0, max_concurrency=8)
 class GeneratorPoolActor:
-    """Owns the generator actors, which die with it; a restarted one starts them again from the newest checkpoint, as many as
-    were wanted last."""
+    """Owns the generator actors, which die with it; a restarted pool starts them again from the newest checkpoint, in the
+    number last wanted."""
 
     def __init__(self, context: RunContext) -> None:
         restarted = ray.get_runtime_context().was_current_actor_reconstructed

@@ -1,4 +1,4 @@
-"""What the generator pool tells of its generators: how many are in which phase, and which find no place."""
+"""What the generator pool reports about its generators: how many are in each phase, and which cannot be placed."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from raydfkd.runtime.generators.roster import Member, Roster
 from raydfkd.runtime.preflight import amounts, has_room, requested
 
 PENDING_TOLD_S = 3.0
-"""A process needs about this long to start where there is room."""
+"""A process needs about this long to start if resources are free."""
 
 
 class PoolNews:
-    """Leaves records with the run's coordinator.
+    """Sends records to the run's coordinator.
 
     Args:
         config: the experiment.
         roster: the pool's members.
-        coordinator: the run's.
+        coordinator: of the run.
     """
 
     def __init__(self, config: ExperimentConfig, roster: Roster, coordinator: Any) -> None:
@@ -31,7 +31,7 @@ class PoolNews:
         self._coordinator.push.remote("event", None, {"message": message, "restart": restart})
 
     def tell_changes(self) -> None:
-        """A ``generators`` record for each source of which something has changed."""
+        """Sends a ``generators`` record for each source that has changed."""
         for source in self._config.sources:
             now = {**self._roster.counts(source), "generators": self._roster.listing(source)}
             if self._told.get(source) != now:
@@ -39,7 +39,7 @@ class PoolNews:
                 self._coordinator.push.remote("generators", None, {"source": source, **now})
 
     def tell_pending(self) -> None:
-        """One line on those that find no place, which are pending at two looks or more. It is no failure: others go on."""
+        """Logs one line on generators that are pending at two checks or more. This is not a failure: the others continue."""
         before, self._pending = self._pending, {m.name for m in self._roster.members() if m.phase == "pending"}
         for source, settings in self._config.sources.items():
             pending = [m for m in self._roster.members(source) if m.name in before & self._pending and m.actor is not None]
@@ -52,8 +52,8 @@ class PoolNews:
                 member.told_pending = True
             counts = self._roster.counts(source)
             self.event(
-                f"{len(pending)} of {counts['target']} generators of {source} wait for a place ({counts['running']} run): each "
-                f"needs {amounts(need)} and no node has that free; they start as soon as one has"
+                f"{len(pending)} of {counts['target']} generators of {source} lack resources ({counts['running']} run): each "
+                f"needs {amounts(need)} and no node has that free; they start as soon as one does"
             )
 
     def whereabouts(self, member: Member) -> str:

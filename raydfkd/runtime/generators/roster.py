@@ -1,4 +1,4 @@
-"""Which generators a run has, wants and had. Plain bookkeeping: the pool acts on it, and nothing of Ray is in here."""
+"""The generators that a run has, wants and had. Plain bookkeeping without Ray; the pool acts on it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from typing import Any
 from raydfkd.pipeline.experiment.config import generator_id
 
 PHASES = ("running", "starting", "pending", "draining")
-"""pending: no process yet, its resources may be taken; starting: it builds its networks; draining: it ends its last batch."""
+"""pending: no process yet, resources may be in use; starting: building its networks; draining: finishing its last batch."""
 
 
 @dataclass
 class Member:
-    """One generator's place in the run, whoever fills it. A retired one keeps its state and can come back.
+    """One generator of the run, independent of its current actor. A retired one keeps its state and can come back.
 
     Attributes:
-        source, index: which generator of which source; together they make its name, which no other ever has.
-        wanted: it is to run; otherwise it is to end, or has ended.
-        joined: counts up, so that the youngest is known.
-        added: the run did not begin with it.
-        actor: its process, None while there is none.
-        placed: pending answer of a process that may not have a place yet, None once it has one.
-        building: pending answer while it starts.
-        state: its synthesizer's, as last taken.
-        num_batches: made by this actor until then.
-        draining_since: when it was told to end.
-        replaced: how the one died that the actor follows, until it runs; None otherwise.
+        source, index: its source and number; together they form its unique name.
+        wanted: it should run; otherwise it should end, or has ended.
+        joined: an increasing number that identifies the youngest.
+        added: the run did not start with it.
+        actor: its actor, None while there is none.
+        placed: pending answer of an actor that may not be placed yet, None once it is.
+        building: pending answer while it is starting.
+        state: of its synthesizer, as last fetched.
+        num_batches: batches made by this actor until then.
+        draining_since: when it was asked to end.
+        replaced: how the previous actor died, until this one runs; None otherwise.
     """
 
     source: str
@@ -58,7 +58,7 @@ class Member:
 
     @property
     def phase(self) -> str | None:
-        """One of ``PHASES``; None of one that is retired."""
+        """One of ``PHASES``; None if retired."""
         if self.actor is None:
             return "pending" if self.wanted else None
         if self.draining_since is not None or not self.wanted:
@@ -79,7 +79,7 @@ class Roster:
 
     Args:
         targets: generators wanted, by source.
-        states: synthesizer states by generator, from a checkpoint: also those of generators that had been retired.
+        states: synthesizer states by generator, from a checkpoint, including retired generators.
     """
 
     def __init__(self, targets: Mapping[str, int], states: Mapping[str, bytes]) -> None:
@@ -94,7 +94,7 @@ class Roster:
             self._want(source, target)
 
     def members(self, source: str | None = None) -> list[Member]:
-        """All members, the retired too, of one source or of all."""
+        """All members, including retired ones, of one source or of all."""
         with self._lock:
             return [m for name, members in self._members.items() if source in (None, name) for m in members]
 
@@ -104,10 +104,10 @@ class Roster:
             return {source: sum(member.wanted for member in members) for source, members in self._members.items()}
 
     def set_target(self, source: str, target: int) -> tuple[list[Member], list[Member]]:
-        """Marks who is wanted now; returns those who join and those who are to end.
+        """Updates which generators are wanted; returns those to start and those to end.
 
-        Up: retired and draining ones come back first, lowest number first, and go on from their states; a generator that has
-        learnt for an hour is worth more than one that begins. Down: pending ones go first, then the youngest.
+        Up: retired and draining ones come back first, lowest number first, and continue from their states; a generator that
+        has trained for an hour is worth more than a new one. Down: pending ones go first, then the youngest.
         """
         with self._lock:
             wanted = [member for member in self._members[source] if member.wanted]
@@ -120,7 +120,7 @@ class Roster:
             return [], leaving
 
     def drop(self, member: Member) -> None:
-        """One that could not start is not wanted any more."""
+        """Marks one that could not start as no longer wanted."""
         with self._lock:
             member.wanted = False
 
@@ -130,7 +130,7 @@ class Roster:
         return {"target": self.targets()[source], **{phase: phases.count(phase) for phase in PHASES}}
 
     def listing(self, source: str) -> list[dict[str, Any]]:
-        """``name``, ``state`` (its phase), ``pid`` and ``restarts`` of each that is not retired."""
+        """``name``, ``state`` (its phase), ``pid`` and ``restarts`` of each one that is not retired."""
         return [
             {"name": member.name, "state": phase, "pid": member.pid, "restarts": member.restarts}
             for member in self.members(source)

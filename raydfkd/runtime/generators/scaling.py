@@ -1,4 +1,4 @@
-"""Which changes of the number of generators a live run allows, and how they are told. Plain checks, without Ray."""
+"""Which changes of the number of generators a live run allows, and how they are reported. Plain checks, without Ray."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from raydfkd.errors import ConfigError
 from raydfkd.pipeline.experiment.config import ExperimentConfig
 
 MOST_GENERATORS = 1000
-"""Of one source. Those without a place wait as actors of the cluster: a slip of the finger shall not flood it."""
+"""Per source. Unplaced ones wait as pending actors of the cluster: a typo must not flood it."""
 
 
 def check_scale(config: ExperimentConfig, targets: Mapping[str, int], source: str | None, target: int) -> str:
-    """The name of the source that is meant.
+    """The name of the source to scale, after checking the change.
 
-    A source may go down to no generator while another makes images. Not all of them may: the student would wait for images
-    until the run failed.
+    A source may go down to zero generators while another makes images, but not all of them: the student would wait for
+    images until the run failed.
 
     Args:
         config: the experiment.
         targets: generators wanted at present, by source.
-        source: as named; None where there is only one.
-        target: generators wanted from now on.
+        source: the given name; None if there is only one.
+        target: new number of generators.
 
     Raises:
         ConfigError: this run cannot have that many, or has no such source.
@@ -35,7 +35,7 @@ def check_scale(config: ExperimentConfig, targets: Mapping[str, int], source: st
         raise ConfigError(f"this run has no source {source!r}, but {known}: name one of these with --source")
     if config.schedule.mode == "lockstep":
         raise ConfigError(
-            "this run is in lockstep, where a seed fixes which generator makes which batch, so their number stays: "
+            "this run is in lockstep, where the seed fixes which generator makes which batch, so their number cannot change: "
             "start it with schedule.mode=decoupled to scale it"
         )
     if not 0 <= target <= MOST_GENERATORS:
@@ -45,12 +45,12 @@ def check_scale(config: ExperimentConfig, targets: Mapping[str, int], source: st
     bounds = config.sources[source].autoscale
     if bounds is not None and not bounds.min <= target <= bounds.max:
         raise ConfigError(
-            f"{target} generators are outside sources.{source}.autoscale, {bounds.min} to {bounds.max}: stay inside it"
+            f"{target} generators are outside sources.{source}.autoscale, {bounds.min} to {bounds.max}: stay in this range"
         )
     return source
 
 
 def scale_message(source: str, before: int, target: int, num_continued: int, why: str) -> str:
     """The event line of a change."""
-    continued = f", {num_continued} of them from the state they had" if num_continued else ""
-    return f"{source} is scaled from {before} to {target} generators{continued}" + (f" ({why})" if why else "")
+    continued = f", {num_continued} of them from their earlier state" if num_continued else ""
+    return f"{source} scaled from {before} to {target} generators{continued}" + (f" ({why})" if why else "")

@@ -1,4 +1,4 @@
-"""The way to a cluster's dashboard: its address, its token, and Ray's job client with a timeout on every request."""
+"""Access to a cluster's dashboard: its address, its token, and Ray's job client with a timeout on every request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REQUEST_TIMEOUT_S = 60.0
 UPLOAD_TIMEOUT_S = 600.0
 
 REDIRECTING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
-"""Variables that Ray's client takes before the address that it is given."""
+"""Variables that Ray's client prefers to the address that it is given."""
 TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 
 
@@ -36,7 +36,7 @@ class RequestRefusedError(Exception):
 
 
 class JobClient(JobSubmissionClient):
-    """Ray's own, which waits without end and names no status."""
+    """Replaces Ray's own request, which has no timeout and does not report the status."""
 
     def _do_request(self, method: str, endpoint: str, **settings: Any) -> Any:
         patience_s = UPLOAD_TIMEOUT_S if method == "PUT" else REQUEST_TIMEOUT_S
@@ -47,11 +47,11 @@ class JobClient(JobSubmissionClient):
 
 
 def connect(address: str, environment: Mapping[str, str]) -> JobClient:
-    """A client of the dashboard at ``address``, with the token of ``environment`` if the cluster asks for one.
+    """A client of the dashboard at ``address``, with the token from ``environment`` if the cluster requires one.
 
     Raises:
-        ConfigError: the address cannot be a dashboard's, or a token file cannot be read.
-        ResourceError: nothing answers there, what answers is no Ray, or it refuses the token.
+        ConfigError: the address cannot be that of a dashboard, or a token file cannot be read.
+        ResourceError: nothing answers there, the server is not Ray, or it refuses the token.
     """
     url = dashboard_url(address)
     headers = _authorization(url, environment)
@@ -62,16 +62,16 @@ def connect(address: str, environment: Mapping[str, str]) -> JobClient:
 
 
 def dashboard_url(address: str) -> str:
-    """``address`` with its scheme, without a slash at the end.
+    """``address`` with its scheme, without a trailing slash.
 
     Raises:
-        ConfigError: it is of another kind, such as ray://, or not an address at all.
+        ConfigError: it has another scheme, such as ray://, or is not an address.
     """
     url = address if "://" in address else f"http://{address}"
     try:
         parts = urlsplit(url)
         broken = parts.scheme not in ("http", "https") or not parts.hostname or address == "auto" or parts.port == 0
-    except ValueError:  # a port that is no number
+    except ValueError:  # the port is not a number
         broken = True
     if broken:
         raise ConfigError(f"--address is {address!r}: jobs go to the cluster's dashboard, give it as http://HOST:8265")
@@ -79,7 +79,7 @@ def dashboard_url(address: str) -> str:
 
 
 def token_of(environment: Mapping[str, str]) -> tuple[str, str] | None:
-    """(token, where it came from), looked for where Ray does: a variable, the file that one names, the file in the home.
+    """(token, its origin), searched where Ray does: a variable, the file named by another, the file in the home directory.
 
     Raises:
         ConfigError: RAY_AUTH_TOKEN_PATH names a file that cannot be read or is empty.
@@ -100,7 +100,7 @@ def token_of(environment: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def _authorization(url: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """The header that the cluster wants, none if it wants none. A token is shown only to a server that asks for one."""
+    """The header that the cluster requires, if any. A token is sent only to a server that asks for one."""
     mode = environment.get("RAY_AUTH_MODE", "")
     found = token_of(environment) if mode != "disabled" else None
     status = _status(url, {})
@@ -112,15 +112,17 @@ def _authorization(url: str, environment: Mapping[str, str]) -> dict[str, str]:
         if status == 200:
             return headers
     if status not in (401, 403):
-        raise ResourceError(f"what answers at {url!r} is no Ray dashboard (status {status}): give http://HOST:8265 of the head")
+        raise ResourceError(
+            f"the server at {url!r} is not a Ray dashboard (status {status}): give http://HOST:8265 of the head"
+        )
     if found is None:
         how = "unset RAY_AUTH_MODE=disabled and give" if mode == "disabled" else "give"
-        raise ResourceError(f"the cluster at {url!r} asks for a token: {how} it in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH")
-    raise ResourceError(f"the cluster at {url!r} refuses the token of {found[1]}: give its own in RAY_AUTH_TOKEN")
+        raise ResourceError(f"the cluster at {url!r} requires a token: {how} it in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH")
+    raise ResourceError(f"the cluster at {url!r} refuses the token of {found[1]}: give the cluster's own in RAY_AUTH_TOKEN")
 
 
 def _status(url: str, headers: dict[str, str]) -> int:
-    """HTTP status of the dashboard's version page; 0 if it is not a dashboard's.
+    """HTTP status of the dashboard's version page; 0 if the page is not from a dashboard.
 
     Raises:
         ResourceError: nothing answers.
@@ -129,7 +131,7 @@ def _status(url: str, headers: dict[str, str]) -> int:
         answer = requests.get(f"{url}/api/version", headers=headers, timeout=(CONNECT_TIMEOUT_S, PROBE_TIMEOUT_S))
     except requests.exceptions.RequestException as error:
         raise ResourceError(
-            f"no Ray cluster answers at {url!r} ({_reason(error)}): correct --address, which is the dashboard's, or start one"
+            f"no Ray cluster answers at {url!r} ({_reason(error)}): correct --address (the dashboard's), or start a cluster"
         ) from error
     try:
         known = answer.status_code != 200 or "ray_version" in answer.json()

@@ -1,4 +1,4 @@
-"""From an experiment on this machine to the command that a job runs, and the files that it needs of the working directory."""
+"""Turns an experiment on this machine into the command that a job runs, and lists the files that it needs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from raydfkd.pipeline.experiment.yaml_files import apply_overrides, merge, read_
 from raydfkd.run_dir import RunDir
 
 SWEEP_KEYS = {"experiment", "space"}
-"""Top-level keys by which a file is a sweep and not an experiment."""
+"""Top-level keys that mark a file as a sweep and not an experiment."""
 
 
 @dataclass(frozen=True)
 class JobCommand:
-    """The words of the command, its run directory, and the files that must come along."""
+    """The words of the command, its run directory, and the files that must be sent with it."""
 
     words: tuple[str, ...]
     out: Path
@@ -30,8 +30,8 @@ def job_command(experiment: Path, overrides: list[str], root: Path, out: Path | 
     """The command for an experiment, a sweep or, with ``resume``, a run directory.
 
     Args:
-        root: the folder that the job will find itself in a copy of.
-        out: run directory as the cluster sees it; None: the experiment's ``runtime.out``, or the run that is resumed.
+        root: the folder of which the job gets a copy as its working directory.
+        out: run directory as the cluster sees it; None: the experiment's ``runtime.out``, or the resumed run.
 
     Raises:
         RaydfkdError: the experiment is wrong or cannot run as a job.
@@ -61,7 +61,7 @@ def job_command(experiment: Path, overrides: list[str], root: Path, out: Path | 
     if out is None or not out.is_absolute():
         raise ConfigError(
             f"--out is {'missing' if out is None else str(out)!r}: give the run directory as an absolute path on storage that "
-            "every node of the cluster sees, because the job's own folder is gone with it"
+            "every node of the cluster can access, because the job's own folder is deleted with it"
         )
     words = ("raydfkd", verb, word, *overrides, *settings, "--out", str(out), "--address", "auto")
     return JobCommand((*words, "--resume") if resume else words, out, tuple(dict.fromkeys(named)))
@@ -74,12 +74,12 @@ def _refuse_local(config: ExperimentConfig) -> None:
 
 def _below(path: Path, root: Path) -> str:
     if not path.is_relative_to(root):
-        raise ConfigError(f"{path} lies outside of the working directory {root}, which is all that the job gets: move it there")
+        raise ConfigError(f"{path} is outside the working directory {root}, and only that is sent to the job: move it there")
     return path.relative_to(root).as_posix()
 
 
 def _raw(layers: list[tuple[Path, dict[str, Any]]], overrides: list[str]) -> dict[str, Any]:
-    """The settings as they were written, unchecked."""
+    """The settings as written, unchecked."""
     tree: dict[str, Any] = {}
     for _, layer in layers:
         tree = merge(tree, layer)
@@ -87,9 +87,9 @@ def _raw(layers: list[tuple[Path, dict[str, Any]]], overrides: list[str]) -> dic
 
 
 def _inputs(config: ExperimentConfig, raw: dict[str, Any], root: Path) -> tuple[list[Path], list[str]]:
-    """Input files that are given by relative paths: those below ``root``, and settings that make the others absolute.
+    """Input files with relative paths: those below ``root``, and settings that make the others absolute.
 
-    An absolute path is left as it is: it names a place of the cluster's.
+    An absolute path is left unchanged: it is a path on the cluster.
     """
     named: list[Path] = []
     settings: list[str] = []
@@ -107,7 +107,7 @@ def _inputs(config: ExperimentConfig, raw: dict[str, Any], root: Path) -> tuple[
 
 
 def _sweep_files(file: Path, tree: dict[str, Any], root: Path) -> list[Path]:
-    """The experiment that a sweep varies, and its input files; it is checked here already."""
+    """The experiment that a sweep varies, and its input files; the experiment is validated here."""
     if not isinstance(tree["experiment"], str):
         return []
     experiment = (file.parent / tree["experiment"]).resolve()

@@ -1,7 +1,7 @@
-"""What a job takes along: the working directory as one archive. Plain files, nothing of Ray.
+"""The files sent with a job: the working directory as one archive. Plain files, independent of Ray.
 
-Of a git checkout, that is what git would commit; of another folder, all of it; never what tools make (``LEFT_OUT``). Files
-that the experiment names come along in any case, because a teacher's weights are rarely in git.
+From a git checkout, these are the files that git would commit; from another folder, all files; never those that tools create
+(``LEFT_OUT``). Files that the experiment names are always included, because a teacher's weights are rarely in git.
 """
 
 from __future__ import annotations
@@ -15,28 +15,30 @@ from pathlib import Path
 from raydfkd.errors import ConfigError
 
 LEFT_OUT = (".git", ".venv", "venv", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info", "runs")
-"""Names of files and folders that are never taken along unless the experiment names them."""
+"""Names of files and folders that are never included unless the experiment names them."""
 MAX_BYTES = 100 * 1024**2
-"""What Ray's dashboard accepts in one upload."""
+"""The largest upload that Ray's dashboard accepts."""
 MIB = 1024**2
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def pack(folder: Path, target: Path, excludes: Iterable[str] = (), named: Iterable[Path] = ()) -> int:
-    """Writes ``folder`` into the zip archive ``target``; equal contents make equal bytes, so that Ray uploads them once.
+    """Writes ``folder`` into the zip archive ``target``; equal contents give equal bytes, so that Ray uploads them once.
 
     Args:
-        excludes: patterns (``*.bin``, ``data``) of names or of paths below ``folder`` that stay here.
-        named: files and folders to take along whatever the patterns say; those outside ``folder`` are left alone.
+        excludes: patterns (``*.bin``, ``data``) of names or of paths below ``folder`` to leave out.
+        named: files and folders to include regardless of the patterns; those outside ``folder`` are ignored.
 
     Returns:
-        How many files it holds.
+        The number of files in it.
 
     Raises:
-        ConfigError: ``folder`` is none, a file cannot be read, or the archive is larger than Ray accepts.
+        ConfigError: ``folder`` is not a folder, a file cannot be read, or the archive is larger than Ray accepts.
     """
     if not folder.is_dir():
-        raise ConfigError(f"--working-dir {folder} is no folder: give one, or the address of an archive that the cluster reads")
+        raise ConfigError(
+            f"--working-dir {folder} is not a folder: give one, or the address of an archive that the cluster can read"
+        )
     files = listed(folder, tuple(excludes), named)
     try:
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -57,7 +59,7 @@ def pack(folder: Path, target: Path, excludes: Iterable[str] = (), named: Iterab
 
 
 def listed(folder: Path, excludes: tuple[str, ...], named: Iterable[Path] = ()) -> list[Path]:
-    """The files of ``folder`` that a job takes along, sorted."""
+    """The files of ``folder`` to send with a job, sorted."""
     patterns = (*LEFT_OUT, *excludes)
     kept = {file for file in _candidates(folder) if not _matches(file.relative_to(folder), patterns)}
     for path in named:
@@ -71,7 +73,7 @@ def _candidates(folder: Path) -> list[Path]:
     try:
         answer = subprocess.run(asked, capture_output=True, check=False, timeout=60)
         names = answer.stdout.decode(errors="surrogateescape").split("\0") if answer.returncode == 0 else []
-    except (OSError, subprocess.TimeoutExpired):  # no git here
+    except (OSError, subprocess.TimeoutExpired):  # git is not available
         names = []
     paths = [folder / name for name in names if name] or list(folder.rglob("*"))
     return [path for path in paths if path.is_file()]
@@ -91,6 +93,6 @@ def _too_large(folder: Path, files: list[Path]) -> str:
     largest = sorted(by_top, key=lambda top: -by_top[top])[:3]
     shown = ", ".join(f"{top} {by_top[top] / MIB:.0f} MiB" for top in largest)
     return (
-        f"working directory {folder} packs to more than the {MAX_BYTES // MIB} MiB that Ray accepts (largest: {shown}): "
+        f"working directory {folder} as an archive exceeds the {MAX_BYTES // MIB} MiB that Ray accepts (largest: {shown}): "
         "leave parts out with --exclude, put data on the cluster's storage, or give --working-dir"
     )

@@ -1,7 +1,7 @@
-"""Sends a run as a Ray job, follows its log to its end, and brings its run directory here.
+"""Sends a run as a Ray job, follows its log to the end, and copies its run directory to this machine.
 
 The job is the same ``raydfkd`` command as here, in a copy of the working directory on the cluster. Its run directory must be on
-storage that all nodes see, because the copy is gone with the job; only paths are supported, no object-store addresses.
+storage that all nodes can access, because the copy is deleted with the job; object-store addresses are not supported.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from raydfkd.runtime.jobs.job_package import pack
 
 POLL_S = 1.0
 LOG_END_S = 10.0
-"""How long after a job's end the rest of its log may take."""
+"""How long to wait for the rest of the log after a job's end."""
 SILENCE_S = 120.0
-"""How long the dashboard may fail to answer before following is given up."""
+"""How long the dashboard may fail to answer before following stops."""
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
-"""A shell's exit codes where it is not the command that ends; above them it was killed."""
+"""A shell's exit codes when the command itself could not be run; higher codes mean that it was killed."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is sent.
+    """A job to submit.
 
     Attributes:
         command: the words of the command.
         out: its run directory as the cluster sees it.
         runtime_env: Ray's runtime environment, without the working directory if ``working_dir`` is a local folder.
-        working_dir: local folder to take along; None if the runtime environment names an archive.
-        excludes: patterns of what stays here.
-        named: files to take along in any case.
-        num_cpus, num_gpus, resources: what the command itself reserves. Nothing puts it on the head node.
-        job_id: its name on the cluster; one that exists already is followed, not started again.
+        working_dir: local folder to send; None if the runtime environment names an archive.
+        excludes: patterns of files not to send.
+        named: files to send in any case.
+        num_cpus, num_gpus, resources: what the command itself reserves. It is not tied to the head node.
+        job_id: its name on the cluster; a job that exists already is followed, not started again.
     """
 
     command: tuple[str, ...]
@@ -68,7 +68,7 @@ def submit(client: JobClient, job: Job) -> bool:
     """Starts the job; False if a job of this name and command exists already.
 
     Raises:
-        ConfigError: the name is another job's, or the working directory or runtime environment cannot be used.
+        ConfigError: the name belongs to another job, or the working directory or runtime environment cannot be used.
         ResourceError: the cluster refuses the job.
     """
     if _exists(client, job):
@@ -92,10 +92,10 @@ def submit(client: JobClient, job: Job) -> bool:
         except RequestRefusedError as error:
             if "already exists" in str(error) and _exists(client, job):
                 return False
-            raise ResourceError(f"the cluster refuses the job ({error.reason}): change what it complains of") from error
+            raise ResourceError(f"the cluster refuses the job ({error.reason}): correct what it complains about") from error
         except OSError as error:  # requests' errors are OSErrors
             raise ResourceError(
-                f"the dashboard went away while job {job.job_id} was sent: send it again with the same --id"
+                f"the dashboard stopped answering while job {job.job_id} was sent: send it again with the same --id"
             ) from error
         except (ValueError, TypeError, RuntimeEnvSetupError) as error:
             raise ConfigError(
@@ -117,25 +117,25 @@ def _exists(client: JobClient, job: Job) -> bool:
 
 
 def follow(client: JobClient, job_id: str, write: Callable[[str], None]) -> int:
-    """Writes the job's log as it grows, from its beginning; the exit code of the job once it has ended.
+    """Writes the job's log from its beginning as it grows; returns the job's exit code once it has ended.
 
     Raises:
         ResourceError: the cluster has no raydfkd.
-        RunFailedError: the job was stopped, or failed before or beside its command.
+        RunFailedError: the job was stopped, or failed outside its command.
         WaitTimeoutError: the dashboard has not answered for ``SILENCE_S``.
     """
     return exit_code(asyncio.run(_Follower(client, job_id, write).run()))
 
 
 class _Follower:
-    """Reads the log through one connection at a time, and asks beside it whether the job has ended."""
+    """Reads the log through one connection at a time, and polls whether the job has ended."""
 
     def __init__(self, client: JobClient, job_id: str, write: Callable[[str], None]) -> None:
         self._client, self._job_id, self._write = client, job_id, write
         self._written = 0
 
     async def run(self) -> Any:
-        """The job's details at its end."""
+        """The job's details after its end."""
         answered = time.monotonic()
         tail = asyncio.create_task(self._tail())
         try:
@@ -146,7 +146,7 @@ class _Follower:
                 except (OSError, RequestRefusedError) as error:  # requests' errors are OSErrors
                     if time.monotonic() - answered > SILENCE_S:
                         raise WaitTimeoutError(
-                            f"waited {SILENCE_S:.0f} s for the dashboard to answer about job {self._job_id}, which may go on"
+                            f"waited {SILENCE_S:.0f} s for the dashboard to answer about job {self._job_id}, and may still run"
                         ) from error
                     await asyncio.sleep(POLL_S)
                     continue
@@ -161,7 +161,7 @@ class _Follower:
             tail.cancel()
 
     async def _tail(self) -> None:
-        """The log comes from its beginning with each connection; what is written already is left out."""
+        """Each connection sends the log from its beginning; the part already written is skipped."""
         received = 0
         try:
             async for text in self._client.tail_job_logs(self._job_id):
@@ -171,15 +171,15 @@ class _Follower:
                     self._written += len(new)
                     self._write(new)
         except (aiohttp.ClientError, OSError, RuntimeError):
-            return  # ``run`` looks whether the job has ended, and connects again if not
+            return  # ``run`` checks whether the job has ended, and reconnects if not
 
 
 def exit_code(info: Any) -> int:
-    """What a job's details say of its end, as an exit code: the command's own, 1 if it was killed.
+    """The exit code from a job's details: the command's own, 1 if it was killed.
 
     Raises:
         ResourceError: the cluster has no raydfkd.
-        RunFailedError: the job was stopped, or failed before or beside its command.
+        RunFailedError: the job was stopped, or failed outside its command.
     """
     name, status, code = info.submission_id, str(info.status.value), info.driver_exit_code
     if status == "SUCCEEDED":
@@ -191,18 +191,18 @@ def exit_code(info: Any) -> int:
             f"job {name} found no raydfkd on the cluster: build it into the nodes' image or environment (cluster/README.md)"
         )
     if code is None:
-        raise RunFailedError(f"job {name} failed outside of its command ({_first_line(info.message or 'no reason given')})")
+        raise RunFailedError(f"job {name} failed outside its command ({_first_line(info.message or 'no reason given')})")
     return int(code) if 0 < code < NOT_EXECUTABLE else 1
 
 
 def fetch(out: Path, target: Path) -> Path:
-    """Copies the run directory to ``target``, where this machine sees the storage that it is on.
+    """Copies the run directory to ``target``, if this machine can access the storage that it is on.
 
     Raises:
-        RunFailedError: it does not, or the copy cannot be written.
+        RunFailedError: it cannot, or the copy cannot be written.
     """
     if not (out / "manifest.json").exists():
-        raise RunFailedError(f"this machine does not see the run directory {out} of the job: copy it from where it is seen")
+        raise RunFailedError(f"this machine cannot access the job's run directory {out}: copy it from a machine that can")
     try:
         shutil.copytree(out, target, dirs_exist_ok=True)
     except (OSError, shutil.Error) as error:

@@ -1,1 +1,1 @@
-"""The replay actor, what fills it, and its clients."""
+"""The replay actor, the ingest that fills it, and its clients."""

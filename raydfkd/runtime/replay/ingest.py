@@ -1,4 +1,4 @@
-"""Pulls many generators' streams with one thread. The puller owns what it pulls, so a dead generator takes nothing along."""
+"""Pulls many generators' streams with one thread. The puller owns the batches, so they survive a generator's death."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from raydfkd.runtime.failures import Failure
 from raydfkd.types import SyntheticBatch
 
 BACKPRESSURE = 2
-"""Batches that a generator may have finished before they are taken; admission bounds them further."""
+"""Finished batches that a generator may hold until they are taken; admission limits them further."""
 FETCH_TIMEOUT_S = 60.0
-"""For pixels of a batch that is finished, from another node's store."""
+"""Timeout for the pixels of a finished batch from another node's store."""
 
 
 def open_stream(generator: Any, stream: str) -> Any:
-    """A generator actor's stream of batches. Never retried: a retried stream would be made again from its first batch."""
+    """A generator actor's stream of batches. Never retried: a retried stream would start again from its first batch."""
     options = {"num_returns": "streaming", "_generator_backpressure_num_objects": BACKPRESSURE, "max_task_retries": 0}
     return generator.stream.options(**options).remote(stream)
 
@@ -29,9 +29,9 @@ class Ingest:
 
     Args:
         insert: called with a stream's name, each of its batches, and the reference that keeps the pixels in the object store.
-        ended: called with its name once a stream has given its last batch, because it was closed or because the generator
-            died (whoever watches over the generators reports that).
-        failed: called when a generator raised an error, or a batch could not be inserted: a bug, which would come again.
+        ended: called with a stream's name after its last batch, because it was closed or because the generator died (the
+            pool's watcher reports that).
+        failed: called when a generator raised an error, or a batch could not be inserted: a bug, which would recur.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Ingest:
         self._thread.start()
 
     def attach(self, generator_id: str, name: str, generator: Any) -> None:
-        """Opens a stream under a name that no other has."""
+        """Opens a stream under a unique name."""
         with self._lock:
             self._streams[name] = (generator_id, open_stream(generator, name))
         self._arrived.set()

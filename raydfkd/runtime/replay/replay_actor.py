@@ -23,12 +23,12 @@ from raydfkd.runtime.run_context import RunContext
 from raydfkd.types import SyntheticBatch, WeightsVersion
 
 SNAPSHOT = "replay_snapshot"
-"""Folder in the run directory from which a restarted replay actor goes on."""
+"""Folder in the run directory from which a restarted replay actor continues."""
 
 
 @ray.remote(num_cpus=0, concurrency_groups={"sample": 16, "admit": 64, "control": 4})
 class ReplayActor:
-    """Owns the buffer of a run and every payload in it; see ``ReplayService`` for what its methods do."""
+    """Owns the buffer of a run and every payload in it; see ``ReplayService`` for its methods."""
 
     def __init__(self, context: RunContext) -> None:
         self._coordinator = context.actor("coordinator")
@@ -49,7 +49,7 @@ class ReplayActor:
     def _restore(self, source: Path) -> None:
         try:
             self._service.restore(source)
-        except Exception as error:  # One raised in a constructor reaches nobody as itself.
+        except Exception as error:  # Ray does not pass on an exception raised in a constructor.
             ray.get(self._coordinator.fail.remote(Failure.of(error, "the replay actor")), timeout=FETCH_TIMEOUT_S)
             raise
 
@@ -90,7 +90,7 @@ class ReplayActor:
 
     @ray.method(concurrency_group="control")
     def attach(self, generator_id: str, generator: Any) -> None:
-        """Begins to pull a generator's stream."""
+        """Starts to pull a generator's stream."""
         self._ingest.attach(generator_id, self._service.open_stream(generator_id), generator)
 
     @ray.method(concurrency_group="control")
@@ -106,7 +106,7 @@ class ReplayActor:
 
     @ray.method(concurrency_group="control")
     def progress(self) -> tuple[bool, int]:
-        """Whether a student has drawn images from this actor, and how far they all are, in steps."""
+        """Whether a student has drawn images from this actor, and the sum of the students' steps."""
         return self._service.progress()
 
     @ray.method(concurrency_group="control")
@@ -138,6 +138,6 @@ class ReplayActor:
 def _fetch(ref: Any) -> SyntheticBatch | None:
     try:
         batch: SyntheticBatch = ray.get(ref, timeout=FETCH_TIMEOUT_S)
-    except RayError:  # Also a timeout: pixels that do not come are as good as lost.
+    except RayError:  # Including a timeout: pixels that do not arrive count as lost.
         return None
     return batch

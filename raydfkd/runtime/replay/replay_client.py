@@ -1,4 +1,4 @@
-"""A student worker's side of the replay actor: requests in flight, the mirror, waits by cause, and coming through restarts."""
+"""A student worker's side of the replay actor: requests in flight, the mirror, waits by cause, and recovery from restarts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Flying:
 
 
 class _StaleError(Exception):
-    """What was asked for will not come: the replay actor has been restarted, or pixels were lost. Begin again."""
+    """The requests in flight will not be answered: the replay actor was restarted, or pixels were lost. Start over."""
 
 
 class ReplayClient:
@@ -45,11 +45,11 @@ class ReplayClient:
     Args:
         config: the experiment.
         replay, weight_store: the run's actors.
-        attempt: names this start of the student's worker group; the same on all its workers.
-        rank, world_size: which worker this is.
+        attempt: name of this start of the student's worker group; the same on all its workers.
+        rank, world_size: this worker's rank and the number of workers.
         step: optimizer updates done.
-        device: where batches are wanted.
-        student: whose worker this is; None: the first one's.
+        device: where to put batches.
+        student: the worker's student; None: the first one.
     """
 
     def __init__(
@@ -96,13 +96,13 @@ class ReplayClient:
         call(lambda: self._weight_store.publish.remote(weights, version, self._student), self._timeout_s, "the weight store")
 
     def publish_again(self) -> None:
-        """Done now and then by one that waits: a restarted weight store knows nothing, and generators may wait for it."""
+        """Called periodically while waiting: a restarted weight store is empty, and generators may wait for it."""
         if self._weights is not None and self._rank == 0:
             self.publish(*self._weights)
 
     def flush(self) -> None:
-        """All workers come here together, and the first hands over for all, in their order: so a seed fixes the buffer,
-        and a checkpoint written after it holds every worker's findings."""
+        """All workers call this together, and the first sends the updates of all, in order of rank: so a seed fixes the buffer,
+        and a checkpoint written afterwards holds every worker's updates."""
         everyones = [self._take_found()]
         if self._world_size > 1:
             gathered: list[Any] | None = [None] * self._world_size if self._rank == 0 else None
@@ -116,16 +116,16 @@ class ReplayClient:
         return waits
 
     def note_wait(self, cause: str, seconds: float) -> None:
-        """Counts a wait that was had elsewhere."""
+        """Counts a wait measured elsewhere."""
         self._waits[cause] = self._waits.get(cause, 0.0) + seconds
 
     def _update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
         call(lambda: self._replay.update.remote(self._student, keys, priorities), self._timeout_s, "the replay actor")
 
     def _register(self, step: int) -> None:
-        """Announces this worker, and forgets all that an earlier replay actor had promised.
+        """Registers this worker, and drops all requests to an earlier replay actor.
 
-        So the mirror is filled anew, and findings are dropped: a restored buffer may have given their keys to other images.
+        So the mirror is refilled, and priority updates are dropped: a restored buffer may have reused their keys.
         """
         version = step // self._config.schedule.student_steps_per_round
         arguments = (self._student, self._attempt, self._rank, self._world_size, step, version)
@@ -136,7 +136,7 @@ class ReplayClient:
 
     def _receive(self, step: int, version: WeightsVersion) -> None:
         began, limiter_s = time.monotonic(), 0.0
-        moved, reason = began, ""  # when the answer last changed: a long warm-up, whose figures move, is no standstill
+        moved, reason = began, ""  # when the answer last changed: a long warm-up with moving counts is not a standstill
         while True:
             self._fill(version, 1)
             try:
@@ -180,7 +180,7 @@ class ReplayClient:
     def _ask_again(self, answer: NotYet) -> None:
         request = self._flying[0].request
         if answer.cause == "peers" and self._recovering:
-            # Another worker may hold its part of these batches, and wait for this one in a collective.
+            # Another worker may hold its part of these batches and wait for this one in a collective.
             request = replace(request, alone=True)
         self.publish_again()
         self._flying[0] = _Flying(request, self._submit(request))
@@ -190,7 +190,7 @@ class ReplayClient:
             raise WaitTimeoutError(f"{self._who} waited {self._timeout_s:.0f} s for {what}")
 
     def _account(self, total_s: float, limiter_s: float) -> None:
-        """Waits count once the buffer is warm: the first batch waits for the whole warm-up by design."""
+        """Waits count only once the buffer is warm: the first batch waits for the whole warm-up by design."""
         if self._warm:
             limiter_s = min(limiter_s, total_s)
             self._waits["student_wait_limiter_s"] += limiter_s
@@ -198,7 +198,7 @@ class ReplayClient:
         self._warm = True
 
     def _fill(self, version: WeightsVersion, wanted: int) -> None:
-        """Keeps at least ``wanted`` requests in flight, as far as there are steps left to do."""
+        """Keeps at least ``wanted`` requests in flight, as far as steps remain."""
         schedule, total_steps = self._config.schedule, self._config.schedule.total_steps
         while len(self._flying) < wanted and self._next_step < total_steps:
             keys, priorities = self._take_found()

@@ -1,4 +1,4 @@
-"""The exchange behind a lock, with everything that waits: all of the replay actor's behaviour, and nothing of Ray."""
+"""The exchange behind a lock, with all waits: the replay actor's whole behaviour, independent of Ray."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Answer = TypeVar("Answer")
 
 
 class Tell(Protocol):
-    """Leaves a metrics record: kind, student step, values."""
+    """Sends a metrics record: kind, student step, values."""
 
     def __call__(self, kind: str, step: int, **values: Any) -> None: ...
 
 
 class _LostShardError(Exception):
-    """A shard's pixels are gone, with the node that held them."""
+    """A shard's pixels are lost, with the node that held them."""
 
     def __init__(self, shard_id: int) -> None:
         super().__init__(shard_id)
@@ -39,13 +39,13 @@ class _LostShardError(Exception):
 class ReplayService:
     """Answers generators and students from many threads.
 
-    One condition guards the exchange. Every wait on it ends when something changes, when its time is up, or when ``abort``
+    One condition guards the exchange. Every wait on it ends when something changes, when it times out, or when ``abort``
     or ``stop_admitting`` is called.
 
     Args:
         config: the experiment.
         tell: takes metrics records.
-        put, get: a batch to the payload that the buffer keeps, and back; ``get`` gives None where it has been lost.
+        put, get: convert a batch to the payload that the buffer keeps, and back; ``get`` returns None if it has been lost.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class ReplayService:
         return self._exchange.buffer.size
 
     def restore(self, folder: Path) -> None:
-        """Goes on from a snapshot or checkpoint."""
+        """Restores a snapshot or checkpoint."""
         load_exchange(folder, self._exchange, put=self._put)
 
     def preload(self, collected: SyntheticBatch | None) -> None:
-        """Files the collected images, where there are any and a table for them."""
+        """Inserts the collected images, if there are any and a table for them."""
         if collected is not None and self.config.replay.pinned is not None:
             with self._changed:
                 self._exchange.preload(collected, self._put(collected))
@@ -84,10 +84,10 @@ class ReplayService:
     # -- students
 
     def register(self, consumer: str, attempt: str, rank: int, world_size: int, step: int, version: WeightsVersion) -> None:
-        """A student worker announces itself, at its start and when it finds that this buffer does not know it.
+        """Registers a student worker, at its start and when it finds that this buffer does not know it.
 
         Raises:
-            RunFailedError: newer workers have taken its place.
+            RunFailedError: newer workers have replaced it.
         """
         with self._changed:
             past = self._past_attempts[consumer]
@@ -100,7 +100,7 @@ class ReplayService:
             self._changed.notify_all()
 
     def sample(self, request: SampleRequest, timeout_s: float) -> tuple[SampleReply | NotYet, np.ndarray | None, float]:
-        """The answer, the images themselves where no mirror is kept, and the seconds for which the limiter held it up."""
+        """The answer, the images themselves if no mirror is kept, and the seconds of delay by the limiter."""
         limited_since: float | None = None
 
         def ask() -> SampleReply | NotYet:
@@ -131,10 +131,10 @@ class ReplayService:
             self._exchange.buffer.update(consumer, keys, priorities)
 
     def meet(self, student: str, step: int, timeout_s: float) -> NotYet | None:
-        """A student has come to the checkpoint of ``step``; None once all have.
+        """Reports that a student has reached the checkpoint of ``step``; returns None once all have.
 
         Raises:
-            RunFailedError: the run has failed meanwhile.
+            RunFailedError: the run has failed in the meantime.
         """
 
         def ask() -> NotYet | None:
@@ -147,15 +147,15 @@ class ReplayService:
     # -- generators
 
     def open_stream(self, generator_id: str) -> str:
-        """A name for one stream of a generator's batches. Tickets belong to streams, so that a dead generator's and its
-        successor's do not mix."""
+        """A name for one stream of a generator's batches. Tickets belong to streams, so that those of a dead generator and its
+        successor do not mix."""
         with self._changed:
             stream = f"{generator_id}/{next(self._stream_names)}"
             self._streams[stream] = generator_id
             return stream
 
     def end_stream(self, stream: str) -> None:
-        """Nothing more will come from it; its open tickets go to others."""
+        """Marks a stream as ended; its open tickets go to others."""
         with self._changed:
             generator_id = self._streams.pop(stream, None)
             if generator_id is not None:
@@ -164,7 +164,7 @@ class ReplayService:
             self._changed.notify_all()
 
     def admit(self, stream: str, turn: int, num_turns: int, timeout_s: float) -> tuple[Ticket | NotYet, float]:
-        """Leave to synthesize, and the seconds waited for it since a student first drew."""
+        """Admission to synthesize, and the seconds waited for it since a student first drew."""
         began = time.monotonic()
 
         def ask() -> Ticket | NotYet:
@@ -196,24 +196,24 @@ class ReplayService:
         self._tell("event", self._exchange.student_step, message=message, **values)
 
     def stats(self) -> tuple[int, dict[str, Any]]:
-        """The student's step, and the figures of a ``replay`` record."""
+        """The student's step, and the values of a ``replay`` record."""
         with self._changed:
             return self._exchange.student_step, self._exchange.stats()
 
     def progress(self) -> tuple[bool, int]:
-        """Whether a student has drawn since this service began, and the sum of the newest steps for which they have."""
+        """Whether a student has drawn since this service started, and the sum of the newest steps that students drew for."""
         with self._changed:
             return self._drawing_since is not None, sum(self._exchange.student_steps.values())
 
     def newest_images(self) -> np.ndarray | None:
-        """Images of the newest batch, None while there is none."""
+        """Images of the newest batch, or None before the first."""
         with self._changed:
             views = self._exchange.buffer.shards_after(-1)
         batch = self._get(views[-1].payload) if views else None
         return None if batch is None else np.array(batch.images)
 
     def forget(self, shard_ids: list[int]) -> None:
-        """Evicts shards whose pixels are lost."""
+        """Evicts shards with lost pixels."""
         with self._changed:
             lost = sum(self._exchange.buffer.forget_shard(shard_id) for shard_id in shard_ids)
         if lost:
@@ -229,7 +229,7 @@ class ReplayService:
                 self.forget([lost.shard_id])
 
     def keep_snapshots(self, folder: Path, period_s: float) -> None:
-        """Saves into ``folder`` every ``period_s`` seconds until closed, in a thread of its own."""
+        """Saves into ``folder`` every ``period_s`` seconds until closed, in a separate thread."""
 
         def work() -> None:
             while not self._closed.wait(period_s):
@@ -241,14 +241,14 @@ class ReplayService:
         threading.Thread(target=work, name="snapshots", daemon=True).start()
 
     def abort(self, message: str) -> None:
-        """The run has failed: wakes every waiter with that error, and refuses all that come."""
+        """The run has failed: wakes every waiter with that error, and rejects all later calls."""
         with self._changed:
             self._failure = self._failure or message
             self._admits = False
             self._changed.notify_all()
 
     def stop_admitting(self) -> None:
-        """Generators get no more leave; those that wait for it are told so."""
+        """Refuses all further admissions, including those being waited for."""
         with self._changed:
             self._admits = False
             self._changed.notify_all()
@@ -263,7 +263,7 @@ class ReplayService:
                 before = self._exchange.progress()
                 answer = ask()
                 if self._exchange.progress() != before:
-                    self._changed.notify_all()  # What this question brought or took may be what somebody else waits for.
+                    self._changed.notify_all()  # This call may have changed what another waits for.
                 left = deadline - time.monotonic()
                 if not isinstance(answer, NotYet) or answer.cause == "over" or left <= 0:
                     return answer

@@ -1,1 +1,1 @@
-"""Student workers under Ray Train, their weights' store, their checkpoints and their end."""
+"""Student workers under Ray Train, the store of their weights, their checkpoints and how they stop."""

@@ -1,7 +1,7 @@
-"""Checkpoints of a live run: every student hands in its state of one step, and then the first writes what they share.
+"""Checkpoints of a live run: every student saves its state of one step, and then the first writes the shared state.
 
-Whoever has come to a checkpoint waits for the others, so that no student is ever beyond one that the run may have to go back
-to. That costs no time in the end, for the run lasts as long as its slowest student.
+A student at a checkpoint waits for the others, so that no student is ever beyond a checkpoint that the run may have to return
+to. This costs no time overall, because the run lasts as long as its slowest student.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from raydfkd.run_dir import RunDir
 POLL_S = 0.1
 
 Meet = Callable[[str, int], NotYet | None]
-"""Tells that a student has come to the checkpoint of a step; None once all have. May block for seconds."""
+"""Reports that a student has reached the checkpoint of a step; returns None once all have. May block for seconds."""
 
 
 class CheckpointMeeting:
-    """One student's part of every checkpoint; on its first worker.
+    """One student's part in every checkpoint; on its first worker.
 
     Args:
         config: the experiment.
-        run: its directory.
-        student: whose part.
+        run: the run directory.
+        student: the student's name.
         meet: see its type.
-        save_shared: writes generators and buffer into a checkpoint folder.
-        while_waiting: called now and then by one that waits for the others.
+        save_shared: writes generators and buffer to a checkpoint folder.
+        while_waiting: called periodically while waiting for the others.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class CheckpointMeeting:
         self._meet, self._save_shared, self._while_waiting = meet, save_shared, while_waiting
 
     def save(self, step: int, distiller: Distiller) -> float:
-        """Returns once the checkpoint of ``step`` is whole: the seconds for which the other students were waited for.
+        """Returns, once the checkpoint of ``step`` is complete, the seconds spent waiting for the other students.
 
         Raises:
-            WaitTimeoutError: nothing has moved for ``runtime.wait_timeout_s``.
+            WaitTimeoutError: no progress for ``runtime.wait_timeout_s``.
         """
         if self._is_whole(step):
-            return 0.0  # Written from what this student handed in before it was restarted.
+            return 0.0  # Already complete, with the state that this student saved before it was restarted.
         checkpoints.save_student(checkpoints.folder_of(self._run, step), self._student, distiller)
         came = moved = time.monotonic()
         reason, waited_s = "", 0.0

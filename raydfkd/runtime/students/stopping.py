@@ -1,4 +1,4 @@
-"""Ending a run in order when ``raydfkd stop`` asks for it: who sees the request, and for whom the run waits."""
+"""Stops a run cleanly when ``raydfkd stop`` requests it: who sees the request, and what the run waits for."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ KEEP_TIMEOUT_S = 30.0
 
 
 class StopAsker:
-    """Whether the run is to end, for student workers. Called by all of a student's workers at the same step.
+    """Whether the run should end, for student workers. Called by all of a student's workers at the same step.
 
-    The first worker asks the coordinator, and its answer is the others' too, so that none waits in a collective for one that
-    has ended.
+    The first worker asks the coordinator and shares the answer, so that no worker waits in a collective for one that has
+    ended.
 
     Args:
-        coordinator: the run's.
-        rank, world_size: which worker this is.
-        student: whose.
+        coordinator: of the run.
+        rank, world_size: this worker's rank and the number of workers.
+        student: its student.
     """
 
     def __init__(self, coordinator: Any, rank: int, world_size: int, student: str) -> None:
@@ -43,29 +43,29 @@ class StopAsker:
 
 
 def is_stopping(coordinator: Any) -> bool:
-    """Whether a stop was asked for."""
+    """Whether a stop was requested."""
     return _answer(coordinator.stopping.remote())
 
 
 def _answer(ref: Any) -> bool:
-    """False of a coordinator that does not answer just now, which is asked again later."""
+    """False if the coordinator does not answer at the moment; it is asked again later."""
     try:
         return bool(ray.get(ref, timeout=ASK_TIMEOUT_S))
     except (RayError, GetTimeoutError) as error:
-        logger.info("the coordinator does not answer just now: %s", type(error).__name__)
+        logger.info("the coordinator does not answer at the moment: %s", type(error).__name__)
         return False
 
 
 class StopWatch:
     """The driver's view of a stop.
 
-    Students end by themselves at their next round, after a checkpoint. Two cannot: those of whom none has drawn an image yet,
-    for they may wait for the whole warm-up and have nothing to save; and those that stand still. The run does not wait for
-    these.
+    Students end by themselves at their next round, after a checkpoint. The run does not wait for them in two cases: while no
+    student has drawn an image yet, because they may wait for the whole warm-up and have nothing to save; and when they make
+    no progress.
 
     Args:
         actors: handles of ``coordinator``, ``replay`` and ``pool``.
-        timeout_s: how long the students may stand still.
+        timeout_s: how long the students may make no progress.
     """
 
     def __init__(self, actors: dict[str, Any], timeout_s: float) -> None:
@@ -74,7 +74,7 @@ class StopWatch:
         self._steps = -1
         self._moved_at = self._next_look = 0.0
         self.asked = False
-        """Whether a stop was asked for."""
+        """Whether a stop was requested."""
 
     def is_overdue(self) -> bool:
         """Whether to end without waiting for the students any longer."""
@@ -88,14 +88,14 @@ class StopWatch:
         try:
             has_drawn, steps = ray.get(self._replay.progress.remote(), timeout=ASK_TIMEOUT_S)
         except (RayError, GetTimeoutError) as error:
-            logger.info("the replay actor does not answer just now: %s", type(error).__name__)
+            logger.info("the replay actor does not answer at the moment: %s", type(error).__name__)
             return now - self._moved_at > self._timeout_s
         if steps != self._steps:
             self._steps, self._moved_at = steps, now
         return not has_drawn or now - self._moved_at > self._timeout_s
 
     def keep_preparation(self) -> None:
-        """What generators learnt before their first batch is saved, where no checkpoint has it."""
+        """Saves the generators' preparation before their first batch, unless a checkpoint has it."""
         try:
             ray.get(self._pool.keep_preparation.remote(), timeout=KEEP_TIMEOUT_S)
         except (RayError, GetTimeoutError) as error:

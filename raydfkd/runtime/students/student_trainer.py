@@ -32,22 +32,22 @@ MEET_WAIT_S = 2.0
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 ELASTIC_START_TIMEOUT_S = 60.0
 START_TRIES = 2
-"""Of a worker group that finds no place, or whose node goes while it starts, before the run fails."""
+"""How long a worker group may lack resources, or lose its node while starting, before the run fails."""
 TRAIN_FOLDER = "train"
-"""Ray Train's own folder in the run directory; nothing in it outlives the run."""
+"""Ray Train's own folder in the run directory; removed at the end of the run."""
 
 
 def train_student(context: RunContext, name: str) -> None:
     """Runs one student's worker group to the end of the schedule; blocks.
 
-    A worker that dies is Ray Train's to restart. One that raises an error would only raise it again: the error is left with
+    Ray Train restarts a worker that dies. A worker that raises an error would only raise it again: the error is reported to
     the run's coordinator, and the group ends as if it had finished.
 
     Raises:
         ray.train.TrainingFailedError: the group died too often or could not be placed.
     """
     config, student = context.config, context.config.students[name]
-    # Ray Train's patience with a group that finds no place; its default of a minute is shorter than a node takes to come.
+    # How long Ray Train waits for a group's resources; its default of a minute is too short for a new node to start.
     patience_s, start_s = config.runtime.wait_timeout_s, start_timeout_s(config)
     os.environ[START_TIMEOUT] = str(start_s)
     trainer = ray.train.torch.TorchTrainer(
@@ -64,7 +64,7 @@ def train_student(context: RunContext, name: str) -> None:
             storage_path=str(context.path / TRAIN_FOLDER),
             failure_config=ray.train.FailureConfig(
                 max_failures=config.runtime.max_restarts,
-                # An elastic group may try with more nodes than are left, before Ray has noticed that one is gone.
+                # An elastic group may start with more nodes than are left, before Ray has noticed that one is gone.
                 controller_failure_limit=config.runtime.max_restarts if student.elastic else round(patience_s / start_s) - 1,
             ),
             callbacks=[_GroupWatch(context, name)] if student.elastic else [],
@@ -75,9 +75,9 @@ def train_student(context: RunContext, name: str) -> None:
 
 
 def start_timeout_s(config: ExperimentConfig) -> float:
-    """Of one try to start a worker group. An elastic one soon tries again with fewer.
+    """Timeout of one attempt to start a worker group. An elastic group soon tries again with fewer workers.
 
-    Ray Train reads it from the environment, so all groups of a run have the same.
+    Ray Train reads it from the environment, so it is the same for all groups of a run.
     """
     whole = config.runtime.wait_timeout_s / START_TRIES
     elastic = any(student.elastic for student in config.students.values())
@@ -85,7 +85,7 @@ def start_timeout_s(config: ExperimentConfig) -> float:
 
 
 class _GroupWatch(ray.train.UserCallback):
-    """Tells the run's coordinator when an elastic group has lost workers; called in Ray Train's controller."""
+    """Notifies the run's coordinator when an elastic group has lost workers; called in Ray Train's controller."""
 
     def __init__(self, context: RunContext, student: str) -> None:
         self._context = context
@@ -109,7 +109,7 @@ def _worker(settings: dict[str, Any]) -> None:
         failure = Failure.of(error, f"{context.config.label_of(student)} worker {rank}")
         call(lambda: coordinator.fail.remote(failure), context.config.runtime.wait_timeout_s, "the run's coordinator")
         if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()  # Wakes the other workers, which wait for this one.
+            torch.distributed.destroy_process_group()  # Wakes the other workers, which are waiting for this one.
 
 
 def _failure(context: RunContext, patience_s: float = 0.0) -> Failure | None:
@@ -126,7 +126,7 @@ def _failure(context: RunContext, patience_s: float = 0.0) -> Failure | None:
 
 
 def _lost_a_peer(error: Exception) -> bool:
-    """Whether a collective broke off because another worker is gone, which is that one's failure and no reason of its own."""
+    """Whether a collective failed only because another worker is gone, so that the cause is the other worker's failure."""
     text = str(error).lower()
     collective = any(word in text for word in ("gloo", "nccl", "connection", "broken pipe", "timed out"))
     return isinstance(error, RuntimeError) and collective and ray.train.get_context().get_world_size() > 1
@@ -154,11 +154,11 @@ def _train(context: RunContext, student: str) -> None:
     stop = StopAsker(context.actor("coordinator"), rank, world_size, student)
     hooks = _hooks(context, student, distiller, source, stop)
     StudentLoop(config, distiller, source, hooks, evaluator, rank, held_out, student).run()
-    _failure(context)  # Calls of one caller keep their order: once this is answered, the log has all records.
+    _failure(context)  # Calls of one caller keep their order: once this returns, the coordinator has all records.
 
 
 def _with_workers(config: ExperimentConfig, student: str, number: int) -> ExperimentConfig:
-    """The experiment as of an elastic group of so many workers, among whom the batch is divided."""
+    """The experiment for an elastic group with this number of workers, among which the batch is divided."""
     settings = config.students[student]
     if not settings.elastic:
         return config

@@ -13,9 +13,9 @@ from raydfkd.types import WeightsVersion
 
 @ray.remote(num_cpus=0, max_concurrency=16)
 class WeightStoreActor:
-    """Keeps each student's newest published weights. It owns the stored objects, which therefore outlive the student workers.
+    """Keeps each student's newest published weights. It owns the stored objects, so they outlive the student workers.
 
-    A restarted one is empty: generators go on with the weights they have, and the students publish again within a round.
+    A restarted store is empty: generators continue with the weights they have, and the students publish again within a round.
     """
 
     def __init__(self, context: RunContext) -> None:
@@ -26,14 +26,14 @@ class WeightStoreActor:
             context.actor("coordinator").push.remote("event", 0, {"message": message, "restart": True})
 
     def publish(self, weights: np.ndarray, version: WeightsVersion, student: str | None = None) -> None:
-        """Takes weights in, also older ones than those held: a restarted student begins anew with its own.
+        """Stores weights, even if older than those held: a restarted student publishes its own again.
 
         Args:
-            student: whose they are; None: the first one's.
+            student: their student; None: the first one.
         """
         self._newest[student or self._first] = version, ray.put(weights)
 
     def newest(self, known: WeightsVersion, student: str | None = None) -> tuple[WeightsVersion, list[Any]]:
-        """(version, [reference]) of a student's newest weights; no reference where the caller has them already."""
+        """(version, [reference]) of a student's newest weights; no reference if the caller has them already."""
         version, ref = self._newest.get(student or self._first, (-1, None))
         return version, [] if version == known or ref is None else [ref]

@@ -1,4 +1,4 @@
-"""How many trials of a sweep the cluster holds at once, by arithmetic: Ray Tune cannot know what a trial's actors take.
+"""How many trials of a sweep the cluster holds at once, by calculation: Ray Tune cannot know what a trial's actors take.
 
 A trial with the local runner is one process. With the Ray runner its process and its generators lie in a placement group of
 its own, which Tune reserves whole; its student workers get one of Ray Train's, outside. So Tune alone would start as many
@@ -13,7 +13,7 @@ from raydfkd.runtime.preflight import demands, place, requested
 Demands = list[tuple[str, dict[str, float]]]
 
 NOTHING = {"CPU": 0.001}
-"""What a group reserves that needs nothing: Ray has no empty ones."""
+"""What a group reserves that needs nothing: Ray does not allow empty bundles."""
 
 
 def trial_demands(config: ExperimentConfig) -> Demands:
@@ -28,7 +28,7 @@ def trial_demands(config: ExperimentConfig) -> Demands:
 
 
 def trial_bundles(config: ExperimentConfig) -> list[dict[str, float]]:
-    """The bundles of a trial's own placement group, its process's first (empty where it takes nothing)."""
+    """The bundles of a trial's own placement group, first its process's (empty if it takes nothing)."""
     if config.runtime.runner == "local":
         return [trial_demands(config)[0][1]]
     generators = [need for name, need in demands(config) if name.startswith("generator ")]
@@ -36,7 +36,7 @@ def trial_bundles(config: ExperimentConfig) -> list[dict[str, float]]:
 
 
 def most_at_once(wanted: Demands, nodes: list[dict[str, float]], limit: int) -> int:
-    """How many trials, each with all that is ``wanted``, the ``nodes`` (their resources) hold at once; at most ``limit``."""
+    """How many trials, each needing all of ``wanted``, the ``nodes`` (their resources) hold at once; at most ``limit``."""
     free = [dict(node) for node in nodes]
     for number in range(limit):
         if place(wanted, free) is not None:

@@ -1,4 +1,4 @@
-"""What Ray Tune runs and calls: a trial's process, and who tells the driver's watcher of it. Shells only."""
+"""What Ray Tune runs and calls: a trial's process, and the callback that notifies the driver's watcher. Shells only."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SETTINGS = "settings"
 STOP_TIMEOUT_S = 60.0
 
 WATCHERS: dict[str, SweepWatcher] = {}
-"""The watchers of this process's sweeps by their path: Tune pickles its callbacks, and a terminal cannot be pickled."""
+"""The watchers of this process's sweeps by path: Tune pickles its callbacks, and a terminal cannot be pickled."""
 
 
 def name_of(trial_id: str) -> str:
-    """``00003`` of a grid or of draws; a searcher's trials have no numbers, but names of eight letters."""
+    """``00003`` of a grid or of draws; a searcher's trials have names of eight letters instead of numbers."""
     return trial_id.rpartition("_")[2]
 
 
@@ -48,11 +48,11 @@ class TrialTrainable(tune.Trainable):
 
 
 class SweepCallback(tune.Callback):
-    """Tells the sweep's watcher, writes down what a trial that died could not, and ends a sweep that stands still.
+    """Notifies the sweep's watcher, records the failure of a trial that died, and ends a sweep that makes no progress.
 
     Args:
         path: the sweep directory.
-        patience_s: how long no trial may run before the sweep ends, because none finds a place.
+        patience_s: how long the sweep may go without a running trial, because none can be placed, before it ends.
     """
 
     def __init__(self, path: Path, patience_s: float) -> None:
@@ -61,7 +61,7 @@ class SweepCallback(tune.Callback):
         self._told: set[str] = set()
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Tells of the trials that had ended before the sweep was resumed."""
+        """Reports the trials that had ended before the sweep was resumed."""
         for trial in trials:
             if str(trial.status) == "TERMINATED" and trial.trial_id not in self._told and trial.last_result:
                 result, settings = trial.last_result, dict(trial.config[SETTINGS])
@@ -69,22 +69,22 @@ class SweepCallback(tune.Callback):
                 self.on_trial_complete(iteration, trials, trial)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Looks, at each turn of Tune's loop, whether trials wait and none runs.
+        """Checks, at each step of Tune's loop, whether trials are waiting and none runs.
 
         Raises:
-            WaitTimeoutError: for too long by now.
+            WaitTimeoutError: for longer than ``patience_s``.
         """
         states = {str(trial.status) for trial in trials}
         if "RUNNING" in states or "PENDING" not in states:
             self._idle_since = None
             return
         now = time.monotonic()
-        if self._idle_since is None or self._idle_since > now:  # The latter of a callback that was kept and restored.
+        if self._idle_since is None or self._idle_since > now:  # The latter if the callback was saved and restored.
             self._idle_since = now
         if now - self._idle_since > self._patience_s:
             raise WaitTimeoutError(
-                f"waited {self._patience_s:.0f} s for a trial to find a place: the cluster has lost nodes or others hold them; "
-                "go on with --resume once there is room"
+                f"waited {self._patience_s:.0f} s to place a trial: the cluster has lost nodes or other jobs hold them; "
+                "continue with --resume once there is room"
             )
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -101,7 +101,7 @@ class SweepCallback(tune.Callback):
         folder, name = SweepDir(self._path), name_of(trial.trial_id)
         error = folder.read_trial_file(name).get("error")
         if error is None:
-            error = "its process died; its run directory and Ray's logs hold what is known"
+            error = "its process died; see its run directory and Ray's logs"
             folder.update_trial_file(name, error=error, settings=dict(trial.config[SETTINGS]))
             run = RunDir(folder.trial_path(name))
             if run.manifest_path.exists():

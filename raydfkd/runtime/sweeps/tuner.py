@@ -1,9 +1,9 @@
 """Sweeps: trials of one experiment through Ray Tune, as many at once as the cluster holds.
 
-Who waits for whom: Tune's loop, in the driver, waits for its trials' measurements; a trial waits for Tune's word after each;
-what a trial's own run waits for is bounded by its ``runtime.wait_timeout_s``, and so is the wait of all trials for a place.
-Tune's state lies in the sweep directory, but a trial's own progress is its run directory: Tune may know less after a kill, and
-a trial that had finished just says so again.
+What waits for what: Tune's loop, in the driver, waits for its trials' measurements; a trial waits for Tune's reply after each;
+the waits of a trial's own run are bounded by its ``runtime.wait_timeout_s``, and so is the wait of all trials for resources.
+Tune's state is in the sweep directory, but a trial's own progress is in its run directory: Tune may know less after a kill, and
+a trial that had finished just reports so again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from raydfkd.sweep_dir import SweepDir
 
 POLL_S = 5.0
 HOLD_OUT_TIMEOUT_S = 4 * 3600.0
-"""For held-out images to be made, which no longer wait for anybody: a warm-up of a slow method takes its time."""
+"""Timeout for making the held-out images once the process is placed: the warm-up of a slow method takes long."""
 FETCH_TIMEOUT_S = 60.0
 
 QUIET_TUNE = {
@@ -55,12 +55,12 @@ QUIET_TUNE = {
 
 
 def run_sweep(sweep: Sweep, folder: SweepDir, *, resume: bool, watcher: SweepWatcher) -> dict[str, Any]:
-    """Runs the sweep to its end, or goes on with it; returns what result.json holds.
+    """Runs the sweep to its end, or resumes it; returns what result.json holds.
 
     Raises:
         ResourceError: the cluster cannot place a single trial.
         RaydfkdError: the held-out images cannot be made.
-        KeyboardInterrupt: it was stopped; what there is so far is written.
+        KeyboardInterrupt: it was stopped; the results so far are written.
     """
     began = begin(folder)
     plan = TrialPlan(sweep, folder.path.absolute())
@@ -74,7 +74,7 @@ def run_sweep(sweep: Sweep, folder: SweepDir, *, resume: bool, watcher: SweepWat
             _require_room(concurrent, int(folder.manifest().get("concurrent", 0)))
         folder.update_manifest(state="running", concurrent=concurrent)
         if plan.record == "held_out" and not folder.held_out_path.exists():
-            watcher.stage("making the held-out images", "with a generator of their own")
+            watcher.stage("making the held-out images", "with a separate generator")
             _hold_out(sweep, folder)
         watcher.begin(sweep.num_trials, concurrent)
         WATCHERS[str(plan.path)] = watcher
@@ -94,7 +94,7 @@ def run_sweep(sweep: Sweep, folder: SweepDir, *, resume: bool, watcher: SweepWat
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What matters of Tune's messages the watcher is told."""
+    """Silences Tune's messages; the watcher reports what matters."""
     for name, value in QUIET_TUNE.items():
         os.environ.setdefault(name, value)
     loggers = [logging.getLogger(name) for name in ("ray.tune", "ray.air", "optuna")]
@@ -103,7 +103,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
-            # A trial that copies another starts a process of its own, which costs seconds and leaves nothing of the old one.
+            # A trial that copies another starts a new process, which costs seconds and keeps no state of the old one.
             warnings.filterwarnings("ignore", message="Consider boosting PBT performance", category=UserWarning)
             yield
     finally:
@@ -112,7 +112,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _concurrency(sweep: Sweep) -> int:
-    """Trials at once: as many of the most demanding point as there is room for, at most as many as asked for."""
+    """Trials at once: as many of the most demanding point as there is room for, at most the number requested."""
     nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     asked = sweep.config.runtime.max_concurrent_trials
     limit = sweep.num_trials if asked is None else min(asked, sweep.num_trials)
@@ -125,16 +125,16 @@ def _concurrency(sweep: Sweep) -> int:
 
 
 def _require_room(now: int, before: int) -> None:
-    """Tune goes on with the number of trials that the sweep was begun with, and beyond the room they wait for each other."""
+    """Tune resumes with the number of concurrent trials that the sweep started with; without room they would deadlock."""
     if now < before:
         raise ResourceError(
-            f"the sweep was begun with {before} trials at once and the cluster now holds {now}: resume it where {before} fit, "
+            f"the sweep was started with {before} trials at once, the cluster now holds {now}: resume it where {before} fit, "
             "or start a new sweep"
         )
 
 
 def _distinct(sweep: Sweep) -> list[Demands]:
-    """What the trials take, each kind of demand once."""
+    """The resources that the trials take, without duplicates."""
     found: list[Demands] = []
     for point in probed_points(sweep):
         wanted = trial_demands(sweep.experiment_of(point))
@@ -144,7 +144,7 @@ def _distinct(sweep: Sweep) -> list[Demands]:
 
 
 def _hold_out(sweep: Sweep, folder: SweepDir) -> None:
-    """Makes the held-out images where a trial would run: the driver's machine may have no GPU."""
+    """Makes the held-out images on a node where a trial would run: the driver's machine may have no GPU."""
     config, objective = sweep.base, sweep.config.objective
     resources = [need for _, need in trial_demands(config)]
     largest = max(resources, key=lambda one: (one.get("GPU", 0.0), one.get("CPU", 0.0)))
@@ -153,7 +153,7 @@ def _hold_out(sweep: Sweep, folder: SweepDir) -> None:
     again = {"max_restarts": 1, "max_task_retries": 1}
     maker = actor.options(num_cpus=need.pop("CPU", 1), num_gpus=need.pop("GPU", 0), resources=need, **again).remote()
     try:
-        place = f"a place for the process that makes the held-out images: it needs {amounts(largest)}"
+        place = f"resources for the process that makes the held-out images: it needs {amounts(largest)}"
         _wait(maker.ready.remote(), config.runtime.wait_timeout_s, place)
         made = maker.make.remote(config, getattr(objective, "num_images", 0), sweep.config.search.seed)
         content: bytes = _wait(
@@ -170,7 +170,7 @@ def _hold_out(sweep: Sweep, folder: SweepDir) -> None:
 
 
 def _wait(answer: Any, timeout_s: float, what: str) -> Any:
-    """An answer that may take minutes; in pieces, so that Ctrl-C is heard meanwhile.
+    """An answer that may take minutes; waits in short intervals, so that Ctrl-C works meanwhile.
 
     Raises:
         WaitTimeoutError: it did not come in time.
@@ -183,10 +183,10 @@ def _wait(answer: Any, timeout_s: float, what: str) -> Any:
 
 
 class _HeldOutMaker:
-    """A process that makes the held-out images where a trial would run."""
+    """An actor that makes the held-out images where a trial would run."""
 
     def ready(self) -> None:
-        """Answers once the process has a place."""
+        """Answers once the process is placed."""
 
     def make(self, config: ExperimentConfig, num_images: int, seed: int) -> bytes:
         resources = config.student.resources
@@ -266,7 +266,7 @@ def _explored(sweep: Sweep, rng: random.Random, config: dict[str, Any]) -> dict[
 
 
 def _mark_interrupted(folder: SweepDir) -> None:
-    """A trial whose process was killed with the sweep did not come to say so."""
+    """Marks as stopped a trial that was killed together with the sweep and could not report it."""
     for trial in folder.trials():
         if trial.state == "running":
             run = RunDir(Path(folder.trial_path(trial.name)))
