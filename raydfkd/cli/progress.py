@@ -26,7 +26,7 @@ class Progress:
     Args:
         total_steps: student steps of the whole run, or None if not known (then no time left is shown).
         title: heads the live table, e.g. the experiment's name.
-        metric_name: of the evaluation, ``accuracy`` or ``miou``.
+        metric_label: name of the evaluation's metric, as the task gives it.
         period_s: least seconds between two plain progress lines; stages and events are shown immediately.
         console: where to write; by default standard output.
         clock: seconds, monotonic.
@@ -37,7 +37,7 @@ class Progress:
         total_steps: int | None,
         *,
         title: str = "raydfkd",
-        metric_name: str = "accuracy",
+        metric_label: str = "accuracy",
         period_s: float = 10.0,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -50,7 +50,7 @@ class Progress:
         self._title = title
         self._period_s = period_s
         self._clock = clock
-        self._state = ProgressState(total_steps=total_steps, metric_name="mIoU" if metric_name == "miou" else metric_name)
+        self._state = ProgressState(total_steps=total_steps, metric_label=metric_label)
         self._lock = threading.Lock()
         self._live: Live | None = None
         self._next_line_at = clock() + period_s

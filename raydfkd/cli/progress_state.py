@@ -25,7 +25,7 @@ class ProgressState:
     """The newest value of everything that is shown; :meth:`take` updates it."""
 
     total_steps: int | None
-    metric_name: str = "accuracy"
+    metric_label: str = "accuracy"
     stage: str = "starting"
     stage_detail: str = ""
     step: int = 0
@@ -162,7 +162,7 @@ def plain_line(state: ProgressState) -> str:
     parts.append(_buffer(state))
     parts.append(_losses(state))
     if "evaluation" in state.newest:
-        parts.append(f"{state.metric_name} {_evaluation(state)}")
+        parts.append(f"{state.metric_label} {_evaluation(state)}")
     waits = _waits(state)
     parts.append(f"waits {waits}" if waits else "")
     parts.append(f"restarts {state.totals.restarts}" if state.totals.restarts else "")
@@ -178,7 +178,7 @@ def table_rows(state: ProgressState) -> list[tuple[str, str]]:
         ("images/s", ", ".join(f"{format_rate(per_s)} {name}" for name, per_s in _images_per_s(state).items())),
         ("buffer", _buffer(state).removeprefix("buffer ") or "empty"),
         ("losses", _losses(state) or "–"),
-        (state.metric_name, _evaluation(state) or "–"),
+        (state.metric_label, _evaluation(state) or "–"),
         ("waits", _waits(state) or "none"),
         ("restarts", str(state.totals.restarts)),
     ]

@@ -2,8 +2,9 @@
 
 Of manifest.json the report uses, where present: ``state``, ``error``, ``name``, ``started_at``, ``seed``,
 ``teacher_sha256``, ``classes`` (their names), ``data_splits_read`` (a list of objects such as
-``{"dataset", "split", "purpose"}``), ``figures``, ``metric_name``, ``python``, ``packages`` and ``hardware``. What the
-result.json of an unfinished run would say (method, networks, schedule) comes from config.yaml and the metrics records.
+``{"dataset", "split", "purpose"}``), ``figures``, ``metric_name``, ``metric_label``, ``python``, ``packages`` and
+``hardware``. What the result.json of an unfinished run would say (method, networks, schedule) comes from config.yaml and
+the metrics records.
 """
 
 from __future__ import annotations
@@ -166,7 +167,7 @@ def _outcome_so_far(run: RunData) -> dict[str, Any]:
         "schedule": schedule.get("mode"),
         "runner": runtime.get("runner"),
         "seed": manifest.get("seed", runtime.get("seed")),
-        "metric_name": manifest.get("metric_name", "accuracy") if evaluations else None,
+        **({key: manifest.get(key) for key in ("metric_name", "metric_label")} if evaluations else {}),
         "teacher": {"model": _mapping(settings.get("teacher")).get("model"), "sha256": manifest.get("teacher_sha256")},
         "student": next(iter(students.values()), {}),
         "students": students,

@@ -59,8 +59,8 @@ def part(outcome: dict[str, Any], owner: str, key: str) -> Any:
 
 
 def metric_label(outcome: dict[str, Any]) -> str:
-    """``accuracy`` or ``mIoU``."""
-    return "mIoU" if outcome.get("metric_name") == "miou" else "accuracy"
+    """Name of the run's figure of merit, as its task gives it."""
+    return str(outcome.get("metric_label") or "accuracy")
 
 
 def result_label(outcome: dict[str, Any], metric: Metric, short: bool = False) -> str:

@@ -75,14 +75,16 @@ def test_doctor(checkout: Path) -> None:
 
 @in_turn
 def test_run_is_killed_and_resumed(checkout: Path) -> None:
+    """At a third of the steps: the demo is the whole of it."""
     run = checkout / "runs/digits"
-    command = "raydfkd run experiments/smoke/digits_ssdkd.yaml --out runs/digits"
+    short = "schedule.rounds=20 runtime.checkpoint_period_rounds=5"
+    command = f"raydfkd run experiments/smoke/digits_ssdkd.yaml --out runs/digits {short}"
     killed(command, checkout, (run / "checkpoints/latest.json").exists)
     assert json.loads((run / "manifest.json").read_text())["state"] == "running"
     typed("raydfkd run runs/digits --resume", checkout)
     result = json.loads((run / "result.json").read_text())
-    assert result["student_steps"] == 1200
-    assert result["student"]["metric_last"] >= 0.95
+    assert result["student_steps"] == 400
+    assert result["student"]["metric_last"] > 0.3
 
 
 @in_turn
@@ -104,6 +106,7 @@ def test_report(checkout: Path) -> None:
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
+@pytest.mark.slow
 def test_two_students(checkout: Path) -> None:
     """At a third of the steps; each student is measured and exported by its name."""
     short = "schedule.rounds=20 runtime.checkpoint_period_rounds=10"
@@ -121,6 +124,7 @@ def test_two_students(checkout: Path) -> None:
     assert "small_cnn_8" in typed(f"raydfkd export runs/two-students --student tiny --format safetensors --out {out}", checkout)
 
 
+@pytest.mark.slow
 def test_sweep(checkout: Path) -> None:
     """At a budget of seconds: three of the eight trials, a tenth of the steps."""
     short = "search.num_trials=3 scheduler.grace_period_steps=20 overrides.schedule.rounds=6 objective.num_images=100"
@@ -136,6 +140,7 @@ def test_sweep(checkout: Path) -> None:
     assert "student accuracy, last" in told
 
 
+@pytest.mark.slow
 def test_dataset(checkout: Path) -> None:
     """A fifth of the candidates; a kill, and the build goes on; the student then knows digits from noise alone."""
     short = "num_candidates=1500 selection.num_images=1000 runtime.part_size=200"
@@ -153,6 +158,7 @@ def test_dataset(checkout: Path) -> None:
     assert result["student"]["metric_last"] > 0.3
 
 
+@pytest.mark.slow
 def test_hidfd(checkout: Path) -> None:
     """At a budget of seconds; the student with its teacher's classifier is exported without the teacher."""
     short = "sources.gan.pretrain_steps=40 sources.gan.steps_per_batch=1 schedule.rounds=10"

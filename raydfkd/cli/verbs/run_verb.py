@@ -80,9 +80,11 @@ def _distill(
     """Shows the progress of ``distill``; with a ``recipe`` the teacher is trained first."""
     from raydfkd.api import distill
     from raydfkd.cli.progress import Progress
+    from raydfkd.tasks import build_task
 
+    label = build_task(experiment.task).metric_label
     title = f"raydfkd {path.parent.name if path.stem == 'config' else path.stem}, seed {experiment.runtime.seed}"
-    with Progress(experiment.schedule.total_steps, title=title) as progress:
+    with Progress(experiment.schedule.total_steps, title=title, metric_label=label) as progress:
         if recipe is not None:
             assert experiment.teacher.checkpoint is not None, "the demo names its teacher's file"
             _train_teacher(recipe, experiment.teacher.checkpoint, progress)

@@ -96,6 +96,7 @@ def _result(
     device: torch.device,
 ) -> dict[str, Any]:
     first = students[config.student_name]
+    task = build_task(config.task)
     return {
         "method": "+".join(sorted({source.method for source in config.sources.values()})) or "collected",
         "seed": config.runtime.seed,
@@ -109,7 +110,8 @@ def _result(
         },
         "student": {name: first[name] for name in ("model", "params", "metric_last", "metric_ema", "agreement")},
         "students": students,
-        "metric_name": build_task(config.task).metric_name,
+        "metric_name": task.metric_name,
+        "metric_label": task.metric_label,
         "end_to_end_s": elapsed_s,
         **RunTotals.of(run.metrics()).as_result(),
         "images_synthesized": exchange.buffer.num_inserts,

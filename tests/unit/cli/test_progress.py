@@ -170,7 +170,7 @@ def test_a_resumed_run_counts_its_pace_from_the_resume() -> None:
 
 
 def test_a_terminal_gets_a_table_with_the_same_rows_from_start_to_end() -> None:
-    state = ProgressState(total_steps=6000, metric_name="mIoU")
+    state = ProgressState(total_steps=6000, metric_label="mIoU")
     labels = [label for label, _ in table_rows(state)]
     for each in filled():
         state.take(each)

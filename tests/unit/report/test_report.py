@@ -219,7 +219,7 @@ def test_damaged_files_are_named_and_do_not_stop_the_report(tmp_path: Path) -> N
 def test_mean_iou_is_called_so(tmp_path: Path) -> None:
     run = write_fake_run(tmp_path / "run")
     result = json.loads((run / "result.json").read_text())
-    (run / "result.json").write_text(json.dumps(result | {"metric_name": "miou"}))
+    (run / "result.json").write_text(json.dumps(result | {"metric_label": "mIoU"}))
     text = write_report(run).read_text(encoding="utf-8")
     assert "student mIoU, last" in text
     assert "accuracy" not in text

@@ -74,7 +74,7 @@ def test_what_follows_from_other_values_is_computed_where_they_are_known() -> No
 
 
 def test_the_figure_of_merit_has_its_own_name() -> None:
-    outcome = {"metric_name": "miou", "student": {"metric_last": 0.25}, "students": {"a": {"metric_last": 0.25}}}
+    outcome = {"metric_label": "mIoU", "student": {"metric_last": 0.25}, "students": {"a": {"metric_last": 0.25}}}
     assert dict(outcome_rows(outcome)) == {"student mIoU, last": "25.00%"}
     assert dict(zip(student_headers(outcome), student_rows(outcome)[0], strict=True)) == {
         "student": "a", "model": MISSING, "objective": MISSING, "mIoU, last": "25.00%", "mIoU, EMA": MISSING,
