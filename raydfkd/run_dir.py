@@ -53,8 +53,6 @@ import numpy as np
 from raydfkd.errors import RunDirError
 from raydfkd.run_records import Record, RecordReader
 
-STATES = ("running", "failed", "stopped", "finished")
-
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file atomically: readers see the old file or the new one, even if the writer is killed midway."""

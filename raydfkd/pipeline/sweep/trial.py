@@ -114,7 +114,6 @@ class TrialRun:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._handed: dict[str, Any] | None = None
-        self._last: dict[str, Any] | None = None
         self._go, self._news = threading.Semaphore(0), threading.Semaphore(0)
         self._stopping = threading.Event()
 

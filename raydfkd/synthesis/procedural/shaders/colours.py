@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from raydfkd.synthesis.procedural.shaders.expression import Colour, Expr, constant
@@ -140,8 +139,6 @@ def family_colours(s: Sketch, number: Expr) -> Colour:
 
 Palette = Callable[[Sketch, Expr], Colour]
 
-SMOOTH_PALETTES: tuple[Palette, ...] = (cosine_palette, duotone, dark_to_light, ramp, rainbow)
-
 
 def shaded(s: Sketch, colour: Colour, slope_x: Expr, slope_y: Expr, gloss: float = 0.5) -> Colour:
     """Lit from a random side: diffuse and a highlight, on a relief of these slopes."""
@@ -194,9 +191,6 @@ def posterized(colour: Colour, levels: Number) -> Colour:
 def opponent(a: Expr, b: Expr, lightness: Expr) -> Colour:
     """Two opponent axes (red-green, blue-yellow) and lightness; a and b about 0."""
     return Colour(lightness + a * 0.5, lightness - a * 0.5 + b * 0.15, lightness - b * 0.5)
-
-
-QUARTER = math.pi / 2
 
 
 def darker(a: Colour, b: Colour) -> Colour:
