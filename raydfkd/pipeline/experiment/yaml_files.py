@@ -28,12 +28,14 @@ class _Strict:
     """Additions of both loaders below to PyYAML's: duplicate keys are rejected, and ``1e-3`` is a number as in YAML 1.2."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
+        first: dict[str, int] = {}
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
-                seen.add(key.value)
+                line = key.start_mark.line + 1
+                if key.value in first:
+                    problem = f"key {key.value!r} is given twice, in lines {first[key.value]} and {line}: remove one"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                first[key.value] = line
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)  # type: ignore[misc]
         return mapping
 

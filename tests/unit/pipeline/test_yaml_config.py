@@ -71,7 +71,7 @@ def test_an_empty_file_is_an_empty_mapping(tmp_path):
     ("text", "expected"),
     [
         ("a: [1, 2\nb: 3\n", "line 2, column"),
-        ("a: 1\na: 2\n", "line 2, column 1: key 'a' is given twice"),
+        ("a: 1\na: 2\n", "line 2, column 1: key 'a' is given twice, in lines 1 and 2: remove one"),
         ("- 1\n- 2\n", "holds a list"),
         ("just words", "holds a string"),
         ("a: !!python/object/apply:os.system ['echo hi']", "line 1, column 4: could not determine a constructor"),
