@@ -225,6 +225,6 @@ def test_ctrl_c_leaves_the_job(cluster: Cluster) -> None:
     follower.send_signal(signal.SIGINT)
     _, told = follower.communicate(timeout=JOB_S)
     assert follower.returncode == 130
-    assert "detached; job left goes on" in told
+    assert "detached; job left continues" in told
     status = cluster.run(str(BIN / "ray"), "job", "status", "left", "--address", cluster.address)
     assert "PENDING" in status.stdout + status.stderr

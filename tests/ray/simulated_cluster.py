@@ -126,7 +126,7 @@ def nodes_come_and_go(folder: Path) -> None:
 
     site.remove("gen-2")
     (waits,) = added(live.run.path, [])
-    assert waits.startswith("1 of 2 generators of inversion wait for a place (1 run): each needs 1 CPU, 1 gen and no node")
+    assert waits.startswith("1 of 2 generators of inversion lack resources (1 run): each needs 1 CPU, 1 gen and no node")
     stop_at(46)
     live.wait_for_step(45, PATIENCE_S)  # One generator is enough.
     site.add("gen-3")
@@ -166,7 +166,9 @@ def a_student_s_node_does_not_come_back(folder: Path) -> None:
     live.wait_for_step(29, PATIENCE_S)
     wait_until(lambda: live.run.latest_checkpoint() is not None, PATIENCE_S, "no checkpoint was written")
     site.remove("student-1")
-    with pytest.raises(RunFailedError, match=r"^the student workers found no place within \d+ s: 1 are wanted, and each needs"):
+    with pytest.raises(
+        RunFailedError, match=r"^the student workers could not be placed within \d+ s: 1 are required, and each needs"
+    ):
         live.result(PATIENCE_S)
     assert live.run.manifest()["state"] == "failed"
     site.add("student-2")

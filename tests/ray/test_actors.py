@@ -210,6 +210,6 @@ def test_an_elastic_student_that_finds_no_node_is_waited_for_as_long_as_for_all_
         assert failure() is None
         time.sleep(2.5)
         assert failure().message == (
-            "waited 2 s for student workers: at least 1 are wanted, and each needs 1 CPU, 1 student_node on a node; add nodes, "
-            "then resume"
+            "waited 2 s for student workers: at least 1 are required, and each needs 1 CPU, 1 student_node on a node; add "
+            "nodes, then resume"
         )

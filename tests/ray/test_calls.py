@@ -54,7 +54,7 @@ def test_one_that_comes_back_is_asked_again_and_one_dead_for_good_is_not_waited_
         while True:
             call(answerer.pid.remote, 300.0, "the oracle")
 
-    with pytest.raises(RunFailedError, match=r"^the oracle died, more often than runtime.max_restarts allows$"):
+    with pytest.raises(RunFailedError, match=r"^the oracle died more often than runtime.max_restarts allows$"):
         ask_until_it_is_gone()
 
 

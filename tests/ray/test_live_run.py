@@ -75,7 +75,7 @@ def test_a_run_is_seen_scaled_and_stopped_from_another_shell_and_resumed(
     assert (seen["state"], seen["step"]) == ("stopped", 24)
     refused = shell("scale", str(out), "--generators", "2")
     assert refused.code == 2
-    assert refused.err == (f"raydfkd: the run in {out} is stopped and not running: go on with raydfkd run --resume\n")
+    assert refused.err == (f"raydfkd: the run in {out} is stopped and not running: resume it with raydfkd run --resume\n")
 
     result = distil(tree, out, resume=True)
     assert "resumed from step-00000024" in events(out)
@@ -122,7 +122,10 @@ def test_a_run_whose_actors_are_gone_says_so(ray_instance: None, tmp_path: Path)
     run = RunDir.create(tmp_path / "run")
     where = {"address": ray.get_runtime_context().gcs_address, "namespace": "raydfkd"}
     run.update_manifest(state="running", actors="raydfkd-none", ray=where)
-    with pytest.raises(RunDirError, match=r"are gone without a word: go on with raydfkd run .* --resume$"), reach(run) as live:
+    with (
+        pytest.raises(RunDirError, match=r"died without a report: resume it with raydfkd run .* --resume$"),
+        reach(run) as live,
+    ):
         live.status()
 
 

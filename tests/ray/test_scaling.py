@@ -80,7 +80,7 @@ def test_generators_come_and_go_and_no_batch_is_lost(teacher: Path, tmp_path: Pa
         answer = pool.scale(3)["inversion"]
         assert (answer["target"], answer["running"]) == (3, 1), "the answer comes at once"
         pool.wait_for({"inversion-0": "running", "inversion-1": "running", "inversion-2": "pending"})
-        wait_until(lambda: any("wait for a place" in line for line in pool.listen()), 300, "it says that one waits")
+        wait_until(lambda: any("lack resources" in line for line in pool.listen()), 300, "it says that one waits")
         train(40)
 
         pool.scale(1)
@@ -100,13 +100,13 @@ def test_generators_come_and_go_and_no_batch_is_lost(teacher: Path, tmp_path: Pa
         train(20)
         lines = pool.listen()
         assert [line for line in lines if "scaled" in line] == [
-            "inversion is scaled from 1 to 3 generators",
-            "inversion is scaled from 3 to 1 generators",
-            "inversion is scaled from 1 to 2 generators, 1 of them from the state they had",
+            "inversion scaled from 1 to 3 generators",
+            "inversion scaled from 3 to 1 generators",
+            "inversion scaled from 1 to 2 generators, 1 of them from their earlier state",
         ]
-        (waiting,) = [line for line in lines if "wait for a place" in line]
-        assert waiting.startswith("1 of 3 generators of inversion wait for a place (")
-        assert waiting.endswith("each needs 3 CPU and no node has that free; they start as soon as one has")
+        (waiting,) = [line for line in lines if "lack resources" in line]
+        assert waiting.startswith("1 of 3 generators of inversion lack resources (")
+        assert waiting.endswith("each needs 3 CPU and no node has that free; they start as soon as one does")
         folder = tmp_path / "saved"
         ray.get(pool.actor.save.remote(folder), timeout=120)
         assert sorted(path.name for path in (folder / "generators").iterdir()) == ["inversion-0.pt", "inversion-1.pt"]

@@ -48,8 +48,8 @@ def test_a_wrong_token_is_refused_in_one_sentence(guarded: str, teacher: Path, t
     wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": OTHER, "RAY_NUM_REDIS_GET_RETRIES": "2"}
     done = run_command(["run", "exp.yaml", "--out", "new"], tmp_path, wrong)
     assert done.code == 2, done.err
-    assert done.err.startswith(f"raydfkd: the Ray cluster at '{guarded}' does not let this shell in (")
-    assert done.err.endswith("a cluster with tokens wants RAY_AUTH_MODE=token and its token in RAY_AUTH_TOKEN\n")
+    assert done.err.startswith(f"raydfkd: the Ray cluster at '{guarded}' refuses this shell (")
+    assert done.err.endswith("a cluster with tokens requires RAY_AUTH_MODE=token and its token in RAY_AUTH_TOKEN\n")
     assert done.err.count("\n") == 1, done.err
     assert OTHER not in done.err
     assert not (tmp_path / "new").exists()

@@ -76,7 +76,7 @@ def test_a_directory_that_may_not_be_looked_into_is_refused(tmp_path: Path, monk
 
 def test_open_wants_a_started_run(run: RunDir, tmp_path: Path) -> None:
     for path in (run.path, tmp_path / "nowhere"):
-        with pytest.raises(RunDirError, match="is no run directory"):
+        with pytest.raises(RunDirError, match="is not a run directory"):
             RunDir.open(path)
     run.update_manifest(state="running")
     assert RunDir.open(str(run.path)).manifest() == {"state": "running"}
@@ -90,7 +90,7 @@ def test_the_manifest_merges_and_takes_numpy_and_paths(run: RunDir) -> None:
 
 def test_what_json_cannot_hold_is_our_bug_and_leaves_the_old_file(run: RunDir) -> None:
     run.update_manifest(state="running")
-    with pytest.raises(TypeError, match="object cannot stand in JSON"):
+    with pytest.raises(TypeError, match="object cannot be written as JSON"):
         run.update_manifest(bad=object())
     assert run.manifest() == {"state": "running"}
 

@@ -82,12 +82,12 @@ def test_a_failed_run_is_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_that_was_stopped_in_order_is_exit_code_3(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop() -> str:
-        raise RunStoppedError("the run was stopped at step 4 of 8; it goes on with: raydfkd run RUN --resume")
+        raise RunStoppedError("the run was stopped at step 4 of 8; resume it with: raydfkd run RUN --resume")
 
     monkeypatch.setattr("raydfkd.cli.config_reference.reference_text", stop)
     result = CliRunner().invoke(app, ["config", "reference"])
     assert result.exit_code == 3
-    assert result.stderr == "raydfkd: the run was stopped at step 4 of 8; it goes on with: raydfkd run RUN --resume\n"
+    assert result.stderr == "raydfkd: the run was stopped at step 4 of 8; resume it with: raydfkd run RUN --resume\n"
 
 
 def test_ctrl_c_says_how_to_go_on() -> None:

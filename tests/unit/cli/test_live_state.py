@@ -32,7 +32,7 @@ RECORDS = [
     record("replay", 20.0, 40, size=50, capacity=200, fill=0.25, class_entropy=0.75),
     record("evaluation", 20.0, 40, metric_last=0.5, metric_ema=0.6),
     record("generators", 20.5, 40, source="inversion", **COUNTS, generators=GENERATORS),
-    record("event", 21.0, 40, message="generator inversion-0 died and was restarted from its beginning", restart=True),
+    record("event", 21.0, 40, message="generator inversion-0 died and was restarted from its initial state", restart=True),
 ]
 
 

@@ -34,7 +34,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, verb: tuple[object, 
     code, _, told = invoke(verb[0], tmp_path / "nothing", *verb[1:])
     assert code == 2
     assert told == (
-        f"raydfkd: {tmp_path / 'nothing'} is no run directory (it has no manifest.json): name the --out of a started run\n"
+        f"raydfkd: {tmp_path / 'nothing'} is not a run directory (it has no manifest.json): give the --out of a started run\n"
     )
 
 
@@ -42,8 +42,8 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, verb: tuple[object, 
     ("state", "advice"),
     [
         ("finished", "read its report"),
-        ("failed", "go on with raydfkd run --resume"),
-        ("stopped", "go on with raydfkd run --resume"),
+        ("failed", "resume it with raydfkd run --resume"),
+        ("stopped", "resume it with raydfkd run --resume"),
     ],
 )
 @pytest.mark.parametrize("verb", [("scale", "--generators", 2), ("stop",)])

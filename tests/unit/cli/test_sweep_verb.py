@@ -47,7 +47,7 @@ def refused(*arguments: str) -> str:
         (["sweep.yaml", "space={schedule.rounds: {kind: grid, values: [few]}}"], "schedule.rounds is 'few'"),
         (["sweep.yaml", "search.num_trials=4"], "kind grid tries every point"),
         (["sweep.yaml", "overrides.schedule.round=4"], "did you mean 'rounds'"),
-        (["sweep.yaml", "--resume"], "runs/sweep is no sweep directory"),
+        (["sweep.yaml", "--resume"], "runs/sweep is not a sweep directory"),
         (["sweep.yaml", "--out", "exp.yaml/x"], "cannot be written"),
     ],
 )

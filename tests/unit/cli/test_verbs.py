@@ -121,7 +121,7 @@ def test_evaluate_says_what_is_missing(folder: Path, tmp_path: Path) -> None:
     weights = folder / "run" / "student.safetensors"
     assert "needs --config" in raydfkd("evaluate", weights, rc=2)
     assert "names no evaluation data" in raydfkd("evaluate", weights, "evaluation=null", "--config", folder / "exp.yaml", rc=2)
-    assert "no run directory" in raydfkd("evaluate", tmp_path, rc=2)
+    assert "is not a run directory" in raydfkd("evaluate", tmp_path, rc=2)
     assert "does not match the architecture" in raydfkd(
         "evaluate", weights, "students.small.model=small_cnn_16", "--config", folder / "exp.yaml", rc=2
     )
@@ -143,7 +143,7 @@ def test_report_of_one_run_and_of_several(folder: Path, tmp_path: Path) -> None:
     told = raydfkd("report", folder / "run", folder / "run", *names, "--out", tmp_path / "both")
     assert told == f"comparison: {tmp_path / 'both' / 'comparison.html'}\n"
     assert "name several runs" in raydfkd("report", folder / "run", "--out", tmp_path, rc=2)
-    assert "no run directory" in raydfkd("report", tmp_path, rc=2)
+    assert "is not a run directory" in raydfkd("report", tmp_path, rc=2)
 
 
 def test_config_check_prints_the_resolved_experiment(folder: Path, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_doctor_asks_ray_for_room_where_the_run_would(folder: Path, monkeypatch:
     monkeypatch.setattr("raydfkd.cli.verbs.inspect_verbs._place", place)
     assert raydfkd("doctor", *settings, rc=2) == "problem: no room for generator inversion-0\n"
     monkeypatch.setattr("raydfkd.cli.verbs.inspect_verbs._place", lambda config: True)
-    assert "every actor finds room" in raydfkd("doctor", *settings)
+    assert "every actor fits" in raydfkd("doctor", *settings)
 
 
 def test_methods_lists_methods_and_objectives_with_papers() -> None:

@@ -248,7 +248,7 @@ def test_a_full_disk_is_told_in_one_sentence_and_a_resume_goes_on(
     with pytest.raises(DiskFullError) as told:
         run(tmp_path / "run", "schedule.rounds=3", watcher=watcher)
     assert str(told.value) == (
-        f"run directory {tmp_path / 'run'} cannot be written to: No space left on device; free some space, then go on with "
+        f"run directory {tmp_path / 'run'} cannot be written to: No space left on device; free some space, then resume with "
         "raydfkd run RUN --resume"
     )
     assert told.value.exit_code == 1
@@ -288,7 +288,7 @@ def test_a_finished_run_is_neither_resumed_nor_written_over(run: Run, unbroken: 
 
 
 def test_nothing_to_resume(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(RunDirError, match="is no run directory"):
+    with pytest.raises(RunDirError, match="is not a run directory"):
         run(tmp_path / "nowhere", resume=True)
 
 

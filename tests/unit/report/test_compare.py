@@ -90,5 +90,5 @@ def test_mistakes_are_refused(runs: list[Path], tmp_path: Path) -> None:
         write_comparison([], tmp_path)
     with pytest.raises(RunDirError, match="3 runs got 1 labels"):
         write_comparison(runs, tmp_path, labels=["one"])
-    with pytest.raises(RunDirError, match="no run directory"):
+    with pytest.raises(RunDirError, match="is not a run directory"):
         write_comparison([tmp_path / "nothing"], tmp_path)

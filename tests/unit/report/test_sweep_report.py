@@ -115,7 +115,7 @@ def test_folders_that_hold_something_else_are_refused(tmp_path: Path, sweep: Swe
     (tmp_path / "run" / "metrics.jsonl").write_text("")
     with pytest.raises(RunDirError, match="holds a run already"):
         SweepDir.create(tmp_path / "run")
-    with pytest.raises(RunDirError, match="is no sweep directory"):
+    with pytest.raises(RunDirError, match="is not a sweep directory"):
         SweepDir.open(tmp_path / "run")
     (tmp_path / "file").write_text("")
     with pytest.raises(RunDirError, match="cannot be written"):

@@ -57,6 +57,6 @@ def test_a_full_disk_is_told_as_such_and_not_as_a_bug(caplog: pytest.LogCaptureF
     failure = Failure.of(wrapped(OSError(errno.ENOSPC, "No space left on device", "/run/x")), "student worker 0")
     with caplog.at_level(logging.ERROR), pytest.raises(DiskFullError) as told:
         failure.raise_again()
-    assert str(told.value).startswith("student worker 0 could not write: No space left on device; free some space, then go on")
+    assert str(told.value).startswith("student worker 0 could not write: No space left on device; free some space, then resume")
     assert caplog.text == ""
     assert "PermissionError" in Failure.of(wrapped(PermissionError(errno.EACCES, "Permission denied")), "x").sentence

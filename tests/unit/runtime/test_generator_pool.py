@@ -30,9 +30,9 @@ def test_scaling_up_starts_more_and_says_who_waits(cluster: Cluster, tmp_path: P
     assert tend(pool) == states
     assert tend(pool) == states
     assert cluster.events() == [
-        "inversion is scaled from 1 to 4 generators (raydfkd scale)",
-        "2 of 4 generators of inversion wait for a place (2 run): each needs 1 CPU and no node has that free; "
-        "they start as soon as one has",
+        "inversion scaled from 1 to 4 generators (raydfkd scale)",
+        "2 of 4 generators of inversion lack resources (2 run): each needs 1 CPU and no node has that free; "
+        "they start as soon as one does",
     ], "told once"
     cluster.num_places = 3
     assert tend(pool)["inversion-2"] == "running"
@@ -91,7 +91,7 @@ def test_a_checkpoint_holds_the_retired_too_and_they_come_back_from_it(cluster: 
     assert tend(resumed) == {"inversion-0": "running"}, "as many as the settings say"
     resumed.scale("inversion", 2)
     tend(resumed)
-    assert "inversion is scaled from 1 to 2 generators, 1 of them from the state they had" in cluster.events()
+    assert "inversion scaled from 1 to 2 generators, 1 of them from their earlier state" in cluster.events()
     assert cluster.newest("inversion-1").began_with == b"inversion-1 learnt 3"
     resumed.save(tmp_path / "again")
     assert (tmp_path / "again" / "generators" / "inversion-1.pt").exists()
@@ -111,7 +111,7 @@ def test_a_drain_that_does_not_end_is_ended(cluster: Cluster, tmp_path: Path, mo
     monkeypatch.setattr(generator_pool.time, "monotonic", lambda: now + 61)
     tend(pool)
     assert cluster.killed == [cluster.newest("inversion-1")]
-    assert cluster.events()[-1] == "generator inversion-1 did not finish its batch in 60 s and ends without it"
+    assert cluster.events()[-1] == "generator inversion-1 did not finish its batch in 60 s and is ended without it"
 
 
 def test_one_that_dies_while_it_drains_is_not_replaced(cluster: Cluster, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_death_with_the_node_is_told_apart(cluster: Cluster, tmp_path: Path) -
     lost = cluster.newest("inversion-0")
     lost.dead, lost.death = True, RayActorError(error_msg="The actor died because its node has died. Node Id: 3f")
     tend(pool)
-    assert cluster.events()[-1].startswith("generator inversion-0 died with its node and was restarted from its beginning")
+    assert cluster.events()[-1].startswith("generator inversion-0 died with its node and was restarted from its initial state")
 
 
 def test_one_that_cannot_be_reached_for_a_moment_is_not_replaced(cluster: Cluster, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_one_more_that_cannot_be_built_leaves_the_run_as_it_was(cluster: Cluster
     assert cluster.targets == {"inversion": 1}
     assert cluster.events()[-1] == (
         "generator inversion-1 failed with ValueError: no memory is left on the GPU; "
-        "it was to be one more, so the run goes on without it"
+        "it was an additional one, so the run continues without it"
     )
 
 
@@ -231,8 +231,7 @@ def test_waits_scale_a_source_one_step_at_a_time_with_the_reason(
     assert targets == [1, 2, 2, 2, 1, 1, 1]
     lines = [line for line in cluster.events() if "scaled" in line]
     assert lines == [
-        "inversion is scaled from 1 to 2 generators "
-        "(autoscale: over 10 s students waited 50% of their time, its generators 0%)",
-        "inversion is scaled from 2 to 1 generators "
+        "inversion scaled from 1 to 2 generators (autoscale: over 10 s students waited 50% of their time, its generators 0%)",
+        "inversion scaled from 2 to 1 generators "
         "(autoscale: over 10 s students waited 0% of their time, its generators 70%: one fewer is enough)",
     ]

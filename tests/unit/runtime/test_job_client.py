@@ -78,7 +78,7 @@ def test_with_the_token_that_is_asked_for(dashboard: Dashboard, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({"HOME": "/nowhere"}, "asks for a token: give it in RAY_AUTH_TOKEN"),
+        ({"HOME": "/nowhere"}, "requires a token: give it in RAY_AUTH_TOKEN"),
         ({"RAY_AUTH_TOKEN": "secret", "RAY_AUTH_MODE": "disabled"}, "unset RAY_AUTH_MODE=disabled"),
         ({"RAY_AUTH_TOKEN": "wrong"}, "refuses the token of RAY_AUTH_TOKEN"),
     ],
@@ -112,7 +112,7 @@ def test_nothing_answers() -> None:
 @pytest.mark.parametrize("body", [b"<html>", b'{"version": "4"}', b"[]", b"3"])
 def test_something_else_answers(dashboard: Dashboard, body: bytes) -> None:
     dashboard.body = body
-    with pytest.raises(ResourceError, match="is no Ray dashboard"):
+    with pytest.raises(ResourceError, match="is not a Ray dashboard"):
         connect(dashboard.url, {})
 
 

@@ -117,8 +117,8 @@ def test_the_run_directory_may_be_the_experiment_s(project: Path) -> None:
 
 def test_files_outside_of_the_working_directory(project: Path) -> None:
     (project.parent / "other.yaml").write_text(EXPERIMENT)
-    with pytest.raises(ConfigError, match=r"other.yaml lies outside of the working directory .*project"):
+    with pytest.raises(ConfigError, match=r"other.yaml is outside the working directory .*project"):
         command(project, name="../other.yaml")
     (project / "experiments/exp.yaml").write_text("base: ../../other.yaml\n")
-    with pytest.raises(ConfigError, match=r"other.yaml lies outside"):
+    with pytest.raises(ConfigError, match=r"other.yaml is outside"):
         command(project)

@@ -73,12 +73,12 @@ def test_too_large_names_the_largest_and_what_to_do(tmp_path: Path, monkeypatch:
     (folder / "data/noise.bin").write_bytes(os.urandom(3 * 2**20))
     monkeypatch.setattr(job_package, "MAX_BYTES", 2**20)
     with pytest.raises(
-        ConfigError, match=r"more than the 1 MiB that Ray accepts \(largest: data 3 MiB, a.py 0 MiB\): leave parts"
+        ConfigError, match=r"exceeds the 1 MiB that Ray accepts \(largest: data 3 MiB, a.py 0 MiB\): leave parts"
     ):
         pack(folder, tmp_path / "one.zip")
     assert pack(folder, tmp_path / "two.zip", ["*.bin"]) == 1
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         pack(tmp_path / "gone", tmp_path / "one.zip")

@@ -95,5 +95,8 @@ def test_a_stop_is_asked_of_the_coordinator(actors: Actors, tmp_path: Path) -> N
 
 def test_actors_that_are_gone(actors: Actors, tmp_path: Path) -> None:
     run = running(tmp_path, prefix="raydfkd-2")
-    with reach(run) as found, pytest.raises(RunDirError, match=r"are gone without a word: go on with raydfkd run .* --resume$"):
+    with (
+        reach(run) as found,
+        pytest.raises(RunDirError, match=r"died without a report: resume it with raydfkd run .* --resume$"),
+    ):
         found.status()

@@ -39,7 +39,7 @@ def test_too_few_cpus() -> None:
     assert refusal_of(actors(3, CPU=1.0), [LAPTOP]) == (
         "generator inversion-2 cannot be placed: the run needs 3 CPU and the cluster has 2 CPU; lower "
         "sources.*.num_generators, students.*.num_workers or their resources.num_cpus, or add nodes "
-        "(a local Ray offers runtime.num_cpus, or all there are)"
+        "(a local Ray offers runtime.num_cpus, or all of the machine's)"
     )
 
 
@@ -53,7 +53,7 @@ def test_gpus_that_do_not_exist() -> None:
 def test_an_actor_that_no_single_node_can_hold() -> None:
     refusal = refusal_of(actors(1, CPU=3.0), [LAPTOP, LAPTOP])
     assert refusal is not None
-    assert "no node has 3 CPU left for it, although the cluster's total would do" in refusal
+    assert "no node has 3 CPU left for it, although the cluster's total would suffice" in refusal
 
 
 def test_a_custom_resource_is_named_as_it_is_set() -> None:
@@ -65,7 +65,7 @@ def test_a_custom_resource_is_named_as_it_is_set() -> None:
 
 def test_above_one_gpu_must_be_whole() -> None:
     refusal = refusal_of(actors(1, CPU=1.0, GPU=1.5), [GPU_NODE, {"CPU": 8.0, "GPU": 4.0}])
-    assert refusal == "generator inversion-0 asks for 1.5 GPUs: above one, an actor's num_gpus must be whole"
+    assert refusal == "generator inversion-0 asks for 1.5 GPUs: above one, an actor's num_gpus must be a whole number"
 
 
 def test_an_actor_of_the_run_that_is_sent_to_a_node_that_is_not_there() -> None:
@@ -101,7 +101,7 @@ def with_workers(num_gpus: float, num_workers: int, device: str = "auto", sync_b
 def test_workers_that_may_share_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": GPU_NODE}])
     message = (
-        "students.small has 2 workers with 0.5 GPU each, which may come to lie on one GPU, where NCCL refuses them: set "
+        "students.small has 2 workers with 0.5 GPU each, which may be placed on one GPU, where NCCL refuses them: set "
         "students.small.resources.num_gpus above 0.5, or num_workers to 1"
     )
     with pytest.raises(ResourceError, match=re.escape(message)):

@@ -41,7 +41,7 @@ def test_one_of_two_sources_may_rest() -> None:
         (DECOUPLED, {"inversion": 3}, None, 0, "without any generator .* use raydfkd stop"),
         (TWO, {"one": 0, "two": 1}, "one", 0, None),
         (TWO, {"one": 1, "two": 0}, "one", 0, "without any generator"),
-        (TWO, {"one": 1, "two": 1}, "two", 4, "4 generators are outside sources.two.autoscale, 1 to 3: stay inside it"),
+        (TWO, {"one": 1, "two": 1}, "two", 4, "4 generators are outside sources.two.autoscale, 1 to 3: stay in this range"),
     ],
 )
 def test_what_is_refused(
@@ -55,7 +55,7 @@ def test_what_is_refused(
 
 
 def test_the_line_that_tells_of_a_change() -> None:
-    assert scale_message("a", 1, 4, 0, "") == "a is scaled from 1 to 4 generators"
+    assert scale_message("a", 1, 4, 0, "") == "a scaled from 1 to 4 generators"
     assert scale_message("a", 1, 4, 2, "raydfkd scale") == (
-        "a is scaled from 1 to 4 generators, 2 of them from the state they had (raydfkd scale)"
+        "a scaled from 1 to 4 generators, 2 of them from their earlier state (raydfkd scale)"
     )

@@ -147,7 +147,7 @@ def test_a_job_that_is_refused(tmp_path: Path, refusal: Exception, error: type[E
 
 
 def test_fetching(tmp_path: Path) -> None:
-    with pytest.raises(RunFailedError, match="does not see the run directory"):
+    with pytest.raises(RunFailedError, match="cannot access the job's run directory"):
         fetch(tmp_path / "out", tmp_path / "here")
     (tmp_path / "out/checkpoints").mkdir(parents=True)
     (tmp_path / "out/manifest.json").write_text("{}")

@@ -161,7 +161,7 @@ def test_callbacks_tell_the_watcher_and_write_down_a_death(tmp_path: Path, teach
 
 def test_a_smaller_cluster_does_not_go_on_with_as_many_trials() -> None:
     runtime_sweep._require_room(now=2, before=2)
-    with pytest.raises(ResourceError, match="begun with 4 trials at once and the cluster now holds 2"):
+    with pytest.raises(ResourceError, match="started with 4 trials at once, the cluster now holds 2"):
         runtime_sweep._require_room(now=2, before=4)
 
 
@@ -220,7 +220,7 @@ def test_a_sweep_of_which_no_trial_finds_a_place_ends_and_says_so(monkeypatch: p
     now[0] = 5.0  # another process, with a clock of its own
     look(0, "PENDING")
     look(59, "PENDING")
-    with pytest.raises(WaitTimeoutError, match=r"^waited 60 s for a trial to find a place: .* --resume once there is room$"):
+    with pytest.raises(WaitTimeoutError, match=r"^waited 60 s to place a trial: .* --resume once there is room$"):
         look(2, "PENDING")
 
 
