@@ -28,7 +28,7 @@ def _counter(name: str, panel: Panel | None = None, increase_over: str = "") -> 
     return Export(name, "counter", panel, increase_over)
 
 
-_GENERATORS = Panel("Generators", "Wanted, running, and waiting for a place, by source; running falls where one died.")
+_GENERATORS = Panel("Generators", "Wanted, running, and waiting for resources, by source; running falls where one died.")
 _IMAGES = Panel("Images per second", "Synthesized by all generators, and distilled by all students.", total=True)
 _WAITS = Panel(
     "Waiting, by side and cause",
