@@ -108,7 +108,9 @@ class Cell:
             axes = tuple(axis for axis in self.table.columns if axis in left)
             columns = combinations(self.paper, self.table, axes)
             if len(node) != len(columns):
-                raise ConfigError(f"{self.table_name}: {measure} of {self.name} has {len(node)} figures for {len(columns)} columns")
+                raise ConfigError(
+                    f"{self.table_name}: {measure} of {self.name} has {len(node)} figures for {len(columns)} columns"
+                )
             node = node[columns.index(tuple(left[axis] for axis in axes))]
         return None if node is None else float(node)
 
