@@ -84,8 +84,8 @@ class Cell:
         """
         if not self.runnable:
             raise ConfigError(
-                f"{self.table_name} {self.name} has the paper's figures only, because raydfkd does not have its method or data: "
-                "--list marks such rows"
+                f"{self.table_name} {self.name} has the paper's figures only: raydfkd does not have its method; "
+                "choose a row that --list does not mark so"
             )
         tree = {key: value for key, value in self._merged.items() if key != "build"}
         filled: dict[str, Any] = _filled(tree, {**self.members, "build": built}, tree, self.name)
@@ -108,9 +108,8 @@ class Cell:
             axes = tuple(axis for axis in self.table.columns if axis in left)
             columns = combinations(self.paper, self.table, axes)
             if len(node) != len(columns):
-                raise ConfigError(
-                    f"{self.table_name}: {measure} of {self.name} has {len(node)} figures for {len(columns)} columns"
-                )
+                where = f"{self.table_name}: {measure} of {self.name}"
+                raise ConfigError(f"{where} has {len(node)} figures for {len(columns)} columns: give one for each")
             node = node[columns.index(tuple(left[axis] for axis in axes))]
         return None if node is None else float(node)
 

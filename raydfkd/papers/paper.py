@@ -9,7 +9,7 @@ and ``{teacher.model}`` the setting of that name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,8 +86,8 @@ class TableConfig(Settings):
     metric: str = "accuracy"
     """What ``paper`` and ``found`` hold under this name is a result.json's ``metric_last``, in percent."""
     paper: dict[str, Any] = Field(default_factory=dict)
-    """The paper's figures by measure (accuracy and teacher in percent, hours, ...): mappings by members, and at the end a number,
-    or a list over the table's columns; null where the paper has none."""
+    """The paper's figures by measure (accuracy and teacher in percent, hours, ...): mappings by members, and at the end a
+    number, or a list over the table's columns; null where the paper has none."""
     found: dict[str, Any] = Field(default_factory=dict)
     """Our own figures, in the same form."""
     notes: tuple[str, ...] = ()
@@ -121,13 +121,14 @@ class PaperConfig(Settings):
             for axis in (*table.rows, *table.columns):
                 if axis not in self.axes:
                     raise ValueError(f"tables.{name}: there is no axis {axis!r}: {nearest(axis, list(self.axes))}")
-            for where in (table.only, *table.absent):
-                self._check(f"tables.{name}", where)
+            self._check(f"tables.{name}.only", table.only)
+            for where in table.absent:
+                self._check(f"tables.{name}.absent", where)
         for number, case in enumerate(self.cases):
             self._check(f"cases.{number}.where", case.where)
         return self
 
-    def _check(self, place: str, where: dict[str, Any]) -> None:
+    def _check(self, place: str, where: Mapping[str, str | tuple[str, ...]]) -> None:
         for axis, wanted in where.items():
             if axis not in self.axes:
                 raise ValueError(f"{place}: there is no axis {axis!r}: {nearest(axis, list(self.axes))}")
@@ -162,8 +163,7 @@ def shipped_folder() -> Path:
 
 def shipped_papers() -> Iterator[Path]:
     """The files of the papers that come with the program."""
-    for path in sorted(shipped_folder().glob("*.yaml")):
-        yield path
+    yield from sorted(shipped_folder().glob("*.yaml"))
 
 
 def load_paper(name: str) -> PaperConfig:

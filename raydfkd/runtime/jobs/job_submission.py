@@ -146,7 +146,7 @@ class _Follower:
                 except (OSError, RequestRefusedError) as error:  # requests' errors are OSErrors
                     if time.monotonic() - answered > SILENCE_S:
                         raise WaitTimeoutError(
-                            f"waited {SILENCE_S:.0f} s for the dashboard to answer about job {self._job_id}, which may still run"
+                            f"waited {SILENCE_S:.0f} s for the dashboard to answer about job {self._job_id}, which may go on"
                         ) from error
                     await asyncio.sleep(POLL_S)
                     continue
