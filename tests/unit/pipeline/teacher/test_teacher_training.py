@@ -25,7 +25,7 @@ from raydfkd.pipeline.experiment.yaml_files import read_yaml, validate
 from raydfkd.pipeline.teacher.config import NormalizationConfig, TeacherTrainingConfig, load_teacher_training
 from raydfkd.pipeline.teacher.training import _initial_network, train_teacher
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 def digits(**changes: Any) -> TeacherTrainingConfig:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from raydfkd.pipeline.experiment.config import load_experiment
 
-RECIPES = Path(__file__).parents[3] / "experiments" / "ssdkd"
+RECIPES = Path(__file__).parents[4] / "experiments" / "ssdkd"
 
 
 def test_no_recipe_divides_the_importance_weights_by_their_largest() -> None:
