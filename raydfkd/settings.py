@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -36,6 +36,33 @@ class Settings(BaseModel):
         if idle:
             advice = f"leave {'it' if len(idle) == 1 else 'them'} out" + (f" or {otherwise}" if otherwise else "")
             raise ValueError(f"{because} does not use {', '.join(idle)}: {advice}")
+
+    def scaled(self, share: float) -> Self:
+        """These settings with every count marked ``Budget``, here and below, times ``share``: 0 stays 0, others are at least 1.
+
+        Raises:
+            ValidationError: they do not fit together any more.
+        """
+        return type(self).model_validate(_scaled(self, share).model_dump())
+
+
+def _scaled(value: Any, share: float) -> Any:
+    if isinstance(value, Settings):
+        updates = {}
+        for name, field in type(value).model_fields.items():
+            inner = getattr(value, name)
+            counted = any(isinstance(mark, Budget) for mark in field.metadata) and isinstance(inner, int)
+            updates[name] = (inner and max(1, round(inner * share))) if counted else _scaled(inner, share)
+        return value.model_copy(update=updates)
+    if isinstance(value, dict):
+        return {key: _scaled(inner, share) for key, inner in value.items()}
+    return value
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Marks a setting that counts what a run spends (steps, rounds, epochs), or that counts in these: a run at a share of its
+    budget has that share of it."""
 
 
 @dataclass(frozen=True)

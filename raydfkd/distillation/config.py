@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from raydfkd.augment.config import AugmentationConfig, Augmentations
 from raydfkd.distillation.objectives import DEFAULT_KIND, OBJECTIVES, AnyObjective
 from raydfkd.resources import ResourcesConfig
-from raydfkd.settings import InputPath, Settings
+from raydfkd.settings import Budget, InputPath, Settings
 
 
 class OptimizerConfig(Settings):
@@ -28,7 +28,7 @@ class OptimizerConfig(Settings):
     constant: the peak throughout."""
     milestones: tuple[float, ...] = (0.625, 0.75, 0.875)
     """multi_step: shares of all steps after which the rate is divided by ten (HiDFD's 150, 180 and 210 of 240 epochs)."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: Annotated[int, Budget()] = Field(0, ge=0)
     """Steps of linear warm-up from lr / 25 (all schedules); one_cycle needs it above 0."""
     final_lr: float = Field(2e-4, ge=0)
     """Learning rate at the last step (cosine and one_cycle)."""

@@ -6,12 +6,13 @@ Fang et al., "Up to 100x Faster Data-Free Knowledge Distillation", AAAI 2022. SS
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from raydfkd.deferred import deferred
+from raydfkd.settings import Budget
 from raydfkd.synthesis.method import Method, SynthesisConfig, SynthesisContext, SynthesisParts
 from raydfkd.types import BufferSummary, Preparation, SyntheticBatch, WeightsVersion
 
@@ -71,9 +72,9 @@ class FastConfig(SynthesisConfig):
     """Weight of the teacher-student disagreement."""
     bn_momentum: float = Field(0.9, ge=0, lt=1)
     """Share of earlier calls' statistics in the BatchNorm loss; only the rest carries gradient."""
-    adversarial_start_batches: int | None = Field(None, ge=0)
+    adversarial_start_batches: Annotated[int | None, Budget()] = Field(None, ge=0)
     """Batches (of the whole run) before the adversarial loss starts; null: one before the warm-up ends, as published."""
-    reset_batches: int | None = Field(None, ge=0)
+    reset_batches: Annotated[int | None, Budget()] = Field(None, ge=0)
     """Batches (of the whole run) before the one reset of the generator's first layer; null: warm-up + 119, as published."""
     reset_bn_weight_mean: float = 0.0
     """Mean of the re-initialised first BatchNorm weight: 0 as in the published code, 1 as probably intended."""

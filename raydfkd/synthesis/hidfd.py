@@ -7,7 +7,7 @@ shorter start it trains for ``steps_per_batch`` steps between batches, while stu
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from raydfkd.deferred import deferred
 from raydfkd.errors import ConfigError
 from raydfkd.metrics import Figure
+from raydfkd.settings import Budget
 from raydfkd.synthesis.guided_gan import GuidedGAN, GuidedGANConfig
 from raydfkd.synthesis.method import Method, SynthesisContext, SynthesisParts
 from raydfkd.types import BufferSummary, Preparation, SyntheticBatch, WeightsVersion
@@ -36,7 +37,7 @@ class HiDFDConfig(GuidedGANConfig):
 
     method: Literal["hidfd"] = "hidfd"
     """Name of the synthesis method."""
-    pretrain_steps: int = Field(50_000, ge=0)
+    pretrain_steps: Annotated[int, Budget()] = Field(50_000, ge=0)
     """GAN steps before the first batch is delivered."""
     steps_per_batch: int = Field(0, ge=0)
     """GAN steps between two delivered batches; 0: the GAN is frozen once it delivers, as in the paper."""

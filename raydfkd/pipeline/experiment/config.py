@@ -21,7 +21,7 @@ from raydfkd.pipeline.experiment.input_paths import anchor_paths
 from raydfkd.pipeline.experiment.yaml_files import apply_overrides, merge, read_layers, validate
 from raydfkd.replay.config import ReplayConfig
 from raydfkd.resources import ResourcesConfig
-from raydfkd.settings import InputFile, InputPath, Settings
+from raydfkd.settings import Budget, InputFile, InputPath, Settings
 from raydfkd.synthesis.methods import METHODS, AnySource
 from raydfkd.tasks import AnyTask
 
@@ -58,9 +58,9 @@ class ScheduleConfig(Settings):
 
     mode: Literal["lockstep", "decoupled"] = "lockstep"
     """lockstep alternates strictly as the papers do; decoupled lets generators and students run at their own speeds."""
-    warmup_batches: int = Field(20, ge=0)
+    warmup_batches: Annotated[int, Budget()] = Field(20, ge=0)
     """Batches that only fill the buffer before the student's first step (0 only without sources)."""
-    rounds: int = Field(200, ge=1)
+    rounds: Annotated[int, Budget()] = Field(200, ge=1)
     """Rounds of synthesis and distillation; each student publishes its weights after each."""
     batches_per_round: int = Field(1, ge=0)
     """Batches synthesized in each round (lockstep; 0: all images come from the warm-up), or per round on average
@@ -102,7 +102,7 @@ class EvaluationConfig(Settings):
 
     dataset: AnyDataset
     """Data set to evaluate on."""
-    period_steps: int | None = Field(None, ge=1)
+    period_steps: Annotated[int | None, Budget()] = Field(None, ge=1)
     """Student steps between evaluations; null: ten evaluations over the run."""
     batch_size: int = Field(500, ge=1)
     """Images per forward pass."""
@@ -113,7 +113,7 @@ class HeldOutConfig(Settings):
 
     path: InputPath
     """Parquet file of images as raydfkd writes them, such as a sweep's held_out.parquet."""
-    period_steps: int | None = Field(None, ge=1)
+    period_steps: Annotated[int | None, Budget()] = Field(None, ge=1)
     """Student steps between measurements; null: ten measurements over the run."""
     batch_size: int = Field(500, ge=1)
     """Images per forward pass."""
@@ -134,7 +134,7 @@ class RuntimeConfig(Settings):
     """auto: the GPU that Ray assigned (or, run locally, the first one), otherwise the CPU."""
     bf16: bool = True
     """Use bfloat16 autocast if the device supports it."""
-    checkpoint_period_rounds: int = Field(25, ge=1)
+    checkpoint_period_rounds: Annotated[int, Budget()] = Field(25, ge=1)
     """Rounds between checkpoints of everything (student, generators, buffer)."""
     snapshot_period_s: float = Field(30.0, gt=0)
     """Seconds between snapshots of the buffer (ray; this bounds what a killed replay actor loses), and of generators that have

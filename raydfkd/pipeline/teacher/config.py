@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,7 +13,7 @@ from raydfkd.data.kinds import AnyDataset
 from raydfkd.distillation.config import OptimizerConfig
 from raydfkd.pipeline.experiment.input_paths import anchor_paths
 from raydfkd.pipeline.experiment.yaml_files import apply_overrides, read_yaml, validate
-from raydfkd.settings import InputPath, Settings
+from raydfkd.settings import Budget, InputPath, Settings
 
 
 class NormalizationConfig(Settings):
@@ -49,7 +49,7 @@ class TeacherTrainingConfig(Settings):
     """Labelled images to evaluate the finished network on, never used for selection. null: not evaluated."""
     normalization: NormalizationConfig | Literal["auto"] = "auto"
     """Input normalisation; auto: mean and std per channel of the training images."""
-    epochs: int = Field(200, ge=1)
+    epochs: Annotated[int, Budget()] = Field(200, ge=1)
     """Passes over the training images."""
     batch_size: int = Field(256, ge=1)
     """Images per optimizer step."""
