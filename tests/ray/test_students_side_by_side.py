@@ -92,5 +92,5 @@ def test_a_dead_worker_takes_only_its_own_student_back(
 
 
 def pids_of(live: LiveRun, *students: str) -> dict[str, int]:
-    log = ray.get_actor(f"{live.run.manifest()['actors']}/log")
-    return {name: ray.get(log.student_pids.remote(name))[0] for name in students}
+    coordinator = ray.get_actor(f"{live.run.manifest()['actors']}/coordinator")
+    return {name: ray.get(coordinator.student_pids.remote(name))[0] for name in students}
