@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
 SHARED = (ROOT.parent / "shared").resolve()  # may be a link
 
-FILES = [path for path in sorted(EXPERIMENTS.rglob("*.yaml")) if path.relative_to(EXPERIMENTS).parts[0] != "results"]
+FILES = [path for path in sorted(EXPERIMENTS.glob("*/**/*.yaml")) if path.relative_to(EXPERIMENTS).parts[0] != "results"]
 RECIPES = [path for path in FILES if path.parent.name == "teachers"]
 SWEEPS = [path for path in FILES if path.parent.name == "sweeps"]
 BUILDS = [p for p in FILES if p.stem.endswith("_build") or p.parent.name == "builds" or "surrogate/table3" in p.as_posix()]

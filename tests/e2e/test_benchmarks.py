@@ -76,7 +76,8 @@ EXPECTED = {
     },
     "soak.py": {
         *(f"kills.{kind}" for kind in ("generator", "student", "replay")),
-        *(f"{name}.slope_per_hour" for name in ("driver_mb", "coordinator_mb", "pool_mb", "replay_mb", "store_mb", "live_actors")),
+        *(f"{name}_mb.slope_per_hour" for name in ("driver", "coordinator", "pool", "replay", "store")),
+        "live_actors.slope_per_hour",
         "student_steps",
         "restarts",
         "images_inserted",

@@ -105,7 +105,8 @@ def test_generators_come_and_go_and_no_batch_is_lost(teacher: Path, tmp_path: Pa
             "inversion scaled from 1 to 2 generators, 1 of them from their earlier state",
         ]
         waiting = [line for line in lines if "lack resources" in line]
-        assert all(line.endswith("each needs 3 CPU and no node has that free; they start as soon as one does") for line in waiting)
+        reason = "each needs 3 CPU and no node has that free; they start as soon as one does"
+        assert all(line.endswith(reason) for line in waiting)
         assert any(line.startswith("1 of 3 generators of inversion lack resources (") for line in waiting)
         folder = tmp_path / "saved"
         ray.get(pool.actor.save.remote(folder), timeout=120)
