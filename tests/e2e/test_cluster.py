@@ -158,6 +158,7 @@ def check_run(folder: Path) -> None:
     assert (folder / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_submitted_run_is_followed_and_fetched(cluster: Cluster) -> None:
     command = "raydfkd submit experiments/smoke/digits_ssdkd.yaml --address http://127.0.0.1:8265 --out $PWD/runs/submitted"
     fetched = cluster.project / "fetched"

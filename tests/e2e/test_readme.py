@@ -173,6 +173,7 @@ def test_hidfd(checkout: Path) -> None:
     typed("raydfkd export runs/digits-hidfd --format pt2 --out runs/digits-hidfd/student.pt2", checkout)
 
 
+@pytest.mark.slow
 def test_demo(tmp_path: Path) -> None:
     """At least 95% and within 3 points of the teacher, with at most a third of its parameters."""
     typed(f"raydfkd demo --seed 0 --out {tmp_path / 'demo'}", tmp_path)

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from tiny_experiment import BATCH_SIZE, GATED, LiveRun, events, experiment
 
 from raydfkd.testing.waiting import wait_until
@@ -18,6 +19,7 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_run_comes_through_the_death_of_each_of_its_parts(
     teacher: Path, tmp_path: Path, gate: Callable[[float], None], no_actor_left: None
 ) -> None:

@@ -63,6 +63,7 @@ def write(folder: Path, teacher: Path, tree: dict[str, Any] | None = None, **sec
     return path
 
 
+@pytest.mark.slow
 def test_a_trial_that_crashes_does_not_end_the_sweep(ray_instance: None, teacher: Path, tmp_path: Path) -> None:
     space = {
         MODEL: {"kind": "grid", "values": ["small_cnn_4", CRASHING, "raydfkd.testing.faulty_networks:student_that_refuses"]}
