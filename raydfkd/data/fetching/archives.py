@@ -11,7 +11,7 @@ from pathlib import Path
 
 from raydfkd.errors import DataError
 
-_TAR = (".tar.gz", ".tgz", ".tar")
+_TAR = (".tar.gz", ".tgz")
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -20,7 +20,7 @@ def unpack(archive: Path, folder: Path) -> None:
     Archives cannot write outside of the folder.
 
     Raises:
-        DataError: it is damaged, it tries to write outside, or the disk is full.
+        DataError: it is damaged, and then removed, it tries to write outside, or the disk is full.
     """
     mark = archive.with_name(f"{archive.name}.unpacked")
     if mark.exists():
@@ -28,7 +28,7 @@ def unpack(archive: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if archive.name.endswith(_TAR):
-            with tarfile.open(archive) as tar:
+            with tarfile.open(archive, "r:gz") as tar:
                 tar.extractall(folder, filter="data")
         elif archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as packed:
@@ -40,6 +40,7 @@ def unpack(archive: Path, folder: Path) -> None:
             shutil.copyfile(archive, folder / archive.name)
         mark.touch()
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{archive} cannot be unpacked ({error}): delete it, then run the same command again") from error
+        archive.unlink()
+        raise DataError(f"{archive} could not be unpacked ({error}) and is removed: run the same command again") from error
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({error}): free some space, or choose another folder by --out") from error
