@@ -25,6 +25,9 @@ class NamedConfig(DatasetConfig):
     name: str
     """Name of the data set; ``raydfkd dataset fetch`` lists all. ``cifar10/test`` is short for name cifar10 and split test."""
 
+    split: str = "test"
+    """One of its splits, such as train or test."""
+
     @model_validator(mode="after")
     def _known(self) -> Self:
         try:
