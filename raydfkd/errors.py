@@ -35,6 +35,12 @@ class DataError(RaydfkdError):
     """A data set, an image file or a snapshot cannot be read."""
 
 
+class DownloadError(RaydfkdError):
+    """A file cannot be downloaded: no network, a server's refusal, or bytes that are not the published ones."""
+
+    exit_code = 1
+
+
 class RunDirError(RaydfkdError):
     """A run directory is not writable, already finished, or not a run directory."""
 

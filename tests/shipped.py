@@ -15,7 +15,6 @@ from raydfkd.pipeline.teacher.config import load_teacher_training
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
-SHARED = (ROOT.parent / "shared").resolve()  # may be a link
 
 FILES = [path for path in sorted(EXPERIMENTS.glob("*/**/*.yaml")) if path.relative_to(EXPERIMENTS).parts[0] != "results"]
 RECIPES = [path for path in FILES if path.parent.name == "teachers"]

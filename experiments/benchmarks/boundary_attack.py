@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from raydfkd.data.catalogue import CATALOGUE
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 from raydfkd.models.weights import load_weights
@@ -26,7 +27,7 @@ from raydfkd.synthesis.boundary import AttackSettings, BoundaryAttackConfig, Bou
 
 NUM_CLASSES = 10
 MODEL = "wrn_16_2"
-CIFAR_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616))
+CIFAR_STATISTICS = (CATALOGUE["cifar10"].mean, CATALOGUE["cifar10"].std)
 HEAD_SCALE = 8.0
 """A random network's logits hardly differ; times this, some probabilities are above the threshold."""
 

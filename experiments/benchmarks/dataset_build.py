@@ -3,7 +3,7 @@
     python experiments/benchmarks/dataset_build.py [--quick] [--images N] [--teachers N]
 
 50,000 JPEG images in a Parquet file are built into a data set of 50,000, class-balanced, through Ray Data; then four times as
-many. They are CIFAR-10's of ``../shared/data`` over and over and the teacher the WRN-16-2 beside them, or where these are not
+many. They are CIFAR-10's of ``$RAYDFKD_DATA`` over and over and the teacher the WRN-16-2 beside them, or where these are not
 there noise and random weights. Bare is the same teacher over the same images, decoded beforehand, in this process with as many
 threads as the build's teachers have together, before and after the build; Ray runs already, the build's actors do not.
 
@@ -33,6 +33,8 @@ import pyarrow.parquet as pq
 import torch
 from rig import object_store, private_bytes
 
+from raydfkd.data.catalogue import CATALOGUE
+from raydfkd.data.data_root import data_root
 from raydfkd.data.datasets import load_unlabelled
 from raydfkd.data.kinds.parquet import ParquetConfig
 from raydfkd.pipeline.dataset.build import DatasetBuild
@@ -42,9 +44,9 @@ from raydfkd.pipeline.dataset.parts import Eye
 from raydfkd.runtime.dataset_build_on_ray import build_on_ray
 from raydfkd.runtime.ray_session import session
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
-IMAGES = SHARED / "cifar10" / "train.parquet"
-WEIGHTS = SHARED / "teachers" / "wrn_16_2_cifar10.safetensors"
+CIFAR10 = CATALOGUE["cifar10"]
+IMAGES = data_root() / "cifar10" / "train.parquet"
+WEIGHTS = data_root() / "teachers" / "wrn_16_2_cifar10.safetensors"
 MIB = 1 << 20
 SAMPLE_PERIOD_S = 0.1
 ROW_GROUP = 5_000
@@ -79,7 +81,7 @@ def settings(images: Path, num_images: int, teachers: int, threads: int, part_si
             "teacher": {
                 "model": "wrn_16_2",
                 "checkpoint": str(WEIGHTS) if WEIGHTS.is_file() else None,
-                "normalization": {"mean": [0.4914, 0.4822, 0.4465], "std": [0.247, 0.2435, 0.2616]},
+                "normalization": {"mean": CIFAR10.mean, "std": CIFAR10.std},
             },
             "dataset": {"kind": "parquet", "path": str(images)},
             "selection": {"num_images": num_images},

@@ -36,6 +36,8 @@ def reference_text() -> str:
         "An experiment file may contain only its differences from another file, named by `base: other.yaml` (relative to its",
         "own folder; that file may have a base too). Mappings are merged, everything else is replaced, and so is a mapping",
         "with a different `kind`. `raydfkd config check FILE` prints the merged settings.",
+        "",
+        "A data set may be written `NAME/SPLIT`, such as `cifar10/test`, in place of settings of kind `named`.",
     ]
     for title, model in (
         ("An experiment (`raydfkd run`)", ExperimentConfig),

@@ -119,6 +119,7 @@ class DatasetKind:
             it cannot be read so, and is refused where that is needed.
         claims: settings for a path that is given without a kind, or None if the path is of another kind.
         batches: the files of a data set that raydfkd wrote, batches of judged images; None if it is another.
+        files: the few files that hold all of it, whose checksum says which data it is; None where that is not so.
     """
 
     config: type[DatasetConfig]
@@ -127,6 +128,7 @@ class DatasetKind:
     rows: Callable[[Any], RowReader] | None
     claims: Callable[[Path], DatasetConfig | None] | None = None
     batches: Callable[[Any], list[Path] | None] | None = None
+    files: Callable[[Any], list[Path] | None] | None = None
 
 
 def evenly_spaced(total: int, max_images: int | None) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from real_data import DATA, needs_data
 from shipped import (
     BUILDS,
     EXPERIMENTS,
@@ -19,7 +20,6 @@ from shipped import (
     RECIPES,
     ROOT,
     RUNS,
-    SHARED,
     SWEEPS,
     build_of,
     check_each,
@@ -55,9 +55,7 @@ COUNTS = {
 """How many files each folder ships; change it with them."""
 
 TRAINED = [*RUNS, *(path for path in BUILDS if path.parent.name in ("table3", "table6"))]
-"""Files whose teacher a recipe of ours trains, unless it is a shared one."""
-
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the project's shared data folder is not there")
+"""Files whose teacher a recipe of ours trains, unless it lies outside of the repository."""
 
 
 @cache
@@ -129,7 +127,7 @@ def check_teacher(path: Path) -> None:
     config = build_of(path) if path in BUILDS else run_of(path)
     checkpoint = config.teacher.checkpoint
     assert checkpoint is not None
-    if SHARED in checkpoint.parents:
+    if not checkpoint.is_relative_to(ROOT.resolve()):
         return
     recipe = checkpoint.with_suffix(".yaml")
     trained, task = recipe_of(recipe), config.task
@@ -164,38 +162,38 @@ def check_commands(path: Path) -> None:
                 raise AssertionError(f"say here how the files of {verb} are read")
 
 
-@pytest.mark.shared
-@needs_shared
-def test_the_shared_files_that_runs_name_are_there() -> None:
-    check_each(RUNS, check_shared_files_of_a_run)
+@pytest.mark.real_data
+@needs_data
+def test_the_real_data_that_runs_name_are_there() -> None:
+    check_each(RUNS, check_data_of_a_run)
 
 
-def check_shared_files_of_a_run(path: Path) -> None:
+def check_data_of_a_run(path: Path) -> None:
     config = run_of(path)
     assert config.evaluation is not None
     datasets: list[Any] = [config.evaluation.dataset, *([] if config.collected is None else [config.collected.dataset])]
     datasets += [inner_of(getattr(source, "images", None)) for source in config.sources.values()]
-    shared = shared_ones([config.teacher.checkpoint, *(getattr(dataset, "path", None) for dataset in datasets)])
-    assert shared or "smoke" in path.parts or not path.stem.startswith("cifar10_")
-    if config.teacher.checkpoint in shared:
+    real = real_ones([config.teacher.checkpoint, *(getattr(dataset, "path", None) for dataset in datasets)])
+    assert real or "smoke" in path.parts or not path.stem.startswith("cifar10_")
+    if config.teacher.checkpoint in real:
         builder.audit(config, builder.build_frozen_teacher(config))
 
 
-@pytest.mark.shared
-@needs_shared
-def test_the_shared_files_that_builds_name_are_there() -> None:
-    check_each([path for path in BUILDS if "smoke" not in path.parts], check_shared_files_of_a_build)
+@pytest.mark.real_data
+@needs_data
+def test_the_real_data_that_builds_name_are_there() -> None:
+    check_each([path for path in BUILDS if "smoke" not in path.parts], check_data_of_a_build)
 
 
-def check_shared_files_of_a_build(path: Path) -> None:
+def check_data_of_a_build(path: Path) -> None:
     config = build_of(path)
     paths = [getattr(one, "path", None) for one in (config.dataset, inner_of(config.images))]
-    assert shared_ones([config.teacher.checkpoint, *paths]) or path.parent.name in ("table3", "table6")
+    assert real_ones([config.teacher.checkpoint, *paths]) or path.parent.name in ("table3", "table6")
 
 
-def shared_ones(paths: list[Any]) -> list[Path]:
-    """Those in the shared folder, all of which are files."""
-    found = [Path(one) for one in paths if one is not None and SHARED in Path(one).parents]
+def real_ones(paths: list[Any]) -> list[Path]:
+    """Those below $RAYDFKD_DATA, all of which are files."""
+    found = [Path(one) for one in paths if one is not None and DATA in Path(one).parents]
     assert [one for one in found if not one.is_file()] == []
     return found
 

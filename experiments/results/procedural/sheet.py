@@ -12,6 +12,7 @@ import math
 import numpy as np
 import torch
 
+from raydfkd.data.catalogue import CATALOGUE
 from raydfkd.models.teachers.frozen_teacher import Normalization
 from raydfkd.synthesis.procedural.images import to_uint8
 from raydfkd.synthesis.procedural.leaves import DeadLeaves
@@ -32,7 +33,7 @@ def whole_library(generator: torch.Generator) -> torch.Tensor:
     names = family_names()
     images = [ShaderImages(shape, device, (name,), images_per_family=1).render(1, generator) for name in names]
     images.append(torch.ones(-len(names) % COLUMNS, *shape))
-    cifar10 = Normalization([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616])
+    cifar10 = Normalization(CATALOGUE["cifar10"].mean, CATALOGUE["cifar10"].std)
     others = (
         PixelNoise(cifar10, shape, device),
         SpectralNoise(shape, device),

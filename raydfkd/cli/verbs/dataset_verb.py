@@ -12,6 +12,7 @@ import typer
 
 from raydfkd.cli.console_table import render
 from raydfkd.cli.verbs.dataset_build_verb import build
+from raydfkd.cli.verbs.dataset_fetch_verb import fetch
 from raydfkd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def dataset() -> None:
 
 
 app.command("build")(build)
+app.command("fetch")(fetch)
 
 
 @app.command()
@@ -37,7 +39,8 @@ def inspect(
         Path,
         typer.Argument(
             metavar="PATH",
-            help="A folder of images or of Parquet files, a YAML file that names a data set, or a run (for its buffer).",
+            help="A folder of images or of Parquet files, a named data set such as cifar10/test, a YAML file that names a data "
+            "set, or a run (for its buffer).",
         ),
     ],
     teacher: Annotated[

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import BeforeValidator
+
+from raydfkd.data.catalogue import split_short_form
 from raydfkd.data.dataset_kind import DatasetConfig, DatasetKind, RowReader, Source
 from raydfkd.errors import DataError
 from raydfkd.registry import Registry
@@ -13,12 +16,19 @@ DATASETS.add("digits", "raydfkd.data.kinds.digits:DATASET")
 DATASETS.add("parquet", "raydfkd.data.kinds.parquet:DATASET")
 DATASETS.add("image_folder", "raydfkd.data.kinds.image_folder:DATASET")
 DATASETS.add("torchvision", "raydfkd.data.kinds.torchvision_sets:DATASET")
+DATASETS.add("named", "raydfkd.data.kinds.named:DATASET")
+
+
+def _written_short(value: Any) -> Any:
+    """``NAME/SPLIT`` is short for a named data set."""
+    return split_short_form(value) if isinstance(value, str) else value
+
 
 if TYPE_CHECKING:
     AnyDataset = DatasetConfig
 else:
-    AnyDataset = DATASETS.union("kind")
-    """Settings of any data set, distinguished by ``kind``."""
+    AnyDataset = Annotated[DATASETS.union("kind"), BeforeValidator(_written_short)]
+    """Settings of any data set, distinguished by ``kind``; or ``NAME/SPLIT``, short for a named one."""
 
 
 def open_source(config: DatasetConfig, labelled: bool = True) -> Source:

@@ -334,4 +334,5 @@ DATASET = DatasetKind(
     rows=ParquetRows.open,
     claims=_claimed,
     batches=_batches,
+    files=lambda config: parquet_files(config.path),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -39,7 +39,7 @@ class TorchvisionConfig(DatasetConfig):
 
 
 def open_torchvision(config: TorchvisionConfig, labelled: bool) -> Source:
-    dataset = _torchvision_dataset(config, labelled)
+    dataset = torchvision_dataset(config, labelled)
     labels_of = getattr(dataset, "targets", getattr(dataset, "labels", None))
     chosen = evenly_spaced(len(dataset), config.max_images)
 
@@ -71,7 +71,17 @@ def _torchvision_image(config: TorchvisionConfig, dataset: Any, i: int) -> Image
     return found
 
 
-def _torchvision_dataset(config: TorchvisionConfig, labelled: bool) -> Any:
+def torchvision_dataset(config: TorchvisionConfig, labelled: bool, loader: Callable[[Any], Any] | None = None) -> Any:
+    """torchvision's own reader of the data set.
+
+    Args:
+        labelled: whether labels will be read; without, data sets without a split are read too.
+        loader: what it makes of an image file's path, where it has files and takes such a function; None: a PIL image.
+
+    Raises:
+        UnknownNameError: torchvision has no such data set.
+        DataError: its files are not there, or it has no such split.
+    """
     from torchvision import datasets
 
     known = [name for name in datasets.__all__ if name not in ("VisionDataset", "FakeData", "DatasetFolder", "ImageFolder")]
@@ -80,6 +90,8 @@ def _torchvision_dataset(config: TorchvisionConfig, labelled: bool) -> Any:
     factory = getattr(datasets, config.name)
     accepted = inspect.signature(factory).parameters
     arguments: dict[str, Any] = {"download": False} if "download" in accepted else {}
+    if loader is not None and "loader" in accepted:
+        arguments["loader"] = loader
     if "train" in accepted:
         if config.split not in ("train", "test"):
             raise DataError(f"torchvision {config.name} has splits train and test, not {config.split!r}: change split")

@@ -108,8 +108,9 @@ def dataset_of(path: Path) -> DatasetConfig:
     """The data set that a path refers to.
 
     Args:
-        path: a Parquet file, a folder of ``*.parquet``, a folder of images, or a YAML file: of a data set's own settings
-            (``kind: ...``), of a build (its ``dataset``) or of an experiment (its ``collected.dataset``).
+        path: a Parquet file, a folder of ``*.parquet``, a folder of images, ``NAME/SPLIT`` of a named data set, or a YAML
+            file: of a data set's own settings (``kind: ...``), of a build (its ``dataset``) or of an experiment (its
+            ``collected.dataset``).
 
     Raises:
         ConfigError: a YAML file names none.

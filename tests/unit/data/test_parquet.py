@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from image_samples import coloured, encoded
+from real_data import real
 
+from raydfkd.data.catalogue import CATALOGUE
 from raydfkd.data.datasets import load_dataset
 from raydfkd.data.kinds import parquet
 from raydfkd.data.kinds.parquet import ParquetConfig
@@ -147,14 +149,10 @@ def test_another_number_of_classes_than_the_tasks(write_parquet: WriteParquet) -
         load_dataset(ParquetConfig(path=str(path)), SHAPE, 100)
 
 
-SHARED = Path(__file__).parents[3].parent.joinpath("shared").resolve() / "data" / "cifar10" / "test.parquet"
-
-
-@pytest.mark.shared
-@pytest.mark.skipif(not SHARED.exists(), reason="the project's shared CIFAR-10 is not here")
-def test_the_shared_cifar10() -> None:
-    dataset = load_dataset(ParquetConfig(path=str(SHARED), max_images=1000), (3, 32, 32), 10)
+@pytest.mark.real_data
+def test_cifar10() -> None:
+    dataset = load_dataset(ParquetConfig(path=str(real("cifar10/test.parquet")), max_images=1000), (3, 32, 32), 10)
     assert dataset.images.shape == (1000, 3, 32, 32)
     assert dataset.classes[3] == "cat"
     assert np.bincount(dataset.labels, minlength=10).min() > 60
-    np.testing.assert_allclose(dataset.images.mean((0, 2, 3)) / 255, [0.4914, 0.4822, 0.4465], atol=0.02)
+    np.testing.assert_allclose(dataset.images.mean((0, 2, 3)) / 255, CATALOGUE["cifar10"].mean, atol=0.02)

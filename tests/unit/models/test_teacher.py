@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from real_data import real
 from torch import nn
 
+from raydfkd.data.catalogue import CATALOGUE
 from raydfkd.errors import TeacherError
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.teachers.frozen_teacher import Normalization
@@ -19,8 +21,7 @@ from raydfkd.models.teachers.teacher import (
 )
 from raydfkd.models.weights import read_metadata, save_weights
 
-SHARED = Path(__file__).parents[3].parent.joinpath("shared").resolve()
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+MEAN, STD = CATALOGUE["cifar10"].mean, CATALOGUE["cifar10"].std
 
 
 def teacher_of(model: nn.Module, num_classes: int = 3, channels: int = 3, head: str | None = None) -> FrozenTeacher:
@@ -188,11 +189,9 @@ def test_build_teacher_loads_the_checkpoint(tmp_path: Path) -> None:
     assert teacher.classifier_head is teacher.model.get_submodule("fc")
 
 
-@pytest.mark.shared
-def test_the_shared_wrn_16_2_teacher_recognises_real_photographs() -> None:
-    checkpoint, table = SHARED / "data/teachers/wrn_16_2_cifar10.safetensors", SHARED / "data/cifar10/test.parquet"
-    if not (checkpoint.exists() and table.exists()):
-        pytest.skip("the project's shared data folder is not here")
+@pytest.mark.real_data
+def test_a_trained_wrn_16_2_recognises_real_photographs() -> None:
+    checkpoint, table = real("teachers/wrn_16_2_cifar10.safetensors"), real("cifar10/test.parquet")
     import io
 
     import numpy as np

@@ -1,0 +1,43 @@
+"""Where named data sets and named teachers lie: below one folder, the data root."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from raydfkd.errors import CheckpointError
+from raydfkd.registry import nearest
+
+VARIABLE = "RAYDFKD_DATA"
+"""Environment variable that names the data root."""
+_SHIPPED = Path(__file__).parents[2] / "experiments" / "teachers"
+"""Teachers that come with a checkout of the repository."""
+
+
+def data_root() -> Path:
+    """The data root, absolute: ``$RAYDFKD_DATA``, otherwise ``data/`` in the working directory. It need not exist."""
+    named = os.environ.get(VARIABLE, "")
+    return (Path(named).expanduser() if named else Path("data")).absolute()
+
+
+def named_teacher(name: str) -> Path:
+    """The weights of a named teacher: ``teachers/NAME.safetensors`` below the data root, or else one of the repository's.
+
+    Args:
+        name: such as ``cifar10_wrn_16_2``; a folder in it is allowed, a way out of the teachers' folder is not.
+
+    Raises:
+        CheckpointError: neither place has it.
+    """
+    folders = [data_root() / "teachers", _SHIPPED]
+    looked_for = [folder / f"{name}.safetensors" for folder in folders]
+    if name and ".." not in Path(name).parts and not Path(name).is_absolute():
+        for path in looked_for:
+            if path.is_file():
+                return path
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.safetensors")})
+    hint = f" ({nearest(name, known)})" if known else ""
+    raise CheckpointError(
+        f"there is no teacher named {name!r}, neither {looked_for[0]} nor {looked_for[1]} exists{hint}: put its weights into "
+        f"one of these places, or set {VARIABLE} to the folder that holds teachers/"
+    )
