@@ -210,7 +210,7 @@ def build_dataset(
         from raydfkd.runtime.dataset_build_on_ray import build_on_ray
 
         manifest = build_on_ray(build, folder, told)
-    names = class_names(config.teacher.checkpoint)
+    names = class_names(config.teacher.weights)
     words = describe_starvation(manifest["class_counts"], manifest["distinct_class_counts"], names)
     return BuiltDataset(place, manifest, words)
 

@@ -72,9 +72,17 @@ class InputFile:
 
     Attributes:
         suffix: only a value that ends in this is a path; None: every value is.
+        or_name: a single word without a suffix is no path but the name of something below the data root.
     """
 
     suffix: str | None = None
+    or_name: bool = False
+
+    def is_path(self, value: object) -> bool:
+        text = str(value)
+        if self.or_name and "/" not in text and not Path(text).suffix:
+            return False
+        return self.suffix is None or text.endswith(self.suffix)
 
 
 InputPath = Annotated[Path, InputFile()]

@@ -64,7 +64,7 @@ def build_frozen_teacher(config: HasTeacher) -> FrozenTeacher:
             it was trained for a different image shape or number of classes.
     """
     settings, task = config.teacher, config.task
-    checkpoint = settings.checkpoint
+    checkpoint = settings.weights
     metadata = read_metadata(checkpoint) if checkpoint is not None and checkpoint.suffix == ".safetensors" else {}
     _require_same_task(config, metadata)
     if settings.normalization is not None:
@@ -77,7 +77,7 @@ def build_frozen_teacher(config: HasTeacher) -> FrozenTeacher:
         task.image_shape,
         mean,
         std,
-        settings.checkpoint,
+        checkpoint,
         settings.classifier_head,
         settings.feature_layers,
     )
@@ -85,7 +85,7 @@ def build_frozen_teacher(config: HasTeacher) -> FrozenTeacher:
 
 def _require_same_task(config: HasTeacher, metadata: dict[str, str]) -> None:
     """Checks the metadata of a ``train-teacher`` file: a clearer message than one on mismatched tensor shapes."""
-    checkpoint, task = config.teacher.checkpoint, config.task
+    checkpoint, task = config.teacher.weights, config.task
     if metadata.get("num_classes", str(task.num_classes)) != str(task.num_classes):
         raise TeacherError(
             f"{checkpoint} is for {metadata['num_classes']} classes, task.num_classes is {task.num_classes}: change one of them"

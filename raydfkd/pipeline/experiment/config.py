@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from raydfkd.data.config import CollectedConfig
+from raydfkd.data.data_root import named_teacher
 from raydfkd.data.kinds import AnyDataset
 from raydfkd.distillation.config import StudentConfig
 from raydfkd.pipeline.experiment.input_paths import anchor_paths
@@ -42,8 +43,9 @@ class TeacherConfig(Settings):
 
     model: Annotated[str, InputFile(".pt2")]
     """A catalog name, torchvision:NAME, timm:NAME, package.module:callable, or a .pt2 file."""
-    checkpoint: InputPath | None = None
-    """Its weights (.safetensors, or a safely loaded .pt or .pth); null for a .pt2 file or a callable that loads its own."""
+    checkpoint: Annotated[Path, InputFile(or_name=True)] | None = None
+    """Its weights (.safetensors, or a safely loaded .pt or .pth), or a teacher's name: NAME for teachers/NAME.safetensors in the
+    data root; null for a .pt2 file or a callable that loads its own."""
     normalization: NormalizationConfig | None = None
     """Input statistics; null: read from the checkpoint's metadata."""
     classifier_head: str | None = None
@@ -51,6 +53,17 @@ class TeacherConfig(Settings):
     feature_layers: tuple[str, ...] | None = None
     """Dotted names of the layers whose outputs are the stage maps, the stem's first and the pooled one last, for objectives
     that read maps; null: found automatically."""
+
+    @property
+    def weights(self) -> Path | None:
+        """The file of its weights.
+
+        Raises:
+            CheckpointError: there is no teacher of that name.
+        """
+        if self.checkpoint is None or InputFile(or_name=True).is_path(self.checkpoint):
+            return self.checkpoint
+        return named_teacher(str(self.checkpoint))
 
 
 class ScheduleConfig(Settings):

@@ -55,8 +55,7 @@ def _walk(node: Any, annotation: Any, visit: Any, dotted: str) -> Any:
     """A copy of ``node``, which ``annotation`` describes, with ``visit(value, dotted key)`` in place of each input path."""
     marker = _marker(annotation)
     if marker is not None and node is not None:
-        is_path = marker.suffix is None or str(node).endswith(marker.suffix)
-        return visit(node, dotted) if is_path else node
+        return visit(node, dotted) if isinstance(node, list) or marker.is_path(node) else node
     members = list(_members(annotation))
     if isinstance(node, dict):
         result = {}
