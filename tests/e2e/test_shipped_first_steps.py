@@ -1,5 +1,5 @@
-"""The first steps of the runs and builds under experiments/, on stand-in images: once a kind with small networks, and (slow)
-once with each pair of networks at its full size."""
+"""The first steps of the runs and builds that ship, on stand-in images: once a kind with small networks, and (slow) once with
+each pair of networks at its full size."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from shipped import BUILDS, EXPERIMENTS, RUNS, build_of, check_each, kind_of, name_of, one_of_each, run_of, without_checkpoint
+from shipped import BUILDS, RUNS, Shipped, check_each, kind_of, one_of_each, without_checkpoint
 
 from raydfkd.data.datasets import load_unlabelled
 from raydfkd.data.kinds.parquet import ParquetConfig
 from raydfkd.pipeline.dataset.build import DatasetBuild, execute_here
-from raydfkd.pipeline.dataset.config import load_dataset_build
 from raydfkd.pipeline.dataset.folder import BuildFolder
-from raydfkd.pipeline.experiment.config import ExperimentConfig, load_experiment
+from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.pipeline.run.execute import execute
 from raydfkd.run_dir import RunDir
 
 pytestmark = pytest.mark.e2e
 
-KINDS = one_of_each(RUNS, lambda path: kind_of(run_of(path)))
-KINDS_OF_BUILDS = one_of_each(BUILDS, lambda path: kind_of(build_of(path)))
+KINDS = one_of_each(RUNS, lambda run: kind_of(run.config))
+KINDS_OF_BUILDS = one_of_each(BUILDS, lambda build: kind_of(build.config))
 
 ONE_THREAD = "resources={num_cpus: 1, num_threads: 1}"
 SHORT = ["runtime.runner=local", "replay.synthetic.capacity=8", "evaluation=null"]
@@ -35,10 +34,6 @@ TINY = {
 """What makes a source of each name a matter of seconds; 8 images are made of each."""
 
 
-def part_of(path: Path) -> str:
-    return path.parent.relative_to(EXPERIMENTS).as_posix()
-
-
 def students_of(config: ExperimentConfig, *settings: str) -> list[str]:
     return [f"students.{name}.{setting}" for name in config.students for setting in settings]
 
@@ -47,18 +42,21 @@ SMALL = 16
 """Side of the images that small networks see, in pixels."""
 
 
-def with_small_networks(path: Path) -> list[str]:
-    """Overrides by which small networks and images stand in; the smoke runs' own are small."""
-    if part_of(path) == "smoke":
+def is_small(config: ExperimentConfig) -> bool:
+    return max(config.task.image_shape[1:]) <= SMALL
+
+
+def with_small_networks(config: ExperimentConfig) -> list[str]:
+    """Overrides by which small networks and images stand in; those of the runs on digits are small."""
+    if is_small(config):
         return []
-    config = run_of(path)
     models = ["teacher.model=small_cnn_8", *students_of(config, "model=small_cnn_8")]
     return [f"task.image_shape=[{config.task.image_shape[0]}, {SMALL}, {SMALL}]", *models]
 
 
-def first_steps(path: Path, folder: Path, batch_size: int, networks: list[str]) -> None:
+def first_steps(run: Shipped, folder: Path, batch_size: int, networks: list[str]) -> None:
     """A batch or two of images and two steps of the student, with a teacher of random weights in this process."""
-    whole = run_of(path)
+    whole: ExperimentConfig = run.config
     source, made = next(iter(whole.sources), None), 0 if not whole.sources else 2 * batch_size
     batches = "warmup_batches: 1" if source == "inversion" else f"warmup_batches: {made // batch_size}, batches_per_round: 0"
     short = [
@@ -70,7 +68,7 @@ def first_steps(path: Path, folder: Path, batch_size: int, networks: list[str]) 
         short += rendered_small(whole, source)
     if whole.collected is not None:
         short += of_stand_in_images(whole, folder)
-    config = load_experiment(path, [*without_checkpoint(whole), *SHORT, *short, *networks])
+    config = run.load([*without_checkpoint(whole), *SHORT, *short, *networks])
     assert config.student.augmentation == whole.student.augmentation
     result = execute(config, RunDir.create(folder / "run"), resume=False, watcher=None, run_ray=no_ray)
     assert result["method"] == (config.sources[source].method if source else "collected")
@@ -120,50 +118,50 @@ def _not_for_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def each_folder(tmp_path: Path):  # type: ignore[no-untyped-def]
-    """A new folder for each file."""
+    """A new folder for each."""
 
-    def folder_of(path: Path) -> Path:
-        folder = tmp_path / path.stem
+    def folder_of(shipped: Shipped) -> Path:
+        folder = tmp_path / shipped.name.replace("/", "-")
         folder.mkdir()
         return folder
 
     return folder_of
 
 
-@pytest.mark.parametrize("part", sorted({part_of(path) for path in KINDS}))
+@pytest.mark.parametrize("part", sorted({run.part for run in KINDS}))
 def test_the_first_steps_of_each_kind_of_run_with_small_networks(part: str, each_folder) -> None:  # type: ignore[no-untyped-def]
-    def start(path: Path) -> None:
-        first_steps(path, each_folder(path), 4, ["runtime.bf16=false", *with_small_networks(path)])
+    def start(run: Shipped) -> None:
+        first_steps(run, each_folder(run), 4, ["runtime.bf16=false", *with_small_networks(run.config)])
 
-    check_each([path for path in KINDS if part_of(path) == part], start)
+    check_each([run for run in KINDS if run.part == part], start)
 
 
-def networks_of(path: Path) -> object:
+def networks_of(run: Shipped) -> object:
     """What the full-size steps are tried once for: methods, objective and augmentation with the networks that they meet."""
-    config = run_of(path)
+    config: ExperimentConfig = run.config
     methods = tuple(sorted(source.method for source in config.sources.values()))
     students = tuple((student.model, student.objective.kind) for student in config.students.values())
     return methods, config.teacher.model, students, config.task.image_shape
 
 
-FULL_SIZE = one_of_each([path for path in RUNS if part_of(path) != "smoke"], networks_of)
+FULL_SIZE = one_of_each([run for run in RUNS if not is_small(run.config)], networks_of)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", FULL_SIZE, ids=name_of)
-def test_the_first_steps_with_a_recipe_s_own_networks(path: Path, tmp_path: Path) -> None:
-    if run_of(path).teacher.model.startswith("timm:") and find_spec("timm") is None:
+@pytest.mark.parametrize("run", FULL_SIZE, ids=lambda run: run.name)
+def test_the_first_steps_with_a_run_s_own_networks(run: Shipped, tmp_path: Path) -> None:
+    if run.config.teacher.model.startswith("timm:") and find_spec("timm") is None:
         pytest.skip("timm is not installed")
-    first_steps(path, tmp_path, 2, ["runtime.bf16=true"])
+    first_steps(run, tmp_path, 2, ["runtime.bf16=true"])
 
 
 def test_each_kind_of_data_set_is_built_small_from_stand_in_images(each_folder) -> None:  # type: ignore[no-untyped-def]
-    check_each(KINDS_OF_BUILDS, lambda path: build_small(path, each_folder(path)))
+    check_each(KINDS_OF_BUILDS, lambda build: build_small(build, each_folder(build)))
 
 
-def build_small(path: Path, folder: Path) -> None:
+def build_small(build: Shipped, folder: Path) -> None:
     """With a teacher of random weights in this process, two parts of eight images."""
-    whole = build_of(path)
+    whole = build.config
     short = ["teacher.model=small_cnn_8", "selection.num_images=12", "runtime={runner: local, part_size: 8, bf16: false}"]
     if whole.dataset is not None:
         short.append("dataset={kind: digits, split: train, max_images: 16, convert: true}")
@@ -173,17 +171,17 @@ def build_small(path: Path, folder: Path) -> None:
             short.append("images.dataset={kind: digits, split: train, max_images: 4}")
     if whole.boundary_attack is not None:
         short.append("boundary_attack.num_steps=2")
-    config = load_dataset_build(path, [*without_checkpoint(whole), *short])
+    config = build.load([*without_checkpoint(whole), *short])
     made = DatasetBuild(config).run(BuildFolder.begin(folder / "out", config), execute_here, lambda name, done, total: None)
     assert (made["num_candidates"], made["num_images"]) == (16, 12)
     assert len(load_unlabelled(ParquetConfig(path=str(folder / "out")), config.task.image_shape)) == 12
 
 
 def test_kinds_differ_by_every_choice_and_by_no_size_or_name() -> None:
-    path = EXPERIMENTS / "surrogate/table1/cifar10_resnet50_resnet18_cifar10.yaml"
+    run = next(run for run in RUNS if run.name == "surrogate/table1/cifar10_resnet18_cifar10")
 
     def kind(*overrides: str) -> str:
-        return kind_of(load_experiment(path, overrides))
+        return kind_of(run.load(overrides))
 
     same = [
         *("students.small.batch_size=7", "students.small.model=wrn_16_1", "task.num_classes=3"),

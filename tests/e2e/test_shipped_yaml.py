@@ -1,9 +1,10 @@
-"""Every YAML file under experiments/: it is read, what it names can be built, and its comment's commands are right."""
+"""Every YAML file under experiments/ and every cell of a paper's table: it is read, and what it names can be built."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,51 +12,60 @@ from typing import Any
 
 import pytest
 import torch
-from real_data import DATA, needs_data
+from real_data import needs_data
 from shipped import (
     BUILDS,
+    CELLS,
     EXPERIMENTS,
     FILES,
+    LOADERS,
+    OF_PAPERS,
     OF_THE_DEMO,
     RECIPES,
     ROOT,
     RUNS,
     SWEEPS,
-    build_of,
+    Shipped,
     check_each,
     commands,
-    recipe_of,
-    run_of,
+    one_of_each,
 )
 
+from raydfkd.data.catalogue import CATALOGUE
+from raydfkd.data.kinds.named import NamedConfig, resolve
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.discriminators import build_discriminator
 from raydfkd.models.generators import build_conditional_generator, build_generator
 from raydfkd.pipeline.dataset.config import load_dataset_build
 from raydfkd.pipeline.experiment import builder
-from raydfkd.pipeline.experiment.config import load_experiment
+from raydfkd.pipeline.experiment.config import ExperimentConfig, load_experiment
 from raydfkd.pipeline.experiment.yaml_files import dump_yaml
 from raydfkd.pipeline.run.exchange_state import build_exchange, build_rate_limiters
 from raydfkd.pipeline.sweep.config import load_sweep
 from raydfkd.pipeline.teacher.config import load_teacher_training
+from raydfkd.settings import Settings
 from raydfkd.synthesis.hidfd import HiDFDConfig
 from raydfkd.synthesis.procedural.shaders.shader_catalog import family_names
 from raydfkd.synthesis.procedural.synthesizer import ProceduralConfig
 from raydfkd.testing.command import run_command
 
 COUNTS = {
-    "smoke": 7,
-    "ssdkd": 3, "ssdkd/table1": 10, "ssdkd/table2": 10, "ssdkd/table4": 24,
-    "hidfd": 4, "hidfd/table1": 28, "hidfd/table2": 30, "hidfd/table3": 8,
-    "surrogate": 23, "surrogate/builds": 8, "surrogate/table1": 132, "surrogate/table2": 25, "surrogate/table3": 37,
-    "surrogate/table4": 12, "surrogate/table5": 14, "surrogate/table6": 29, "surrogate/table7": 11,
-    "sweeps": 7,
-    "teachers": 34,
+    "smoke": 7, "sweeps": 2, "teachers": 1,
+    "ssdkd/table1": 10, "ssdkd/table2": 10, "ssdkd/table4": 24, "ssdkd/figure1": 6, "ssdkd/figure4": 15,
+    "hidfd/table1": 28, "hidfd/table2": 32, "hidfd/table3": 8, "hidfd/figure2a": 5, "hidfd/figure2b": 5, "hidfd/figure2c": 5,
+    "hidfd/figure2d": 2, "hidfd/figure_a3_q": 5, "hidfd/figure_a3_gamma": 5,
+    "surrogate/table1": 132, "surrogate/table2": 24, "surrogate/table2_patient": 1, "surrogate/table3": 37,
+    "surrogate/table4": 14, "surrogate/table5": 16, "surrogate/table6": 34, "surrogate/attacks": 12, "surrogate/table7": 11,
+    "laptop/cifar10": 5, "laptop/hidfd": 4, "laptop/surrogate": 13, "laptop/augmentation": 10, "laptop/builds": 8,
+    "laptop/digits": 6, "laptop/digits_hidfd": 8, "laptop/digits_build": 1,
+    "teachers/teachers": 34,
 }  # fmt: skip
-"""How many files each folder ships; change it with them."""
+"""How many files each folder ships and how many rows each table runs; change it with them."""
 
-TRAINED = [*RUNS, *(path for path in BUILDS if path.parent.name in ("table3", "table6"))]
-"""Files whose teacher a recipe of ours trains, unless it lies outside of the repository."""
+TRAINED_ON = {one.name.removeprefix("teachers/teachers/"): one for one in RECIPES}
+"""The recipes of teachers by the name that experiments call their checkpoints by."""
+ALL_CELLS = [Shipped(name, cell.kind, cell) for name, cell in CELLS.items()]
+"""Those with the paper's figures only included."""
 
 
 @cache
@@ -67,16 +77,16 @@ def build_on_meta(model: str, classes: int, shape: tuple[int, int, int]) -> None
         build_classifier(model, classes, shape)
 
 
-def test_as_many_files_as_we_say() -> None:
-    assert dict(Counter(path.parent.relative_to(EXPERIMENTS).as_posix() for path in FILES)) == COUNTS
+def test_as_many_files_and_rows_as_we_say() -> None:
+    assert dict(Counter(one.name.rpartition("/")[0] for one in (*FILES, *OF_PAPERS))) == COUNTS
 
 
-def test_runs_and_the_demo_s_are_read_and_built() -> None:
+def test_runs_are_read_and_built() -> None:
     check_each([*RUNS, OF_THE_DEMO[0]], check_run)
 
 
-def check_run(path: Path) -> None:
-    config = run_of(path)
+def check_run(run: Shipped) -> None:
+    config: ExperimentConfig = run.config
     assert config.evaluation is not None
     for model in (config.teacher.model, *(student.model for student in config.students.values())):
         build_on_meta(model, config.task.num_classes, config.task.image_shape)
@@ -111,42 +121,120 @@ def build_gan_on_meta(shape: tuple[int, int, int], classes: int, latent_dim: int
         build_discriminator("residual", shape, classes, for_discriminator)
 
 
-def test_runs_and_the_demo_s_run_again_from_what_they_write(tmp_path: Path) -> None:
-    def check(path: Path) -> None:
-        (tmp_path / "config.yaml").write_text(dump_yaml(run_of(path)))
-        assert load_experiment(tmp_path / "config.yaml") == run_of(path)
+def test_everything_runs_again_from_what_it_writes(tmp_path: Path) -> None:
+    def check(one: Shipped) -> None:
+        (tmp_path / "config.yaml").write_text(dump_yaml(one.config))
+        assert LOADERS[one.kind](tmp_path / "config.yaml") == one.config
 
-    check_each([*RUNS, OF_THE_DEMO[0]], check)
-
-
-def test_a_teacher_is_there_or_made_by_the_recipe_that_the_comment_names() -> None:
-    check_each(TRAINED, check_teacher)
+    check_each([*RUNS, OF_THE_DEMO[0], *BUILDS, *RECIPES], check)
 
 
-def check_teacher(path: Path) -> None:
-    config = build_of(path) if path in BUILDS else run_of(path)
-    checkpoint = config.teacher.checkpoint
-    assert checkpoint is not None
-    if not checkpoint.is_relative_to(ROOT.resolve()):
-        return
-    recipe = checkpoint.with_suffix(".yaml")
-    trained, task = recipe_of(recipe), config.task
-    assert (trained.model, trained.num_classes, trained.image_shape) == (
-        config.teacher.model,
-        task.num_classes,
-        task.image_shape,
+def test_each_row_s_teacher_has_a_recipe_of_its_name() -> None:
+    def check(one: Shipped) -> None:
+        config = one.config
+        recipe = TRAINED_ON[str(config.teacher.checkpoint)].config
+        found = (recipe.model, recipe.num_classes, recipe.image_shape)
+        assert found == (config.teacher.model, config.task.num_classes, config.task.image_shape)
+
+    check_each([one for one in OF_PAPERS if one.kind != "teacher"], check)
+
+
+def test_a_file_s_teacher_is_made_by_the_recipe_that_its_comment_names() -> None:
+    def check(one: Shipped) -> None:
+        config = one.config
+        recipe = config.teacher.checkpoint.with_suffix(".yaml")
+        trained, task = load_teacher_training(recipe), config.task
+        found = (trained.model, trained.num_classes, trained.image_shape)
+        assert found == (config.teacher.model, task.num_classes, task.image_shape)
+        command = commands(one.origin)[0]
+        assert command[:2] == ["raydfkd", "train-teacher"]
+        assert [ROOT / command[2], ROOT / command[4]] == [recipe, config.teacher.checkpoint]
+
+    check_each([one for one in FILES if one.kind in ("experiment", "dataset")], check)
+
+
+def test_the_teacher_that_ships_suits_the_rows_that_name_it() -> None:
+    shipped = [path.stem for path in EXPERIMENTS.glob("teachers/*.safetensors") if path.stem in TRAINED_ON]
+    theirs = [one for one in OF_PAPERS if one.kind == "experiment" and str(one.config.teacher.checkpoint) in shipped]
+
+    def methods(one: Shipped) -> object:
+        return one.config.teacher, {source.method for source in one.config.sources.values()}
+
+    check_each(
+        one_of_each(theirs, lambda one: repr(methods(one))),
+        lambda one: builder.audit(one.config, builder.build_frozen_teacher(one.config)),
     )
-    command = commands(path)[0]
-    assert command[:2] == ["raydfkd", "train-teacher"]
-    assert [ROOT / command[2], ROOT / command[4]] == [recipe, checkpoint]
+
+
+def test_named_data_sets_are_in_the_catalogue_and_have_the_task_s_classes() -> None:
+    def check(one: Shipped) -> None:
+        named = list(named_in(one.config))
+        assert all(dataset.split in CATALOGUE[dataset.name].splits for dataset in named)
+        labelled, classes = [], None
+        match one.kind:
+            case "experiment":
+                labelled, classes = [one.config.evaluation.dataset], one.config.task.num_classes
+            case "teacher":
+                labelled, classes = [one.config.dataset, one.config.evaluation], one.config.num_classes
+        for dataset in labelled:
+            assert not isinstance(dataset, NamedConfig) or CATALOGUE[dataset.name].num_classes == classes
+
+    check_each(OF_PAPERS, check)
+
+
+def named_in(value: Any) -> Iterator[NamedConfig]:
+    """All named data sets that settings name."""
+    if isinstance(value, NamedConfig):
+        yield value
+    elif isinstance(value, Settings):
+        for name in type(value).model_fields:
+            yield from named_in(getattr(value, name))
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from named_in(inner)
+
+
+def test_what_a_row_builds_first_is_a_row_of_data_sets() -> None:
+    def check(one: Shipped) -> None:
+        built = CELLS[f"{one.part}/{one.origin.build}"]
+        assert (built.kind, built.runnable) == ("dataset", True)
+        assert f"datasets/{one.origin.build}" in repr(one.config)
+
+    check_each([one for one in OF_PAPERS if one.origin.build is not None], check)
+
+
+def test_lists_of_figures_have_one_for_each_column() -> None:
+    def check(one: Shipped) -> None:
+        cell = one.origin
+        for figures in (cell.table.paper, cell.table.found):
+            for measure in figures:
+                cell.figure(measure, figures)
+
+    check_each(ALL_CELLS, check)
+
+
+def test_figures_are_of_members_that_are_there() -> None:
+    def check(one: Shipped) -> None:
+        known = {member for axis in one.origin.paper.axes.values() for member in axis}
+        for figures in (one.origin.table.paper, one.origin.table.found):
+            assert set(keys_below(list(figures.values()))) <= known
+
+    check_each(one_of_each(ALL_CELLS, lambda one: one.name.rpartition("/")[0]), check)
+
+
+def keys_below(nodes: list[Any]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, dict):
+            yield from node
+            yield from keys_below(list(node.values()))
 
 
 def test_the_commands_of_comments_name_files_and_settings_that_are_there() -> None:
-    check_each([path for path in FILES if commands(path)], check_commands)
+    check_each([one for one in FILES if commands(one.origin)], check_commands)
 
 
-def check_commands(path: Path) -> None:
-    for _, *words in commands(path):
+def check_commands(one: Shipped) -> None:
+    for _, *words in commands(one.origin):
         file = ROOT / next(word for word in words if word.endswith(".yaml"))
         overrides = [word for word in words if "=" in word and not word.startswith("-")]
         match words[0]:
@@ -164,47 +252,17 @@ def check_commands(path: Path) -> None:
 
 @pytest.mark.real_data
 @needs_data
-def test_the_real_data_that_runs_name_are_there() -> None:
-    check_each(RUNS, check_data_of_a_run)
+def test_the_real_data_that_rows_for_two_cores_name_are_there() -> None:
+    def check(one: Shipped) -> None:
+        for dataset in named_in(one.config):
+            resolve(dataset)
 
-
-def check_data_of_a_run(path: Path) -> None:
-    config = run_of(path)
-    assert config.evaluation is not None
-    datasets: list[Any] = [config.evaluation.dataset, *([] if config.collected is None else [config.collected.dataset])]
-    datasets += [inner_of(getattr(source, "images", None)) for source in config.sources.values()]
-    real = real_ones([config.teacher.checkpoint, *(getattr(dataset, "path", None) for dataset in datasets)])
-    assert real or "smoke" in path.parts or not path.stem.startswith("cifar10_")
-    if config.teacher.checkpoint in real:
-        builder.audit(config, builder.build_frozen_teacher(config))
-
-
-@pytest.mark.real_data
-@needs_data
-def test_the_real_data_that_builds_name_are_there() -> None:
-    check_each([path for path in BUILDS if "smoke" not in path.parts], check_data_of_a_build)
-
-
-def check_data_of_a_build(path: Path) -> None:
-    config = build_of(path)
-    paths = [getattr(one, "path", None) for one in (config.dataset, inner_of(config.images))]
-    assert real_ones([config.teacher.checkpoint, *paths]) or path.parent.name in ("table3", "table6")
-
-
-def real_ones(paths: list[Any]) -> list[Path]:
-    """Those below $RAYDFKD_DATA, all of which are files."""
-    found = [Path(one) for one in paths if one is not None and DATA in Path(one).parents]
-    assert [one for one in found if not one.is_file()] == []
-    return found
-
-
-def inner_of(images: object) -> object:
-    return getattr(images, "dataset", None)
+    check_each([one for one in OF_PAPERS if one.part == "laptop"], check)
 
 
 def test_teachers_recipes_are_read_and_their_networks_built() -> None:
-    def check(path: Path) -> None:
-        recipe = recipe_of(path)
+    def check(one: Shipped) -> None:
+        recipe = one.config
         build_on_meta(recipe.model, recipe.num_classes, recipe.image_shape)
         assert recipe.dataset.split in ("train", "trainval")
         assert recipe.evaluation is not None
@@ -214,18 +272,9 @@ def test_teachers_recipes_are_read_and_their_networks_built() -> None:
     check_each(RECIPES, check)
 
 
-def test_teachers_recipes_read_back_equal(tmp_path: Path) -> None:
-    def check(path: Path) -> None:
-        recipe = recipe_of(path)
-        (tmp_path / "config.yaml").write_text(dump_yaml(recipe))
-        assert load_teacher_training(tmp_path / "config.yaml") == recipe
-
-    check_each([*RECIPES, OF_THE_DEMO[1]], check)
-
-
 def test_builds_of_data_sets_are_read_and_their_teachers_built() -> None:
-    def check(path: Path) -> None:
-        config = build_of(path)
+    def check(one: Shipped) -> None:
+        config = one.config
         assert config.teacher.checkpoint is not None
         build_on_meta(config.teacher.model, config.task.num_classes, config.task.image_shape)
 
@@ -236,22 +285,23 @@ def test_sweeps_are_read_and_each_of_their_points_is_an_experiment() -> None:
     check_each(SWEEPS, check_sweep)
 
 
-def check_sweep(path: Path) -> None:
-    sweep = load_sweep(path)
+def check_sweep(one: Shipped) -> None:
+    sweep = one.config
     assert sweep.points is not None
     assert len(sweep.points) == sweep.num_trials >= 4
     for point in sweep.points:
         build_rate_limiters(sweep.experiment_of(point))
-    assert EXPERIMENTS / sweep.config.experiment.relative_to(EXPERIMENTS.resolve()) in RUNS
+    assert sweep.config.experiment in [run.origin for run in RUNS]
 
 
-def test_what_is_wrong_with_files_is_said_of_each_by_its_name() -> None:
-    def check(path: Path) -> None:
-        assert "hidfd" not in path.parts, "no"
+def test_what_is_wrong_is_said_of_each_by_its_name() -> None:
+    def check(one: Shipped) -> None:
+        assert one.part != "hidfd", "no"
 
-    with pytest.raises(AssertionError, match=r"(?s)^2 of 3 files\nhidfd/a: AssertionError: no.*\nhidfd/b: AssertionError: no"):
-        check_each([EXPERIMENTS / name for name in ("hidfd/a.yaml", "c.yaml", "hidfd/b.yaml")], check)
-    with pytest.raises(AssertionError, match="no such file"):
+    shipped = [Shipped(name, "experiment", EXPERIMENTS / name) for name in ("hidfd/a", "c", "hidfd/b")]
+    with pytest.raises(AssertionError, match=r"(?s)^2 of 3\nhidfd/a: AssertionError: no.*\nhidfd/b: AssertionError: no"):
+        check_each(shipped, check)
+    with pytest.raises(AssertionError, match="nothing to check"):
         check_each([], check)
 
 
