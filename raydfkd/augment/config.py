@@ -49,7 +49,7 @@ _EXTREME = _HIGH | {"randaugment_ops": 8, "randaugment_magnitude": 30, "erasing_
 LEVELS: dict[str, dict[str, Any]] = {
     "none": _NOTHING, "crop_flip": _CROP_FLIP, "standard": _STANDARD, "high": _HIGH, "extreme": _EXTREME,
 }  # fmt: skip
-"""The levels of the surrogate-dataset study's Table 5 (methods.md 3.15), and what the other papers do: crop and flip alone."""
+"""The levels of Table 5 of the surrogate-dataset study, and what the other papers do: crop and flip alone."""
 
 
 class AugmentationConfig(Settings):

@@ -1,4 +1,4 @@
-"""Selecting candidates for a transfer set: the surrogate-dataset study's rule (methods.md 3.15), on the teacher's classes."""
+"""Selecting candidates for a transfer set: the surrogate-dataset study's rule, on the teacher's classes."""
 
 from __future__ import annotations
 

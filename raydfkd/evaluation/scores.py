@@ -21,7 +21,7 @@ def agreement(predictions_a: np.ndarray, predictions_b: np.ndarray) -> float:
 def class_entropy(counts: np.ndarray) -> float:
     """Relative entropy of a class histogram, H / log K: 1 is uniform, 0 is a single class (or no item at all).
 
-    The figure of the surrogate-dataset study (methods.md 3.15), which predicts distillation success from the teacher's
+    The figure of the surrogate-dataset study, which predicts distillation success from the teacher's
     predictions over the transfer set.
 
     Args:

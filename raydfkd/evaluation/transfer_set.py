@@ -1,4 +1,4 @@
-"""Measures of how suitable images are for distillation, after the surrogate-dataset study (methods.md 3.15), with wording.
+"""Measures of how suitable images are for distillation, after the surrogate-dataset study, with wording.
 
 They need only the teacher and the images, no labels.
 """

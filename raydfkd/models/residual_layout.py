@@ -46,7 +46,7 @@ RESIDUAL_LAYOUTS = {
     128: ResidualLayout(4, (16, 16, 8, 4, 2, 1), (1, 2, 4, 8, 16, 16), 5),
     256: ResidualLayout(4, (16, 16, 8, 8, 4, 2, 1), (1, 2, 4, 8, 8, 16, 16), 6),
 }
-"""By side in pixels. 32 and more are the published ones (methods.md 2.10); the smaller ones are ours, made from that for 32:
+"""By side in pixels. 32 and more are the published ones; the smaller ones are ours, made from that for 32:
 the same width everywhere and the same four discriminator blocks, which halve twice but never below 4x4; in the generator
 one block fewer, so two, because fewer would leave a class only two layers to act on. That sets the start side."""
 

@@ -1,4 +1,4 @@
-"""The boundary attack: images pushed to the teacher's decision boundary (methods.md 3.15).
+"""The boundary attack: images pushed to the teacher's decision boundary (Frank and Davis, CVPR 2025).
 
 For each image and another class, gradient ascent on that class's margin, with a separate step size for each image (bold
 driver), until a step crosses the boundary while the teacher is unsure on both sides of it. The images on both sides are the

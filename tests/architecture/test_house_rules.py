@@ -107,7 +107,7 @@ def test_nothing_of_one_machine_is_committed() -> None:
         ("checkpoint: /home/" + "ann/teacher.pt", True),
         ("pip install --index-" + "url x", True),
         ("https://packages.example.org/" + "simple/torch", True),
-        ("data: ../shared/data", False),
+        ("data: ../data", False),
         ("see https://arxiv.org/abs/1910.01279", False),
         ("os.path.join(home, 'x')", False),
         ("WORKDIR /opt/raydfkd", False),

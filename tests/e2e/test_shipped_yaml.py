@@ -129,6 +129,11 @@ def test_everything_runs_again_from_what_it_writes(tmp_path: Path) -> None:
     check_each([*RUNS, OF_THE_DEMO[0], *BUILDS, *RECIPES], check)
 
 
+def test_everything_has_a_share_of_its_budget() -> None:
+    """A thousandth of a run still fits together."""
+    check_each([*RUNS, OF_THE_DEMO[0], *BUILDS, *RECIPES], lambda one: one.config.scaled(0.001))
+
+
 def test_each_row_s_teacher_has_a_recipe_of_its_name() -> None:
     def check(one: Shipped) -> None:
         config = one.config

@@ -1,9 +1,10 @@
-"""Tables, curves and picture sheets of this folder, from finished runs of ``experiments/surrogate/cpu_*.yaml``.
+"""Tables, curves and picture sheets of this folder, from finished runs of the tables surrogate and augmentation of laptop.
 
-    for name in shaders noise ...; do
-        raydfkd run experiments/surrogate/cpu_$name.yaml --out RUNS/$name
-        raydfkd dataset inspect RUNS/$name --out RUNS/$name/inspection
-    done
+RUNS is a folder of run directories with the names below: ``noise`` is ``raydfkd reproduce laptop surrogate noise_plain``,
+``shaders_none`` its row ``shaders_unaugmented``; ``few_shaders_none`` is ``raydfkd reproduce laptop augmentation
+shaders_none``, ``few_shaders`` its row ``shaders_high_mixup`` and ``few_cifar10`` its row ``cifar10_standard_mixup``. Then:
+
+    for run in RUNS/*; do raydfkd dataset inspect $run --out $run/inspection; done
     python experiments/results/surrogate_cifar10/collect.py RUNS
 
 Writes runs.json, curves.json, curves.png and sheet.jpg beside this file and prints the tables in Markdown.

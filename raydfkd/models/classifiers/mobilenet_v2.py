@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al. 2018) in the three forms that data-free papers call by that name (methods.md 2.5)."""
+"""MobileNetV2 (Sandler et al. 2018) in the three forms that data-free papers call by that name."""
 
 from __future__ import annotations
 

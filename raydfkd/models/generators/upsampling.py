@@ -47,7 +47,7 @@ class UpsamplingGenerator(nn.Module):
     def reset_first_layer(self, bn_weight_mean: float = 0.0, generator: torch.Generator | None = None) -> None:
         """Re-draws the first layer (Fast's ``reset_l0``): linear weight N(0,.02), its bias 0, first BN weight N(mean,.02).
 
-        The mean 0 is the reference code read literally; 1 is what was probably intended (methods.md 3.8 and open point 14).
+        The mean 0 is the reference code read literally; 1 is what was probably intended.
         ``generator`` is a CPU generator whatever the network's device, so that the draws are the same on every one.
         """
         for weight, mean in ((self.first_linear.weight, 0.0), (self.first_norm.weight, bn_weight_mean)):

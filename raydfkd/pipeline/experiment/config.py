@@ -44,8 +44,8 @@ class TeacherConfig(Settings):
     model: Annotated[str, InputFile(".pt2")]
     """A catalog name, torchvision:NAME, timm:NAME, package.module:callable, or a .pt2 file."""
     checkpoint: Annotated[Path, InputFile(or_name=True)] | None = None
-    """Its weights (.safetensors, or a safely loaded .pt or .pth), or a teacher's name: NAME for teachers/NAME.safetensors in the
-    data root; null for a .pt2 file or a callable that loads its own."""
+    """Its weights (.safetensors, or a safely loaded .pt or .pth), or a teacher's name: NAME for teachers/NAME.safetensors in
+    the data root; null for a .pt2 file or a callable that loads its own."""
     normalization: NormalizationConfig | None = None
     """Input statistics; null: read from the checkpoint's metadata."""
     classifier_head: str | None = None

@@ -1,4 +1,4 @@
-"""FastDFKD's inner loop written once more, plainly and straight from methods.md 3.8, to compare the synthesizer with."""
+"""FastDFKD's inner loop written again, plainly and straight from the paper and its code, to compare the synthesizer with."""
 
 from __future__ import annotations
 
