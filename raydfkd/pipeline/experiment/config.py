@@ -44,8 +44,8 @@ class TeacherConfig(Settings):
     model: Annotated[str, InputFile(".pt2")]
     """A catalog name, torchvision:NAME, timm:NAME, package.module:callable, or a .pt2 file."""
     checkpoint: Annotated[Path, InputFile(or_name=True)] | None = None
-    """Its weights (.safetensors, or a safely loaded .pt or .pth), or a teacher's name: NAME for teachers/NAME.safetensors in the
-    data root; null for a .pt2 file or a callable that loads its own."""
+    """Its weights (.safetensors, or a safely loaded .pt or .pth), or a teacher's NAME (teachers/NAME.safetensors below the data
+    root); null for a .pt2 file or a callable that loads its own."""
     normalization: NormalizationConfig | None = None
     """Input statistics; null: read from the checkpoint's metadata."""
     classifier_head: str | None = None
@@ -176,6 +176,19 @@ class RuntimeConfig(Settings):
         return self
 
 
+class ReproducesConfig(Settings):
+    """The row of a paper's table that an experiment is, recorded with its result."""
+
+    paper: str
+    """Name of the paper's file."""
+    table: str
+    """Table of the paper."""
+    row: str
+    """Row, as ``raydfkd reproduce PAPER TABLE --list`` names it."""
+    scale: float = Field(1.0, gt=0, le=1)
+    """Share of the paper's budget that the experiment spends."""
+
+
 class ExperimentConfig(Settings):
     """One distillation run."""
 
@@ -199,6 +212,8 @@ class ExperimentConfig(Settings):
     """Unlabelled images for measuring agreement with the teacher; all trials of a sweep get the same ones."""
     runtime: RuntimeConfig = RuntimeConfig()
     """Where and how the run executes."""
+    reproduces: ReproducesConfig | None = None
+    """The row of a paper's table that this is, for result.json and the report; changes nothing in the run."""
 
     @field_validator("sources", "students", mode="before")
     @classmethod
