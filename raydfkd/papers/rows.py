@@ -97,8 +97,13 @@ class Row:
         weights = None if self.scale == 1 or self.teacher is None else self._weights()
         if weights is not None:
             tree["teacher"]["checkpoint"] = str(weights)
-        config: ExperimentConfig = self._at_scale(build_experiment(tree, where=self._where))
-        return config
+        whole = build_experiment(tree, where=self._where)
+        config: ExperimentConfig = self._at_scale(whole)
+        if config.evaluation is None:
+            return config
+        # As many steps apart as in the whole run: evaluations are no part of the budget, and would be most of a small share.
+        apart = config.evaluation.model_copy(update={"period_steps": whole.evaluation_period_steps})
+        return config.model_copy(update={"evaluation": apart})
 
     def dataset_build(self) -> DatasetBuildConfig:
         """Its build of a data set; a share of the budget makes as many images, since nothing in it counts steps."""

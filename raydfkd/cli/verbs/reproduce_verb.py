@@ -24,14 +24,12 @@ def reproduce(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Setting of every row's experiment (repeatable).")
     ] = None,
-    list_rows: Annotated[
-        bool, typer.Option("--list", help="List the rows: the paper's figures, ours, what is missing.")
-    ] = False,
+    list_rows: Annotated[bool, typer.Option("--list", help="List the rows, with the figures and what is missing.")] = False,
     print_row: Annotated[bool, typer.Option("--print", help="Print the row's experiment as YAML, and run nothing.")] = False,
     seeds: Annotated[str, typer.Option(help="Seeds to run, separated by commas.")] = "0",
     scale: Annotated[float, typer.Option(min=0, max=1, help="Share of the paper's steps and rounds to spend.")] = 1.0,
     train_teacher: Annotated[
-        bool, typer.Option("--train-teacher", help="Train a missing teacher by its recipe first.")
+        bool, typer.Option("--train-teacher", help="Train a missing teacher first, by its recipe.")
     ] = False,
     address: Annotated[str | None, typer.Option(help="Dashboard of a Ray cluster: each run is sent to it as a job.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("reproduced"),
@@ -48,26 +46,28 @@ def reproduce(
     from raydfkd.papers.paper import load_paper
 
     if paper is None:
-        return _list_papers()
+        _list_papers()
+        return
     loaded = load_paper(paper)
     if table is None:
-        return _list_tables(loaded)
+        _list_tables(loaded)
+        return
     from raydfkd.papers.cells import chosen_cells
     from raydfkd.papers.rows import Row
 
     name = Path(paper).stem
     rows = [Row(name, cell, scale, out, tuple(overrides or ())) for cell in chosen_cells(loaded, table, row)]
     if list_rows:
-        return _list_rows(loaded, table, rows)
-    if print_row:
-        return _print(rows)
-    if compare:
-        return _show(loaded, table, rows, out, compare)
-    numbers = _seeds(seeds)
-    if address is not None:
-        return _submit(rows, numbers, address)
-    _run(rows, numbers, train_teacher, alone=row is not None and len(rows) == 1)
-    _show(loaded, table, rows, out)
+        _list_rows(loaded, table, rows)
+    elif print_row:
+        _print(rows)
+    elif compare:
+        _show(loaded, table, rows, out, compare)
+    elif address is not None:
+        _submit(rows, _seeds(seeds), address)
+    else:
+        _run(rows, _seeds(seeds), train_teacher, alone=row is not None and len(rows) == 1)
+        _show(loaded, table, rows, out)
 
 
 def _seeds(text: str) -> list[int]:
@@ -93,9 +93,8 @@ def _list_tables(paper: PaperConfig) -> None:
     for name, table in paper.tables.items():
         cells = list(cells_of(paper, name))
         ours = sum(cell.runnable for cell in cells)
-        typer.echo(
-            f"{name}: {table.source}, {table.title} ({ours} rows to run, {len(cells) - ours} of the paper's figures only)"
-        )
+        rest = f", {len(cells) - ours} of which only the paper's figures are known" if len(cells) > ours else ""
+        typer.echo(f"{name}: {table.source}, {table.title} ({ours} rows to run{rest})")
 
 
 def _list_rows(paper: PaperConfig, table: str, rows: Sequence[Row]) -> None:

@@ -115,7 +115,7 @@ class EvaluationConfig(Settings):
 
     dataset: AnyDataset
     """Data set to evaluate on."""
-    period_steps: Annotated[int | None, Budget()] = Field(None, ge=1)
+    period_steps: int | None = Field(None, ge=1)
     """Student steps between evaluations; null: ten evaluations over the run."""
     batch_size: int = Field(500, ge=1)
     """Images per forward pass."""
@@ -126,7 +126,7 @@ class HeldOutConfig(Settings):
 
     path: InputPath
     """Parquet file of images as raydfkd writes them, such as a sweep's held_out.parquet."""
-    period_steps: Annotated[int | None, Budget()] = Field(None, ge=1)
+    period_steps: int | None = Field(None, ge=1)
     """Student steps between measurements; null: ten measurements over the run."""
     batch_size: int = Field(500, ge=1)
     """Images per forward pass."""
@@ -147,7 +147,7 @@ class RuntimeConfig(Settings):
     """auto: the GPU that Ray assigned (or, run locally, the first one), otherwise the CPU."""
     bf16: bool = True
     """Use bfloat16 autocast if the device supports it."""
-    checkpoint_period_rounds: Annotated[int, Budget()] = Field(25, ge=1)
+    checkpoint_period_rounds: int = Field(25, ge=1)
     """Rounds between checkpoints of everything (student, generators, buffer)."""
     snapshot_period_s: float = Field(30.0, gt=0)
     """Seconds between snapshots of the buffer (ray; this bounds what a killed replay actor loses), and of generators that have
