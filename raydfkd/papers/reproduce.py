@@ -20,7 +20,7 @@ from raydfkd.pipeline.teacher.training import train_teacher
 from raydfkd.replay.arrow import to_parquet
 from raydfkd.run_dir import RunDir, write_atomically
 
-HELD_OUT_IMAGES = 1000
+HELD_OUT_IMAGES = 500
 """Images to measure agreement on where there are no labelled ones."""
 
 Tell = Callable[[str], None]
@@ -92,7 +92,8 @@ def _distil(row: Row, seed: int, tell: Tell, watcher: Any) -> None:
     missing = row.missing_evaluation()
     if missing is not None:
         tell(f"{row.name}: {missing} is not here, so agreement with the teacher is measured, not accuracy")
-        config = config.model_copy(update={"evaluation": None, "held_out": HeldOutConfig(path=_held_out(row, config))})
+        held_out = HeldOutConfig(path=_held_out(row, config), period_steps=config.evaluation_period_steps)
+        config = config.model_copy(update={"evaluation": None, "held_out": held_out})
     distill(config, out=run.path, resume=run.manifest_path.is_file(), watcher=watcher)
 
 
