@@ -17,6 +17,7 @@ from raydfkd.cli.verbs import config_verb as config
 from raydfkd.cli.verbs import dataset_verb as dataset
 from raydfkd.cli.verbs import inspect_verbs as inspect
 from raydfkd.cli.verbs import live_verbs as live
+from raydfkd.cli.verbs import reproduce_verb as reproduce
 from raydfkd.cli.verbs import run_verb as run
 from raydfkd.cli.verbs import submit_verb as submit
 from raydfkd.cli.verbs import sweep_verb as sweep
@@ -71,6 +72,7 @@ app.command("scale")(live.scale)
 app.command("stop")(live.stop)
 app.command("sweep")(sweep.sweep)
 app.command("submit")(submit.submit)
+app.command("reproduce")(reproduce.reproduce)
 app.command("doctor")(inspect.doctor)
 app.command("train-teacher")(teacher.train)
 app.command("evaluate")(weights.evaluate)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sysconfig
+from functools import cache
 from pathlib import Path
 
 from raydfkd.errors import CheckpointError
@@ -10,14 +12,21 @@ from raydfkd.registry import nearest
 
 VARIABLE = "RAYDFKD_DATA"
 """Environment variable that names the data root."""
-_SHIPPED = Path(__file__).parents[2] / "experiments" / "teachers"
-"""Teachers that come with a checkout of the repository."""
 
 
 def data_root() -> Path:
     """The data root, absolute: ``$RAYDFKD_DATA``, otherwise ``data/`` in the working directory. It need not exist."""
     named = os.environ.get(VARIABLE, "")
     return (Path(named).expanduser() if named else Path("data")).absolute()
+
+
+@cache
+def shipped_folder() -> Path:
+    """The folder of what comes with the program, papers and a teacher: a checkout's ``experiments``, or what pip installed."""
+    checkout = Path(__file__).parents[2] / "experiments"
+    if (checkout / "teachers").is_dir():
+        return checkout
+    return Path(sysconfig.get_path("data")) / "share" / "raydfkd" / "experiments"
 
 
 def named_teacher(name: str) -> Path:
@@ -29,7 +38,7 @@ def named_teacher(name: str) -> Path:
     Raises:
         CheckpointError: neither place has it.
     """
-    folders = [data_root() / "teachers", _SHIPPED]
+    folders = [data_root() / "teachers", shipped_folder() / "teachers"]
     looked_for = [folder / f"{name}.safetensors" for folder in folders]
     if name and ".." not in Path(name).parts and not Path(name).is_absolute():
         for path in looked_for:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from raydfkd.data.data_root import shipped_folder
 from raydfkd.errors import ConfigError, UnknownNameError
 from raydfkd.pipeline.experiment.yaml_files import read_yaml, validate
 from raydfkd.registry import nearest
@@ -152,13 +153,6 @@ class PaperConfig(Settings):
         if name not in self.tables:
             raise UnknownNameError(f"there is no table {name!r} in this paper: {nearest(name, list(self.tables))}")
         return self.tables[name]
-
-
-def shipped_folder() -> Path:
-    """The folder of the papers' files: of this package if it was installed from a wheel, otherwise of the repository."""
-    package = Path(__file__).parents[1]
-    inside = package / "experiments"
-    return inside if inside.is_dir() else package.parent / "experiments"
 
 
 def shipped_papers() -> Iterator[Path]:

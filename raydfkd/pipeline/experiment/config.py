@@ -44,8 +44,8 @@ class TeacherConfig(Settings):
     model: Annotated[str, InputFile(".pt2")]
     """A catalog name, torchvision:NAME, timm:NAME, package.module:callable, or a .pt2 file."""
     checkpoint: Annotated[Path, InputFile(or_name=True)] | None = None
-    """Its weights (.safetensors, or a safely loaded .pt or .pth), or a teacher's name: NAME for teachers/NAME.safetensors in
-    the data root; null for a .pt2 file or a callable that loads its own."""
+    """Its weights (.safetensors, or a safely loaded .pt or .pth), or a teacher's NAME (teachers/NAME.safetensors below the data
+    root); null for a .pt2 file or a callable that loads its own."""
     normalization: NormalizationConfig | None = None
     """Input statistics; null: read from the checkpoint's metadata."""
     classifier_head: str | None = None
@@ -115,7 +115,7 @@ class EvaluationConfig(Settings):
 
     dataset: AnyDataset
     """Data set to evaluate on."""
-    period_steps: Annotated[int | None, Budget()] = Field(None, ge=1)
+    period_steps: int | None = Field(None, ge=1)
     """Student steps between evaluations; null: ten evaluations over the run."""
     batch_size: int = Field(500, ge=1)
     """Images per forward pass."""
@@ -126,7 +126,7 @@ class HeldOutConfig(Settings):
 
     path: InputPath
     """Parquet file of images as raydfkd writes them, such as a sweep's held_out.parquet."""
-    period_steps: Annotated[int | None, Budget()] = Field(None, ge=1)
+    period_steps: int | None = Field(None, ge=1)
     """Student steps between measurements; null: ten measurements over the run."""
     batch_size: int = Field(500, ge=1)
     """Images per forward pass."""
@@ -147,7 +147,7 @@ class RuntimeConfig(Settings):
     """auto: the GPU that Ray assigned (or, run locally, the first one), otherwise the CPU."""
     bf16: bool = True
     """Use bfloat16 autocast if the device supports it."""
-    checkpoint_period_rounds: Annotated[int, Budget()] = Field(25, ge=1)
+    checkpoint_period_rounds: int = Field(25, ge=1)
     """Rounds between checkpoints of everything (student, generators, buffer)."""
     snapshot_period_s: float = Field(30.0, gt=0)
     """Seconds between snapshots of the buffer (ray; this bounds what a killed replay actor loses), and of generators that have
@@ -176,6 +176,19 @@ class RuntimeConfig(Settings):
         return self
 
 
+class ReproducesConfig(Settings):
+    """The row of a paper's table that an experiment is, recorded with its result."""
+
+    paper: str
+    """Name of the paper's file."""
+    table: str
+    """Table of the paper."""
+    row: str
+    """Row, as ``raydfkd reproduce PAPER TABLE --list`` names it."""
+    scale: float = Field(1.0, gt=0, le=1)
+    """Share of the paper's budget that the experiment spends."""
+
+
 class ExperimentConfig(Settings):
     """One distillation run."""
 
@@ -199,6 +212,8 @@ class ExperimentConfig(Settings):
     """Unlabelled images for measuring agreement with the teacher; all trials of a sweep get the same ones."""
     runtime: RuntimeConfig = RuntimeConfig()
     """Where and how the run executes."""
+    reproduces: ReproducesConfig | None = None
+    """The row of a paper's table that this is, for result.json and the report; changes nothing in the run."""
 
     @field_validator("sources", "students", mode="before")
     @classmethod

@@ -92,6 +92,8 @@ def read_layers(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
         if BASE not in tree:
             return layers
         name = tree.pop(BASE)
+        if isinstance(name, dict) and "tables" in tree:
+            raise ConfigError(f"{file} is a paper: run its rows with raydfkd reproduce {file} TABLE ROW")
         if not isinstance(name, str) or not name.strip():
             raise ConfigError(f"{file}: base is {name!r}: it must be the path of the YAML file that this one extends")
         base = file.parent / Path(name).expanduser()

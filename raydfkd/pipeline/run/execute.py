@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from raydfkd.data.checksums import checksum_of
 from raydfkd.data.collected import CollectedImages
 from raydfkd.data.dataset_kind import DatasetConfig
 from raydfkd.errors import CheckpointError, DiskFullError, RaydfkdError, RunStoppedError
@@ -162,13 +163,14 @@ def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) 
         data_splits_read=splits,
         metric_name=task.metric_name,
         metric_label=task.metric_label,
+        reproduces=None if config.reproduces is None else config.reproduces.model_dump(),
         figures=[figure.as_json() for figure in figures.values()],
         **describe_environment(),
     )
 
 
-def _split_read(dataset: DatasetConfig, purpose: str) -> dict[str, str]:
-    return {"dataset": dataset.location, "split": dataset.split, "purpose": purpose}
+def _split_read(dataset: DatasetConfig, purpose: str) -> dict[str, str | None]:
+    return {"dataset": dataset.location, "split": dataset.split, "purpose": purpose, "sha256": checksum_of(dataset)}
 
 
 def _rewind(run: RunDir, checkpoint: Path | None) -> float:

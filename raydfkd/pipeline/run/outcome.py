@@ -13,7 +13,7 @@ from raydfkd.evaluation.accuracy import Evaluator
 from raydfkd.models.precision import autocast
 from raydfkd.models.shared_classifier import SharedClassifierStudent, describe_shared_classifier
 from raydfkd.models.teachers.teacher import FrozenTeacher, pixels_of
-from raydfkd.models.weights import save_weights
+from raydfkd.models.weights import read_metadata, save_weights
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.pipeline.run import checkpoints
@@ -119,7 +119,29 @@ def _result(
         "student_steps": first["student_steps"],
         "class_entropy": exchange.buffer.stats()["class_entropy"],
         "device": device_name(device),
+        **_provenance(config, run),
     }
+
+
+def _provenance(config: ExperimentConfig, run: RunDir) -> dict[str, Any]:
+    """Where the figures come from: the paper's row, the data read, the teacher's file, the commit and the machine."""
+    manifest = run.manifest()
+    return {
+        "reproduces": None if config.reproduces is None else config.reproduces.model_dump(),
+        "teacher_file": _teacher_file(config),
+        "data": manifest.get("data_splits_read", []),
+        "commit": manifest.get("commit"),
+        "hardware": manifest.get("hardware"),
+    }
+
+
+def _teacher_file(config: ExperimentConfig) -> dict[str, Any] | None:
+    """The name of the teacher's file, and what its training recorded in it (epochs, split, accuracy, ...)."""
+    path = config.teacher.weights
+    if path is None:
+        return None
+    recorded = read_metadata(path) if path.suffix == ".safetensors" else {}
+    return {"name": path.name, **{key: value for key, value in recorded.items() if key not in ("mean", "std", "classes")}}
 
 
 def count_params(module: nn.Module) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,7 +143,23 @@ def describe_environment() -> dict[str, Any]:
     hardware = {"machine": platform.machine(), "processor": _processor(), "cpus": torch.get_num_threads()}
     if torch.cuda.is_available():
         hardware["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"python": sys.version.split()[0], "packages": packages, "hardware": hardware}
+    return {"python": sys.version.split()[0], "packages": packages, "hardware": hardware, "commit": _commit()}
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this program runs from, with ``+`` if files differ; None outside of a checkout."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        command = ("git", "-C", str(root), *words)
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _processor() -> str:

@@ -178,9 +178,9 @@ def test_checksums_are_computed_once_and_read_where_they_are_recorded(written: P
 
 
 def test_named_teachers(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shipped = tmp_path / "shipped"
-    shipped.mkdir()
-    monkeypatch.setattr(places, "_SHIPPED", shipped)
+    shipped = tmp_path / "shipped" / "teachers"
+    shipped.mkdir(parents=True)
+    monkeypatch.setattr(places, "shipped_folder", lambda: shipped.parent)
     with pytest.raises(CheckpointError) as missing:
         named_teacher("cifar10_wrn_16_2")
     assert str(missing.value) == (
@@ -202,7 +202,7 @@ def test_named_teachers(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_where_the_repository_s_own_teachers_are() -> None:
-    assert (places._SHIPPED / "digits.yaml").is_file(), "beside their recipes"
+    assert (places.shipped_folder() / "teachers.yaml").is_file(), "beside their recipes"
 
 
 def test_every_entry_of_the_catalogue_is_consistent() -> None:

@@ -1,0 +1,74 @@
+"""How long a row takes on this machine, about: its arithmetic divided by what this machine does in a second."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from raydfkd.errors import RaydfkdError
+from raydfkd.models.catalog import build_classifier
+from raydfkd.papers.rows import Row
+
+BACKWARD = 2
+"""Operations of a backward pass, in forward passes."""
+
+
+def estimated_hours(row: Row) -> float | None:
+    """Hours on this machine's device, to within a factor of about two; None for a network whose arithmetic is not known.
+
+    Counted are the networks' convolutions and matrix products: the teacher's and the student's in a student's step, and the
+    teacher's forward and backward in each step of an inversion. Generators' own arithmetic is counted as the teacher's.
+    """
+    if row.cell.kind != "experiment":
+        return None
+    config = row.experiment()
+    shape, classes = config.task.image_shape, config.task.num_classes
+    teacher = _forward(config.teacher.model, classes, shape)
+    students = {name: _forward(student.model, classes, shape) for name, student in config.students.items()}
+    if teacher is None or None in students.values():
+        return None
+    steps = config.schedule.total_steps
+    work = sum(
+        steps * config.students[name].batch_size * (teacher + (1 + BACKWARD) * (one or 0)) for name, one in students.items()
+    )
+    batches = config.schedule.warmup_batches + config.schedule.rounds * config.schedule.batches_per_round
+    for source in config.sources.values():
+        inner = max(1, int(getattr(source, "steps_per_batch", 1))) * batches + int(getattr(source, "pretrain_steps", 0))
+        work += inner * source.batch_size * (1 + BACKWARD) * teacher
+    return work / _per_second() / 3600
+
+
+@cache
+def _forward(model: str, num_classes: int, image_shape: tuple[int, int, int]) -> float | None:
+    """Floating point operations of one image's forward pass; None if the network is not of the catalog."""
+    try:
+        with torch.device("meta"):
+            network = build_classifier(model, num_classes, image_shape).eval()
+            images = torch.empty(1, *image_shape)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(images)
+    except (RaydfkdError, RuntimeError, NotImplementedError):  # it needs its weights or a package, or has unknown operations
+        return None
+    return float(counter.get_total_flops())
+
+
+@cache
+def _per_second() -> float:
+    """Floating point operations in a second of convolutions, forward and backward, in the precision that runs use here."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    layer = torch.nn.Conv2d(64, 64, 3, padding=1, device=device).to(memory_format=torch.channels_last)
+    images = torch.randn(64, 64, 16, 16, device=device).to(memory_format=torch.channels_last).requires_grad_()
+    operations, spent = 0.0, 0.0
+    for number in range(8):
+        began = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = layer(images).float().square().mean()
+        loss.backward()
+        float(loss.detach())
+        if number:  # the first is slower
+            operations += (1 + BACKWARD) * 2 * 64 * 64 * 9 * 16 * 16 * 64
+            spent += time.perf_counter() - began
+    return 0.5 * operations / spent
