@@ -173,6 +173,28 @@ def test_hidfd(checkout: Path) -> None:
     typed("raydfkd export runs/digits-hidfd --format pt2 --out runs/digits-hidfd/student.pt2", checkout)
 
 
+def test_papers(tmp_path: Path) -> None:
+    assert "ssdkd: Small Scale Data-Free Knowledge Distillation" in typed("raydfkd reproduce", tmp_path)
+    listed = typed("raydfkd reproduce ssdkd table4 --list", tmp_path)
+    [row] = [line for line in listed.splitlines() if line.startswith("cifar10_resnet34_resnet18_all ")]
+    assert "92.92" in row
+    assert "teacher cifar10_resnet34, cifar10/test (accuracy)" in row
+
+
+@pytest.mark.slow
+def test_a_row_without_any_data(tmp_path: Path) -> None:
+    """With small batches; the same command again finds it finished."""
+    small = "sources.inversion.batch_size=32 sources.inversion.steps_per_batch=1 replay.synthetic.capacity=64"
+    sets = " ".join(f"--set {setting}" for setting in f"{small} students.small.batch_size=32".split())
+    command = f"raydfkd reproduce laptop cifar10 none --scale 0.01 {sets}"
+    told = typed(command, tmp_path)
+    assert "cifar10/test is not here, so agreement with the teacher is measured, not accuracy" in told
+    [row] = json.loads((tmp_path / "reproduced/laptop/cifar10/table-scale-0.01.json").read_text())["rows"]
+    assert (row["runs"], row["ours"]) == (1, None)
+    assert row["agreement"] is not None
+    assert "finished before" in typed(command, tmp_path)
+
+
 @pytest.mark.slow
 def test_demo(tmp_path: Path) -> None:
     """At least 95% and within 3 points of the teacher, with at most a third of its parameters."""
