@@ -48,5 +48,5 @@ def named_teacher(name: str) -> Path:
     hint = f" ({nearest(name, known)})" if known else ""
     raise CheckpointError(
         f"there is no teacher named {name!r}, neither {looked_for[0]} nor {looked_for[1]} exists{hint}: put its weights into "
-        f"one of these places, or set {VARIABLE} to the folder that holds teachers/"
+        f"one of these places, or set {VARIABLE} to the folder that holds teachers/; a file without a suffix is given as ./NAME"
     )

@@ -79,6 +79,7 @@ def outcome_rows(outcome: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [(label, _text(_value(outcome, key))) for label, key in _NETWORKS]
     rows += [(result_label(outcome, metric), result_text(outcome, metric)) for metric in of_kind("result")]
     rows += [(key, _text(outcome.get(key))) for key in ("seed", "schedule", "runner", "device")]
+    rows.append(("row of a paper", _text(part(outcome, "reproduces", "title"))))
     sha = part(outcome, "teacher", "sha256")
     rows.append(("teacher sha256", f"{sha[:16]}…" if isinstance(sha, str) and len(sha) > 16 else _text(sha)))
     return [(name, value) for name, value in rows if value != MISSING]

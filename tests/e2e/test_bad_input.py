@@ -138,8 +138,9 @@ def test_settings(world: Path, override: list[str], expected: str) -> None:
     ("override", "expected"),
     [
         pytest.param(["teacher.checkpoint=gone.safetensors"], "gone.safetensors", id="missing"),
-        pytest.param(["teacher.checkpoint=empty"], "no weights file", id="a folder"),
-        pytest.param(["teacher.checkpoint=a_file", NORMALIZATION], "allowed are .safetensors", id="no weights file"),
+        pytest.param(["teacher.checkpoint=./empty"], "no weights file", id="a folder"),
+        pytest.param(["teacher.checkpoint=./a_file", NORMALIZATION], "allowed are .safetensors", id="no weights file"),
+        pytest.param(["teacher.checkpoint=wrn"], "there is no teacher named 'wrn'", id="no such name"),
         pytest.param(["teacher.checkpoint=cut.safetensors"], "not a complete safetensors file", id="truncated"),
         pytest.param(["teacher.checkpoint=other.safetensors"], "does not match the architecture of this SmallCNN", id="other"),
         pytest.param(["students.small.checkpoint=other.safetensors"], "does not match the architecture of", id="student"),

@@ -163,7 +163,7 @@ def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) 
         data_splits_read=splits,
         metric_name=task.metric_name,
         metric_label=task.metric_label,
-        reproduces=None if config.reproduces is None else config.reproduces.model_dump(),
+        **({} if config.reproduces is None else {"name": config.reproduces.recorded()["title"]}),
         figures=[figure.as_json() for figure in figures.values()],
         **describe_environment(),
     )

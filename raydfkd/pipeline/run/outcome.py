@@ -127,7 +127,7 @@ def _provenance(config: ExperimentConfig, run: RunDir) -> dict[str, Any]:
     """Where the figures come from: the paper's row, the data read, the teacher's file, the commit and the machine."""
     manifest = run.manifest()
     return {
-        "reproduces": None if config.reproduces is None else config.reproduces.model_dump(),
+        "reproduces": None if config.reproduces is None else config.reproduces.recorded(),
         "teacher_file": _teacher_file(config),
         "data": manifest.get("data_splits_read", []),
         "commit": manifest.get("commit"),

@@ -96,7 +96,9 @@ def test_rows_run_over_seeds_are_kept_and_are_shown_beside_the_paper(paper: Path
     assert (rows["plain"]["paper"], rows["plain"]["paper_gap"], rows["modulated"]["paper_gap"]) == (91.5, 3.5, None)
     assert (rows["teacher"]["runs"], rows["teacher"]["ours"]) == (0, None)
     assert [run["student_steps"] for run in runs] == [4, 4], "half of the budget"
-    assert runs[0]["reproduces"] == {"paper": "mine", "table": "one", "row": "plain", "scale": 0.5}
+    title = "mine one plain (at 0.5 of its budget)"
+    assert runs[0]["reproduces"] == {"paper": "mine", "table": "one", "row": "plain", "scale": 0.5, "title": title}
+    assert title in (folder / "plain/scale-0.5/seed0/report.html").read_text()
     page = (folder / "table-scale-0.5.html").read_text()
     assert "at 0.5 of the paper" in page
     assert "A note." in page

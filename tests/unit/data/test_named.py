@@ -186,7 +186,7 @@ def test_named_teachers(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert str(missing.value) == (
         f"there is no teacher named 'cifar10_wrn_16_2', neither {root}/teachers/cifar10_wrn_16_2.safetensors nor "
         f"{shipped}/cifar10_wrn_16_2.safetensors exists: put its weights into one of these places, or set RAYDFKD_DATA to the "
-        "folder that holds teachers/"
+        "folder that holds teachers/; a file without a suffix is given as ./NAME"
     )
     (shipped / "cifar10_wrn_16_2.safetensors").touch()
     assert named_teacher("cifar10_wrn_16_2") == shipped / "cifar10_wrn_16_2.safetensors"

@@ -45,6 +45,7 @@ TREE: dict[str, Any] = {
     "evaluation": {"dataset": {"kind": "digits"}},
     "held_out": {"path": "held_out.parquet"},
     "runtime": {"runner": "ray"},
+    "reproduces": {"paper": "a", "table": "b", "row": "c"},
 }
 
 NEEDS: dict[str, list[str]] = {
