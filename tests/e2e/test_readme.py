@@ -1,6 +1,7 @@
 """What the README tells a newcomer to type, typed in a folder that holds only what a checkout has there.
 
 Commands that are to end are run through the command server of ``testing.command``; one that is killed is a process of its own.
+The tests are in the order of the README, and some go on from one before: --dist=loadfile keeps them in one process.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ ROOT = Path(__file__).parents[2]
 RAYDFKD = Path(sys.executable).with_name("raydfkd")
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
-in_turn = pytest.mark.xdist_group("readme")
-"""For tests of which one goes on from another: in their order, in one process."""
 
 
 def typed(command: str, folder: Path) -> str:
@@ -63,17 +62,14 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@in_turn
 def test_train_teacher(checkout: Path) -> None:
     assert (checkout / "experiments/teachers/digits.safetensors").stat().st_size > 100_000
 
 
-@in_turn
 def test_doctor(checkout: Path) -> None:
     assert "no problem found" in typed("raydfkd doctor experiments/smoke/digits_ssdkd.yaml", checkout)
 
 
-@in_turn
 def test_run_is_killed_and_resumed(checkout: Path) -> None:
     """At a third of the steps: the demo is the whole of it."""
     run = checkout / "runs/digits"
@@ -87,18 +83,15 @@ def test_run_is_killed_and_resumed(checkout: Path) -> None:
     assert result["student"]["metric_last"] > 0.3
 
 
-@in_turn
 def test_evaluate(checkout: Path) -> None:
     assert "%" in typed("raydfkd evaluate runs/digits", checkout)
 
 
-@in_turn
 def test_export(checkout: Path) -> None:
     typed("raydfkd export runs/digits --format pt2 --out runs/digits/student.pt2", checkout)
     assert (checkout / "runs/digits/student.pt2").exists()
 
 
-@in_turn
 def test_report(checkout: Path) -> None:
     typed("raydfkd report runs/digits", checkout)
     page = (checkout / "runs/digits/report.html").read_text(encoding="utf-8")
