@@ -10,6 +10,7 @@ from torch import nn
 
 from raydfkd.distillation.distiller import Distiller
 from raydfkd.evaluation.accuracy import Evaluator
+from raydfkd.evaluation.held_out_agreement import HeldOutEvaluator
 from raydfkd.models.precision import autocast
 from raydfkd.models.shared_classifier import SharedClassifierStudent, describe_shared_classifier
 from raydfkd.models.teachers.teacher import FrozenTeacher, pixels_of
@@ -37,12 +38,13 @@ def finish(config: ExperimentConfig, run: RunDir, elapsed_s: float, device: torc
     load_exchange(folder, exchange)
     teacher = builder.build_frozen_teacher(config).to(device)
     evaluator = builder.build_evaluator(config, teacher, device)
+    held_out = builder.build_held_out(config, teacher, device) if evaluator is None else None
     students: dict[str, dict[str, Any]] = {}
     for name in config.students:
         distiller = builder.build_distiller(config, device, name)
         checkpoints.load_student(folder, name, distiller)
         _save_student(config, run, name, distiller)
-        students[name] = _figures(config, name, distiller, evaluator)
+        students[name] = _figures(config, name, distiller, evaluator, held_out)
     _save_analysis(run, exchange, teacher, evaluator, device, config.runtime.bf16)
     result = _result(config, run, students, exchange, teacher, evaluator, elapsed_s, device)
     run.write_result(result)
@@ -67,9 +69,12 @@ def _save_student(config: ExperimentConfig, run: RunDir, name: str, distiller: D
     save_weights(distiller.student_ema, run.student_path(other, ema=True), metadata)
 
 
-def _figures(config: ExperimentConfig, name: str, distiller: Distiller, evaluator: Evaluator | None) -> dict[str, Any]:
-    """A student's entry in result.json."""
+def _figures(
+    config: ExperimentConfig, name: str, distiller: Distiller, evaluator: Evaluator | None, held_out: HeldOutEvaluator | None
+) -> dict[str, Any]:
+    """A student's entry in result.json. Its agreement is on the labelled images, or else on the held-out ones."""
     last = ema = None
+    agreement = None if held_out is None else held_out.measure(distiller.student)[0]
     if evaluator is not None:
         last = evaluator.evaluate(normalized(distiller.teacher, distiller.student))
         ema = evaluator.evaluate(normalized(distiller.teacher, distiller.student_ema))
@@ -78,7 +83,7 @@ def _figures(config: ExperimentConfig, name: str, distiller: Distiller, evaluato
         "params": count_params(distiller.student),
         "metric_last": None if last is None else last.metric,
         "metric_ema": None if ema is None else ema.metric,
-        "agreement": None if last is None else last.agreement,
+        "agreement": agreement if last is None else last.agreement,
         "objective": config.students[name].objective.kind,
         "images_distilled": distiller.num_steps * config.students[name].batch_size,
         "student_steps": distiller.num_steps,
