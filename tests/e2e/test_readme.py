@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 
 
 def typed(command: str, folder: Path) -> str:
-    """Runs a README command as it stands; its standard output."""
-    done = run_command(command.split()[1:], folder, timeout_s=900)
+    """Runs a README command as it stands, where no data lie but those of its folder; its standard output."""
+    done = run_command(command.split()[1:], folder, {"RAYDFKD_DATA": ""}, timeout_s=900)
     assert done.code == 0, f"{command}: exit code {done.code}\n{done.out}\n{done.err}"
     return done.out
 
