@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 from pydantic import Field
 
-from raydfkd.settings import Settings
+from raydfkd.settings import Settings, rewritten
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 class ResourcesConfig(Settings):
@@ -25,3 +28,9 @@ class ResourcesConfig(Settings):
     def threads(self) -> int:
         """torch threads of an actor: as configured, otherwise its CPUs rounded up."""
         return max(1, math.ceil(self.num_cpus)) if self.num_threads is None else self.num_threads
+
+
+def without_gpus(settings: SettingsT) -> SettingsT:
+    """These settings with no GPU requested by any actor."""
+    changed: SettingsT = rewritten(settings, lambda part: {"num_gpus": 0} if isinstance(part, ResourcesConfig) else {})
+    return changed

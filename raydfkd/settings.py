@@ -5,6 +5,7 @@ Imports neither torch nor ray nor numpy.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -43,19 +44,28 @@ class Settings(BaseModel):
         Raises:
             ValidationError: they do not fit together any more.
         """
-        return type(self).model_validate(_scaled(self, share).model_dump())
+
+        def counts(settings: Settings) -> dict[str, Any]:
+            marked = [
+                name
+                for name, field in type(settings).model_fields.items()
+                if any(isinstance(mark, Budget) for mark in field.metadata)
+            ]
+            whole = {name: getattr(settings, name) for name in marked}
+            return {name: max(1, round(count * share)) for name, count in whole.items() if count}
+
+        return type(self).model_validate(rewritten(self, counts).model_dump())
 
 
-def _scaled(value: Any, share: float) -> Any:
+def rewritten(value: Any, updates: Callable[[Settings], Mapping[str, Any]]) -> Any:
+    """A copy of settings in which each part, here and below, has the values that ``updates`` gives for it; not validated."""
     if isinstance(value, Settings):
-        updates = {}
-        for name, field in type(value).model_fields.items():
-            inner = getattr(value, name)
-            counted = any(isinstance(mark, Budget) for mark in field.metadata) and isinstance(inner, int)
-            updates[name] = (inner and max(1, round(inner * share))) if counted else _scaled(inner, share)
-        return value.model_copy(update=updates)
+        below = {name: rewritten(getattr(value, name), updates) for name in type(value).model_fields}
+        return value.model_copy(update={**below, **updates(value)})
     if isinstance(value, dict):
-        return {key: _scaled(inner, share) for key, inner in value.items()}
+        return {key: rewritten(inner, updates) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(rewritten(inner, updates) for inner in value)
     return value
 
 

@@ -19,8 +19,8 @@ BACKWARD = 2
 def estimated_hours(row: Row) -> float | None:
     """Hours on this machine's device, to within a factor of about two; None for a network whose arithmetic is not known.
 
-    Counted are the networks' convolutions and matrix products: the teacher's and the student's in a student's step, and the
-    teacher's forward and backward in each step of an inversion. Generators' own arithmetic is counted as the teacher's.
+    Counted are the convolutions and matrix products of the teacher and the student in a student's step, and of the teacher for
+    each image that a source makes or trains on. A generator's own are left out.
     """
     if row.cell.kind != "experiment":
         return None
@@ -36,8 +36,8 @@ def estimated_hours(row: Row) -> float | None:
     )
     batches = config.schedule.warmup_batches + config.schedule.rounds * config.schedule.batches_per_round
     for source in config.sources.values():
-        inner = max(1, int(getattr(source, "steps_per_batch", 1))) * batches + int(getattr(source, "pretrain_steps", 0))
-        work += inner * source.batch_size * (1 + BACKWARD) * teacher
+        trained_on = source.images_trained_on(batches)
+        work += (batches * source.batch_size + (1 + BACKWARD) * trained_on) * teacher
     return work / _per_second() / 3600
 
 

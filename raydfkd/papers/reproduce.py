@@ -16,8 +16,10 @@ from raydfkd.papers.rows import Row
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig, HeldOutConfig
 from raydfkd.pipeline.sweep.held_out_images import make_held_out
+from raydfkd.pipeline.teacher.epoch_lines import EpochLines
 from raydfkd.pipeline.teacher.training import train_teacher
 from raydfkd.replay.arrow import to_parquet
+from raydfkd.resources import SettingsT, without_gpus
 from raydfkd.run_dir import RunDir, write_atomically
 
 HELD_OUT_IMAGES = 500
@@ -55,22 +57,21 @@ def refuse_missing(row: Row, train: bool) -> None:
         )
 
 
-def run_row(row: Row, seed: int, *, train: bool, tell: Tell, watcher: Any = None) -> None:
-    """One run of a row, unless it is finished; an unfinished one is resumed.
+def run_row(row: Row, seed: int, *, tell: Tell, watcher: Any = None) -> None:
+    """One run of a row that ``refuse_missing`` has let through, unless it is finished; an unfinished one is resumed.
+
+    Its teacher and its data set are made first where they are missing.
 
     Args:
         seed: of the run; a data set has the seed of its own settings.
-        train: train its teacher if that is missing.
         tell: takes a line for people.
         watcher: of the distillation.
 
     Raises:
-        RaydfkdError: something is missing or wrong.
+        RaydfkdError: something is wrong.
     """
-    refuse_missing(row, train)
-    if row.missing_teacher() is not None:
-        recipe = row.teacher_row
-        assert recipe is not None, "refused above"
+    recipe = None if row.missing_teacher() is None else row.teacher_row
+    if recipe is not None:
         _train(recipe, tell)
     if row.build is not None:
         _build(row.build, tell)
@@ -87,7 +88,8 @@ def _distil(row: Row, seed: int, tell: Tell, watcher: Any) -> None:
     if run.result_path.is_file():
         tell(f"{row.name}, seed {seed}: finished before, {run.path}")
         return
-    config = _without_gpu(row.experiment(), tell)
+    config = row.experiment()
+    config = _on_this_machine(config, config.runtime.address, tell)
     config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"seed": seed})})
     missing = row.missing_evaluation()
     if missing is not None:
@@ -108,19 +110,13 @@ def _held_out(row: Row, config: ExperimentConfig) -> Path:
     return path
 
 
-def _without_gpu(config: ExperimentConfig, tell: Tell) -> ExperimentConfig:
-    """Without requests for GPUs where there is none, and no cluster that may have some."""
-    if config.runtime.address is not None or torch.cuda.is_available() or not any(r.num_gpus for r in config.resources):
+def _on_this_machine(config: SettingsT, address: str | None, tell: Tell) -> SettingsT:
+    """Without requests for GPUs where there is none, and no cluster at ``address`` that may have some."""
+    on_cpu = without_gpus(config)
+    if address is not None or torch.cuda.is_available() or on_cpu == config:
         return config
     tell("this machine has no GPU: everything runs on the CPU")
-
-    def on_cpu(parts: dict[str, Any]) -> dict[str, Any]:
-        return {
-            name: part.model_copy(update={"resources": part.resources.model_copy(update={"num_gpus": 0})})
-            for name, part in parts.items()
-        }
-
-    return config.model_copy(update={"sources": on_cpu(config.sources), "students": on_cpu(config.students)})
+    return on_cpu
 
 
 def _train(row: Row, tell: Tell) -> None:
@@ -129,16 +125,8 @@ def _train(row: Row, tell: Tell) -> None:
         return
     config = row.recipe()
     row.trained.parent.mkdir(parents=True, exist_ok=True)
-    fifth = max(1, config.epochs // 5)
-
-    def epoch(record: dict[str, Any]) -> None:
-        if record["epoch"] % fifth == 0:
-            share = f"{record['train_accuracy']:.1%} of the training images"
-            tell(f"teacher {row.name}: epoch {record['epoch']} of {record['epochs']}, {share}")
-
-    trained = train_teacher(config, row.trained, epoch)
-    measured = "" if trained.accuracy is None else f", accuracy {trained.accuracy:.2%}"
-    tell(f"teacher {row.name}: trained in {trained.seconds:.0f} s{measured}, {trained.path}")
+    trained = train_teacher(config, row.trained, EpochLines(lambda line: tell(f"teacher {row.name}: {line}")))
+    tell(f"teacher {row.name}: {trained.summary}, {trained.path}")
 
 
 def _build(row: Row, tell: Tell) -> None:
@@ -147,8 +135,7 @@ def _build(row: Row, tell: Tell) -> None:
     tell(f"data set {row.name}: building it in {row.built}")
     file = row.folder / "build.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    plain = row.dataset_build().model_dump(mode="json")
-    if not torch.cuda.is_available() and plain["runtime"]["address"] is None:
-        plain["runtime"]["resources"]["num_gpus"] = 0
+    config = row.dataset_build()
+    plain = _on_this_machine(config, config.runtime.address, tell).model_dump(mode="json")
     write_atomically(file, yaml.safe_dump(plain, sort_keys=False))
     build_dataset(file, out=row.built, resume=row.built.is_dir())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from raydfkd.data.dataset_kind import DatasetConfig
 from raydfkd.data.kinds import DATASETS
 from raydfkd.errors import CheckpointError, ConfigError, DataError
 from raydfkd.papers.cells import Cell, cells_of
-from raydfkd.papers.paper import load_paper
+from raydfkd.papers.paper import PaperConfig, load_paper
 from raydfkd.pipeline.dataset.config import DatasetBuildConfig
 from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
 from raydfkd.pipeline.experiment.input_paths import anchor_paths
@@ -62,7 +64,7 @@ class Row:
         name = "dataset/build.json" if self.cell.kind == "dataset" else "seed*/result.json"
         return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob(name))]
 
-    @property
+    @cached_property
     def build(self) -> Row | None:
         """The data set that its experiment reads and that is built first."""
         if self.cell.build is None:
@@ -83,21 +85,35 @@ class Row:
         """Whether its data set is complete, for a row that builds one."""
         return self.cell.kind == "dataset" and any(found.get("state") == "finished" for found in self.results())
 
-    def tree(self) -> dict[str, Any]:
-        """Its plain settings, for ``--print``."""
+    @cached_property
+    def _tree(self) -> dict[str, Any]:
         build = self.build
         tree = self.cell.settings("" if build is None else str(build.built.absolute()))
         if self.cell.kind == "experiment":
             tree["reproduces"] = {"paper": self.paper, "table": self.cell.table_name, "row": self.name, "scale": self.scale}
         return apply_overrides(tree, list(self.overrides))
 
+    def plain(self) -> dict[str, Any]:
+        """Its settings as a YAML file has them; at a share of the budget every one of them, as it is there.
+
+        Raises:
+            ConfigError: only the paper's figures are known of this row.
+        """
+        if self.cell.kind == "experiment" and self.scale < 1:
+            return self.experiment().model_dump(mode="json")
+        return copy.deepcopy(self._tree)
+
     def experiment(self) -> ExperimentConfig:
-        """Its experiment at this share of the budget."""
-        tree = self.tree()
+        """Its experiment at this share of the budget; its teacher may be one that was trained at this share."""
+        config = self._experiment
         weights = None if self.scale == 1 or self.teacher is None else self._weights()
-        if weights is not None:
-            tree["teacher"]["checkpoint"] = str(weights)
-        whole = build_experiment(tree, where=self._where)
+        if weights is None:
+            return config
+        return config.model_copy(update={"teacher": config.teacher.model_copy(update={"checkpoint": weights.absolute()})})
+
+    @cached_property
+    def _experiment(self) -> ExperimentConfig:
+        whole = build_experiment(self._tree, where=self._where)
         config: ExperimentConfig = self._at_scale(whole)
         if config.evaluation is None:
             return config
@@ -108,14 +124,14 @@ class Row:
     def dataset_build(self) -> DatasetBuildConfig:
         """Its build of a data set; a share of the budget makes as many images, since nothing in it counts steps."""
         config: DatasetBuildConfig = self._at_scale(
-            validate(DatasetBuildConfig, anchor_paths(self.tree(), DatasetBuildConfig, Path()), self._where)
+            validate(DatasetBuildConfig, anchor_paths(self._tree, DatasetBuildConfig, Path()), self._where)
         )
         return config
 
     def recipe(self) -> TeacherTrainingConfig:
         """Its training of a teacher."""
         config: TeacherTrainingConfig = self._at_scale(
-            validate(TeacherTrainingConfig, anchor_paths(self.tree(), TeacherTrainingConfig, Path()), self._where)
+            validate(TeacherTrainingConfig, anchor_paths(self._tree, TeacherTrainingConfig, Path()), self._where)
         )
         return config
 
@@ -135,7 +151,7 @@ class Row:
         """The name of its teacher, if it is a named one."""
         if self.cell.kind == "teacher" or not self.cell.runnable:
             return None
-        given = self.tree()["teacher"].get("checkpoint")
+        given = self._tree["teacher"].get("checkpoint")
         return None if given is None or InputFile(or_name=True).is_path(given) else str(given)
 
     @property
@@ -148,7 +164,7 @@ class Row:
     @property
     def teacher_row(self) -> Row | None:
         """The row that trains its teacher; None if there is no recipe of that name."""
-        cells = cells_of(load_paper(TEACHERS[0]), TEACHERS[1])
+        cells = cells_of(_teachers(), TEACHERS[1])
         return next((Row(TEACHERS[0], cell, self.scale, self.root) for cell in cells if cell.name == self.teacher), None)
 
     def missing_teacher(self) -> str | None:
@@ -181,6 +197,11 @@ class Row:
             return None
         evaluation = self.experiment().evaluation
         return next(iter(lacking([] if evaluation is None else [evaluation.dataset])), None)
+
+
+@cache
+def _teachers() -> PaperConfig:
+    return load_paper(TEACHERS[0])
 
 
 def lacking(datasets: Iterable[DatasetConfig]) -> list[str]:

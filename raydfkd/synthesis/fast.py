@@ -89,6 +89,9 @@ class FastConfig(SynthesisConfig):
             self.refuse_idle("adversarial_weight 0", "adversarial_start_batches")
         return self
 
+    def images_trained_on(self, batches: int) -> int:
+        return batches * self.steps_per_batch * self.batch_size
+
     def rates(self) -> tuple[float, float]:
         """The (generator, latent) learning rates in force."""
         nearest = min(PUBLISHED_RATES, key=lambda k: abs(k - self.steps_per_batch))

@@ -48,6 +48,11 @@ class HiDFDConfig(GuidedGANConfig):
             raise ValueError("pretrain_steps and steps_per_batch are both 0, so the GAN would never be trained: raise one")
         return self
 
+    def images_trained_on(self, batches: int) -> int:
+        steps = self.pretrain_steps + batches * self.steps_per_batch
+        # The generator's batch, and for each update of the discriminator a real and a synthetic one.
+        return steps * self.gan_batch_size * (1 + 2 * self.discriminator_steps)
+
 
 class HiDFDSynthesizer:
     """Trains a ``GuidedGAN`` and delivers its images. It does not use the student."""

@@ -102,6 +102,10 @@ class SynthesisConfig(Settings):
         """Data sets it derives its images from, for the manifest."""
         return ()
 
+    def images_trained_on(self, batches: int) -> int:
+        """Images that go through the teacher forward and backward until so many batches are made; for estimates of time."""
+        return 0
+
 
 @dataclass(frozen=True)
 class SynthesisContext:

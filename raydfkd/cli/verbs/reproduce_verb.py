@@ -130,12 +130,7 @@ def _print(rows: Sequence[Row]) -> None:
 
     if len(rows) != 1:
         raise ConfigError(f"--print is for one row, and {len(rows)} were chosen: name the row, such as {rows[0].name}")
-    [row] = rows
-    if row.cell.kind == "experiment" and row.scale < 1:
-        tree: dict[str, Any] = row.experiment().model_dump(mode="json")
-    else:
-        tree = row.tree()
-    typer.echo(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120), nl=False)
+    typer.echo(yaml.safe_dump(rows[0].plain(), sort_keys=False, allow_unicode=True, width=120), nl=False)
 
 
 def _run(rows: Sequence[Row], seeds: Sequence[int], train: bool, alone: bool) -> None:
@@ -146,7 +141,7 @@ def _run(rows: Sequence[Row], seeds: Sequence[int], train: bool, alone: bool) ->
     for row in rows:
         if not row.cell.runnable:
             if alone:
-                row.tree()  # says why
+                row.plain()  # says why
             continue
         try:
             refuse_missing(row, train)
@@ -161,7 +156,7 @@ def _run(rows: Sequence[Row], seeds: Sequence[int], train: bool, alone: bool) ->
     for row in ready:
         for seed in seeds if row.cell.kind == "experiment" else seeds[:1]:
             with _progress(row, seed) as progress:
-                run_row(row, seed, train=train, tell=typer.echo, watcher=progress)
+                run_row(row, seed, tell=typer.echo, watcher=progress)
 
 
 def _progress(row: Row, seed: int) -> Any:
@@ -229,8 +224,7 @@ def _submit(rows: Sequence[Row], seeds: Sequence[int], address: str) -> None:
     for row in chosen:
         file = row.folder.absolute() / "experiment.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
-        tree = row.experiment().model_dump(mode="json") if row.scale < 1 else row.tree()
-        file.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        file.write_text(yaml.safe_dump(row.plain(), sort_keys=False, allow_unicode=True), encoding="utf-8")
         for seed in seeds:
             run = row.run_dir(seed).absolute()
             command = job_command(file, [f"runtime.seed={seed}"], file.parent, run, (run / "manifest.json").is_file())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -94,19 +94,12 @@ def _distill(
 
 
 def _train_teacher(recipe: TeacherTrainingConfig, path: Path, progress: Progress) -> None:
+    from raydfkd.pipeline.teacher.epoch_lines import EpochLines
     from raydfkd.pipeline.teacher.training import train_teacher
 
-    fifth = max(1, recipe.epochs // 5)
-
-    def tell(record: dict[str, Any]) -> None:
-        if record["epoch"] % fifth == 0:
-            detail = f"epoch {record['epoch']} of {record['epochs']}, {record['train_accuracy']:.1%} of the training images"
-            progress.stage("training the teacher", detail)
-
     progress.stage("training the teacher", f"{recipe.model} on {recipe.dataset.kind}")
-    trained = train_teacher(recipe, path, tell)
-    if trained.accuracy is not None:
-        progress.stage("teacher trained", f"{trained.accuracy:.1%} of the test images in {trained.seconds:.0f} s")
+    trained = train_teacher(recipe, path, EpochLines(lambda line: progress.stage("training the teacher", line)))
+    progress.stage("teacher trained", trained.summary)
 
 
 def _new_folder(wanted: Path) -> Path:

@@ -52,6 +52,12 @@ class TeacherTrainingResult:
     seconds: float
     path: Path
 
+    @property
+    def summary(self) -> str:
+        """What people read at the end."""
+        measured = "" if self.accuracy is None else f", accuracy {self.accuracy:.2%} on the evaluation data"
+        return f"{self.epochs} epochs in {self.seconds:.0f} s{measured}"
+
 
 def train_teacher(
     config: TeacherTrainingConfig, out_path: str | Path, progress: Progress | None = None
