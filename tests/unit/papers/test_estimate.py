@@ -21,7 +21,7 @@ def hours(paper: str, table: str, name: str, scale: float = 1.0, *overrides: str
 
 
 def test_a_step_costs_the_teacher_once_and_the_student_forward_and_backward() -> None:
-    """Multiply-adds an image, counted layer by layer: WRN-16-2 has three equal groups, WRN-16-1 a first one without shortcut."""
+    """Multiply-adds counted by layer: WRN-16-2 has three equal groups, the first of WRN-16-1 has no shortcut."""
     row = ("laptop", "cifar10", "none")
     longer = hours(*row, 1.0, "schedule.rounds=101") - hours(*row, 1.0, "schedule.rounds=100")
     [cell] = chosen_cells(load_paper("laptop"), "cifar10", "none")
