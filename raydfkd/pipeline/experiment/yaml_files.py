@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from raydfkd.data.catalogue import CATALOGUE, split_short_form
 from raydfkd.errors import ConfigError
 from raydfkd.pipeline.experiment.config_errors import sentence
 
@@ -112,10 +113,11 @@ def merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
     """``lower`` changed by ``upper``: mappings are merged key by key, everything else is replaced, lists whole.
 
     A mapping that names another ``kind`` than the one below it replaces it, because the other kind has other keys.
+    A named data set's short form is merged as the mapping that it is short for.
     """
     result = dict(lower)
     for key, value in upper.items():
-        below = lower.get(key)
+        below = _in_full(lower.get(key))
         if isinstance(below, dict) and isinstance(value, dict):
             kinds = {mapping["kind"] for mapping in (below, value) if isinstance(mapping.get("kind"), str)}
             value = value if len(kinds) > 1 else merge(below, value)
@@ -199,7 +201,14 @@ def _set(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> No
             return
         if isinstance(node, dict) and node.get(slot) is None:
             node[slot] = {}
+        node[slot] = _in_full(node[slot])
         node = node[slot]
+
+
+def _in_full(value: Any) -> Any:
+    """The mapping that a named data set's ``NAME/SPLIT`` is short for, so that it can be changed; all else as it is."""
+    is_short = isinstance(value, str) and value.count("/") == 1 and value.split("/")[0] in CATALOGUE
+    return split_short_form(value) if is_short else value
 
 
 def _index(node: list[Any], key: str, here: str, override: str) -> int:

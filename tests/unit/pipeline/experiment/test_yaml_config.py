@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raydfkd.errors import ConfigError
-from raydfkd.pipeline.experiment.yaml_files import apply_overrides, dump_yaml, read_yaml, validate
+from raydfkd.pipeline.experiment.yaml_files import apply_overrides, dump_yaml, merge, read_yaml, validate
 
 
 class Strict(BaseModel):
@@ -110,6 +110,17 @@ def test_overrides_set_nested_values_and_leave_the_input_alone():
         "n": None,
     }
     assert tree == {"a": {"b": 1, "list": [{"x": 1}, {"x": 2}]}, "none": None}
+
+
+def test_a_named_data_set_in_its_short_form_can_be_changed():
+    tree = {"evaluation": {"dataset": "cifar10/test"}, "model": "cifar10/test"}
+    in_full = {"kind": "named", "name": "cifar10", "split": "test", "max_images": 100}
+    changed = {"evaluation": {"dataset": in_full}, "model": "cifar10/test"}
+    assert apply_overrides(tree, ["evaluation.dataset.max_images=100"]) == changed
+    assert merge(tree, {"evaluation": {"dataset": {"max_images": 100}}}) == changed
+    assert merge(tree, {"evaluation": {"dataset": {"kind": "digits"}}})["evaluation"] == {"dataset": {"kind": "digits"}}
+    with pytest.raises(ConfigError, match="goes through a, which is a string"):
+        apply_overrides({"a": "mine/test"}, ["a.b=1"])
 
 
 @pytest.mark.parametrize(
