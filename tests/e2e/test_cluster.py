@@ -188,6 +188,37 @@ def test_ray_s_own_submit(cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
+def test_rows_of_a_paper_are_jobs(cluster: Cluster) -> None:
+    """On Ray, by name; the second time one is finished and the other, which failed, is sent again."""
+    sets = [*SHORT[1:], "teacher.checkpoint=" + str(cluster.project / "experiments/teachers/digits.safetensors")]
+    sets += ["runtime.runner=ray", "replay.synthetic.capacity=200", "sources.inversion.batch_size=50"]
+    out = cluster.storage / "reproduced"
+    words = [str(BIN / "raydfkd"), "reproduce", "laptop", "digits", "ssdkd", "--scale", "0.02", "--out", str(out)]
+    words += [word for setting in sets for word in ("--set", setting)]
+    broken = out / "laptop/digits/ssdkd/scale-0.02/seed1"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("a file where the run directory should be")
+    sent = cluster.run(*words, "--seeds", "0,1", "--address", cluster.address)
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    assert sent.stdout.count(" sent: ") == 2
+    status = [str(BIN / "ray"), "job", "logs", "--follow", "--address", cluster.address]
+    logs = [cluster.run(*status, f"laptop-digits-ssdkd-0.02-seed{seed}").stdout for seed in (0, 1)]
+    assert "page: " in logs[0], logs[0]
+    result = json.loads((broken.with_name("seed0") / "result.json").read_text())
+    assert result["reproduces"]["scale"] == 0.02
+    assert result["runner"] == "ray"
+    broken.unlink()
+    again = cluster.run(*words, "--seeds", "0,1", "--address", cluster.address)
+    assert "seed 0: finished before" in again.stdout
+    assert again.stdout.count(" sent: ") == 1
+    cluster.run(*status, "laptop-digits-ssdkd-0.02-seed1")
+    table = cluster.run(*words, "--seeds", "0,1")
+    assert table.stdout.count("finished before") == 2, table.stdout + table.stderr
+    [row] = json.loads((out / "laptop/digits/table-scale-0.02.json").read_text())["rows"]
+    assert row["seeds"] == [0, 1]
+
+
+@pytest.mark.slow
 def test_a_user_s_mistake_in_the_job_ends_with_2(cluster: Cluster) -> None:
     """Its command reserves something too, which puts it on either node."""
     missing = "teacher.checkpoint=/nowhere/teacher.safetensors"

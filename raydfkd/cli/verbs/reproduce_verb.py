@@ -31,7 +31,9 @@ def reproduce(
     train_teacher: Annotated[
         bool, typer.Option("--train-teacher", help="Train a missing teacher first, by its recipe.")
     ] = False,
-    address: Annotated[str | None, typer.Option(help="Dashboard of a Ray cluster: each run is sent to it as a job.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Dashboard of a Ray cluster: each run is sent as a job; its nodes need the data.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("reproduced"),
     compare: Annotated[
         list[Path] | None, typer.Option(help="Show a finished run in the row's place (repeatable); nothing is run.")
@@ -64,7 +66,7 @@ def reproduce(
     elif compare:
         _show(loaded, table, rows, out, compare)
     elif address is not None:
-        _submit(rows, _seeds(seeds), address)
+        _submit(rows, paper, _seeds(seeds), train_teacher, overrides or [], out, address)
     else:
         _run(rows, _seeds(seeds), train_teacher, alone=row is not None and len(rows) == 1)
         _show(loaded, table, rows, out)
@@ -206,30 +208,50 @@ def _show(paper: PaperConfig, table: str, rows: Sequence[Row], out: Path, compar
     typer.echo(f"page: {write_paper_table(folder / f'{stem}.html', paper.paper.title, heading, HEADERS, lines, notes)}")
 
 
-def _submit(rows: Sequence[Row], seeds: Sequence[int], address: str) -> None:
-    """Sends each run as a job of its own; their results are on the storage that --out names."""
+def _submit(
+    rows: Sequence[Row], paper: str, seeds: Sequence[int], train: bool, overrides: Sequence[str], out: Path, address: str
+) -> None:
+    """Sends each run as a job of its own: this command for one row and one seed, on the cluster."""
     import os
 
-    import yaml
-
+    from raydfkd.data.data_root import VARIABLE, data_root
     from raydfkd.runtime.jobs.job_client import connect
-    from raydfkd.runtime.jobs.job_command import job_command
-    from raydfkd.runtime.jobs.job_submission import Job
+    from raydfkd.runtime.jobs.job_submission import Job, forget_ended
     from raydfkd.runtime.jobs.job_submission import submit as send
 
-    chosen = [row for row in rows if row.cell.runnable and row.cell.kind == "experiment"]
-    if not chosen or any(row.build is not None for row in chosen):
-        raise ConfigError("--address sends rows that are experiments and build no data set: run the others without it")
+    if not out.is_absolute():
+        raise ConfigError(
+            f"--out is {str(out)!r}: with --address give an absolute path that every node of the cluster can access"
+        )
+    own = Path(paper).absolute() if Path(paper).suffix else None
+    environment = {"env_vars": {VARIABLE: str(data_root())}} if os.environ.get(VARIABLE) else {}
     client = connect(address, os.environ)
-    for row in chosen:
-        file = row.folder.absolute() / "experiment.yaml"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(yaml.safe_dump(row.plain(), sort_keys=False, allow_unicode=True), encoding="utf-8")
-        for seed in seeds:
-            run = row.run_dir(seed).absolute()
-            command = job_command(file, [f"runtime.seed={seed}"], file.parent, run, (run / "manifest.json").is_file())
-            name = f"{row.paper}-{row.cell.table_name}-{row.name}-{row.scale:g}-seed{seed}"
-            job = Job(command.words, command.out, {}, file.parent, named=command.named, job_id=name)
+    for row in rows:
+        if not row.cell.runnable:
+            continue
+        if row.build is not None and not row.build.is_built:
+            raise ConfigError(
+                f"row {row.name} reads the data set {row.build.name}, which is not built: send row {row.build.name} of "
+                f"{row.build.cell.table_name} first"
+            )
+        words = ["raydfkd", "reproduce", paper if own is None else own.name, row.cell.table_name, row.name]
+        words += [word for setting in overrides for word in ("--set", setting)]
+        if row.cell.kind == "experiment" and row.experiment().runtime.runner == "ray":
+            words += ["--set", "runtime.address=auto"]
+        words += ["--scale", f"{row.scale:g}", "--out", str(out), *(["--train-teacher"] if train else [])]
+        for seed in seeds if row.cell.kind == "experiment" else seeds[:1]:
+            job = Job(
+                command=(*words, "--seeds", str(seed)),
+                out=row.run_dir(seed),
+                runtime_env=environment,
+                working_dir=None if own is None else own.parent,
+                named=() if own is None else (own,),
+                job_id=f"{row.paper}-{row.cell.table_name}-{row.name}-{row.scale:g}-seed{seed}",
+            )
+            if (job.out / "result.json").is_file():
+                typer.echo(f"{row.name}, seed {seed}: finished before, {job.out}")
+                continue
+            forget_ended(client, job.job_id)
             is_new = send(client, job)
-            typer.echo(f"job {job.job_id} {'sent' if is_new else 'exists already'}: {run}")
-    typer.echo("the same command without --address shows the table once they have ended, if this machine can read --out")
+            typer.echo(f"job {job.job_id} {'sent' if is_new else 'exists already'}: {job.out}")
+    typer.echo("once they have ended, the same command without --address shows the table, and runs here what has no result yet")

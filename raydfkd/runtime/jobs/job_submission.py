@@ -104,13 +104,31 @@ def submit(client: JobClient, job: Job) -> bool:
     return True
 
 
-def _exists(client: JobClient, job: Job) -> bool:
+def forget_ended(client: JobClient, job_id: str) -> None:
+    """Removes a job that has ended, if there is one, so that another of its name can be sent.
+
+    Raises:
+        ResourceError: the cluster does not say whether there is one.
+    """
+    info = _info(client, job_id)
+    if info is not None and info.status.is_terminal():
+        client.delete_job(job_id)
+
+
+def _info(client: JobClient, job_id: str) -> Any:
+    """A job's details; None if there is no job of this name."""
     try:
-        info = client.get_job_info(job.job_id)
+        return client.get_job_info(job_id)
     except RequestRefusedError as error:
         if error.status == 404:
-            return False
-        raise ResourceError(f"the cluster does not say whether job {job.job_id} exists ({error.reason}): try again") from error
+            return None
+        raise ResourceError(f"the cluster does not say whether job {job_id} exists ({error.reason}): try again") from error
+
+
+def _exists(client: JobClient, job: Job) -> bool:
+    info = _info(client, job.job_id)
+    if info is None:
+        return False
     if info.entrypoint != job.entrypoint:
         raise ConfigError(f"job {job.job_id} exists already and runs {info.entrypoint!r}: choose another --id")
     return True
