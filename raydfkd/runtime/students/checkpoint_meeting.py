@@ -33,6 +33,7 @@ class CheckpointMeeting:
         meet: see its type.
         save_shared: writes generators and buffer to a checkpoint folder.
         while_waiting: called periodically while waiting for the others.
+        clock: in seconds.
     """
 
     def __init__(
@@ -43,12 +44,14 @@ class CheckpointMeeting:
         meet: Meet,
         save_shared: Callable[[Path], None],
         while_waiting: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run, self._student = run, student
         self._label = config.label_of(student)
         self._leads = student == config.student_name
         self._timeout_s = config.runtime.wait_timeout_s
         self._meet, self._save_shared, self._while_waiting = meet, save_shared, while_waiting
+        self._clock = clock
 
     def save(self, step: int, distiller: Distiller) -> float:
         """Returns, once the checkpoint of ``step`` is complete, the seconds spent waiting for the other students.
@@ -59,25 +62,25 @@ class CheckpointMeeting:
         if self._is_whole(step):
             return 0.0  # Already complete, with the state that this student saved before it was restarted.
         checkpoints.save_student(checkpoints.folder_of(self._run, step), self._student, distiller)
-        came = moved = time.monotonic()
+        came = moved = self._clock()
         reason, waited_s = "", 0.0
         while not self._is_whole(step):
             answer = self._meet(self._student, step)
-            waited_s = waited_s or (time.monotonic() - came if answer is None else 0.0)
+            waited_s = waited_s or (self._clock() - came if answer is None else 0.0)
             if answer is None and self._leads:
                 with checkpoints.writing(self._run, step) as folder:
                     self._save_shared(folder)
                 return waited_s
             told = f"the checkpoint of step {step} to be written" if answer is None else answer.reason
             if told != reason:
-                moved, reason = time.monotonic(), told
-            if time.monotonic() - moved > self._timeout_s:
+                moved, reason = self._clock(), told
+            if self._clock() - moved > self._timeout_s:
                 raise WaitTimeoutError(f"{self._label} waited {self._timeout_s:.0f} s for {reason}")
             if answer is None:
                 time.sleep(POLL_S)
             else:
                 self._while_waiting()
-        return waited_s or time.monotonic() - came
+        return waited_s or self._clock() - came
 
     def _is_whole(self, step: int) -> bool:
         newest = self._run.latest_checkpoint()

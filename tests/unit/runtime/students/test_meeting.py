@@ -11,6 +11,7 @@ import torch
 
 from raydfkd.errors import RunFailedError, WaitTimeoutError
 from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
+from raydfkd.pipeline.run import checkpoints
 from raydfkd.pipeline.run.exchange_state import build_exchange
 from raydfkd.pipeline.run.messages import NotYet
 from raydfkd.run_dir import RunDir
@@ -103,15 +104,21 @@ def test_nobody_waits_for_ever_and_in_silence(tmp_path: Path) -> None:
 
 def test_one_that_moves_is_no_standstill(tmp_path: Path) -> None:
     """The other takes four times as long as anybody may stand still, and moves on all the time."""
-    rig = Rig(tmp_path / "run", wait_timeout_s=0.3)
-    thread = rig.save("small", 12, 1)
-    for step in range(12):
-        thread.join(0.1)
-        rig.exchange.student_steps["large"] = step
-    assert thread.is_alive()
-    rig.save("large", 12, 2).join(60)
-    thread.join(60)
-    assert rig.shared == ["step-00000012"]
+    rig = Rig(tmp_path / "run", wait_timeout_s=3)
+    now = 0.0
+
+    def a_second_later() -> None:
+        nonlocal now
+        now += 1
+        rig.exchange.student_steps["large"] += 1
+        if now == 12:
+            checkpoints.save_student(checkpoints.folder_of(rig.run, 12), "large", FakeDistiller(2))  # type: ignore[arg-type]
+            rig.meet("large", 12)
+
+    config = experiment(wait_timeout_s=3)
+    meeting = CheckpointMeeting(config, rig.run, "small", rig.meet, lambda folder: None, a_second_later, lambda: now)
+    assert meeting.save(12, FakeDistiller(1)) == 12  # type: ignore[arg-type]
+    assert rig.marks() == {"small": 1, "large": 2}
 
 
 def test_a_run_that_fails_ends_the_wait(tmp_path: Path) -> None:
