@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from real_data import real
 
 from raydfkd.testing.command import run_command
 from raydfkd.testing.waiting import wait_until
@@ -25,9 +26,9 @@ RAYDFKD = Path(sys.executable).with_name("raydfkd")
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 
 
-def typed(command: str, folder: Path) -> str:
-    """Runs a README command as it stands, where no data lie but those of its folder; its standard output."""
-    done = run_command(command.split()[1:], folder, {"RAYDFKD_DATA": ""}, timeout_s=900)
+def typed(command: str, folder: Path, data: str = "") -> str:
+    """Runs a README command as it stands, where no data lie but those of its folder or of ``data``; its standard output."""
+    done = run_command(command.split()[1:], folder, {"RAYDFKD_DATA": data}, timeout_s=900)
     assert done.code == 0, f"{command}: exit code {done.code}\n{done.out}\n{done.err}"
     return done.out
 
@@ -174,18 +175,33 @@ def test_papers(tmp_path: Path) -> None:
     assert "teacher cifar10_resnet34, cifar10/test (accuracy)" in row
 
 
+SMALL_BATCHES = (
+    "--set sources.inversion.batch_size=32 --set sources.inversion.steps_per_batch=1 "
+    "--set students.small.batch_size=32 --set replay.synthetic.capacity=64"
+)
+
+
 @pytest.mark.slow
 def test_a_row_without_any_data(tmp_path: Path) -> None:
-    """With small batches; the same command again finds it finished."""
-    small = "sources.inversion.batch_size=32 sources.inversion.steps_per_batch=1 replay.synthetic.capacity=64"
-    sets = " ".join(f"--set {setting}" for setting in f"{small} students.small.batch_size=32".split())
-    command = f"raydfkd reproduce laptop cifar10 none --scale 0.01 {sets}"
+    """The same command again finds it finished."""
+    command = f"raydfkd reproduce laptop cifar10 none --scale 0.01 {SMALL_BATCHES}"
     told = typed(command, tmp_path)
     assert "cifar10/test is not here, so agreement with the teacher is measured, not accuracy" in told
     [row] = json.loads((tmp_path / "reproduced/laptop/cifar10/table-scale-0.01.json").read_text())["rows"]
     assert (row["runs"], row["ours"]) == (1, None)
     assert row["agreement"] is not None
     assert "finished before" in typed(command, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_row_with_data(tmp_path: Path) -> None:
+    data = real("cifar10/test.parquet").parents[1]
+    few = "--set evaluation.dataset.max_images=200"
+    typed(f"raydfkd reproduce laptop cifar10 none --scale 0.01 {SMALL_BATCHES} {few}", tmp_path, str(data))
+    [row] = json.loads((tmp_path / "reproduced/laptop/cifar10/table-scale-0.01.json").read_text())["rows"]
+    assert row["runs"] == 1
+    assert row["gap"] == pytest.approx(row["teacher"] - row["ours"])
+    assert row["teacher"] > 80
 
 
 @pytest.mark.slow
