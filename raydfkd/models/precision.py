@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -11,10 +12,18 @@ from torch import nn
 
 
 def supports_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 on ``device`` (hardware support, not emulation)."""
+    """Whether bfloat16 is faster than float32 on ``device``: its hardware computes in it.
+
+    oneDNN's own answer also counts x86 processors with AVX-512 alone, on which it emulates bfloat16 several times slower than
+    float32.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if device.type != "cpu":
+        return False
+    if platform.machine() in ("x86_64", "AMD64"):
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def autocast(device: torch.device, enabled: bool) -> AbstractContextManager[Any]:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raydfkd.errors import RaydfkdError
 from raydfkd.models.catalog import build_classifier
+from raydfkd.models.precision import autocast
 from raydfkd.papers.rows import Row
 
 BACKWARD = 2
@@ -64,7 +65,7 @@ def _per_second() -> float:
     operations, spent = 0.0, 0.0
     for number in range(8):
         began = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device, enabled=True):
             loss = layer(images).float().square().mean()
         loss.backward()
         float(loss.detach())

@@ -30,6 +30,18 @@ def test_a_gpu_that_only_emulates_bfloat16_does_not_count(monkeypatch: pytest.Mo
     assert precision.supports_bfloat16(torch.device("cuda")) is False
 
 
+@pytest.mark.parametrize(("avx512_bf16", "amx", "expected"), [
+    (False, False, False), (True, False, True), (False, True, True),
+])  # fmt: skip
+def test_an_x86_processor_that_only_emulates_it_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, avx512_bf16: bool, amx: bool, expected: bool
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert precision.supports_bfloat16(CPU) is expected
+
+
 def test_the_cpu_is_asked_itself_and_other_devices_are_not_trusted() -> None:
     assert isinstance(precision.supports_bfloat16(CPU), bool)
     assert precision.supports_bfloat16(torch.device("meta")) is False
