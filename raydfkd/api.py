@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raydfkd.errors import ConfigError, RaydfkdError, RunDirError
+from raydfkd.ownership import owned
 from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment, load_experiment
 from raydfkd.pipeline.experiment.yaml_files import dump_yaml
 from raydfkd.run_dir import RunDir, write_atomically
+
+if TYPE_CHECKING:
+    from raydfkd.pipeline.sweep.config import Sweep
+    from raydfkd.pipeline.sweep.sweep_result import SweepWatcher
+    from raydfkd.sweep_dir import SweepDir
 
 
 @dataclass(frozen=True)
@@ -73,11 +79,14 @@ def distill(
     updates: dict[str, Any] = {} if address is None else {"address": address}
     path = Path(out or config.runtime.out or f"runs/{name}-seed{config.runtime.seed}")
     config = config.model_copy(update={"runtime": config.runtime.model_copy(update={**updates, "out": path.absolute()})})
-    run = _open(path, config, resume, file)
-    result = execute(config, run, resume=resume, watcher=watcher, run_ray=_ray_runner)
     from raydfkd.report.html import write_report
 
-    return Result(result, run.path, write_report(run.path))
+    if resume:
+        RunDir.open(path)
+    with owned(path, what=f"run directory {path}", advice=_stop_advice(path)):
+        run = _open(path, config, resume, file)
+        result = execute(config, run, resume=resume, watcher=watcher, run_ray=_ray_runner)
+        return Result(result, run.path, write_report(run.path))
 
 
 @dataclass(frozen=True)
@@ -130,18 +139,26 @@ def sweep(
         folder = SweepDir.open(given if given.is_dir() and out is None else out or _sweep_folder(given))
         if list(overrides):
             raise ConfigError("a resumed sweep keeps its settings: leave the overrides out, or start a new sweep")
-        if folder.manifest().get("state") == "finished":
-            raise RunDirError(f"sweep directory {folder.path} holds a finished sweep: there is nothing to resume")
         loaded = load_sweep(folder.sweep_path, settings)
     else:
         loaded = load_sweep(SweepDir.open(given).sweep_path if given.is_dir() else given, settings)
-        folder = SweepDir.create(out or loaded.config.runtime.out or f"runs/{given.stem}")
-        write_beginning(loaded, folder)
+        folder = SweepDir(out or loaded.config.runtime.out or f"runs/{given.stem}")
+    advice = "choose another --out, or end that process (Ctrl-C or kill) and continue the sweep with --resume"
+    with owned(folder.path, what=f"sweep directory {folder.path}", advice=advice):
+        if not resume:
+            SweepDir.create(folder.path)
+            write_beginning(loaded, folder)
+        elif folder.manifest().get("state") == "finished":
+            raise RunDirError(f"sweep directory {folder.path} holds a finished sweep: there is nothing to resume")
+        return _sweep(loaded, folder, resume, SweepWatcher() if watcher is None else watcher)
+
+
+def _sweep(loaded: Sweep, folder: SweepDir, resume: bool, watcher: SweepWatcher) -> SweepResult:
     from raydfkd.report.sweep.sweep_page import write_sweep_report
     from raydfkd.runtime.sweeps.tuner import run_sweep
 
     try:
-        result = run_sweep(loaded, folder, resume=resume, watcher=SweepWatcher() if watcher is None else watcher)
+        result = run_sweep(loaded, folder, resume=resume, watcher=watcher)
     except RaydfkdError as error:
         if not resume and error.exit_code == 2 and not folder.trials():
             folder.remove_unstarted()
@@ -196,20 +213,22 @@ def build_dataset(
     given = Path(path)
     config = load_dataset_build(given / "build.yaml" if given.is_dir() else given, overrides)
     place = Path(out) if out is not None else given if given.is_dir() else Path("datasets") / given.stem
-    if resume:
-        folder = BuildFolder.reopen(place, config)
-        build = DatasetBuild(config)
-    else:
-        BuildFolder.require_free(place)  # before the teacher is loaded
-        build = DatasetBuild(config)
-        folder = BuildFolder.begin(place, config)
     told = (lambda name, done, total: None) if tell is None else tell
-    if config.runtime.runner == "local":
-        manifest = build.run(folder, execute_here, told)
-    else:
-        from raydfkd.runtime.dataset_build_on_ray import build_on_ray
+    advice = "choose another --out, or end that process (Ctrl-C or kill) and continue the build with --resume"
+    with owned(place, what=f"data set folder {place}", advice=advice):
+        if resume:
+            folder = BuildFolder.reopen(place, config)
+            build = DatasetBuild(config)
+        else:
+            BuildFolder.require_free(place)  # before the teacher is loaded
+            build = DatasetBuild(config)
+            folder = BuildFolder.begin(place, config)
+        if config.runtime.runner == "local":
+            manifest = build.run(folder, execute_here, told)
+        else:
+            from raydfkd.runtime.dataset_build_on_ray import build_on_ray
 
-        manifest = build_on_ray(build, folder, told)
+            manifest = build_on_ray(build, folder, told)
     names = class_names(config.teacher.weights)
     words = describe_starvation(manifest["class_counts"], manifest["distinct_class_counts"], names)
     return BuiltDataset(place, manifest, words)
@@ -220,6 +239,13 @@ def _sweep_folder(file: Path) -> Path:
     from raydfkd.pipeline.sweep.config import load_sweep
 
     return load_sweep(file).config.runtime.out or Path(f"runs/{file.stem}")
+
+
+def _stop_advice(path: Path) -> str:
+    return (
+        f"choose another --out, or stop that run (raydfkd stop {path}, Ctrl-C or kill) and continue it here with "
+        f"raydfkd run {path} --resume"
+    )
 
 
 def _open(path: Path, config: ExperimentConfig, resume: bool, file: Path | None) -> RunDir:

@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from raydfkd.papers.rows import Row
+from raydfkd.run_dir import write_atomically
 
 HEADERS = (
     "row",
@@ -118,5 +119,5 @@ def _time(hours: float | None) -> str:
 def write_json(path: Path, paper: str, table: str, outcomes: Sequence[Mapping[str, Any]]) -> Path:
     """Writes the outcomes as one JSON file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"paper": paper, "table": table, "rows": list(outcomes)}, indent=1) + "\n", encoding="utf-8")
+    write_atomically(path, json.dumps({"paper": paper, "table": table, "rows": list(outcomes)}, indent=1) + "\n")
     return path

@@ -151,4 +151,4 @@ def _build(row: Row, tell: Tell) -> None:
     if not torch.cuda.is_available() and plain["runtime"]["address"] is None:
         plain["runtime"]["resources"]["num_gpus"] = 0
     write_atomically(file, yaml.safe_dump(plain, sort_keys=False))
-    build_dataset(file, out=row.built, resume=row.built.is_dir())
+    build_dataset(file, out=row.built, resume=(row.built / "build.json").is_file())

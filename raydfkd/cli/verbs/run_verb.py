@@ -53,6 +53,7 @@ def demo(
 
     Trains a teacher first, starts a local Ray, distils a student without data and writes the report.
     """
+    from raydfkd.ownership import owned
     from raydfkd.pipeline.experiment.config import load_experiment
     from raydfkd.pipeline.experiment.yaml_files import read_yaml, validate
     from raydfkd.pipeline.teacher.config import TeacherTrainingConfig
@@ -63,8 +64,9 @@ def demo(
     settings = [f"runtime.seed={seed}", f"teacher.checkpoint={teacher}", *(overrides or [])]
     experiment = load_experiment(DEMO, settings)
     recipe = validate(TeacherTrainingConfig, {**read_yaml(DEMO_TEACHER), "seed": seed}, DEMO_TEACHER.name)
-    RunDir.create(folder)
-    _distill(experiment, DEMO, settings, out=folder, recipe=recipe)
+    with owned(folder, what=f"run directory {folder}"):
+        RunDir.create(folder)
+        _distill(experiment, DEMO, settings, out=folder, recipe=recipe)
 
 
 def _distill(

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from raydfkd.errors import RunDirError
+from raydfkd.ownership import is_owner_file
 from raydfkd.pipeline.dataset.config import DatasetBuildConfig, load_dataset_build
 from raydfkd.pipeline.dataset.reading import Columns, stored_path
 from raydfkd.pipeline.experiment.yaml_files import dump_yaml
@@ -49,7 +50,7 @@ class BuildFolder:
                 finished = folder.manifest().get("state") == "finished"
                 advice = "choose another --out" if finished else "resume it with --resume, or choose another --out"
                 raise RunDirError(f"{path} already holds {'a finished' if finished else 'an unfinished'} data set: {advice}")
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if path.exists() and (not path.is_dir() or any(not is_owner_file(p) for p in path.iterdir())):
                 what = "is not empty" if path.is_dir() else "is a file"
                 raise RunDirError(f"{path} {what}: choose another --out; a data set needs its own folder")
         except OSError as error:

@@ -14,7 +14,7 @@ import torch
 from raydfkd.data.checksums import checksum_of
 from raydfkd.data.collected import CollectedImages
 from raydfkd.data.dataset_kind import DatasetConfig
-from raydfkd.errors import CheckpointError, DiskFullError, RaydfkdError, RunStoppedError
+from raydfkd.errors import CheckpointError, DiskFullError, RaydfkdError, RunStoppedError, RunTakenOverError
 from raydfkd.metrics import STUDENT_KINDS
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig, generator_id
@@ -83,6 +83,8 @@ def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Wat
 def _mark_end(run: RunDir, error: BaseException, resume: bool) -> None:
     """Records in the manifest how the run ended; a failure to write must not hide the original error."""
     with suppress(OSError):
+        if isinstance(error, RunTakenOverError):
+            return
         if isinstance(error, RunStoppedError):
             run.update_manifest(state="stopped")
         elif not resume and _is_refusal(error) and not any(run.metrics()):
@@ -198,5 +200,5 @@ def _remove_unstarted(run: RunDir) -> None:
             folder.rmdir()
     for path in (run.config_path, run.metrics_path, run.manifest_path, run.collected_path):
         path.unlink(missing_ok=True)
-    if not any(run.path.iterdir()):
+    with suppress(OSError):  # it holds something else, or its owner's file, whose end removes the folder
         run.path.rmdir()
