@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from raydfkd.errors import ConfigError, RaydfkdError, RunDirError
 from raydfkd.ownership import owned
+from raydfkd.pipeline.experiment.changes import latest
 from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment, load_experiment
 from raydfkd.pipeline.experiment.yaml_files import dump_yaml
 from raydfkd.run_dir import RunDir, write_atomically
@@ -61,7 +62,9 @@ def distill(
         config: an experiment, a tree of plain values, or the path of a YAML file.
         overrides: ``a.b=c`` settings on top of a tree or a file.
         out: the run directory; otherwise ``runtime.out``, otherwise ``runs/<name>-seed<seed>``.
-        resume: continue the run in that directory from its last checkpoint.
+        resume: continue the run in that directory from its last checkpoint. Overrides of its earlier starts hold on; other
+            settings may be changed, and are recorded, unless they determine what the checkpoint holds (seed, task, teacher,
+            networks, ...). A finished run goes on if ``schedule.rounds`` is higher than it was.
         address: Ray cluster to join, in place of ``runtime.address``.
         watcher: notified of stages and records during the run (see ``pipeline.recorder.Watcher``).
 
@@ -71,13 +74,12 @@ def distill(
     from raydfkd.pipeline.run.execute import execute
 
     file = Path(config) if isinstance(config, str | Path) else None
-    name = "experiment" if file is None else file.stem
-    if isinstance(config, str | Path):
-        config = load_experiment(config, overrides)
-    elif isinstance(config, dict):
-        config = build_experiment(config, overrides)
+    overrides = list(overrides)
+    if resume and not isinstance(config, ExperimentConfig):
+        overrides = resumed_overrides(config, overrides, out)
+    name, config = "experiment" if file is None else file.stem, _experiment(config, overrides)
     updates: dict[str, Any] = {} if address is None else {"address": address}
-    path = Path(out or config.runtime.out or f"runs/{name}-seed{config.runtime.seed}")
+    path = _run_path(config, name, out)
     config = config.model_copy(update={"runtime": config.runtime.model_copy(update={**updates, "out": path.absolute()})})
     from raydfkd.report.html import write_report
 
@@ -85,8 +87,30 @@ def distill(
         RunDir.open(path)
     with owned(path, what=f"run directory {path}", advice=_stop_advice(path)):
         run = _open(path, config, resume, file)
-        result = execute(config, run, resume=resume, watcher=watcher, run_ray=_ray_runner)
+        result = execute(config, run, resume=resume, watcher=watcher, run_ray=_ray_runner, overrides=overrides)
         return Result(result, run.path, write_report(run.path))
+
+
+def resumed_overrides(
+    config: dict[str, Any] | str | Path, overrides: Iterable[str], out: str | Path | None = None
+) -> list[str]:
+    """The overrides of a run's earlier starts, which its file lacks, and then ``overrides``; see ``distill``."""
+    overrides = list(overrides)
+    name = Path(config).stem if isinstance(config, str | Path) else "experiment"
+    run = RunDir.open(_run_path(_experiment(config, overrides), name, out))
+    if isinstance(config, str | Path) and Path(config).resolve() == run.config_path.resolve():
+        return overrides
+    return latest([*run.manifest().get("overrides", []), *overrides])
+
+
+def _experiment(config: ExperimentConfig | dict[str, Any] | str | Path, overrides: list[str]) -> ExperimentConfig:
+    if isinstance(config, str | Path):
+        return load_experiment(config, overrides)
+    return build_experiment(config, overrides) if isinstance(config, dict) else config
+
+
+def _run_path(config: ExperimentConfig, name: str, out: str | Path | None) -> Path:
+    return Path(out or config.runtime.out or f"runs/{name}-seed{config.runtime.seed}")
 
 
 @dataclass(frozen=True)
@@ -258,7 +282,12 @@ def _open(path: Path, config: ExperimentConfig, resume: bool, file: Path | None)
         return run
     run = RunDir.open(path)
     if run.manifest().get("state") == "finished":
-        raise RunDirError(f"run directory {path} holds a finished run: there is nothing to resume, choose another --out")
+        newest = run.latest_checkpoint()
+        if newest is None or config.schedule.total_steps <= int(newest.name.removeprefix("step-")):
+            raise RunDirError(
+                f"run directory {path} holds a finished run: there is nothing to resume; choose another --out, or prolong it "
+                f"with schedule.rounds above {config.schedule.rounds}"
+            )
     return run
 
 

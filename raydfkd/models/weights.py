@@ -69,6 +69,14 @@ def save_weights(model: nn.Module, path: str | Path, metadata: dict[str, str] | 
     write_atomically(path, save(state, metadata=metadata))  # save_file would make it readable only by its owner
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Restores an optimizer's moments; its settings (learning rate, weight decay, ...) stay those that it was built with."""
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+
+
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The text pairs in a safetensors file's header. Raises CheckpointError if it is missing or damaged."""
     path = Path(path)

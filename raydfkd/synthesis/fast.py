@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from raydfkd import augment
     from raydfkd.losses import distillation, inversion
     from raydfkd.models import generators, precision, weight_vector
+    from raydfkd.models import weights as weight_files
     from raydfkd.models.generators.upsampling import UpsamplingGenerator
     from raydfkd.models.teachers import bn_statistics, frozen_teacher
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
@@ -31,7 +32,7 @@ else:
     torch, augment = deferred("torch"), deferred("raydfkd.augment")
     distillation, inversion = deferred("raydfkd.losses.distillation"), deferred("raydfkd.losses.inversion")
     generators, precision = deferred("raydfkd.models.generators"), deferred("raydfkd.models.precision")
-    weight_vector = deferred("raydfkd.models.weight_vector")
+    weight_vector, weight_files = deferred("raydfkd.models.weight_vector"), deferred("raydfkd.models.weights")
     bn_statistics = deferred("raydfkd.models.teachers.bn_statistics")
     frozen_teacher = deferred("raydfkd.models.teachers.frozen_teacher")
 
@@ -286,7 +287,7 @@ class FastSynthesizer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.generator.load_state_dict(state["generator"])
-        self._meta_optimizer.load_state_dict(state["meta_optimizer"])
+        weight_files.load_optimizer(self._meta_optimizer, state["meta_optimizer"])
         average = state["average"]
         self._average = None if average is None else [(m.to(self.device), v.to(self.device)) for m, v in average]
         self._was_reset = state["was_reset"]

@@ -41,6 +41,10 @@ def run(
         out = experiment
     path = experiment_path(experiment)
     settings = [*(overrides or []), *([] if runner is None else [f"runtime.runner={runner.value}"])]
+    if resume:
+        from raydfkd.api import resumed_overrides
+
+        settings = resumed_overrides(path, settings, out)
     _distill(load_experiment(path, settings), path, settings, out=out, resume=resume, address=address)
 
 

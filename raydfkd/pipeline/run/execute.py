@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ import torch
 from raydfkd.data.checksums import checksum_of
 from raydfkd.data.collected import CollectedImages
 from raydfkd.data.dataset_kind import DatasetConfig
-from raydfkd.errors import CheckpointError, DiskFullError, RaydfkdError, RunStoppedError, RunTakenOverError
+from raydfkd.errors import CheckpointError, DiskFullError, RaydfkdError, RunStoppedError, RunTakenOverError, TeacherError
 from raydfkd.metrics import STUDENT_KINDS
 from raydfkd.pipeline.experiment import builder
+from raydfkd.pipeline.experiment.changes import described, latest, resumable
 from raydfkd.pipeline.experiment.config import ExperimentConfig, generator_id
+from raydfkd.pipeline.experiment.yaml_files import dump_yaml, read_yaml
 from raydfkd.pipeline.run import checkpoints, collecting
 from raydfkd.pipeline.run.exchange_state import build_exchange, load_exchange
 from raydfkd.pipeline.run.local_runner import run_local
@@ -33,34 +35,54 @@ TIMELESS_RECORDS = ("event", "generators")
 """Kinds of records about the run's processes, which a resume does not undo."""
 
 
-def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Watcher | None, run_ray: Runner) -> dict[str, Any]:
+def execute(
+    config: ExperimentConfig,
+    run: RunDir,
+    *,
+    resume: bool,
+    watcher: Watcher | None,
+    run_ray: Runner,
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
     """Checks, runs and finishes an experiment; the manifest always holds its current state.
 
     Args:
         run: its directory, opened.
-        resume: continue from the latest checkpoint (from the beginning if there is none yet).
+        resume: continue from the latest checkpoint (from the beginning if there is none yet). Settings that differ from those
+            recorded in the directory are recorded in their place.
         run_ray: the Ray runner, passed in because this package does not import Ray.
+        overrides: ``a.b=c`` settings that ``config`` has on top of its file, for the manifest.
+
+    Raises:
+        ConfigError: a resume would change a setting that it cannot.
     """
     watcher = Watcher() if watcher is None else watcher
     checkpoint = run.latest_checkpoint() if resume else None
+    changes = resumable(read_yaml(run.config_path), config.model_dump(mode="json"), run.path) if resume else {}
     watcher.stage("checking the teacher")
     try:
         # With Ray the actors own the GPUs; the driver only checks and finishes.
         device = builder.choose_device(config) if config.runtime.runner == "local" else torch.device("cpu")
         teacher_sha256, collected = _check(config, run, checkpoint, device)
-        elapsed_s = _rewind(run, checkpoint) if resume else 0.0
+        elapsed_s = 0.0
+        if resume:
+            _require_same_teacher(run, teacher_sha256)
+            write_atomically(run.config_path, dump_yaml(config))
+            elapsed_s = _rewind(run, checkpoint)
     except BaseException:
         if not resume:  # a resumed run keeps its files
             _remove_unstarted(run)
         raise
     try:
-        _write_manifest(config, run, teacher_sha256)
+        _write_manifest(config, run, teacher_sha256, overrides)
         recorder = Recorder(config, run, watcher, elapsed_s)
         try:
             if collected is not None:
                 _announce(config, run, recorder, collected)
             if resume:
                 recorder.event(f"resumed from {checkpoint.name if checkpoint is not None else 'the beginning'}")
+            if changes:
+                recorder.event(f"settings changed: {', '.join(described(changes))}")
             runner = run_local if config.runtime.runner == "local" else run_ray
             runner(config, run, recorder, checkpoint)
             recorder.stage("finishing")
@@ -134,6 +156,15 @@ def _check(
     return teacher.state_sha256(), collected
 
 
+def _require_same_teacher(run: RunDir, teacher_sha256: str) -> None:
+    before = run.manifest().get("teacher_sha256") if run.manifest_path.exists() else None
+    if before not in (None, teacher_sha256):
+        raise TeacherError(
+            f"the run in {run.path} began with a teacher of sha256 {before[:12]}, which is now {teacher_sha256[:12]}: "
+            "resume with the same weights, or start another run with another --out"
+        )
+
+
 def _announce(config: ExperimentConfig, run: RunDir, recorder: Recorder, collected: CollectedImages) -> None:
     collecting.write(run, collected)
     recorder.stage("collected images", collected.describe())
@@ -145,7 +176,7 @@ def _is_refusal(error: BaseException) -> bool:
     return isinstance(error, RaydfkdError) and error.exit_code == 2
 
 
-def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) -> None:
+def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str, overrides: Sequence[str]) -> None:
     splits = []
     if config.evaluation is not None:
         splits.append(_split_read(config.evaluation.dataset, "evaluation only"))
@@ -161,6 +192,7 @@ def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) 
         state="running",
         error=None,
         seed=config.runtime.seed,
+        overrides=latest([*(run.manifest().get("overrides", []) if run.manifest_path.exists() else []), *overrides]),
         teacher_sha256=teacher_sha256,
         data_splits_read=splits,
         metric_name=task.metric_name,
@@ -182,6 +214,8 @@ def _rewind(run: RunDir, checkpoint: Path | None) -> float:
     those of the round's synthesis after it, so the latter will be made again.
     """
     step = 0 if checkpoint is None else int(checkpoint.name.removeprefix("step-"))
+    if run.result_path.exists():  # a finished run that is prolonged: its result stays readable under another name
+        run.result_path.replace(run.earlier_result_path(step))
     records = list(run.metrics())
     kept = [
         r
