@@ -15,7 +15,8 @@ from raydfkd.errors import CheckpointError, ConfigError, DataError, TeacherError
 from raydfkd.evaluation.accuracy import Evaluator
 from raydfkd.evaluation.held_out_agreement import HeldOutEvaluator
 from raydfkd.models.catalog import build_classifier
-from raydfkd.models.precision import supports_bfloat16
+from raydfkd.models.precision import evaluating, supports_bfloat16
+from raydfkd.models.teachers.output_kind import kind_of
 from raydfkd.models.teachers.teacher import FrozenTeacher, build_teacher
 from raydfkd.models.teachers.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient
 from raydfkd.models.weights import load_weights, read_metadata
@@ -145,10 +146,26 @@ def build_student(config: ExperimentConfig, teacher: FrozenTeacher | None = None
         network = build_classifier(student.model, config.task.num_classes, config.task.image_shape)
         if student.checkpoint is not None:
             load_weights(network, student.checkpoint)
+        _refuse_softmax(config, network, name)
         if remake is None:
             return network
         assert teacher is not None
         return remake(network, teacher, student)
+
+
+@torch.no_grad()
+def _refuse_softmax(config: ExperimentConfig, student: nn.Module, name: str) -> None:
+    """A student's file is for the user's own code, so that its outputs are left as they are."""
+    model = config.students[name].model
+    if ":" not in model:
+        return
+    with evaluating(student):
+        kind = kind_of(student(torch.rand(3, *config.task.image_shape)))
+    if kind == "probabilities":
+        raise ConfigError(
+            f"students.{name}.model {model!r} gives probabilities, by a softmax at its end: distillation needs its logits, so "
+            "leave the softmax out of the network"
+        )
 
 
 def build_synthesizer(

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,10 @@ def execute(
     try:
         # With Ray the actors own the GPUs; the driver only checks and finishes.
         device = builder.choose_device(config) if config.runtime.runner == "local" else torch.device("cpu")
-        teacher_sha256, collected = _check(config, run, checkpoint, device)
+        checked = _check(config, run, checkpoint, device)
         elapsed_s = 0.0
         if resume:
-            _require_same_teacher(run, teacher_sha256)
+            _require_same_teacher(run, checked.teacher_sha256)
             write_atomically(run.config_path, dump_yaml(config))
             elapsed_s = _rewind(run, checkpoint)
     except BaseException:
@@ -74,11 +75,14 @@ def execute(
             _remove_unstarted(run)
         raise
     try:
-        _write_manifest(config, run, teacher_sha256, overrides)
+        _write_manifest(config, run, checked.teacher_sha256, overrides)
         recorder = Recorder(config, run, watcher, elapsed_s)
         try:
-            if collected is not None:
-                _announce(config, run, recorder, collected)
+            if not resume:
+                for warning in checked.warnings:
+                    recorder.event(f"warning: {warning}")
+            if checked.collected is not None:
+                _announce(config, run, recorder, checked.collected)
             if resume:
                 recorder.event(f"resumed from {checkpoint.name if checkpoint is not None else 'the beginning'}")
             if changes:
@@ -116,20 +120,24 @@ def _mark_end(run: RunDir, error: BaseException, resume: bool) -> None:
             run.update_manifest(state=state, error=str(error) or type(error).__name__)
 
 
-def _check(
-    config: ExperimentConfig, run: RunDir, checkpoint: Path | None, device: torch.device
-) -> tuple[str, CollectedImages | None]:
-    """Builds everything that user settings can break, before anything starts.
+@dataclass(frozen=True)
+class _Checked:
+    """The teacher's hash, the collected images if the run has not stored them yet, and what looks wrong."""
 
-    Returns:
-        The teacher's hash, and the collected images if the run has not stored them yet.
+    teacher_sha256: str
+    collected: CollectedImages | None
+    warnings: tuple[str, ...]
+
+
+def _check(config: ExperimentConfig, run: RunDir, checkpoint: Path | None, device: torch.device) -> _Checked:
+    """Builds everything that user settings can break, before anything starts.
 
     Raises:
         RaydfkdError: schedule, teacher, student, generators, collected or evaluation data or checkpoint is unusable.
     """
     exchange = build_exchange(config)
     teacher = builder.build_frozen_teacher(config)
-    builder.audit(config, teacher)
+    warnings = list(builder.audit(config, teacher).warnings)
     for name in config.students:
         builder.build_student(config, teacher, name)
     kept = collecting.read(run)
@@ -153,7 +161,7 @@ def _check(
                     f"the run in {run.path} has done {distiller.num_steps} student steps and schedule.rounds "
                     f"{config.schedule.rounds} gives {config.schedule.total_steps}: resume with at least the original rounds"
                 )
-    return teacher.state_sha256(), collected
+    return _Checked(teacher.state_sha256(), collected, tuple(warnings))
 
 
 def _require_same_teacher(run: RunDir, teacher_sha256: str) -> None:

@@ -1,0 +1,65 @@
+"""What looks wrong with the teacher is an event at a run's beginning, before anything is spent on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_run import experiment
+
+from raydfkd.api import distill
+from raydfkd.errors import ConfigError
+from raydfkd.models.weights import save_weights
+from raydfkd.run_dir import RunDir
+
+
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raydfkd.report.html.write_report", lambda path: path / "report.html")
+    monkeypatch.setattr("raydfkd.pipeline.run.recorder.Recorder._to_tensorboard", lambda self, record: None)
+
+
+def warnings(tree: dict[str, Any], out: Path) -> list[str]:
+    """Of a run of one round."""
+    run = RunDir(distill(tree, overrides=["schedule.rounds=1"], out=out).run_dir)
+    events = [record["message"] for record in run.metrics("event")]
+    assert all(event.startswith("warning: ") for event in events)
+    return [event.removeprefix("warning: ") for event in events]
+
+
+def test_a_good_teacher_is_not_warned_of(teacher: Path, tmp_path: Path) -> None:
+    assert warnings(experiment(teacher), tmp_path / "run") == []
+
+
+def test_what_the_audit_finds_is_an_event(teacher: Path, tmp_path: Path) -> None:
+    weights = load_file(teacher)
+    head = [name for name in weights if weights[name].shape[:1] == (10,)]
+    metadata = {"mean": "[0.3]", "std": "[0.4]", "image_shape": "[1, 8, 8]", "num_classes": "10"}
+    state = {name: tensor / 1000 if name in head else tensor for name, tensor in weights.items()}
+    _save(state, tmp_path / "cooled.safetensors", metadata)
+    told = warnings(experiment(tmp_path / "cooled.safetensors"), tmp_path / "run")
+    assert any("all classes are about equally likely" in one for one in told)
+
+
+def _save(state: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    class Holder(torch.nn.Module):
+        def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+            return state
+
+    save_weights(Holder(), path, metadata)
+
+
+def test_a_student_with_a_softmax_is_refused(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "softmaxed.py").write_text(
+        "from torch import nn\n"
+        "def net(num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes), nn.Softmax(1))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    tree = experiment(teacher)
+    tree["students"]["small"]["model"] = "softmaxed:net"
+    with pytest.raises(ConfigError, match="'softmaxed:net' gives probabilities, by a softmax at its end"):
+        distill(tree, out=tmp_path / "run")
