@@ -232,7 +232,7 @@ def build_dataset(
     from raydfkd.pipeline.dataset.build import DatasetBuild, execute_here
     from raydfkd.pipeline.dataset.config import load_dataset_build
     from raydfkd.pipeline.dataset.folder import BuildFolder
-    from raydfkd.pipeline.dataset.inspection import class_names
+    from raydfkd.pipeline.experiment.builder import class_names
 
     given = Path(path)
     config = load_dataset_build(given / "build.yaml" if given.is_dir() else given, overrides)

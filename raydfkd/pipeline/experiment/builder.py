@@ -13,6 +13,7 @@ from raydfkd.distillation.distiller import Distiller
 from raydfkd.distillation.objectives import OBJECTIVES
 from raydfkd.errors import CheckpointError, ConfigError, DataError, TeacherError
 from raydfkd.evaluation.accuracy import Evaluator
+from raydfkd.evaluation.first_look import look_at
 from raydfkd.evaluation.held_out_agreement import HeldOutEvaluator
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.precision import evaluating, supports_bfloat16
@@ -208,13 +209,28 @@ def build_distiller(config: ExperimentConfig, device: torch.device, name: str | 
         return Distiller(config.students[name], teacher, student, total_steps, device, bf16=config.runtime.bf16)
 
 
+def class_names(weights: Path | None) -> tuple[str, ...] | None:
+    """The class names in the metadata of a teacher's weights, if there are any."""
+    if weights is None or weights.suffix != ".safetensors":
+        return None
+    return tuple(json.loads(read_metadata(weights).get("classes", "[]"))) or None
+
+
+def warnings_on(config: ExperimentConfig, teacher: FrozenTeacher, evaluator: Evaluator, device: torch.device) -> list[str]:
+    """What some of the evaluation images show to be wrong with the teacher, or with the data."""
+    weights = config.teacher.weights
+    recorded = read_metadata(weights) if weights is not None and weights.suffix == ".safetensors" else {}
+    return list(look_at(teacher.to(device), evaluator.dataset, class_names(weights), recorded, device))
+
+
 def build_evaluator(config: ExperimentConfig, teacher: FrozenTeacher, device: torch.device) -> Evaluator | None:
     """Reads the evaluation data; None if the experiment has none."""
     if config.evaluation is None:
         return None
     from raydfkd.data.datasets import load_dataset
 
-    dataset = load_dataset(config.evaluation.dataset, config.task.image_shape, config.task.num_classes)
+    order = class_names(config.teacher.weights)
+    dataset = load_dataset(config.evaluation.dataset, config.task.image_shape, config.task.num_classes, order)
     precision = torch.bfloat16 if config.runtime.bf16 and supports_bfloat16(device) else None
     return build_task(config.task).evaluator(dataset, teacher, config.evaluation.batch_size, device, precision)
 

@@ -149,7 +149,9 @@ def _check(config: ExperimentConfig, run: RunDir, checkpoint: Path | None, devic
             synthesizer = builder.build_synthesizer(config, source, index, device, images)
             if checkpoint is not None:
                 checkpoints.load_generator(checkpoint, generator_id(source, index), synthesizer)
-    builder.build_evaluator(config, teacher, device)
+    evaluator = builder.build_evaluator(config, teacher, device)
+    if evaluator is not None and checkpoint is None:
+        warnings += builder.warnings_on(config, teacher, evaluator, device)
     builder.build_held_out(config, teacher, device)
     if checkpoint is not None:
         load_exchange(checkpoint, exchange)

@@ -80,7 +80,11 @@ def train_teacher(
 def _train(config: TeacherTrainingConfig, path: Path, progress: Progress | None) -> TeacherTrainingResult:
     device = _device(config.device)
     train = load_dataset(config.dataset, config.image_shape, config.num_classes)
-    test = None if config.evaluation is None else load_dataset(config.evaluation, config.image_shape, config.num_classes)
+    test = (
+        None
+        if config.evaluation is None
+        else load_dataset(config.evaluation, config.image_shape, config.num_classes, train.classes)
+    )
     # Forked, so that neither initialisation nor dropout changes the caller's random state.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)

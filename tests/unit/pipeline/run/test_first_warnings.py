@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_run import experiment
 
 from raydfkd.api import distill
+from raydfkd.data.datasets import load_dataset
+from raydfkd.data.kinds.digits import DigitsConfig
 from raydfkd.errors import ConfigError
-from raydfkd.models.weights import save_weights
+from raydfkd.models.weights import read_metadata, save_weights
 from raydfkd.run_dir import RunDir
 
 
@@ -63,3 +67,27 @@ def test_a_student_with_a_softmax_is_refused(teacher: Path, tmp_path: Path, monk
     tree["students"]["small"]["model"] = "softmaxed:net"
     with pytest.raises(ConfigError, match="'softmaxed:net' gives probabilities, by a softmax at its end"):
         distill(tree, out=tmp_path / "run")
+
+
+def test_a_teacher_at_chance_on_the_evaluation_data_is_an_event(teacher: Path, tmp_path: Path) -> None:
+    tree = experiment(teacher)
+    tree["teacher"]["normalization"] = {"mean": [0.3], "std": [400.0]}
+    told = warnings(tree, tmp_path / "run")
+    assert any("which is chance for 10 classes: check the order of the classes" in one for one in told)
+
+
+def test_folders_in_another_order_than_the_teachers_classes_are_measured_by_name(teacher: Path, tmp_path: Path) -> None:
+    """Their texts sort eight before five; the teacher's file names them from zero to nine."""
+    words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    digits = load_dataset(DigitsConfig(split="test"), (1, 8, 8), 10)
+    for number, label in enumerate(digits.labels[:100]):
+        (tmp_path / "test" / words[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits.images[number, 0]).save(tmp_path / "test" / words[label] / f"{number}.png")
+    metadata = {"mean": "[0.3]", "std": "[0.4]", "num_classes": "10", "classes": json.dumps(words)}
+    _save(load_file(teacher), tmp_path / "named.safetensors", metadata)
+    tree = experiment(tmp_path / "named.safetensors")
+    tree["evaluation"] = {"dataset": {"kind": "image_folder", "path": str(tmp_path / "test")}}
+    run = RunDir(distill(tree, overrides=["schedule.rounds=1"], out=tmp_path / "run").run_dir)
+    assert run.result()["teacher"]["metric"] > 0.6
+    assert list(run.metrics("event")) == []
+    assert json.loads(read_metadata(run.student_path())["classes"]) == list(words)
