@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from raydfkd.data.datasets import ImageDataset
 from raydfkd.evaluation.accuracy import Classifier, evaluate
@@ -18,7 +19,11 @@ NAMES_SHOWN = 5
 
 
 def look_at(
-    teacher: Classifier, dataset: ImageDataset, classes: Sequence[str] | None, recorded: dict[str, str], device: object = "cpu"
+    teacher: Classifier,
+    dataset: ImageDataset,
+    classes: Sequence[str] | None,
+    recorded: dict[str, str],
+    device: torch.device | str = "cpu",
 ) -> Iterator[str]:
     """One sentence for each thing that looks wrong.
 
@@ -37,12 +42,12 @@ def look_at(
         yield f"the evaluation data's classes are numbers and in the order of their texts ({shown}): name them 00, 01, ..."
     rows = np.unique(np.linspace(0, len(dataset) - 1, min(NUM_IMAGES, len(dataset))).astype(int))
     some = replace(dataset, images=np.ascontiguousarray(dataset.images[rows]), labels=dataset.labels[rows])
-    accuracy, chance = evaluate(teacher, some, device=device).metric, 1 / dataset.num_classes  # type: ignore[arg-type]
+    accuracy, chance = evaluate(teacher, some, device=device).metric, 1 / dataset.num_classes
     if accuracy <= chance + DEVIATIONS * math.sqrt(chance * (1 - chance) / len(some)):
         yield (
             f"the teacher is right on {accuracy:.1%} of {len(some)} evaluation images, which is chance for "
-            f"{dataset.num_classes} classes: check the order of the classes ({shown}), teacher.normalization, the images' size and channels, and "
-            "whether the weights belong to this network"
+            f"{dataset.num_classes} classes: check the order of the classes ({shown}), teacher.normalization, "
+            "the images' size and channels, and whether the weights belong to this network"
         )
     elif recorded.get("evaluation_split") == f"{dataset.name}/{dataset.split}" and "accuracy" in recorded:
         before = float(recorded["accuracy"])
