@@ -90,6 +90,10 @@ class FastConfig(SynthesisConfig):
             self.refuse_idle("adversarial_weight 0", "adversarial_start_batches")
         return self
 
+    @property
+    def reads_batch_norm(self) -> bool:
+        return self.bn_weight > 0
+
     def rates(self) -> tuple[float, float]:
         """The (generator, latent) learning rates in force."""
         nearest = min(PUBLISHED_RATES, key=lambda k: abs(k - self.steps_per_batch))
@@ -132,7 +136,7 @@ class FastSynthesizer:
         self.generator = generator.to(device).to(memory_format=torch.channels_last).train()
         self.student_version: WeightsVersion = 0
         self.rng = torch.Generator().manual_seed(context.seed)
-        self._statistics = bn_statistics.BatchNormStatistics(self.teacher)
+        self._statistics = bn_statistics.BatchNormStatistics(self.teacher, required=config.reads_batch_norm)
         self._average: list[tuple[Tensor, Tensor]] | None = None
         self._was_reset = False
         generator_lr, self._latent_lr = config.rates()
@@ -221,7 +225,7 @@ class FastSynthesizer:
         if self._average is not None and config.bn_momentum > 0:
             batch = inversion.smoothed_statistics(batch, self._average, config.bn_momentum)
         terms = {
-            "bn_loss": inversion.bn_loss(batch, self._statistics.running),
+            "bn_loss": inversion.bn_loss(batch, self._statistics.running) if batch else teacher_logits.new_zeros(()),
             "one_hot_loss": inversion.one_hot_loss(
                 teacher_logits, self.task_targets(teacher_logits, targets), self.task_weights(teacher_logits, targets, summary)
             ),

@@ -96,8 +96,8 @@ def require_batch_norm(audit: TeacherAudit, method: str) -> None:
         return
     layers = ", ".join(sorted(audit.normalization_layers)) or "no normalisation layer that can be read"
     raise TeacherError(
-        f"method {method!r} matches BatchNorm statistics, but this teacher has {layers}; set the BatchNorm loss weight to 0 "
-        "or choose a method without one"
+        f"method {method!r} matches BatchNorm statistics, but this teacher has {layers}; set the source's bn_weight to 0, "
+        "or choose a method without that loss"
     )
 
 

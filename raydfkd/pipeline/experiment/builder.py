@@ -119,7 +119,7 @@ def audit(config: ExperimentConfig, teacher: FrozenTeacher) -> TeacherAudit:
     found = audit_teacher(teacher)
     for source in config.sources.values():
         method = METHODS.get(source.method)
-        if method.needs_batch_norm:
+        if method.needs_batch_norm and source.reads_batch_norm:
             require_batch_norm(found, source.method)
         if method.needs_gradient:
             require_input_gradient(found, source.method)

@@ -15,7 +15,7 @@ from tiny_run import experiment
 from raydfkd.api import distill
 from raydfkd.data.datasets import load_dataset
 from raydfkd.data.kinds.digits import DigitsConfig
-from raydfkd.errors import ConfigError
+from raydfkd.errors import ConfigError, TeacherError
 from raydfkd.models.weights import read_metadata, save_weights
 from raydfkd.run_dir import RunDir
 
@@ -91,3 +91,24 @@ def test_folders_in_another_order_than_the_teachers_classes_are_measured_by_name
     assert run.result()["teacher"]["metric"] > 0.6
     assert list(run.metrics("event")) == []
     assert json.loads(read_metadata(run.student_path())["classes"]) == list(words)
+
+
+def test_a_teacher_without_batch_norm_is_distilled_once_its_loss_is_switched_off_as_advised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "grouped.py").write_text(
+        "from torch import nn\n"
+        "def net(num_classes):\n"
+        "    layers = nn.Conv2d(1, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Flatten(), nn.Linear(288, num_classes)\n"
+        "    return nn.Sequential(*layers)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    tree = experiment(tmp_path)
+    tree["teacher"] = {"model": "grouped:net", "normalization": {"mean": [0.3], "std": [0.4]}}
+    tree["evaluation"] = None
+    with pytest.raises(TeacherError, match="but this teacher has GroupNorm; set the source's bn_weight to 0"):
+        distill(tree, out=tmp_path / "run")
+    tree["sources"]["inversion"]["bn_weight"] = 0
+    assert warnings(tree, tmp_path / "run") == []
+    losses = {record["bn_loss"] for record in RunDir(tmp_path / "run").metrics("synthesis")}
+    assert losses == {0.0}
