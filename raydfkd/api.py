@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raydfkd.errors import ConfigError, RaydfkdError, RunDirError
+from raydfkd.ownership import owned
+from raydfkd.pipeline.experiment.changes import latest
 from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment, load_experiment
 from raydfkd.pipeline.experiment.yaml_files import dump_yaml
 from raydfkd.run_dir import RunDir, write_atomically
+
+if TYPE_CHECKING:
+    from raydfkd.pipeline.sweep.config import Sweep
+    from raydfkd.pipeline.sweep.sweep_result import SweepWatcher
+    from raydfkd.sweep_dir import SweepDir
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,9 @@ def distill(
         config: an experiment, a tree of plain values, or the path of a YAML file.
         overrides: ``a.b=c`` settings on top of a tree or a file.
         out: the run directory; otherwise ``runtime.out``, otherwise ``runs/<name>-seed<seed>``.
-        resume: continue the run in that directory from its last checkpoint.
+        resume: continue the run in that directory from its last checkpoint. Overrides of its earlier starts hold on; other
+            settings may be changed, and are recorded, unless they determine what the checkpoint holds (seed, task, teacher,
+            networks, ...). A finished run goes on if ``schedule.rounds`` is higher than it was.
         address: Ray cluster to join, in place of ``runtime.address``.
         watcher: notified of stages and records during the run (see ``pipeline.recorder.Watcher``).
 
@@ -65,19 +74,43 @@ def distill(
     from raydfkd.pipeline.run.execute import execute
 
     file = Path(config) if isinstance(config, str | Path) else None
-    name = "experiment" if file is None else file.stem
-    if isinstance(config, str | Path):
-        config = load_experiment(config, overrides)
-    elif isinstance(config, dict):
-        config = build_experiment(config, overrides)
+    overrides = list(overrides)
+    if resume and not isinstance(config, ExperimentConfig):
+        overrides = resumed_overrides(config, overrides, out)
+    name, config = "experiment" if file is None else file.stem, _experiment(config, overrides)
     updates: dict[str, Any] = {} if address is None else {"address": address}
-    path = Path(out or config.runtime.out or f"runs/{name}-seed{config.runtime.seed}")
+    path = _run_path(config, name, out)
     config = config.model_copy(update={"runtime": config.runtime.model_copy(update={**updates, "out": path.absolute()})})
-    run = _open(path, config, resume, file)
-    result = execute(config, run, resume=resume, watcher=watcher, run_ray=_ray_runner)
     from raydfkd.report.html import write_report
 
-    return Result(result, run.path, write_report(run.path))
+    if resume:
+        RunDir.open(path)
+    with owned(path, what=f"run directory {path}", advice=_stop_advice(path)):
+        run = _open(path, config, resume, file)
+        result = execute(config, run, resume=resume, watcher=watcher, run_ray=_ray_runner, overrides=overrides)
+        return Result(result, run.path, write_report(run.path))
+
+
+def resumed_overrides(
+    config: dict[str, Any] | str | Path, overrides: Iterable[str], out: str | Path | None = None
+) -> list[str]:
+    """The overrides of a run's earlier starts, which its file lacks, and then ``overrides``; see ``distill``."""
+    overrides = list(overrides)
+    name = Path(config).stem if isinstance(config, str | Path) else "experiment"
+    run = RunDir.open(_run_path(_experiment(config, overrides), name, out))
+    if isinstance(config, str | Path) and Path(config).resolve() == run.config_path.resolve():
+        return overrides
+    return latest([*run.manifest().get("overrides", []), *overrides])
+
+
+def _experiment(config: ExperimentConfig | dict[str, Any] | str | Path, overrides: list[str]) -> ExperimentConfig:
+    if isinstance(config, str | Path):
+        return load_experiment(config, overrides)
+    return build_experiment(config, overrides) if isinstance(config, dict) else config
+
+
+def _run_path(config: ExperimentConfig, name: str, out: str | Path | None) -> Path:
+    return Path(out or config.runtime.out or f"runs/{name}-seed{config.runtime.seed}")
 
 
 @dataclass(frozen=True)
@@ -130,18 +163,26 @@ def sweep(
         folder = SweepDir.open(given if given.is_dir() and out is None else out or _sweep_folder(given))
         if list(overrides):
             raise ConfigError("a resumed sweep keeps its settings: leave the overrides out, or start a new sweep")
-        if folder.manifest().get("state") == "finished":
-            raise RunDirError(f"sweep directory {folder.path} holds a finished sweep: there is nothing to resume")
         loaded = load_sweep(folder.sweep_path, settings)
     else:
         loaded = load_sweep(SweepDir.open(given).sweep_path if given.is_dir() else given, settings)
-        folder = SweepDir.create(out or loaded.config.runtime.out or f"runs/{given.stem}")
-        write_beginning(loaded, folder)
+        folder = SweepDir(out or loaded.config.runtime.out or f"runs/{given.stem}")
+    advice = "choose another --out, or end that process (Ctrl-C or kill) and continue the sweep with --resume"
+    with owned(folder.path, what=f"sweep directory {folder.path}", advice=advice):
+        if not resume:
+            SweepDir.create(folder.path)
+            write_beginning(loaded, folder)
+        elif folder.manifest().get("state") == "finished":
+            raise RunDirError(f"sweep directory {folder.path} holds a finished sweep: there is nothing to resume")
+        return _sweep(loaded, folder, resume, SweepWatcher() if watcher is None else watcher)
+
+
+def _sweep(loaded: Sweep, folder: SweepDir, resume: bool, watcher: SweepWatcher) -> SweepResult:
     from raydfkd.report.sweep.sweep_page import write_sweep_report
     from raydfkd.runtime.sweeps.tuner import run_sweep
 
     try:
-        result = run_sweep(loaded, folder, resume=resume, watcher=SweepWatcher() if watcher is None else watcher)
+        result = run_sweep(loaded, folder, resume=resume, watcher=watcher)
     except RaydfkdError as error:
         if not resume and error.exit_code == 2 and not folder.trials():
             folder.remove_unstarted()
@@ -191,25 +232,27 @@ def build_dataset(
     from raydfkd.pipeline.dataset.build import DatasetBuild, execute_here
     from raydfkd.pipeline.dataset.config import load_dataset_build
     from raydfkd.pipeline.dataset.folder import BuildFolder
-    from raydfkd.pipeline.dataset.inspection import class_names
+    from raydfkd.pipeline.experiment.builder import class_names
 
     given = Path(path)
     config = load_dataset_build(given / "build.yaml" if given.is_dir() else given, overrides)
     place = Path(out) if out is not None else given if given.is_dir() else Path("datasets") / given.stem
-    if resume:
-        folder = BuildFolder.reopen(place, config)
-        build = DatasetBuild(config)
-    else:
-        BuildFolder.require_free(place)  # before the teacher is loaded
-        build = DatasetBuild(config)
-        folder = BuildFolder.begin(place, config)
     told = (lambda name, done, total: None) if tell is None else tell
-    if config.runtime.runner == "local":
-        manifest = build.run(folder, execute_here, told)
-    else:
-        from raydfkd.runtime.dataset_build_on_ray import build_on_ray
+    advice = "choose another --out, or end that process (Ctrl-C or kill) and continue the build with --resume"
+    with owned(place, what=f"data set folder {place}", advice=advice):
+        if resume:
+            folder = BuildFolder.reopen(place, config)
+            build = DatasetBuild(config)
+        else:
+            BuildFolder.require_free(place)  # before the teacher is loaded
+            build = DatasetBuild(config)
+            folder = BuildFolder.begin(place, config)
+        if config.runtime.runner == "local":
+            manifest = build.run(folder, execute_here, told)
+        else:
+            from raydfkd.runtime.dataset_build_on_ray import build_on_ray
 
-        manifest = build_on_ray(build, folder, told)
+            manifest = build_on_ray(build, folder, told)
     names = class_names(config.teacher.weights)
     words = describe_starvation(manifest["class_counts"], manifest["distinct_class_counts"], names)
     return BuiltDataset(place, manifest, words)
@@ -222,6 +265,13 @@ def _sweep_folder(file: Path) -> Path:
     return load_sweep(file).config.runtime.out or Path(f"runs/{file.stem}")
 
 
+def _stop_advice(path: Path) -> str:
+    return (
+        f"choose another --out, or stop that run (raydfkd stop {path}, Ctrl-C or kill) and continue it here with "
+        f"raydfkd run {path} --resume"
+    )
+
+
 def _open(path: Path, config: ExperimentConfig, resume: bool, file: Path | None) -> RunDir:
     if not resume:
         overwritten = file is not None and file.resolve() == path.resolve() / "config.yaml"
@@ -232,7 +282,12 @@ def _open(path: Path, config: ExperimentConfig, resume: bool, file: Path | None)
         return run
     run = RunDir.open(path)
     if run.manifest().get("state") == "finished":
-        raise RunDirError(f"run directory {path} holds a finished run: there is nothing to resume, choose another --out")
+        newest = run.latest_checkpoint()
+        if newest is None or config.schedule.total_steps <= int(newest.name.removeprefix("step-")):
+            raise RunDirError(
+                f"run directory {path} holds a finished run: there is nothing to resume; choose another --out, or prolong it "
+                f"with schedule.rounds above {config.schedule.rounds}"
+            )
     return run
 
 

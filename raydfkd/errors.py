@@ -45,6 +45,14 @@ class RunDirError(RaydfkdError):
     """A run directory is not writable, already finished, or not a run directory."""
 
 
+class RunInUseError(RunDirError):
+    """A living process owns the run directory (or sweep, data set, weights file)."""
+
+
+class RunTakenOverError(RunDirError):
+    """Another process took the run directory over, because this one gave no sign of life."""
+
+
 class ResourceError(RaydfkdError):
     """The experiment asks for more than this machine or cluster has."""
 

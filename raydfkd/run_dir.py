@@ -2,8 +2,10 @@
 
 ```
 RUN/
-  config.yaml            the resolved experiment; ``raydfkd run RUN/config.yaml`` repeats the run
-  manifest.json          versions, hardware, seeds, teacher hash, every data split read and its purpose, state; while actors
+  config.yaml            the resolved experiment; ``raydfkd run RUN/config.yaml`` repeats the run; where a resume changed
+                         settings, those since, and an event lists the changes
+  manifest.json          versions, hardware, seeds, teacher hash, every data split read and its purpose, state, the command
+                         line's ``overrides`` of the experiment's file, which a resume with that file keeps; while actors
                          are alive, also how to reach them: ``actors`` (prefix of their names) and ``ray`` (address, namespace,
                          auth_mode); ``figures``: plots of the methods' own numbers for the report, a list of
                          ``{"title", "curves": {field of synthesis and preparation records: label}, "percent"}``
@@ -17,7 +19,8 @@ RUN/
   analysis/features.npz  synthetic_features, synthetic_class, and, if evaluation data exists, real_features, real_class
   student.safetensors    the first student's final weights; student_ema.safetensors its moving average; for the
                          others student-NAME.safetensors, student_ema-NAME.safetensors
-  result.json            the outcome; a stable format, read by other programs
+  result.json            the outcome; a stable format, read by other programs; of a finished run that was prolonged, the
+                         outcomes before are in result-step-00001200.json
   report.html
   tensorboard/
 ```
@@ -138,6 +141,10 @@ class RunDir:
     @property
     def result_path(self) -> Path:
         return self.path / "result.json"
+
+    def earlier_result_path(self, step: int) -> Path:
+        """Where the result of ``step`` student steps is kept, once the finished run is prolonged."""
+        return self.path / f"result-step-{step:08d}.json"
 
     @property
     def report_path(self) -> Path:

@@ -5,7 +5,8 @@ Imports neither torch nor ray nor numpy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -73,6 +74,22 @@ def rewritten(value: Any, updates: Callable[[Settings], Mapping[str, Any]]) -> A
 class Budget:
     """Marks a setting that counts what a run spends (steps, rounds, epochs), or that counts in these: a run at a share of its
     budget has that share of it."""
+
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+
+
+def require_file_names(what: str, names: Iterable[str]) -> None:
+    """Refuses names that cannot be part of a file's name on every system, or that lead to another folder.
+
+    Raises:
+        ValueError: one of them; ``what`` says of what it is the name.
+    """
+    for name in names:
+        if _FILE_NAME.fullmatch(name) is None:
+            raise ValueError(
+                f"{what} {name!r} cannot be used in file names: use up to 100 letters, digits, - and _ in {what} names"
+            )
 
 
 @dataclass(frozen=True)

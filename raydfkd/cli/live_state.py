@@ -11,6 +11,7 @@ from typing import Any
 
 from raydfkd.cli.progress_state import ProgressState, table_rows
 from raydfkd.metrics import find, in_status
+from raydfkd.ownership import owner_of
 from raydfkd.report.loading import scheduled_steps
 from raydfkd.report.result_rows import format_percent, format_rate
 from raydfkd.run_dir import RunDir
@@ -48,6 +49,10 @@ class RunStatus:
         """What is wrong with a live run, in one line."""
         if self.state != "running" or not self.run.metrics_path.exists():
             return None
+        found = owner_of(self.run.path)
+        if found is not None and found.owner is not None and found.lives is False:
+            gone = f"process {found.owner.process} on host {found.owner.host}"
+            return f"{gone} has died: continue with raydfkd run {self.run.path} --resume"
         silent_s = self._clock() - self.run.metrics_path.stat().st_mtime
         if silent_s < STALE_S:
             return self._straggler()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,21 +45,42 @@ class ImageDataset:
         return len(self.classes)
 
 
-def load_dataset(config: DatasetConfig, image_shape: tuple[int, int, int], num_classes: int) -> ImageDataset:
+def load_dataset(
+    config: DatasetConfig, image_shape: tuple[int, int, int], num_classes: int, order: tuple[str, ...] | None = None
+) -> ImageDataset:
     """Reads and decodes a data set whole.
 
     Args:
         config: which one; relative paths are relative to the working directory.
         image_shape: the task's (C, H, W); images of another size are scaled and cropped to it.
         num_classes: the task's K.
+        order: names of the task's classes, if they are known. A data set that names its classes the same, all or some of them,
+            gets its labels in this order; to case, spaces, - and _ names may differ. Another one is read in its own.
 
     Raises:
         DataError: missing, empty or damaged data; channels or classes that do not match the task's.
     """
     _require_channels(image_shape)
     source = open_source(config)
-    classes = _classes(source, num_classes)
-    return _decode(config, source, image_shape, classes)
+    places = None if order is None or len(order) != num_classes else _places(source.classes, order)
+    if places is None:
+        return _decode(config, source, image_shape, _classes(source, num_classes))
+    assert order is not None
+    own = _decode(config, source, image_shape, source.classes)
+    return replace(own, labels=places[own.labels], classes=tuple(order))
+
+
+def _places(names: tuple[str, ...] | None, order: tuple[str, ...]) -> np.ndarray | None:
+    """int64 [len(names)]: where each name is in ``order``; None if one is not, or is there twice."""
+    places = {_plain(name): place for place, name in enumerate(order)}
+    if names is None or len(places) < len(order) or len({_plain(name) for name in names}) < len(names):
+        return None
+    found = [places.get(_plain(name)) for name in names]
+    return None if None in found else np.array(found, dtype=np.int64)
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
 def load_unlabelled(config: DatasetConfig, image_shape: tuple[int, int, int]) -> ImageDataset:

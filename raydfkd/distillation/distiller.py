@@ -23,6 +23,7 @@ from raydfkd.models.precision import autocast
 from raydfkd.models.random_streams import RandomStreams
 from raydfkd.models.teachers.teacher import FrozenTeacher
 from raydfkd.models.weight_vector import float_state
+from raydfkd.models.weights import load_optimizer
 
 CPU_TEACHER_CHUNK = 64
 """On a CPU the teacher takes this many images at a time, so activations stay in the caches (WRN-16-2, 2 cores: 136 ms for
@@ -172,5 +173,5 @@ class Distiller:
         self.student.load_state_dict(state["student"])
         self.student_ema.load_state_dict(state["student_ema"])
         self.objective.trained.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.num_steps = state["num_steps"]

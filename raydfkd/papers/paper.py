@@ -19,7 +19,7 @@ from raydfkd.data.data_root import shipped_folder
 from raydfkd.errors import ConfigError, UnknownNameError
 from raydfkd.pipeline.experiment.yaml_files import read_yaml, validate
 from raydfkd.registry import nearest
-from raydfkd.settings import Settings
+from raydfkd.settings import Settings, require_file_names
 
 Kind = Literal["experiment", "dataset", "teacher"]
 
@@ -118,6 +118,9 @@ class PaperConfig(Settings):
 
     @model_validator(mode="after")
     def _members_exist(self) -> PaperConfig:
+        require_file_names("table", self.tables)
+        for axis in self.axes:
+            require_file_names(f"{axis} member", self.axes[axis])
         for name, table in self.tables.items():
             for axis in (*table.rows, *table.columns):
                 if axis not in self.axes:

@@ -138,4 +138,4 @@ def _build(row: Row, tell: Tell) -> None:
     config = row.dataset_build()
     plain = _on_this_machine(config, config.runtime.address, tell).model_dump(mode="json")
     write_atomically(file, yaml.safe_dump(plain, sort_keys=False))
-    build_dataset(file, out=row.built, resume=row.built.is_dir())
+    build_dataset(file, out=row.built, resume=(row.built / "build.json").is_file())

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from raydfkd.errors import RunDirError
+from raydfkd.ownership import owner_of
 from raydfkd.run_dir import RunDir
 from raydfkd.runtime.calls import call
 from raydfkd.runtime.ray_session import joined
@@ -81,11 +82,14 @@ def reach(run: RunDir, address: str | None = None) -> Iterator[LiveRun]:
     if state != "running":
         advice = "read its report" if state == "finished" else "resume it with raydfkd run --resume"
         raise RunDirError(f"the run in {run.path} is {state} and not running: {advice}")
+    owner = owner_of(run.path)
+    if owner is not None and owner.lives is False:
+        raise _gone(run.path)
     prefix, known = manifest.get("actors"), manifest.get("ray")
     if not prefix or not known:
         raise RunDirError(
             f"the run in {run.path} has no actors to reach: it is starting or finishing, or has runtime.runner local; "
-            "try again later, or end it with Ctrl-C where it runs"
+            f"try again later, or end it where it runs{'' if owner is None else f', {owner.owner}'} (Ctrl-C or kill)"
         )
     with joined(known, address):
         yield LiveRun(run.path, prefix, known["namespace"])

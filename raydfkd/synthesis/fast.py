@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from raydfkd import augment
     from raydfkd.losses import distillation, inversion
     from raydfkd.models import generators, precision, weight_vector
+    from raydfkd.models import weights as weight_files
     from raydfkd.models.generators.upsampling import UpsamplingGenerator
     from raydfkd.models.teachers import bn_statistics, frozen_teacher
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
@@ -31,7 +32,7 @@ else:
     torch, augment = deferred("torch"), deferred("raydfkd.augment")
     distillation, inversion = deferred("raydfkd.losses.distillation"), deferred("raydfkd.losses.inversion")
     generators, precision = deferred("raydfkd.models.generators"), deferred("raydfkd.models.precision")
-    weight_vector = deferred("raydfkd.models.weight_vector")
+    weight_vector, weight_files = deferred("raydfkd.models.weight_vector"), deferred("raydfkd.models.weights")
     bn_statistics = deferred("raydfkd.models.teachers.bn_statistics")
     frozen_teacher = deferred("raydfkd.models.teachers.frozen_teacher")
 
@@ -92,6 +93,10 @@ class FastConfig(SynthesisConfig):
     def images_trained_on(self, batches: int) -> int:
         return batches * self.steps_per_batch * self.batch_size
 
+    @property
+    def reads_batch_norm(self) -> bool:
+        return self.bn_weight > 0
+
     def rates(self) -> tuple[float, float]:
         """The (generator, latent) learning rates in force."""
         nearest = min(PUBLISHED_RATES, key=lambda k: abs(k - self.steps_per_batch))
@@ -134,7 +139,7 @@ class FastSynthesizer:
         self.generator = generator.to(device).to(memory_format=torch.channels_last).train()
         self.student_version: WeightsVersion = 0
         self.rng = torch.Generator().manual_seed(context.seed)
-        self._statistics = bn_statistics.BatchNormStatistics(self.teacher)
+        self._statistics = bn_statistics.BatchNormStatistics(self.teacher, required=config.reads_batch_norm)
         self._average: list[tuple[Tensor, Tensor]] | None = None
         self._was_reset = False
         generator_lr, self._latent_lr = config.rates()
@@ -223,7 +228,7 @@ class FastSynthesizer:
         if self._average is not None and config.bn_momentum > 0:
             batch = inversion.smoothed_statistics(batch, self._average, config.bn_momentum)
         terms = {
-            "bn_loss": inversion.bn_loss(batch, self._statistics.running),
+            "bn_loss": inversion.bn_loss(batch, self._statistics.running) if batch else teacher_logits.new_zeros(()),
             "one_hot_loss": inversion.one_hot_loss(
                 teacher_logits, self.task_targets(teacher_logits, targets), self.task_weights(teacher_logits, targets, summary)
             ),
@@ -289,7 +294,7 @@ class FastSynthesizer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.generator.load_state_dict(state["generator"])
-        self._meta_optimizer.load_state_dict(state["meta_optimizer"])
+        weight_files.load_optimizer(self._meta_optimizer, state["meta_optimizer"])
         average = state["average"]
         self._average = None if average is None else [(m.to(self.device), v.to(self.device)) for m, v in average]
         self._was_reset = state["was_reset"]

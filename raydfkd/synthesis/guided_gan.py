@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 
     from raydfkd.losses import gan
     from raydfkd.models import discriminators, generators, moving_average, precision
+    from raydfkd.models import weights as weight_files
     from raydfkd.models.discriminators import residual_discriminator
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 else:
     torch, F = deferred("torch"), deferred("torch.nn.functional")
     gan, moving_average = deferred("raydfkd.losses.gan"), deferred("raydfkd.models.moving_average")
     generators, precision = deferred("raydfkd.models.generators"), deferred("raydfkd.models.precision")
+    weight_files = deferred("raydfkd.models.weights")
     discriminators, residual_discriminator = (
         deferred("raydfkd.models.discriminators"),
         deferred("raydfkd.models.discriminators.residual_discriminator"),
@@ -275,7 +277,10 @@ class GuidedGAN:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            if isinstance(part, torch.optim.Optimizer):
+                weight_files.load_optimizer(part, state[name])
+            else:
+                part.load_state_dict(state[name])
         self.class_counts = state["class_counts"].to(self.device)
         self.num_steps = state["num_steps"]
         self.rng.set_state(state["rng"].cpu())

@@ -93,6 +93,11 @@ class SynthesisConfig(Settings):
         return getattr(self, "student", None)
 
     @property
+    def reads_batch_norm(self) -> bool:
+        """Whether these settings need the teacher's BatchNorm statistics, if the method may."""
+        return True
+
+    @property
     def class_balanced_batches(self) -> bool:
         """Whether batches are selected to balance the buffer's classes."""
         return False

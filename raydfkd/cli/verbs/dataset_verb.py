@@ -78,13 +78,13 @@ def _measure(
 
     from raydfkd.evaluation.transfer_set import inspect_images
     from raydfkd.pipeline.dataset import inspection
-    from raydfkd.pipeline.experiment.builder import build_frozen_teacher
+    from raydfkd.pipeline.experiment.builder import build_frozen_teacher, class_names
     from raydfkd.run_dir import RunDir
 
     if (path / "manifest.json").exists():
         config, images = inspection.run_images(RunDir.open(path), max_images)
         if teacher_path is None:
-            teacher, names = build_frozen_teacher(config), inspection.class_names(config.teacher.weights)
+            teacher, names = build_frozen_teacher(config), class_names(config.teacher.weights)
         else:
             teacher, names = inspection.teacher_of(teacher_path)
     elif teacher_path is None:

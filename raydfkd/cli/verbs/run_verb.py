@@ -41,6 +41,10 @@ def run(
         out = experiment
     path = experiment_path(experiment)
     settings = [*(overrides or []), *([] if runner is None else [f"runtime.runner={runner.value}"])]
+    if resume:
+        from raydfkd.api import resumed_overrides
+
+        settings = resumed_overrides(path, settings, out)
     _distill(load_experiment(path, settings), path, settings, out=out, resume=resume, address=address)
 
 
@@ -53,6 +57,7 @@ def demo(
 
     Trains a teacher first, starts a local Ray, distils a student without data and writes the report.
     """
+    from raydfkd.ownership import owned
     from raydfkd.pipeline.experiment.config import load_experiment
     from raydfkd.pipeline.experiment.yaml_files import read_yaml, validate
     from raydfkd.pipeline.teacher.config import TeacherTrainingConfig
@@ -63,8 +68,9 @@ def demo(
     settings = [f"runtime.seed={seed}", f"teacher.checkpoint={teacher}", *(overrides or [])]
     experiment = load_experiment(DEMO, settings)
     recipe = validate(TeacherTrainingConfig, {**read_yaml(DEMO_TEACHER), "seed": seed}, DEMO_TEACHER.name)
-    RunDir.create(folder)
-    _distill(experiment, DEMO, settings, out=folder, recipe=recipe)
+    with owned(folder, what=f"run directory {folder}"):
+        RunDir.create(folder)
+        _distill(experiment, DEMO, settings, out=folder, recipe=recipe)
 
 
 def _distill(

@@ -15,6 +15,7 @@ from raydfkd.data.fetching.conversion import write_split
 from raydfkd.data.fetching.downloader import Tell, download
 from raydfkd.data.fetching.layouts import find_split
 from raydfkd.errors import DataError
+from raydfkd.ownership import owned
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,16 @@ def fetch(
     """
     entry = named_dataset(name)
     folder = (data_root() if out is None else out.expanduser().absolute()) / name
+    if all((folder / f"{split}.parquet").is_file() for split in entry.splits):
+        return _fetch(name, entry, folder, local, mirror, tell)
+    advice = "wait until that process has fetched it, or choose another --out"
+    with owned(folder, what=f"data set folder {folder}", advice=advice):
+        return _fetch(name, entry, folder, local, mirror, tell)
+
+
+def _fetch(
+    name: str, entry: NamedDataset, folder: Path, local: Path | None, mirror: str | None, tell: Tell
+) -> list[FetchedSplit]:
     kept = {split: path for split in entry.splits if (path := folder / f"{split}.parquet").is_file()}
     work = folder / ".fetching"
     found = {split: _kept(entry, split, path) for split, path in kept.items()}

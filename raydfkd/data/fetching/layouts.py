@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raydfkd.data.catalogue import NamedDataset
+from raydfkd.data.file_tree import is_hidden
 from raydfkd.data.kinds.image_folder import ImageFolderConfig, image_files, open_folder
 from raydfkd.data.kinds.torchvision_sets import TorchvisionConfig, torchvision_dataset
 from raydfkd.errors import DataError
@@ -57,7 +58,7 @@ def _split_folders(entry: NamedDataset, root: Path, split: str) -> SplitImages |
     """``SPLIT/CLASS/*``, the classes in the order of their names."""
     for name in (split, *entry.folders.get(split, ())):
         folder = root / name
-        if folder.is_dir() and any(place.is_dir() for place in folder.iterdir()):
+        if folder.is_dir() and any(place.is_dir() and not is_hidden(place.name) for place in folder.iterdir()):
             return _class_folders(folder)
     return None
 

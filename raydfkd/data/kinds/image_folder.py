@@ -11,6 +11,7 @@ import numpy as np
 
 from raydfkd.data.dataset_kind import Chunk, DatasetConfig, DatasetKind, Rows, Source, evenly_spaced, numbered, slices
 from raydfkd.data.decoding import open_file
+from raydfkd.data.file_tree import files_below, is_hidden
 from raydfkd.errors import DataError
 from raydfkd.settings import InputFile
 
@@ -32,7 +33,7 @@ class ImageFolderConfig(DatasetConfig):
 
 def open_folder(config: ImageFolderConfig, labelled: bool) -> Source:
     root = _folder(config)
-    folders = sorted(place for place in root.iterdir() if place.is_dir() and not place.name.startswith("."))
+    folders = sorted(place for place in root.iterdir() if place.is_dir() and not is_hidden(place.name))
     if labelled and not folders:
         raise DataError(f"data set {root} has no folders: it needs one folder of images per class")
     if labelled:
@@ -64,7 +65,7 @@ def _folder(config: ImageFolderConfig) -> Path:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES]
+    return files_below(folder, _SUFFIXES)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pydantic import ValidationError, model_validator
 from raydfkd.data.catalogue import CATALOGUE, how_to_get, named_dataset, split_short_form
 from raydfkd.data.data_root import VARIABLE, data_root
 from raydfkd.data.dataset_kind import DatasetConfig, DatasetKind, RowReader, Source
+from raydfkd.data.file_tree import is_hidden
 from raydfkd.data.kinds import image_folder, parquet, torchvision_sets
 from raydfkd.errors import ConfigError, DataError, UnknownNameError
 from raydfkd.registry import nearest
@@ -68,7 +69,7 @@ def _places(config: NamedConfig) -> Iterator[tuple[DatasetKind, Path, dict[str, 
     folder = root / config.name / config.split
     file = folder.with_name(f"{config.split}.parquet")
     yield parquet.DATASET, file, {"path": str(file)}
-    if any(folder.glob("*.parquet")):
+    if any(not is_hidden(path.name) for path in folder.glob("*.parquet")):
         yield parquet.DATASET, folder, {"path": str(folder)}
     yield image_folder.DATASET, folder, {"path": str(folder)}
     if entry.torchvision is not None and entry.marker is not None:

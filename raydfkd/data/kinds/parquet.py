@@ -12,6 +12,7 @@ import numpy as np
 
 from raydfkd.data.dataset_kind import CHUNK, Chunk, DatasetConfig, DatasetKind, Rows, Source, evenly_spaced
 from raydfkd.data.decoding import open_encoded
+from raydfkd.data.file_tree import is_hidden
 from raydfkd.errors import DataError
 from raydfkd.settings import InputFile
 
@@ -51,10 +52,14 @@ def parquet_files(path: str | list[str]) -> list[Path]:
         place = Path(one).expanduser()
         if not place.exists():
             raise DataError(f"data set {place} does not exist: correct its path")
-        files += sorted(place.glob("*.parquet")) if place.is_dir() else [place]
+        files += _files_in(place) if place.is_dir() else [place]
     if not files:
         raise DataError(f"data set {path} holds no *.parquet file: correct its path")
     return files
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.parquet") if not is_hidden(path.name))
 
 
 def open_parquet_source(config: ParquetConfig, labelled: bool) -> Source:
@@ -308,7 +313,7 @@ def _of_group(path: Path, group: int, column: str, rows: np.ndarray) -> list[Any
 
 
 def _claimed(path: Path) -> ParquetConfig | None:
-    holds_parquet = any(path.glob("*.parquet")) if path.is_dir() else path.suffix == ".parquet" or _begins_as_parquet(path)
+    holds_parquet = bool(_files_in(path)) if path.is_dir() else path.suffix == ".parquet" or _begins_as_parquet(path)
     return ParquetConfig(path=str(path)) if holds_parquet else None
 
 

@@ -30,13 +30,16 @@ class BatchNormStatistics:
     ``batch`` and ``running`` are lists over the same layers in the same order. Hooks exist only inside ``capture``, so that
     a forward pass outside it has no overhead. For a layer called more than once in a pass the last call counts.
 
+    Args:
+        required: whether there must be any; without, the lists may be empty.
+
     Raises:
         TeacherError: the model has no BatchNorm layer with running statistics.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, required: bool = True) -> None:
         layers = batch_norm_layers(model)
-        if not layers:
+        if required and not layers:
             raise TeacherError(
                 f"{type(model).__name__} has no BatchNorm layer with running statistics; use a method without a BN term"
             )

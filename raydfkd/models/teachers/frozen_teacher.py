@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import nn
@@ -12,6 +13,12 @@ from raydfkd.errors import TeacherError
 from raydfkd.models.classifiers import ImageShape
 from raydfkd.models.features import Feature, FeatureReader, find_head
 from raydfkd.models.precision import autocast
+from raydfkd.models.teachers.output_kind import OutputKind, kind_of, take_logarithms
+
+PROBE_BATCH_SIZE = 3
+"""Not 1 or 2, which an exported program with a fixed batch size is likely to have."""
+
+GLARING = 1000.0
 
 
 class Normalization(nn.Module):
@@ -38,8 +45,10 @@ def pixels_of(stored: torch.Tensor) -> torch.Tensor:
 class FrozenTeacher(nn.Module):
     """A classifier permanently in evaluation mode, taking float images [B,C,H,W] in [0,1] and giving logits [B,K].
 
-    ``train()`` does nothing, no weight has a gradient, BatchNorm buffers cannot move (if a layer of the
-    wrapped model is put in training mode, the next call resets it). Gradients with respect to the images work.
+    Where the model gives probabilities, by a softmax at its end, their logarithms are the logits; ``output_kind`` says what
+    it gives, which is found by trying it. ``train()`` does nothing, no weight has a gradient, BatchNorm buffers cannot move
+    (if a layer of the wrapped model is put in training mode, the next call resets it). Gradients with respect to the images
+    work.
 
     Args:
         model: the trained network, which takes normalised images.
@@ -70,6 +79,11 @@ class FrozenTeacher(nn.Module):
                 f"the teacher's normalization has {len(mean)} means and {len(std)} stds for {channels}-channel images; "
                 "give one number per channel"
             )
+        if max(mean) > 1:
+            raise TeacherError(
+                f"the teacher's normalization has mean {list(mean)}, but pixels are scaled to [0,1]: divide mean and std by "
+                "255 if they are of pixels from 0 to 255"
+            )
         if min(std) <= 0:
             raise TeacherError(f"the teacher's normalization has std {list(std)}; every number must be above 0")
         self.num_classes = num_classes
@@ -81,10 +95,27 @@ class FrozenTeacher(nn.Module):
         self.requires_grad_(False)
         nn.Module.train(self, False)
         self._layers = tuple(model.modules())
+        self.output_kind = self._output_kind()
+        if self.output_kind == "probabilities":
+            take_logarithms(model)
 
     def train(self, mode: bool = True) -> FrozenTeacher:
         """Does nothing: a teacher stays in evaluation mode."""
         return self
+
+    @torch.no_grad()
+    def _output_kind(self) -> OutputKind:
+        """What the wrapped model gives for random images; "logits" if it cannot take them, which the audit says better."""
+        device = next((parameter.device for parameter in self.model.parameters()), self.normalization.mean.device)
+        images = torch.rand(PROBE_BATCH_SIZE, *self.image_shape, generator=torch.Generator().manual_seed(0))
+        with torch.random.fork_rng(devices=[]), suppress(RuntimeError, ValueError, TypeError, AssertionError):
+            inputs = (images - self.normalization.mean.view(-1, 1, 1)) / self.normalization.std.view(-1, 1, 1)
+            outputs = self.model(inputs.to(device))
+            if isinstance(outputs, torch.Tensor) and outputs.ndim >= 2 and outputs.shape[1] > 1:
+                kind = kind_of(outputs)
+                # Logits of a few images may be between 0 and 1 by chance, those of glaring ones are not.
+                return kind if kind != "sigmoid" else kind_of(self.model(GLARING * inputs.to(device)))
+        return "logits"
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """Images [B,C,H,W] in [0,1] as the wrapped model expects them."""

@@ -11,10 +11,10 @@ from torch import nn
 from raydfkd.errors import TeacherError
 from raydfkd.models.exported import ExportedClassifier
 from raydfkd.models.teachers.bn_statistics import batch_norm_layers
-from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
+from raydfkd.models.teachers.frozen_teacher import PROBE_BATCH_SIZE, FrozenTeacher
+from raydfkd.models.teachers.teacher_warnings import warnings_of
 
-AUDIT_BATCH_SIZE = 3
-"""Not 1 or 2, which an exported program with a fixed batch size is likely to have."""
+AUDIT_BATCH_SIZE = PROBE_BATCH_SIZE
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class TeacherAudit:
         feature_dim: width of the penultimate features, None if they cannot be read.
         finite: whether all weights, buffers and logits are finite (an audit that finds otherwise raises).
         notes: what else a user should know, one sentence each.
+        warnings: what looks wrong, one sentence each.
         sha256: of the weights, buffers and normalisation.
     """
 
@@ -41,6 +42,7 @@ class TeacherAudit:
     feature_dim: int | None
     finite: bool
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
     sha256: str
 
     def table(self) -> list[tuple[str, str]]:
@@ -56,7 +58,8 @@ class TeacherAudit:
             ("finite", _yes_no(self.finite)),
             ("sha256", self.sha256),
         ]
-        return rows + [("note", note) for note in self.notes]
+        rows += [("note", note) for note in self.notes]
+        return rows + [("warning", warning) for warning in self.warnings]
 
 
 def audit_teacher(teacher: FrozenTeacher) -> TeacherAudit:
@@ -81,7 +84,8 @@ def audit_teacher(teacher: FrozenTeacher) -> TeacherAudit:
         deterministic=deterministic,
         feature_dim=feature_dim,
         finite=True,
-        notes=_notes(teacher, input_gradient, deterministic, feature_dim),
+        notes=_notes(teacher, input_gradient, feature_dim),
+        warnings=tuple(warnings_of(teacher, images, logits.float(), deterministic)),
         sha256=teacher.state_sha256(),
     )
 
@@ -92,8 +96,8 @@ def require_batch_norm(audit: TeacherAudit, method: str) -> None:
         return
     layers = ", ".join(sorted(audit.normalization_layers)) or "no normalisation layer that can be read"
     raise TeacherError(
-        f"method {method!r} matches BatchNorm statistics, but this teacher has {layers}; set the BatchNorm loss weight to 0 "
-        "or choose a method without one"
+        f"method {method!r} matches BatchNorm statistics, but this teacher has {layers}; set the source's bn_weight to 0, "
+        "or choose a method without that loss"
     )
 
 
@@ -171,7 +175,7 @@ def _normalization_layers(model: nn.Module) -> dict[str, int]:
     return dict(Counter(name for name in names if "Norm" in name))
 
 
-def _notes(teacher: FrozenTeacher, input_gradient: bool, deterministic: bool, feature_dim: int | None) -> tuple[str, ...]:
+def _notes(teacher: FrozenTeacher, input_gradient: bool, feature_dim: int | None) -> tuple[str, ...]:
     notes = []
     if isinstance(teacher.model, ExportedClassifier):
         notes.append("an exported program: its layers cannot be read, so no BatchNorm statistics and no features")
@@ -179,8 +183,10 @@ def _notes(teacher: FrozenTeacher, input_gradient: bool, deterministic: bool, fe
         notes.append("no Linear layer gives the logits; name the classifier_head to use its features")
     if not input_gradient:
         notes.append("no gradient reaches the images: methods that optimise images or a generator cannot use it")
-    if not deterministic:
-        notes.append("the same images give different logits from call to call")
+    if teacher.output_kind == "probabilities":
+        notes.append("a softmax at its end gives probabilities: their logarithms are used, as good as its logits")
+    elif teacher.output_kind == "log probabilities":
+        notes.append("a log-softmax at its end gives logarithms of probabilities, which are logits too")
     return tuple(notes)
 
 

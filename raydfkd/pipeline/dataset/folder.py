@@ -24,8 +24,10 @@ from typing import Any
 import numpy as np
 
 from raydfkd.errors import RunDirError
+from raydfkd.ownership import is_owner_file
 from raydfkd.pipeline.dataset.config import DatasetBuildConfig, load_dataset_build
 from raydfkd.pipeline.dataset.reading import Columns, stored_path
+from raydfkd.pipeline.experiment.changes import described, differences
 from raydfkd.pipeline.experiment.yaml_files import dump_yaml
 from raydfkd.run_dir import write_atomically
 
@@ -49,7 +51,7 @@ class BuildFolder:
                 finished = folder.manifest().get("state") == "finished"
                 advice = "choose another --out" if finished else "resume it with --resume, or choose another --out"
                 raise RunDirError(f"{path} already holds {'a finished' if finished else 'an unfinished'} data set: {advice}")
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if path.exists() and (not path.is_dir() or any(not is_owner_file(p) for p in path.iterdir())):
                 what = "is not empty" if path.is_dir() else "is a file"
                 raise RunDirError(f"{path} {what}: choose another --out; a data set needs its own folder")
         except OSError as error:
@@ -85,7 +87,7 @@ class BuildFolder:
         if folder.manifest().get("state") == "finished":
             raise RunDirError(f"{path} is finished: there is nothing to resume; choose another --out for another data set")
         before = load_dataset_build(folder.config_path)
-        changed = _differences(_lasting(before), _lasting(config))
+        changed = described(differences(_lasting(before), _lasting(config)))
         if changed:
             raise RunDirError(f"{path} was started with other settings ({', '.join(changed)}): use the same or another --out")
         write_atomically(folder.config_path, dump_yaml(config))
@@ -150,15 +152,3 @@ def _lasting(config: DatasetBuildConfig) -> dict[str, Any]:
     if tree["dataset"] is not None:
         del tree["dataset"]["convert"]
     return tree
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
-    """``a.b was 1 and is 2`` for each setting that differs."""
-    found = []
-    for name in before:
-        here, one, other = f"{path}{name}", before[name], now.get(name)
-        if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-            found += _differences(one, other, f"{here}.")
-        elif one != other:
-            found.append(f"{here} was {one} and is {other}")
-    return found

@@ -17,7 +17,7 @@ from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 from raydfkd.models.teachers.teacher import build_teacher
 from raydfkd.models.weights import read_metadata
 from raydfkd.pipeline.dataset.config import DatasetBuildConfig
-from raydfkd.pipeline.experiment.builder import build_frozen_teacher
+from raydfkd.pipeline.experiment.builder import build_frozen_teacher, class_names
 from raydfkd.pipeline.experiment.config import ExperimentConfig, load_experiment
 from raydfkd.pipeline.experiment.input_paths import anchor_paths
 from raydfkd.pipeline.experiment.yaml_files import merge, read_layers, validate
@@ -47,14 +47,6 @@ def teacher_of(path: Path) -> tuple[FrozenTeacher, tuple[str, ...] | None]:
             f"{path} does not name its network: give weights that train-teacher wrote, or an experiment that uses them"
         ) from error
     return build_teacher(model, num_classes, tuple(shape), mean, std, path), class_names(path)
-
-
-def class_names(checkpoint: Path | None) -> tuple[str, ...] | None:
-    """The class names in the metadata of the teacher's weights."""
-    if checkpoint is None or checkpoint.suffix != ".safetensors":
-        return None
-    named = json.loads(read_metadata(checkpoint).get("classes", "[]"))
-    return tuple(named) or None
 
 
 def run_images(run: RunDir, max_images: int | None = None) -> tuple[ExperimentConfig, np.ndarray]:

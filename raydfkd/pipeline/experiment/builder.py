@@ -13,9 +13,11 @@ from raydfkd.distillation.distiller import Distiller
 from raydfkd.distillation.objectives import OBJECTIVES
 from raydfkd.errors import CheckpointError, ConfigError, DataError, TeacherError
 from raydfkd.evaluation.accuracy import Evaluator
+from raydfkd.evaluation.first_look import look_at
 from raydfkd.evaluation.held_out_agreement import HeldOutEvaluator
 from raydfkd.models.catalog import build_classifier
-from raydfkd.models.precision import supports_bfloat16
+from raydfkd.models.precision import evaluating, supports_bfloat16
+from raydfkd.models.teachers.output_kind import kind_of
 from raydfkd.models.teachers.teacher import FrozenTeacher, build_teacher
 from raydfkd.models.teachers.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient
 from raydfkd.models.weights import load_weights, read_metadata
@@ -117,7 +119,7 @@ def audit(config: ExperimentConfig, teacher: FrozenTeacher) -> TeacherAudit:
     found = audit_teacher(teacher)
     for source in config.sources.values():
         method = METHODS.get(source.method)
-        if method.needs_batch_norm:
+        if method.needs_batch_norm and source.reads_batch_norm:
             require_batch_norm(found, source.method)
         if method.needs_gradient:
             require_input_gradient(found, source.method)
@@ -145,10 +147,26 @@ def build_student(config: ExperimentConfig, teacher: FrozenTeacher | None = None
         network = build_classifier(student.model, config.task.num_classes, config.task.image_shape)
         if student.checkpoint is not None:
             load_weights(network, student.checkpoint)
+        _refuse_softmax(config, network, name)
         if remake is None:
             return network
         assert teacher is not None
         return remake(network, teacher, student)
+
+
+@torch.no_grad()
+def _refuse_softmax(config: ExperimentConfig, student: nn.Module, name: str) -> None:
+    """A student's file is for the user's own code, so that its outputs are left as they are."""
+    model = config.students[name].model
+    if ":" not in model:
+        return
+    with evaluating(student):
+        kind = kind_of(student(torch.rand(3, *config.task.image_shape)))
+    if kind == "probabilities":
+        raise ConfigError(
+            f"students.{name}.model {model!r} gives probabilities, by a softmax at its end: distillation needs its logits, so "
+            "leave the softmax out of the network"
+        )
 
 
 def build_synthesizer(
@@ -191,13 +209,28 @@ def build_distiller(config: ExperimentConfig, device: torch.device, name: str | 
         return Distiller(config.students[name], teacher, student, total_steps, device, bf16=config.runtime.bf16)
 
 
+def class_names(weights: Path | None) -> tuple[str, ...] | None:
+    """The class names in the metadata of a teacher's weights, if there are any."""
+    if weights is None or weights.suffix != ".safetensors":
+        return None
+    return tuple(json.loads(read_metadata(weights).get("classes", "[]"))) or None
+
+
+def warnings_on(config: ExperimentConfig, teacher: FrozenTeacher, evaluator: Evaluator, device: torch.device) -> list[str]:
+    """What some of the evaluation images show to be wrong with the teacher, or with the data."""
+    weights = config.teacher.weights
+    recorded = read_metadata(weights) if weights is not None and weights.suffix == ".safetensors" else {}
+    return list(look_at(teacher.to(device), evaluator.dataset, class_names(weights), recorded, device))
+
+
 def build_evaluator(config: ExperimentConfig, teacher: FrozenTeacher, device: torch.device) -> Evaluator | None:
     """Reads the evaluation data; None if the experiment has none."""
     if config.evaluation is None:
         return None
     from raydfkd.data.datasets import load_dataset
 
-    dataset = load_dataset(config.evaluation.dataset, config.task.image_shape, config.task.num_classes)
+    order = class_names(config.teacher.weights)
+    dataset = load_dataset(config.evaluation.dataset, config.task.image_shape, config.task.num_classes, order)
     precision = torch.bfloat16 if config.runtime.bf16 and supports_bfloat16(device) else None
     return build_task(config.task).evaluator(dataset, teacher, config.evaluation.batch_size, device, precision)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,11 +22,9 @@ from raydfkd.pipeline.experiment.runtime_config import ReproducesConfig, Runtime
 from raydfkd.pipeline.experiment.yaml_files import apply_overrides, merge, read_layers, validate
 from raydfkd.replay.config import ReplayConfig
 from raydfkd.resources import ResourcesConfig
-from raydfkd.settings import Budget, InputFile, InputPath, Settings
+from raydfkd.settings import Budget, InputFile, InputPath, Settings, require_file_names
 from raydfkd.synthesis.methods import METHODS, AnySource
 from raydfkd.tasks import AnyTask
-
-_FILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class NormalizationConfig(Settings):
@@ -201,11 +198,8 @@ class ExperimentConfig(Settings):
 
     def _check_students(self) -> None:
         known = ", ".join(self.students)
-        for name in self.students:
-            if _FILE_NAME.fullmatch(name) is None:
-                raise ValueError(
-                    f"student {name!r} cannot be used in file names: use letters, digits, - and _ in student names"
-                )
+        require_file_names("student", self.students)
+        require_file_names("source", self.sources)
         for source in self.sources:
             if self.student_of(source) not in self.students:
                 raise ValueError(

@@ -73,6 +73,7 @@ def diagnose(config: ExperimentConfig) -> Diagnosis:
         evaluator = found.attempt(lambda: builder.build_evaluator(config, teacher, device))
         if evaluator is not None:
             found.rows.append(("evaluation data", f"{evaluator.split}, {len(evaluator.dataset):,} images, for reporting only"))
+            found.rows += [("warning", told) for told in builder.warnings_on(config, teacher, evaluator, device)]
     collected = None
     if config.collected is not None and teacher is not None and device is not None:
         collected = found.attempt(lambda: collecting.collect(config, teacher, device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,10 @@ def absolute(value: Any, folder: Path) -> Any:
         return value
     path = Path(value).expanduser()
     beside, here = folder / path, Path.cwd() / path
-    return str((here if here.exists() and not beside.exists() else beside).resolve())
+    chosen = here if here.exists() and not beside.exists() else beside
+    # A link keeps its name: what it leads to may lack the suffix, or lie outside of what a job takes along.
+    plain, real = Path(os.path.abspath(chosen)), chosen.resolve()
+    return str(plain if plain.resolve() == real else real)
 
 
 def _mapped(tree: Any, model: type[BaseModel], change: Any) -> Any:

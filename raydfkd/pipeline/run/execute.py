@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import torch
 from raydfkd.data.checksums import checksum_of
 from raydfkd.data.collected import CollectedImages
 from raydfkd.data.dataset_kind import DatasetConfig
-from raydfkd.errors import CheckpointError, DiskFullError, RaydfkdError, RunStoppedError
+from raydfkd.errors import CheckpointError, DiskFullError, RaydfkdError, RunStoppedError, RunTakenOverError, TeacherError
 from raydfkd.metrics import STUDENT_KINDS
 from raydfkd.pipeline.experiment import builder
+from raydfkd.pipeline.experiment.changes import described, latest, resumable
 from raydfkd.pipeline.experiment.config import ExperimentConfig, generator_id
+from raydfkd.pipeline.experiment.yaml_files import dump_yaml, read_yaml
 from raydfkd.pipeline.run import checkpoints, collecting
 from raydfkd.pipeline.run.exchange_state import build_exchange, load_exchange
 from raydfkd.pipeline.run.local_runner import run_local
@@ -33,34 +36,57 @@ TIMELESS_RECORDS = ("event", "generators")
 """Kinds of records about the run's processes, which a resume does not undo."""
 
 
-def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Watcher | None, run_ray: Runner) -> dict[str, Any]:
+def execute(
+    config: ExperimentConfig,
+    run: RunDir,
+    *,
+    resume: bool,
+    watcher: Watcher | None,
+    run_ray: Runner,
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
     """Checks, runs and finishes an experiment; the manifest always holds its current state.
 
     Args:
         run: its directory, opened.
-        resume: continue from the latest checkpoint (from the beginning if there is none yet).
+        resume: continue from the latest checkpoint (from the beginning if there is none yet). Settings that differ from those
+            recorded in the directory are recorded in their place.
         run_ray: the Ray runner, passed in because this package does not import Ray.
+        overrides: ``a.b=c`` settings that ``config`` has on top of its file, for the manifest.
+
+    Raises:
+        ConfigError: a resume would change a setting that it cannot.
     """
     watcher = Watcher() if watcher is None else watcher
     checkpoint = run.latest_checkpoint() if resume else None
+    changes = resumable(read_yaml(run.config_path), config.model_dump(mode="json"), run.path) if resume else {}
     watcher.stage("checking the teacher")
     try:
         # With Ray the actors own the GPUs; the driver only checks and finishes.
         device = builder.choose_device(config) if config.runtime.runner == "local" else torch.device("cpu")
-        teacher_sha256, collected = _check(config, run, checkpoint, device)
-        elapsed_s = _rewind(run, checkpoint) if resume else 0.0
+        checked = _check(config, run, checkpoint, device)
+        elapsed_s = 0.0
+        if resume:
+            _require_same_teacher(run, checked.teacher_sha256)
+            write_atomically(run.config_path, dump_yaml(config))
+            elapsed_s = _rewind(run, checkpoint)
     except BaseException:
         if not resume:  # a resumed run keeps its files
             _remove_unstarted(run)
         raise
     try:
-        _write_manifest(config, run, teacher_sha256)
+        _write_manifest(config, run, checked.teacher_sha256, overrides)
         recorder = Recorder(config, run, watcher, elapsed_s)
         try:
-            if collected is not None:
-                _announce(config, run, recorder, collected)
+            if not resume:
+                for warning in checked.warnings:
+                    recorder.event(f"warning: {warning}")
+            if checked.collected is not None:
+                _announce(config, run, recorder, checked.collected)
             if resume:
                 recorder.event(f"resumed from {checkpoint.name if checkpoint is not None else 'the beginning'}")
+            if changes:
+                recorder.event(f"settings changed: {', '.join(described(changes))}")
             runner = run_local if config.runtime.runner == "local" else run_ray
             runner(config, run, recorder, checkpoint)
             recorder.stage("finishing")
@@ -83,6 +109,8 @@ def execute(config: ExperimentConfig, run: RunDir, *, resume: bool, watcher: Wat
 def _mark_end(run: RunDir, error: BaseException, resume: bool) -> None:
     """Records in the manifest how the run ended; a failure to write must not hide the original error."""
     with suppress(OSError):
+        if isinstance(error, RunTakenOverError):
+            return
         if isinstance(error, RunStoppedError):
             run.update_manifest(state="stopped")
         elif not resume and _is_refusal(error) and not any(run.metrics()):
@@ -92,20 +120,24 @@ def _mark_end(run: RunDir, error: BaseException, resume: bool) -> None:
             run.update_manifest(state=state, error=str(error) or type(error).__name__)
 
 
-def _check(
-    config: ExperimentConfig, run: RunDir, checkpoint: Path | None, device: torch.device
-) -> tuple[str, CollectedImages | None]:
-    """Builds everything that user settings can break, before anything starts.
+@dataclass(frozen=True)
+class _Checked:
+    """The teacher's hash, the collected images if the run has not stored them yet, and what looks wrong."""
 
-    Returns:
-        The teacher's hash, and the collected images if the run has not stored them yet.
+    teacher_sha256: str
+    collected: CollectedImages | None
+    warnings: tuple[str, ...]
+
+
+def _check(config: ExperimentConfig, run: RunDir, checkpoint: Path | None, device: torch.device) -> _Checked:
+    """Builds everything that user settings can break, before anything starts.
 
     Raises:
         RaydfkdError: schedule, teacher, student, generators, collected or evaluation data or checkpoint is unusable.
     """
     exchange = build_exchange(config)
     teacher = builder.build_frozen_teacher(config)
-    builder.audit(config, teacher)
+    warnings = list(builder.audit(config, teacher).warnings)
     for name in config.students:
         builder.build_student(config, teacher, name)
     kept = collecting.read(run)
@@ -117,7 +149,9 @@ def _check(
             synthesizer = builder.build_synthesizer(config, source, index, device, images)
             if checkpoint is not None:
                 checkpoints.load_generator(checkpoint, generator_id(source, index), synthesizer)
-    builder.build_evaluator(config, teacher, device)
+    evaluator = builder.build_evaluator(config, teacher, device)
+    if evaluator is not None and checkpoint is None:
+        warnings += builder.warnings_on(config, teacher, evaluator, device)
     builder.build_held_out(config, teacher, device)
     if checkpoint is not None:
         load_exchange(checkpoint, exchange)
@@ -129,7 +163,16 @@ def _check(
                     f"the run in {run.path} has done {distiller.num_steps} student steps and schedule.rounds "
                     f"{config.schedule.rounds} gives {config.schedule.total_steps}: resume with at least the original rounds"
                 )
-    return teacher.state_sha256(), collected
+    return _Checked(teacher.state_sha256(), collected, tuple(warnings))
+
+
+def _require_same_teacher(run: RunDir, teacher_sha256: str) -> None:
+    before = run.manifest().get("teacher_sha256") if run.manifest_path.exists() else None
+    if before not in (None, teacher_sha256):
+        raise TeacherError(
+            f"the run in {run.path} began with a teacher of sha256 {before[:12]}, which is now {teacher_sha256[:12]}: "
+            "resume with the same weights, or start another run with another --out"
+        )
 
 
 def _announce(config: ExperimentConfig, run: RunDir, recorder: Recorder, collected: CollectedImages) -> None:
@@ -143,7 +186,7 @@ def _is_refusal(error: BaseException) -> bool:
     return isinstance(error, RaydfkdError) and error.exit_code == 2
 
 
-def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) -> None:
+def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str, overrides: Sequence[str]) -> None:
     splits = []
     if config.evaluation is not None:
         splits.append(_split_read(config.evaluation.dataset, "evaluation only"))
@@ -159,6 +202,7 @@ def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str) 
         state="running",
         error=None,
         seed=config.runtime.seed,
+        overrides=latest([*(run.manifest().get("overrides", []) if run.manifest_path.exists() else []), *overrides]),
         teacher_sha256=teacher_sha256,
         data_splits_read=splits,
         metric_name=task.metric_name,
@@ -180,6 +224,8 @@ def _rewind(run: RunDir, checkpoint: Path | None) -> float:
     those of the round's synthesis after it, so the latter will be made again.
     """
     step = 0 if checkpoint is None else int(checkpoint.name.removeprefix("step-"))
+    if run.result_path.exists():  # a finished run that is prolonged: its result stays readable under another name
+        run.result_path.replace(run.earlier_result_path(step))
     records = list(run.metrics())
     kept = [
         r
@@ -198,5 +244,5 @@ def _remove_unstarted(run: RunDir) -> None:
             folder.rmdir()
     for path in (run.config_path, run.metrics_path, run.manifest_path, run.collected_path):
         path.unlink(missing_ok=True)
-    if not any(run.path.iterdir()):
+    with suppress(OSError):  # it holds something else, or its owner's file, whose end removes the folder
         run.path.rmdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,9 @@ def _save_student(config: ExperimentConfig, run: RunDir, name: str, distiller: D
         "mean": str(normalization.mean.flatten().tolist()),
         "std": str(normalization.std.flatten().tolist()),
     }
+    classes = builder.class_names(config.teacher.weights)
+    if classes is not None:
+        metadata["classes"] = json.dumps(classes)
     if isinstance(distiller.student, SharedClassifierStudent):
         metadata["shared_classifier"] = describe_shared_classifier(distiller.student)
     other = None if name == config.student_name else name

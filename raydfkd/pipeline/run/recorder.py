@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from raydfkd.metrics import scalars
+from raydfkd.ownership import require_owned
 from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.pipeline.run.mlflow_log import MlflowLog
 from raydfkd.run_dir import MetricsWriter, RunDir
@@ -62,6 +63,7 @@ class Recorder:
 
     def emit(self, kind: str, step: int, *, wall_s: float | None = None, **values: Any) -> None:
         """One metrics record, see ``run_dir.py``; ``wall_s`` is the Unix time at which another process created it."""
+        require_owned(self.run.path)
         self._announce(kind)
         late_s = 0.0 if wall_s is None else max(0.0, time.time() - wall_s)
         record = self._writer.write(kind, step, late_s=late_s, **values)

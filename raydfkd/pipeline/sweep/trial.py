@@ -7,18 +7,16 @@ training), a measurement is returned only once its checkpoint is written.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydfkd.errors import CheckpointError, RaydfkdError, WaitTimeoutError
+from raydfkd.errors import CheckpointError, RaydfkdError
+from raydfkd.ownership import owned
 from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.pipeline.experiment.yaml_files import dump_yaml
 from raydfkd.pipeline.run.execute import Runner, execute
@@ -179,8 +177,19 @@ class TrialRun:
         self._news.release()
 
     def _run(self) -> None:
-        with _alone_in(self.run.path, self._stopping.is_set):
+        """Waits first until no other process runs this trial: a process that was just stopped may not have ended yet."""
+        with owned(
+            self.run.path,
+            what=f"trial {self.run.path}",
+            advice="end that process, then resume the sweep",
+            wait_s=TAKEOVER_TIMEOUT_S,
+            waiting=self._give_up_if_stopped,
+        ):
             self._run_alone()
+
+    def _give_up_if_stopped(self) -> None:
+        if self._stopping.is_set():
+            raise TrialStopped("stopped with the sweep")
 
     def _run_alone(self) -> None:
         self.plan.folder.update_trial_file(self.name, settings=self.settings, error=None)
@@ -205,31 +214,6 @@ class TrialRun:
         self._go.acquire()
         if self._stopping.is_set():
             raise TrialStopped(f"stopped by the sweep at student step {measurement[STEPS]}")
-
-
-@contextmanager
-def _alone_in(path: Path, is_stopped: Callable[[], bool]) -> Iterator[None]:
-    """Waits until no other process runs this trial: a process that was just stopped may not have ended yet.
-
-    Raises:
-        WaitTimeoutError: it did not end in time.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + TAKEOVER_TIMEOUT_S
-    with (path / ".lock").open("w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if is_stopped():
-                    raise TrialStopped("stopped with the sweep") from None
-                if time.monotonic() > deadline:
-                    raise WaitTimeoutError(
-                        f"another process still runs the trial in {path} after {TAKEOVER_TIMEOUT_S:g} s: end it, then resume"
-                    ) from error
-                time.sleep(0.1)
-        yield
 
 
 class _Measurements(Watcher):

@@ -28,6 +28,7 @@ from raydfkd.models.moving_average import update_average
 from raydfkd.models.precision import autocast
 from raydfkd.models.teachers.teacher import Normalization
 from raydfkd.models.weights import load_weights, save_weights
+from raydfkd.ownership import owned
 from raydfkd.pipeline.teacher.config import TeacherTrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -78,9 +79,18 @@ def train_teacher(
             or the training diverged.
     """
     path = _checked_path(out_path)
+    with owned(path.parent, path.name, what=f"teacher file {path}"):
+        return _train(config, path, progress)
+
+
+def _train(config: TeacherTrainingConfig, path: Path, progress: Progress | None) -> TeacherTrainingResult:
     device = _device(config.device)
     train = load_dataset(config.dataset, config.image_shape, config.num_classes)
-    test = None if config.evaluation is None else load_dataset(config.evaluation, config.image_shape, config.num_classes)
+    test = (
+        None
+        if config.evaluation is None
+        else load_dataset(config.evaluation, config.image_shape, config.num_classes, train.classes)
+    )
     # Forked, so that neither initialisation nor dropout changes the caller's random state.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,14 @@ def job_command(experiment: Path, overrides: list[str], root: Path, out: Path | 
     Raises:
         RaydfkdError: the experiment is wrong or cannot run as a job.
     """
-    root = root.resolve()
+    root = Path(os.path.abspath(root))
     if experiment.is_dir():
         file = RunDir.open(experiment).config_path.absolute()
         word, layers = str(file), [(file, read_yaml(file))]
         out = experiment.absolute() if out is None and resume else out
     else:
-        file = experiment.resolve()
-        layers = [(path.resolve(), tree) for path, tree in read_layers(experiment)]
+        file = _placed(experiment, root)
+        layers = [(_placed(path, root), tree) for path, tree in read_layers(experiment)]
         word = _below(file, root)
     verb = "sweep" if layers[-1][1].keys() >= SWEEP_KEYS else "run"
     named: list[Path] = [] if experiment.is_dir() else [path for path, _ in layers]
@@ -72,6 +73,17 @@ def _refuse_local(config: ExperimentConfig) -> None:
         raise ConfigError("runtime.runner is 'local', which would run on the head node alone: add runtime.runner=ray")
 
 
+def _placed(path: Path, root: Path) -> Path:
+    """An absolute path to the same file, below ``root`` if it is there, also where either is reached through links."""
+    plain, real_root = Path(os.path.abspath(path)), root.resolve()
+    if plain.is_relative_to(root):
+        return plain
+    for above in (*plain.parents, plain):
+        if above.resolve().is_relative_to(real_root):
+            return root / above.resolve().relative_to(real_root) / plain.relative_to(above)
+    return plain.resolve()
+
+
 def _below(path: Path, root: Path) -> str:
     if not path.is_relative_to(root):
         raise ConfigError(f"{path} is outside the working directory {root}, and only that is sent to the job: move it there")
@@ -97,7 +109,7 @@ def _inputs(config: ExperimentConfig, raw: dict[str, Any], root: Path) -> tuple[
     for dotted, written in input_paths(raw, ExperimentConfig):
         if all(Path(path).is_absolute() for path in written) or dotted not in resolved:
             continue
-        found = [Path(path) for path in resolved[dotted]]
+        found = [_placed(Path(path), root) for path in resolved[dotted]]
         if all(path.is_relative_to(root) for path in found):
             named += found
         else:
@@ -110,8 +122,8 @@ def _sweep_files(file: Path, tree: dict[str, Any], root: Path) -> list[Path]:
     """The experiment that a sweep varies, and its input files; the experiment is validated here."""
     if not isinstance(tree["experiment"], str):
         return []
-    experiment = (file.parent / tree["experiment"]).resolve()
-    layers = [(path.resolve(), layer) for path, layer in read_layers(experiment)]
+    experiment = _placed(file.parent / tree["experiment"], root)
+    layers = [(_placed(path, root), layer) for path, layer in read_layers(experiment)]
     for path, _ in layers:
         _below(path, root)
     named, _ = _inputs(load_experiment(experiment), _raw(layers, []), root)

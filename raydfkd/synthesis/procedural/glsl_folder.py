@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from raydfkd.data.file_tree import files_below
 from raydfkd.deferred import deferred
 from raydfkd.errors import DataError
 from raydfkd.settings import InputPath
@@ -123,7 +124,7 @@ def uniforms(time_s: float, height: int, width: int) -> dict[str, UniformValue]:
 def _drawable(path: Path, renderer: GlslRenderer) -> tuple[list[Path], list[str]]:
     if not path.is_dir():
         raise DataError(f"shader folder {path} {'is not a folder' if path.exists() else 'does not exist'}: correct images.path")
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    found = files_below(path, SUFFIXES)
     if not found:
         raise DataError(f"shader folder {path} holds no {', '.join(SUFFIXES)} file: correct images.path")
     good: list[tuple[Path, str]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from raydfkd.cli.live_state import RunStatus
 from raydfkd.errors import RunDirError
+from raydfkd.ownership import Owner
 from raydfkd.run_dir import RunDir
 
 CONFIG = "schedule: {rounds: 25, student_steps_per_round: 4}\n"
@@ -137,6 +139,16 @@ def test_a_live_run_that_has_fallen_silent_is_noted(run: RunDir) -> None:
     run.update_manifest(state="finished")
     silent.refresh()
     assert silent.note is None
+
+
+def test_a_run_whose_process_has_died_is_noted_at_once(run: RunDir) -> None:
+    dead = replace(Owner.this_process(), process=2**22 + 1)
+    (run.path / ".owner-1").write_text(json.dumps(asdict(dead)))
+    status = RunStatus(run)
+    status.refresh()
+    assert status.note == (
+        f"process {dead.process} on host {dead.host} has died: continue with raydfkd run {run.path} --resume"
+    )
 
 
 def test_the_table_says_how_many_run_and_which_wait(run: RunDir) -> None:

@@ -132,3 +132,35 @@ def test_another_size_is_scaled_and_centre_cut_and_said(tmp_path: Path, caplog: 
 def test_image_files_have_one_or_three_channels(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="4 channels"):
         load_dataset(ImageFolderConfig(path=str(tmp_path)), (4, 8, 8), 2)
+
+
+ANIMALS = ("ant", "bee", "polar bear")
+
+
+@pytest.mark.parametrize(
+    ("folders", "order", "labels", "classes"),
+    [
+        (("ant", "bee", "polar bear"), None, [0, 1, 2], ANIMALS),
+        (("ant", "bee", "polar bear"), ("polar bear", "ant", "bee"), [1, 2, 0], ("polar bear", "ant", "bee")),
+        (("Ant", "bee", "polar_bear"), ANIMALS, [0, 1, 2], ANIMALS),
+        (("bee", "polar-bear"), ANIMALS, [1, 2], ANIMALS),
+        (("ant", "bee", "cat"), ANIMALS, [0, 1, 2], ("ant", "bee", "cat")),
+        (("1", "10", "2"), ("1", "2", "10"), [0, 2, 1], ("1", "2", "10")),
+        (("ant", "Ant", "bee"), ANIMALS, [0, 1, 2], ("Ant", "ant", "bee")),
+    ],
+)
+def test_classes_of_the_same_names_are_taken_in_the_tasks_order(
+    tmp_path: Path, folders: tuple[str, ...], order: tuple[str, ...] | None, labels: list[int], classes: tuple[str, ...]
+) -> None:
+    for name in folders:
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name / "x.png")
+    loaded = load_dataset(ImageFolderConfig(path=str(tmp_path)), (1, 8, 8), 3, order)
+    assert (list(loaded.labels), loaded.classes) == (labels, classes)
+
+
+def test_a_class_that_lacks_is_refused_where_names_say_nothing(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match="has 2 classes but the task has num_classes 3"):
+        load_dataset(ImageFolderConfig(path=str(tmp_path)), (1, 8, 8), 3, ANIMALS)

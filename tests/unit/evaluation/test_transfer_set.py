@@ -117,8 +117,8 @@ def test_large_images_go_through_the_teacher_in_smaller_parts() -> None:
     for size, num, expected in ((4, 501, [500, 1]), (32, 501, [500, 1]), (64, 130, [125, 5]), (800, 2, [1, 1])):
         passes: list[int] = []
         network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2))
-        network.register_forward_pre_hook(lambda _, inputs, passes=passes: passes.append(len(inputs[0])))  # type: ignore[misc]
         teacher = FrozenTeacher(network, 2, (1, size, size), (0.5,), (1.0,))
+        network.register_forward_pre_hook(lambda _, inputs, passes=passes: passes.append(len(inputs[0])))  # type: ignore[misc]
         inspect_images(teacher, np.zeros((num, 1, size, size), np.uint8), torch.device("cpu"), num_attacked=0)
         assert passes == expected
         passes.clear()

@@ -106,7 +106,11 @@ def test_no_head() -> None:
 
 @pytest.mark.parametrize(
     ("mean", "std", "words"),
-    [((0.5,), (0.5,), "1 means and 1 stds for 3-channel"), ((0.5,) * 3, (0.5, 0.0, 0.5), "above 0")],
+    [
+        ((0.5,), (0.5,), "1 means and 1 stds for 3-channel"),
+        ((0.5,) * 3, (0.5, 0.0, 0.5), "above 0"),
+        ((125.3, 123.0, 113.9), (63.0,) * 3, "divide mean and std by 255 if they"),
+    ],
 )
 def test_wrong_normalization(mean: tuple[float, ...], std: tuple[float, ...], words: str) -> None:
     with pytest.raises(TeacherError, match=words):
@@ -129,6 +133,7 @@ def test_audit_of_a_good_teacher() -> None:
     assert audit.finite
     assert audit.feature_dim == 8
     assert audit.notes == ()
+    assert audit.warnings == ()
     assert audit.sha256 == teacher.state_sha256()
     assert ("normalisation layers", "3 BatchNorm2d") in audit.table()
     require_batch_norm(audit, "ssdkd")
@@ -174,7 +179,8 @@ def test_audit_sees_missing_gradient_and_randomness() -> None:
     audit = audit_teacher(teacher_of(Detached()))
     assert not audit.input_gradient
     assert not audit.deterministic
-    assert len(audit.notes) == 3
+    assert len(audit.notes) == 2
+    assert "dropout that is always on" in audit.warnings[0]
     with pytest.raises(TeacherError, match="needs the gradient"):
         require_input_gradient(audit, "fast")
 

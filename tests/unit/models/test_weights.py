@@ -1,9 +1,11 @@
 """Weights files: what loads, and every way in which one can be wrong."""
 
+import argparse
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -189,3 +191,78 @@ def test_unknown_suffix(tmp_path: Path) -> None:
     (tmp_path / "w.h5").write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"suffix '\.h5'; allowed are \.safetensors"):
         load_weights(network(), tmp_path / "w.h5")
+
+
+def prefixed(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+OPTIMIZER = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1, momentum=0.9)
+OPTIMIZER.param_groups[0]["params"][0].sum().backward()
+OPTIMIZER.step()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"net": prefixed("module.", state), "acc": 95.5, "epoch": 199},
+        lambda state: {"model_state_dict": state, "epoch": 3},
+        lambda state: {"state_dict": prefixed("model.", state), "pytorch-lightning_version": "2.4"},
+        lambda state: {"state_dict": prefixed("model.", state) | {"criterion.weight": torch.ones(3)}},
+        lambda state: prefixed("_orig_mod.", state),
+        lambda state: prefixed("module._orig_mod.", state),
+        lambda state: {name.replace("features.", "features._orig_mod."): tensor for name, tensor in state.items()},
+        lambda state: {"model": prefixed("module.student.", state)},
+        lambda state: {"ema": state, "step": torch.tensor(3)},
+        lambda state: {"whatever": {"inner": state}},
+        lambda state: {"model": state, "ema": prefixed("module.", {n: t + 1 for n, t in state.items()})},
+        lambda state: prefixed("module.", state) | {"n_averaged": torch.tensor(9)},
+        lambda state: {"state_dict": prefixed("module.", state), "best_acc1": np.float64(93.1), "curve": np.arange(3)},
+        lambda state: {"state_dict": state, "args": argparse.Namespace(lr=0.1, out=Path("x"))},
+        lambda state: {"state_dict": state, "optimizer": OPTIMIZER.state_dict()},
+        lambda state: {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()},
+    ],
+)
+def test_weights_as_training_programs_store_them(tmp_path: Path, wrap: Callable[[dict], dict]) -> None:
+    source, target = network(1), network(2)
+    torch.save(wrap(source.state_dict()), tmp_path / "w.pth")
+    load_weights(target, tmp_path / "w.pth")
+    for name, tensor in target.state_dict().items():
+        torch.testing.assert_close(tensor, source.state_dict()[name], rtol=1e-3, atol=1e-3)
+
+
+def test_the_usual_suffixes(tmp_path: Path) -> None:
+    source, target = network(1), network(2)
+    torch.save({"state_dict": prefixed("module.", source.state_dict())}, tmp_path / "resnet.th")
+    load_weights(target, tmp_path / "resnet.th")
+    assert same_state(source, target)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "told"),
+    [
+        (lambda state: {"ema": state, "swa": state}, "holds several states that fit ('ema', 'swa'): save the one to use"),
+        (
+            lambda state: {"state_dict": prefixed("student.", state) | prefixed("teacher.", state)},
+            "holds several states that fit ('state_dict.student', 'state_dict.teacher')",
+        ),
+        (
+            lambda state: {"net": {"a": torch.ones(1)}, "head": {"b": torch.ones(1)}},
+            "holds no state that fits this SmallCNN; it holds 'net' (1 tensors, first 'a'), 'head' (1 tensors, first 'b')",
+        ),
+        (lambda state: {"epoch": 3, "lr": 0.1}, "does not hold a state_dict (names to tensors), alone or under a key, its keys "
+         "are 'epoch', 'lr'"),
+    ],
+)  # fmt: skip
+def test_what_a_file_holds_is_told_where_nothing_can_be_chosen(tmp_path: Path, wrap: Callable[[dict], dict], told: str) -> None:
+    torch.save(wrap(network().state_dict()), tmp_path / "w.pth")
+    with pytest.raises(CheckpointError) as raised:
+        load_weights(network(), tmp_path / "w.pth")
+    assert told in str(raised.value)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:torch.jit", "ignore:.*torch.jit:FutureWarning")
+def test_a_torchscript_program_is_named_so(tmp_path: Path) -> None:
+    torch.jit.trace(network().eval(), torch.zeros(2, 1, 8, 8)).save(str(tmp_path / "w.pt"))
+    with pytest.raises(CheckpointError, match=r"is a TorchScript program .*: save its state_dict\(\), or export"):
+        load_weights(network(), tmp_path / "w.pt")

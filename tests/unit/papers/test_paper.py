@@ -54,6 +54,8 @@ def test_a_table_has_all_members_of_an_axis_or_those_that_it_names_in_its_order(
         (changed(cases=[{"where": {"method": "newer"}, "settings": {}}]), "cases.0.where: axis method has no member 'newer'"),
         (changed(cases=[{"where": {}, "settings": {}}]), "cases.0.where"),
         (with_table(kind="figure"), "tables.table1.kind"),
+        (changed(tables={"../../x": TREE["tables"]["table1"]}), "table '../../x' cannot be used in file names: use up to 100"),
+        (changed(axes={**TREE["axes"], "data": {"../x": None}}), "data member '../x' cannot be used in file names"),
         (with_table(figures={}), "figures"),
     ],
 )

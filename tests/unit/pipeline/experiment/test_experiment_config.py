@@ -54,7 +54,10 @@ RATIO = (DECOUPLED, "schedule.samples_per_insert=3", "schedule.error_buffer=200"
         (["task.num_classes=1"], "task.num_classes is 1: it must be greater than or equal to 2"),
         (["sources={}"], "nothing fills the buffer: give sources"),
         (["students={}"], "students is {}: "),
-        (["students.a/b={model: small_cnn_8}"], "student 'a/b' cannot be used in file names: use letters, digits, - and _"),
+        (["students.a/b={model: small_cnn_8}"], "student 'a/b' cannot be used in file names: use up to 100 letters, "),
+        (["students={../../x: {model: small_cnn_8}}"], "student '../../x' cannot be used in file names"),
+        (["sources={../../x: {method: ssdkd}}"], "source '../../x' cannot be used in file names: use up to 100 letters"),
+        (["sources={%s: {method: ssdkd}}" % ("x" * 101)], f"source '{'x' * 101}' cannot be used in file names"),
         (["sources.inversion.student=big"], "sources.inversion.student 'big' is not a student of this run: use small"),
         (
             [*RATIO, "students.other={model: small_cnn_8, batch_size: 16}"],

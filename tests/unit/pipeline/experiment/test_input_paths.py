@@ -11,7 +11,7 @@ from raydfkd.cli.config_reference import settings_of
 from raydfkd.data.config import CollectedConfig
 from raydfkd.pipeline.dataset.config import DatasetBuildConfig
 from raydfkd.pipeline.experiment.config import ExperimentConfig
-from raydfkd.pipeline.experiment.input_paths import anchor_paths, input_paths
+from raydfkd.pipeline.experiment.input_paths import absolute, anchor_paths, input_paths
 from raydfkd.pipeline.teacher.config import TeacherTrainingConfig
 
 
@@ -73,3 +73,15 @@ def test_no_setting_that_names_a_file_or_a_folder_is_forgotten(model: Any) -> No
     assert found
     unmarked = [path for path, info in found.items() if "InputFile" not in f"{info.annotation} {info.metadata}"]
     assert unmarked == []
+
+
+def test_a_link_keeps_its_name_and_two_dots_mean_what_the_system_means(tmp_path: Path) -> None:
+    """Caches keep files under their hashes, with links that have the suffix."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs/3f2a").write_bytes(b"")
+    (tmp_path / "t.safetensors").symlink_to("blobs/3f2a")
+    assert absolute("t.safetensors", tmp_path) == str(tmp_path / "t.safetensors")
+    (tmp_path / "far/away").mkdir(parents=True)
+    (tmp_path / "near").symlink_to("far/away")
+    assert absolute("near/../x.yaml", tmp_path) == str(tmp_path / "far/x.yaml")
+    assert absolute("near/x.yaml", tmp_path) == str(tmp_path / "near/x.yaml")

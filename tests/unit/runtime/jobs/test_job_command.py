@@ -122,3 +122,20 @@ def test_files_outside_of_the_working_directory(project: Path) -> None:
     (project / "experiments/exp.yaml").write_text("base: ../../other.yaml\n")
     with pytest.raises(ConfigError, match=r"other.yaml is outside"):
         command(project)
+
+
+def test_files_behind_links_of_the_working_directory_are_below_it(project: Path, tmp_path: Path) -> None:
+    """The experiment, its base and its data are links; and the working directory is reached through one."""
+    (tmp_path / "shared").mkdir()
+    for name in ("experiments/base.yaml", "weights/teacher.safetensors"):
+        (project / name).rename(tmp_path / "shared" / Path(name).name)
+        (project / name).symlink_to(tmp_path / "shared" / Path(name).name)
+    (tmp_path / "link").symlink_to(project)
+    for root in (project, tmp_path / "link"):
+        for given in (project, tmp_path / "link"):
+            found = job_command(given / "experiments/exp.yaml", [], root, OUT, False)
+            assert found.words[2] == "experiments/exp.yaml"
+            assert not [word for word in found.words if "checkpoint" in word]
+            assert {path.relative_to(root).as_posix() for path in found.named} == {
+                "experiments/exp.yaml", "experiments/base.yaml", "weights/teacher.safetensors",
+            }  # fmt: skip
