@@ -34,6 +34,11 @@ class ImageFolderConfig(DatasetConfig):
 def open_folder(config: ImageFolderConfig, labelled: bool) -> Source:
     root = _folder(config)
     folders = sorted(place for place in root.iterdir() if place.is_dir() and not is_hidden(place.name))
+    broken = sorted(place for place in root.iterdir() if place.is_symlink() and not place.exists())
+    if labelled and broken:  # a class that is not counted would shift the others
+        raise DataError(
+            f"data set {root}: {broken[0].name} is a link to {broken[0].readlink()}, which is not there: correct it"
+        )
     if labelled and not folders:
         raise DataError(f"data set {root} has no folders: it needs one folder of images per class")
     if labelled:

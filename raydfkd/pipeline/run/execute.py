@@ -18,9 +18,9 @@ from raydfkd.data.dataset_kind import DatasetConfig
 from raydfkd.errors import CheckpointError, DiskFullError, RaydfkdError, RunStoppedError, RunTakenOverError, TeacherError
 from raydfkd.metrics import STUDENT_KINDS
 from raydfkd.pipeline.experiment import builder
-from raydfkd.pipeline.experiment.changes import described, latest, resumable
-from raydfkd.pipeline.experiment.config import ExperimentConfig, generator_id
-from raydfkd.pipeline.experiment.yaml_files import dump_yaml, read_yaml
+from raydfkd.pipeline.experiment.changes import Changes, described, latest, resumable
+from raydfkd.pipeline.experiment.config import ExperimentConfig, generator_id, load_experiment
+from raydfkd.pipeline.experiment.yaml_files import dump_yaml
 from raydfkd.pipeline.run import checkpoints, collecting
 from raydfkd.pipeline.run.exchange_state import build_exchange, load_exchange
 from raydfkd.pipeline.run.local_runner import run_local
@@ -59,7 +59,10 @@ def execute(
     """
     watcher = Watcher() if watcher is None else watcher
     checkpoint = run.latest_checkpoint() if resume else None
-    changes = resumable(read_yaml(run.config_path), config.model_dump(mode="json"), run.path) if resume else {}
+    changes: Changes = {}
+    if resume:
+        recorded = load_experiment(run.config_path).model_dump(mode="json")
+        changes = resumable(recorded, config.model_dump(mode="json"), run.path)
     watcher.stage("checking the teacher")
     try:
         # With Ray the actors own the GPUs; the driver only checks and finishes.

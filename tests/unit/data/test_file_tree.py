@@ -13,6 +13,7 @@ from raydfkd.data.file_tree import files_below
 from raydfkd.data.kinds import open_rows
 from raydfkd.data.kinds.image_folder import ImageFolderConfig
 from raydfkd.data.kinds.parquet import parquet_files
+from raydfkd.errors import DataError
 
 
 def images(folder: Path, *names: str) -> Path:
@@ -85,6 +86,14 @@ def test_linked_class_folders_are_classes(tmp_path: Path) -> None:
     loaded = load_dataset(ImageFolderConfig(path=str(linked)), (1, 8, 8), 2)
     assert (loaded.classes, list(loaded.labels)) == (("0", "1"), [0, 1])
     assert open_rows(ImageFolderConfig(path=str(linked))).total == 2, "without labels, as collected images are read"
+
+
+def test_a_class_folder_that_is_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
+    """Left out, it would shift the classes behind it."""
+    root = images(tmp_path / "root", "0/a.png", "2/b.png")
+    (root / "1").symlink_to(tmp_path / "unmounted" / "1")
+    with pytest.raises(DataError, match=r"1 is a link to .*unmounted/1, which is not there: correct it"):
+        load_dataset(ImageFolderConfig(path=str(root)), (1, 8, 8), 2)
 
 
 def test_hidden_parquet_files_are_not_data(tmp_path: Path) -> None:
