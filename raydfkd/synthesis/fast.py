@@ -8,33 +8,32 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from raydfkd.deferred import deferred
 from raydfkd.settings import Budget
-from raydfkd.synthesis.method import Method, SynthesisConfig, SynthesisContext, SynthesisParts
-from raydfkd.types import BufferSummary, Preparation, SyntheticBatch, WeightsVersion
+from raydfkd.synthesis.method import Method, SynthesisContext, SynthesisParts
+from raydfkd.synthesis.teacher_inversion import InversionConfig, InversionSynthesizer
+from raydfkd.types import BufferSummary, SyntheticBatch
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from raydfkd import augment
-    from raydfkd.losses import distillation, inversion
-    from raydfkd.models import generators, precision, weight_vector
+    from raydfkd.losses import inversion
+    from raydfkd.models import generators, precision
     from raydfkd.models import weights as weight_files
     from raydfkd.models.generators.upsampling import UpsamplingGenerator
-    from raydfkd.models.teachers import bn_statistics, frozen_teacher
+    from raydfkd.models.teachers import bn_statistics
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
     from raydfkd.tasks.task import Task
 else:
     torch, augment = deferred("torch"), deferred("raydfkd.augment")
-    distillation, inversion = deferred("raydfkd.losses.distillation"), deferred("raydfkd.losses.inversion")
+    inversion = deferred("raydfkd.losses.inversion")
     generators, precision = deferred("raydfkd.models.generators"), deferred("raydfkd.models.precision")
-    weight_vector, weight_files = deferred("raydfkd.models.weight_vector"), deferred("raydfkd.models.weights")
+    weight_files = deferred("raydfkd.models.weights")
     bn_statistics = deferred("raydfkd.models.teachers.bn_statistics")
-    frozen_teacher = deferred("raydfkd.models.teachers.frozen_teacher")
 
 ADAM_BETAS = (0.5, 0.999)
 REPTILE_SCALE = 67.0
@@ -43,14 +42,11 @@ PUBLISHED_RATES = {2: (5e-3, 0.015), 5: (3e-3, 0.01), 10: (2e-3, 0.01)}
 """FastDFKD's (generator, latent) learning rates for 2, 5 and 10 steps a batch."""
 
 
-class FastConfig(SynthesisConfig):
+class FastConfig(InversionConfig):
     """FastDFKD (Fang et al., AAAI 2022): a meta-learned generator adapted for a few steps to each batch."""
 
     method: Literal["fast"] = "fast"
     """Name of the synthesis method."""
-    student: str | None = None
-    """Student that this source plays against: generators get its weights, and new images their initial priorities from its
-    losses; null: the first one."""
     steps_per_batch: int = Field(2, ge=1)
     """Adaptation steps k of the generator for each batch (T_g in SSD-KD)."""
     meta: Literal["fomaml", "reptile", "sequential"] = "fomaml"
@@ -107,7 +103,7 @@ class FastConfig(SynthesisConfig):
         )
 
 
-class FastSynthesizer:
+class FastSynthesizer(InversionSynthesizer):
     """One meta-generator; ``step`` makes a batch.
 
     Args:
@@ -120,6 +116,8 @@ class FastSynthesizer:
         device: where all of it runs.
     """
 
+    config: FastConfig
+
     def __init__(
         self,
         config: FastConfig,
@@ -130,15 +128,8 @@ class FastSynthesizer:
         context: SynthesisContext,
         device: torch.device,
     ) -> None:
-        self.config = config
-        self.context = context
-        self.device = device
-        self.task = task
-        self.teacher = teacher.to(device).to(memory_format=torch.channels_last)
-        self.student = student.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        super().__init__(config, task, teacher, student, context, device)
         self.generator = generator.to(device).to(memory_format=torch.channels_last).train()
-        self.student_version: WeightsVersion = 0
-        self.rng = torch.Generator().manual_seed(context.seed)
         self._statistics = bn_statistics.BatchNormStatistics(self.teacher, required=config.reads_batch_norm)
         self._average: list[tuple[Tensor, Tensor]] | None = None
         self._was_reset = False
@@ -162,14 +153,6 @@ class FastSynthesizer:
             )
         assert parts.student is not None
         return cls(config, parts.task, parts.teacher, parts.student, generator, context, device)
-
-    def prepare(self) -> Preparation | None:
-        """No preparation: it learns while it makes batches."""
-        return None
-
-    def load_student(self, weights: np.ndarray, version: WeightsVersion) -> None:
-        weight_vector.load_flat_weights(self.student, weights)
-        self.student_version = version
 
     def step(self, summary: BufferSummary) -> SyntheticBatch:
         self._reset_when_due(summary)
@@ -238,30 +221,6 @@ class FastSynthesizer:
             terms["adversarial_loss"] = inversion.adversarial_loss(student_logits, teacher_logits)
             loss = loss + config.adversarial_weight * terms["adversarial_loss"]
         return images, loss, {name: float(term.detach()) for name, term in terms.items()}
-
-    def _finish(self, images: Tensor, targets: Tensor, metrics: dict[str, float]) -> SyntheticBatch:
-        """Rounds to uint8 and evaluates teacher and student on the images as stored (Algorithm 1, lines 12-14)."""
-        stored = (images * 255).round_().clamp_(0, 255).to(torch.uint8)
-        teacher_logits = self.teacher.logits_of(stored, self.context.bf16)
-        return SyntheticBatch.of_judgement(
-            self.task.judge(teacher_logits),
-            images=stored.contiguous(memory_format=torch.contiguous_format).cpu().numpy(),
-            targets=targets.cpu().numpy(),
-            source=self.config.method,
-            generator_id=self.context.generator_id,
-            student_version=self.student_version,
-            priorities=self._priorities(stored, teacher_logits),
-            metrics=metrics,
-        )
-
-    def _priorities(self, stored: Tensor, teacher_logits: Tensor) -> np.ndarray | None:
-        temperature = self.context.priority_temperature
-        if temperature is None:
-            return None
-        with torch.no_grad(), precision.autocast(self.device, self.context.bf16):
-            student_logits = self.student(self.teacher.normalize(frozen_teacher.pixels_of(stored))).float()
-        priorities: np.ndarray = distillation.kd_loss_per_sample(student_logits, teacher_logits, temperature).cpu().numpy()
-        return priorities
 
     def _adversarial_start(self) -> int:
         start = self.config.adversarial_start_batches
