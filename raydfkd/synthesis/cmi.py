@@ -4,10 +4,10 @@ Fang et al., "Contrastive Model Inversion for Data-Free Knowledge Distillation",
 
     bn_weight * L_BN + one_hot_weight * CE(t, y) + adversarial_weight * L_adv + contrastive_weight * L_cr
 
-The first three read a global view of each image (random crop, flip), L_cr (``losses.contrastive``) compares it with a local view
-(resized crop, flip). L_cr sees an image as the teacher's instance feature: the inputs of its BatchNorm layers, each averaged
-over the pixels, side by side. A projection head with an optimizer of its own turns features into unit vectors; both views'
-unprojected features are kept for later batches to differ from, and are projected anew by the present head.
+The first three read a global view of each image (random crop, flip), L_cr (``losses.contrastive``) compares it with a local
+view (resized crop, flip). L_cr sees an image as the teacher's instance feature: the inputs of its BatchNorm layers, each
+averaged over the pixels, side by side. A projection head with an optimizer of its own turns features into unit vectors; both
+views' unprojected features are kept for later batches to differ from, and are projected anew by the present head.
 
 Where we deviate from the published code: kept features are in float16, half the memory; they are of the images as the best step
 saw them, which is also what the code stores; the local view's crop is ``augment.resized_crop``'s.

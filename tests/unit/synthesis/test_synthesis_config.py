@@ -9,6 +9,7 @@ from raydfkd.errors import UnknownNameError
 from raydfkd.synthesis.cmi import CMIConfig
 from raydfkd.synthesis.fast import FastConfig
 from raydfkd.synthesis.methods import METHODS
+from raydfkd.synthesis.predfkd import PreDFKDConfig
 from raydfkd.synthesis.ssdkd import SSDKDConfig
 
 
@@ -35,6 +36,7 @@ def test_a_rate_of_ones_own_comes_first() -> None:
         (FastConfig, {"method": "ssdkd"}, "Input should be 'fast'"),
         (FastConfig, {"bn_momentum": 1.0}, "less than 1"),
         (CMIConfig, {"contrastive_weight": 0, "num_negatives": 3}, "contrastive_weight 0 does not use num_negatives"),
+        (PreDFKDConfig, {"batch_size": 8}, "is less than two images: raise one of them"),
     ],
 )
 def test_what_would_do_nothing_is_refused(config: type, settings: dict, message: str) -> None:
@@ -43,10 +45,10 @@ def test_what_would_do_nothing_is_refused(config: type, settings: dict, message:
 
 
 def test_methods_are_known_by_name_and_say_what_they_need() -> None:
-    known = {name: METHODS.get(name) for name in ("fast", "ssdkd", "cmi", "hidfd", "procedural")}
+    known = {name: METHODS.get(name) for name in ("fast", "ssdkd", "cmi", "predfkd", "hidfd", "procedural")}
     assert [name for name, method in known.items() if method.needs_batch_norm] == ["fast", "ssdkd", "cmi"]
-    assert [name for name, method in known.items() if method.needs_gradient] == ["fast", "ssdkd", "cmi", "hidfd"]
+    assert [name for name, method in known.items() if method.needs_gradient] == ["fast", "ssdkd", "cmi", "predfkd", "hidfd"]
     assert [name for name, method in known.items() if method.needs_collected] == ["hidfd"]
-    assert [name for name, method in known.items() if method.needs_student] == ["fast", "ssdkd", "cmi"]
+    assert [name for name, method in known.items() if method.needs_student] == ["fast", "ssdkd", "cmi", "predfkd"]
     with pytest.raises(UnknownNameError, match="did you mean 'ssdkd'"):
         METHODS.get("ssdk")
