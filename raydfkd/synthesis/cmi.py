@@ -26,7 +26,7 @@ from raydfkd.types import BufferSummary, SyntheticBatch
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from raydfkd import augment
     from raydfkd.losses import contrastive, inversion
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from raydfkd.models.generators.upsampling import UpsamplingGenerator
     from raydfkd.models.teachers import bn_statistics
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
-    from raydfkd.tasks.task import Task
 else:
     torch, augment = deferred("torch"), deferred("raydfkd.augment")
     contrastive, inversion = deferred("raydfkd.losses.contrastive"), deferred("raydfkd.losses.inversion")
@@ -140,9 +139,7 @@ class CMISynthesizer(InversionSynthesizer):
 
     Args:
         config: the method's settings.
-        task: judges what will be stored.
-        teacher: frozen, with BatchNorm layers (the builder has checked).
-        student: a copy used only by this synthesizer; weights are updated by ``load_student``.
+        parts: see ``InversionSynthesizer``; the teacher has BatchNorm layers (the builder has checked).
         generator: latents [B,latent_dim] to images [B,C,H,W] in [0,1]; its weights do not matter.
         context: see ``SynthesisContext``.
         device: where all of it runs.
@@ -156,14 +153,12 @@ class CMISynthesizer(InversionSynthesizer):
     def __init__(
         self,
         config: CMIConfig,
-        task: Task,
-        teacher: FrozenTeacher,
-        student: nn.Module,
+        parts: SynthesisParts,
         generator: UpsamplingGenerator,
         context: SynthesisContext,
         device: torch.device,
     ) -> None:
-        super().__init__(config, task, teacher, student, context, device)
+        super().__init__(config, parts, context, device)
         self.generator = generator.to(device).to(memory_format=torch.channels_last).train()
         self._statistics = bn_statistics.BatchNormStatistics(self.teacher)
         self.contrast = None
@@ -177,13 +172,13 @@ class CMISynthesizer(InversionSynthesizer):
         Raises:
             UnknownNameError, ConfigError: there is no such generator, or it cannot make such images.
             TeacherError: the teacher has no layer that ``instance_layers`` names.
+            ConfigError, TeacherError: feature alignment lacks something.
         """
         with torch.random.fork_rng(devices=[]):
             generator = generators.build_generator(
                 config.generator, parts.teacher.image_shape, config.latent_dim, config.base_channels
             )
-        assert parts.student is not None
-        return cls(config, parts.task, parts.teacher, parts.student, generator, context, device)
+        return cls(config, parts, generator, context, device)
 
     def step(self, summary: BufferSummary) -> SyntheticBatch:
         config, contrast = self.config, self.contrast
@@ -239,16 +234,17 @@ class CMISynthesizer(InversionSynthesizer):
             terms["contrastive_loss"] = contrast.loss(features_B2d, self.rng)
             loss = loss + config.contrastive_weight * terms["contrastive_loss"]
             features_B2d = features_B2d.detach()
+        loss, terms = self._aligned(loss, terms, images, targets)
         return images, features_B2d, loss, {name: float(term.detach()) for name, term in terms.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"rng": self.rng.get_state()}
+        state = super().state_dict()
         return state if self.contrast is None else state | self.contrast.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
         if self.contrast is not None:
             self.contrast.load_state_dict(state)
-        self.rng.set_state(state["rng"].cpu())
 
 
 class _Contrast:

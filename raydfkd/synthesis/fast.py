@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from raydfkd.models import weights as weight_files
     from raydfkd.models.generators.upsampling import UpsamplingGenerator
     from raydfkd.models.teachers import bn_statistics
-    from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
-    from raydfkd.tasks.task import Task
 else:
     torch, augment = deferred("torch"), deferred("raydfkd.augment")
     inversion = deferred("raydfkd.losses.inversion")
@@ -108,9 +106,7 @@ class FastSynthesizer(InversionSynthesizer):
 
     Args:
         config: the method's settings.
-        task: judges what will be stored.
-        teacher: frozen, with BatchNorm layers (the builder has checked).
-        student: a copy used only by this synthesizer; weights are updated by ``load_student``.
+        parts: see ``InversionSynthesizer``; the teacher has BatchNorm layers (the builder has checked).
         generator: latents [B,latent_dim] to images [B,C,H,W] in [0,1].
         context: see ``SynthesisContext``.
         device: where all of it runs.
@@ -121,14 +117,12 @@ class FastSynthesizer(InversionSynthesizer):
     def __init__(
         self,
         config: FastConfig,
-        task: Task,
-        teacher: FrozenTeacher,
-        student: nn.Module,
+        parts: SynthesisParts,
         generator: UpsamplingGenerator,
         context: SynthesisContext,
         device: torch.device,
     ) -> None:
-        super().__init__(config, task, teacher, student, context, device)
+        super().__init__(config, parts, context, device)
         self.generator = generator.to(device).to(memory_format=torch.channels_last).train()
         self._statistics = bn_statistics.BatchNormStatistics(self.teacher, required=config.reads_batch_norm)
         self._average: list[tuple[Tensor, Tensor]] | None = None
@@ -145,14 +139,14 @@ class FastSynthesizer(InversionSynthesizer):
 
         Raises:
             UnknownNameError, ConfigError: there is no such generator, or it cannot make such images.
+            ConfigError, TeacherError: feature alignment lacks something.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
             generator = generators.build_generator(
                 config.generator, parts.teacher.image_shape, config.latent_dim, config.base_channels
             )
-        assert parts.student is not None
-        return cls(config, parts.task, parts.teacher, parts.student, generator, context, device)
+        return cls(config, parts, generator, context, device)
 
     def step(self, summary: BufferSummary) -> SyntheticBatch:
         self._reset_when_due(summary)
@@ -220,6 +214,7 @@ class FastSynthesizer(InversionSynthesizer):
         if student_logits is not None:
             terms["adversarial_loss"] = inversion.adversarial_loss(student_logits, teacher_logits)
             loss = loss + config.adversarial_weight * terms["adversarial_loss"]
+        loss, terms = self._aligned(loss, terms, images, self.task_targets(teacher_logits, targets))
         return images, loss, {name: float(term.detach()) for name, term in terms.items()}
 
     def _adversarial_start(self) -> int:
@@ -243,21 +238,20 @@ class FastSynthesizer(InversionSynthesizer):
         self._average = batch
 
     def state_dict(self) -> dict[str, Any]:
-        return {
+        return super().state_dict() | {
             "generator": self.generator.state_dict(),
             "meta_optimizer": self._meta_optimizer.state_dict(),
             "average": None if self._average is None else [list(pair) for pair in self._average],
             "was_reset": self._was_reset,
-            "rng": self.rng.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
         self.generator.load_state_dict(state["generator"])
         weight_files.load_optimizer(self._meta_optimizer, state["meta_optimizer"])
         average = state["average"]
         self._average = None if average is None else [(m.to(self.device), v.to(self.device)) for m, v in average]
         self._was_reset = state["was_reset"]
-        self.rng.set_state(state["rng"].cpu())
 
 
 def _add_gradients(generator: nn.Module, worker: nn.Module) -> None:

@@ -113,8 +113,7 @@ class PreDFKDSynthesizer(InversionSynthesizer):
     config: PreDFKDConfig
 
     def __init__(self, config: PreDFKDConfig, parts: SynthesisParts, context: SynthesisContext, device: torch.device) -> None:
-        assert parts.student is not None
-        super().__init__(config, parts.task, parts.teacher, parts.student, context, device)
+        super().__init__(config, parts, context, device)
         if config.activation_weight > 0:
             _ = self.teacher.classifier_head  # refuses a teacher without one
         shape, statistics = self.teacher.image_shape, self.teacher.normalization
@@ -160,6 +159,7 @@ class PreDFKDSynthesizer(InversionSynthesizer):
         if features is not None:
             terms["activation_loss"] = inversion.activation_loss(features)
             loss = loss + config.activation_weight * terms["activation_loss"]
+        loss, terms = self._aligned(loss, terms, images, teacher_logits.argmax(1))
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()
@@ -231,13 +231,13 @@ class PreDFKDSynthesizer(InversionSynthesizer):
 
     def state_dict(self) -> dict[str, Any]:
         parts = {name: part.state_dict() for name, part in self._parts().items()}
-        return {**parts, "has_memory": self._has_memory, "rng": self.rng.get_state()}
+        return super().state_dict() | parts | {"has_memory": self._has_memory}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self._has_memory = state["has_memory"]
-        self.rng.set_state(state["rng"].cpu())
 
     def _parts(self) -> dict[str, Any]:
         return {

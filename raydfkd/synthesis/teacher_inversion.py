@@ -5,23 +5,23 @@ FastDFKD, SSD-KD, CMI and PRE-DFKD are of this kind.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from raydfkd.deferred import deferred
-from raydfkd.synthesis.method import SynthesisConfig, SynthesisContext
+from raydfkd.errors import ConfigError
+from raydfkd.synthesis.feature_alignment import FeatureAlignment, FeatureAlignmentConfig
+from raydfkd.synthesis.method import SynthesisConfig, SynthesisContext, SynthesisParts
 from raydfkd.types import Preparation, SyntheticBatch, WeightsVersion
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from raydfkd.losses import distillation
     from raydfkd.models import precision, weight_vector
     from raydfkd.models.teachers import frozen_teacher
-    from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
-    from raydfkd.tasks.task import Task
 else:
     torch = deferred("torch")
     distillation = deferred("raydfkd.losses.distillation")
@@ -35,6 +35,12 @@ class InversionConfig(SynthesisConfig):
     student: str | None = None
     """Student that this source plays against: generators get its weights, and new images their initial priorities from its
     losses; null: the first one."""
+    feature_alignment: FeatureAlignmentConfig | None = None
+    """Align generated images with the collected ones of their class (Condensed Data Expansion); null: off."""
+
+    @property
+    def needs_prototypes(self) -> bool:
+        return self.feature_alignment is not None
 
 
 class InversionSynthesizer:
@@ -42,30 +48,35 @@ class InversionSynthesizer:
 
     Args:
         config: the method's settings.
-        task: judges what will be stored.
-        teacher: frozen.
-        student: a copy used only by this synthesizer; weights are updated by ``load_student``.
+        parts: the run's task, teacher and student (a copy that only this synthesizer uses), and, for feature alignment, the
+            collected images.
         context: see ``SynthesisContext``.
         device: where all of it runs.
+
+    Attributes:
+        alignment: None: feature alignment is off.
+
+    Raises:
+        ConfigError, TeacherError: see ``FeatureAlignment``.
     """
 
-    def __init__(
-        self,
-        config: InversionConfig,
-        task: Task,
-        teacher: FrozenTeacher,
-        student: nn.Module,
-        context: SynthesisContext,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, config: InversionConfig, parts: SynthesisParts, context: SynthesisContext, device: torch.device) -> None:
+        assert parts.student is not None
         self.config = config
         self.context = context
         self.device = device
-        self.task = task
-        self.teacher = teacher.to(device).to(memory_format=torch.channels_last)
-        self.student = student.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.task = parts.task
+        self.teacher = parts.teacher.to(device).to(memory_format=torch.channels_last)
+        self.student = parts.student.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
         self.student_version: WeightsVersion = 0
         self.rng = torch.Generator().manual_seed(context.seed)
+        self.alignment: FeatureAlignment | None = None
+        if config.feature_alignment is not None:
+            if parts.collected is None:
+                raise ConfigError("feature_alignment aligns generated images with collected ones: give them in collected")
+            seed = context.seed + 2  # independent of the synthesizer's draws and of an attack's
+            settings, prototypes = config.feature_alignment, parts.collected
+            self.alignment = FeatureAlignment(settings, self.teacher, prototypes, seed, device, context.bf16)
 
     def prepare(self) -> Preparation | None:
         """No preparation: it learns while it makes batches."""
@@ -74,6 +85,25 @@ class InversionSynthesizer:
     def load_student(self, weights: np.ndarray, version: WeightsVersion) -> None:
         weight_vector.load_flat_weights(self.student, weights)
         self.student_version = version
+
+    def _aligned(
+        self, loss: Tensor, terms: dict[str, Tensor], images: Tensor, classes: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The generator's loss and its terms with those of feature alignment, if it is on."""
+        if self.alignment is None:
+            return loss, terms
+        more = self.alignment.terms(images, classes)
+        return loss + self.alignment.config.weight * more["alignment_loss"], terms | more
+
+    def state_dict(self) -> dict[str, Any]:
+        """What every method's state holds."""
+        state: dict[str, Any] = {"rng": self.rng.get_state()}
+        return state if self.alignment is None else state | {"alignment": self.alignment.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rng.set_state(state["rng"].cpu())
+        if self.alignment is not None:
+            self.alignment.load_state_dict(state["alignment"])
 
     def _finish(self, images: Tensor, targets: Tensor, metrics: dict[str, float]) -> SyntheticBatch:
         """Rounds to uint8 and evaluates teacher and student on the images as stored (SSD-KD, Algorithm 1, lines 12-14)."""

@@ -1,4 +1,4 @@
-"""The PRE-DFKD synthesizer: its steps against the losses written out, what it delivers, and that it goes on where it stopped."""
+"""The PRE-DFKD synthesizer: its steps against the losses written out, what it delivers, and how it goes on from a state."""
 
 from __future__ import annotations
 

@@ -79,7 +79,8 @@ def make(
     generator = build_generator(config.generator, SHAPE, config.latent_dim, config.base_channels)
     context = SynthesisContext("inversion-0", seed, warmup, temperature, bf16=False)
     synthesizer = {"fast": FastSynthesizer, "ssdkd": SSDKDSynthesizer}[method]
-    return synthesizer(config, TASK, teacher, student, generator, context, torch.device(device))
+    parts = SynthesisParts(TASK, teacher, student)
+    return synthesizer(config, parts, generator, context, torch.device(device))
 
 
 def weights_of(synthesizer: FastSynthesizer) -> dict[str, torch.Tensor]:
