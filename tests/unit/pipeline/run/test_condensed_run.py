@@ -72,8 +72,8 @@ def test_a_killed_run_goes_on_to_the_same_student(method: str, run: Run, tmp_pat
     def kill() -> None:
         raise KeyboardInterrupt
 
+    at = At(lambda record: record["kind"] == "distillation" and record["step"] == 8, kill)
     with pytest.raises(KeyboardInterrupt):
-        at = At(lambda record: record["kind"] == "distillation" and record["step"] == 8, kill)
         run(method, tmp_path / "killed", watcher=at)
     resumed = distill(tmp_path / "killed" / "config.yaml", out=tmp_path / "killed", resume=True)
     students = [load_file(Path(result.run_dir) / "student.safetensors") for result in (unbroken, resumed)]
