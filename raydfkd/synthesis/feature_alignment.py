@@ -14,7 +14,7 @@ alignment costs, because the method's own pass must not see DiffAugment, which w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -45,6 +45,9 @@ CHUNK = 500
 """Prototypes per forward pass of the teacher when their class means are computed."""
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class FeatureAlignmentConfig(Settings):
     """Condensed Data Expansion (arXiv 2408.13850): aligns generated images with the collected ones of their class."""
 
@@ -65,7 +68,7 @@ class FeatureAlignmentConfig(Settings):
     """Steps of the discriminator before each step of the generator."""
     discriminator_lr: float = Field(1e-3, gt=0)
     """Adam rate of the discriminator."""
-    discriminator_betas: tuple[float, float] = (0.5, 0.999)
+    discriminator_betas: tuple[Decay, Decay] = (0.5, 0.999)
     """Adam's decay rates of the discriminator."""
 
 
