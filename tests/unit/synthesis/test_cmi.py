@@ -96,6 +96,7 @@ def test_the_first_steps_loss_is_the_papers(earlier: int) -> None:
     expected = by_hand(synthesizer)
     metrics = synthesizer.step(summary()).metrics
     assert metrics["loss"] == pytest.approx(expected.pop("sum").item(), rel=2e-3)
+    assert metrics["contrastive_loss"] == pytest.approx(expected["contrastive"].item(), rel=1e-5)
     assert {name: metrics[f"{name}_loss"] for name in expected} == pytest.approx(
         {name: term.item() for name, term in expected.items()}, rel=2e-3
     )
