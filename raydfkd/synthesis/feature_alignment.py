@@ -8,8 +8,9 @@ images, all of them seen through DiffAugment. The discriminator stays when a met
 Where the paper is silent: the discriminator's optimizer is Adam with CMI's rate and betas; its class code is one-hot, or the
 mean feature of the class as in AFHN, from which the paper takes the network; a synthetic image's class is the one its own
 method aims at (Eq. 3's pseudo-label, which the paper's text leaves to the teacher), and the teacher's prediction for a method
-without targets. By default a step aligns half of a batch, drawn at random: a pass through the teacher of its own is what
-alignment costs, because the method's own pass must not see DiffAugment, which would spoil its BatchNorm statistics.
+without targets. By default a step aligns half of a batch, drawn at random: what alignment costs is a pass of its own through
+the teacher, because the method's own pass must not see DiffAugment, which would spoil its BatchNorm statistics. FastDFKD on a
+WRN-16-2 takes 1.2 times as long with half and 1.4 times with all.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class FeatureAlignmentConfig(Settings):
     """Dotted name of the teacher's layer whose output is aligned, averaged over pixels; null: the penultimate features, which
     its classifier head takes."""
     share: float = Field(0.5, gt=0, le=1)
-    """Share of a batch's images that each step aligns, drawn at random; 1 as published, for about twice the time."""
+    """Share of a batch's images that each step aligns, drawn at random; 1 as published, the less the faster."""
     class_code: Literal["one_hot", "class_mean"] = "one_hot"
     """How the discriminator is told a class: its number, or the mean feature of its collected images."""
     augmentation: tuple[Literal["color", "translation", "cutout"], ...] = ("color", "translation", "cutout")
