@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from raydfkd import augment
     from raydfkd.losses import contrastive, inversion
     from raydfkd.models import features, generators, precision
+    from raydfkd.models import weights as weight_files
     from raydfkd.models.discriminators import projection_head
     from raydfkd.models.generators.upsampling import UpsamplingGenerator
     from raydfkd.models.teachers import bn_statistics
@@ -39,7 +40,7 @@ else:
     torch, augment = deferred("torch"), deferred("raydfkd.augment")
     contrastive, inversion = deferred("raydfkd.losses.contrastive"), deferred("raydfkd.losses.inversion")
     features, generators = deferred("raydfkd.models.features"), deferred("raydfkd.models.generators")
-    precision = deferred("raydfkd.models.precision")
+    precision, weight_files = deferred("raydfkd.models.precision"), deferred("raydfkd.models.weights")
     projection_head = deferred("raydfkd.models.discriminators.projection_head")
     bn_statistics = deferred("raydfkd.models.teachers.bn_statistics")
 
@@ -94,6 +95,15 @@ class CMIConfig(InversionConfig):
             idle = ("contrastive_temperature", "projected_dim", "bank_size", "num_negatives", "instance_layers", "least_area")
             self.refuse_idle("contrastive_weight 0", *idle)
         return self
+
+    def images_trained_on(self, batches: int) -> int:
+        images = batches * self.steps_per_batch * self.batch_size
+        local_views = images if self.contrastive_weight > 0 else 0
+        return self.with_alignment(images) + local_views
+
+    @property
+    def reads_batch_norm(self) -> bool:
+        return self.bn_weight > 0 or (self.contrastive_weight > 0 and self.instance_layers is None)
 
 
 class FeatureBank:
@@ -160,7 +170,7 @@ class CMISynthesizer(InversionSynthesizer):
     ) -> None:
         super().__init__(config, parts, context, device)
         self.generator = generator.to(device).to(memory_format=torch.channels_last).train()
-        self._statistics = bn_statistics.BatchNormStatistics(self.teacher)
+        self._statistics = bn_statistics.BatchNormStatistics(self.teacher, required=config.reads_batch_norm)
         self.contrast = None
         if config.contrastive_weight > 0:
             self.contrast = _Contrast(config, self.teacher, context.seed, device)
@@ -222,8 +232,9 @@ class CMISynthesizer(InversionSynthesizer):
                 crop = augment.random_resized_crop_flip(images, config.least_area, config.flip, self.rng)
                 _, local_Bd = contrast.read(self.teacher.normalize(crop))
                 features_B2d = torch.stack([local_Bd, global_Bd], 1)
+        batch = self._statistics.batch
         terms = {
-            "bn_loss": inversion.bn_loss(self._statistics.batch, self._statistics.running),
+            "bn_loss": inversion.bn_loss(batch, self._statistics.running) if batch else teacher_logits.new_zeros(()),
             "one_hot_loss": inversion.one_hot_loss(teacher_logits, targets),
         }
         loss = config.bn_weight * terms["bn_loss"] + config.one_hot_weight * terms["one_hot_loss"]
@@ -292,7 +303,7 @@ class _Contrast:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.head.load_state_dict(state["head"])
-        self._optimizer.load_state_dict(state["head_optimizer"])
+        weight_files.load_optimizer(self._optimizer, state["head_optimizer"])
         self.bank.load_state_dict(state["bank"])
 
 

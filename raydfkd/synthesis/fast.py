@@ -85,7 +85,7 @@ class FastConfig(InversionConfig):
         return self
 
     def images_trained_on(self, batches: int) -> int:
-        return batches * self.steps_per_batch * self.batch_size
+        return self.with_alignment(batches * self.steps_per_batch * self.batch_size)
 
     @property
     def reads_batch_norm(self) -> bool:

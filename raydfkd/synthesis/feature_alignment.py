@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from raydfkd.losses import alignment
     from raydfkd.models import features as probing
     from raydfkd.models import layer_capture, precision
+    from raydfkd.models import weights as weight_files
     from raydfkd.models.discriminators import feature_discriminator
     from raydfkd.models.layer_capture import LayerCapture
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
@@ -40,6 +41,7 @@ else:
     torch, diff_augment = deferred("torch"), deferred("raydfkd.augment.diff_augment")
     alignment, probing = deferred("raydfkd.losses.alignment"), deferred("raydfkd.models.features")
     layer_capture, precision = deferred("raydfkd.models.layer_capture"), deferred("raydfkd.models.precision")
+    weight_files = deferred("raydfkd.models.weights")
     feature_discriminator = deferred("raydfkd.models.discriminators.feature_discriminator")
 
 CHUNK = 500
@@ -173,7 +175,7 @@ class FeatureAlignment:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.discriminator.load_state_dict(state["discriminator"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        weight_files.load_optimizer(self._optimizer, state["optimizer"])
         self.rng.set_state(state["rng"].cpu())
 
 

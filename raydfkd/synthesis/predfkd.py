@@ -40,11 +40,12 @@ if TYPE_CHECKING:
 
     from raydfkd.losses import inversion, variational
     from raydfkd.models import precision
+    from raydfkd.models import weights as weight_files
     from raydfkd.models.generators import memory_networks
 else:
     torch = deferred("torch")
     inversion, variational = deferred("raydfkd.losses.inversion"), deferred("raydfkd.losses.variational")
-    precision = deferred("raydfkd.models.precision")
+    precision, weight_files = deferred("raydfkd.models.precision"), deferred("raydfkd.models.weights")
     memory_networks = deferred("raydfkd.models.generators.memory_networks")
 
 MIN_BATCH_SIZE = 16
@@ -95,6 +96,12 @@ class PreDFKDConfig(InversionConfig):
                 "them, or set memory_share to 0"
             )
         return self
+
+    def images_trained_on(self, batches: int) -> int:
+        # A memory step has half a generator batch of novel images and an eighth of its own, which are refined before.
+        memory = self.generator_batch_size * 3 // 4
+        novel = self.with_alignment(self.steps_per_batch * self.generator_batch_size)
+        return batches * (novel + self.memory_steps_per_batch * memory)
 
     @property
     def num_remembered(self) -> int:
@@ -236,7 +243,10 @@ class PreDFKDSynthesizer(InversionSynthesizer):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            if isinstance(part, torch.optim.Optimizer):
+                weight_files.load_optimizer(part, state[name])
+            else:
+                part.load_state_dict(state[name])
         self._has_memory = state["has_memory"]
 
     def _parts(self) -> dict[str, Any]:

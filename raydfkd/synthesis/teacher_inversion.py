@@ -42,6 +42,10 @@ class InversionConfig(SynthesisConfig):
     def needs_prototypes(self) -> bool:
         return self.feature_alignment is not None
 
+    def with_alignment(self, images: int) -> int:
+        """So many images that a generator is trained on, and those that feature alignment takes through the teacher again."""
+        return images if self.feature_alignment is None else round((1 + self.feature_alignment.share) * images)
+
 
 class InversionSynthesizer:
     """The teacher, a copy of the student, and the way from images to a ``SyntheticBatch``.

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_synthesis import SHAPE, build, build_teacher, summary
+from tiny_synthesis import SHAPE, TASK, build, build_teacher, summary
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raydfkd.augment import random_crop_flip, random_resized_crop_flip
 from raydfkd.errors import TeacherError
 from raydfkd.models import flat_weights
-from raydfkd.synthesis.cmi import CMISynthesizer, FeatureBank
+from raydfkd.models.teachers.teacher import FrozenTeacher
+from raydfkd.synthesis.cmi import CMIConfig, CMISynthesizer, FeatureBank
+from raydfkd.synthesis.method import SynthesisContext, SynthesisParts
 
 SMALL: dict[str, Any] = {
     "batch_size": 12,
@@ -209,6 +211,17 @@ def test_a_seed_repeats_and_global_randomness_is_left_alone() -> None:
     torch.manual_seed(2)
     np.testing.assert_array_equal(make(seed=5).step(summary()).images, first.images)
     assert not np.array_equal(make(seed=6).step(summary()).images, first.images)
+
+
+def test_a_teacher_without_batch_norm_needs_other_layers_and_no_bn_loss() -> None:
+    torch.manual_seed(0)
+    plain = FrozenTeacher(nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten(), nn.Linear(10, 10)), 10, SHAPE, [0.0], [1.0])
+    settings = {"method": "cmi", **SMALL, "bn_weight": 0, "adversarial_weight": 0, "instance_layers": ("2",)}
+    parts = SynthesisParts(TASK, plain, copy.deepcopy(plain.model))
+    context = SynthesisContext("a-0", 0, 3, None, bf16=False)
+    synthesizer = CMISynthesizer.build(CMIConfig.model_validate(settings), parts, context, torch.device("cpu"))
+    assert synthesizer.step(summary()).metrics["bn_loss"] == 0
+    assert CMIConfig.model_validate({**settings, "instance_layers": None}).reads_batch_norm
 
 
 def test_layers_of_the_instance_feature_can_be_named() -> None:

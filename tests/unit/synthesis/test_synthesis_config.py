@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from raydfkd.errors import UnknownNameError
 from raydfkd.synthesis.cmi import CMIConfig
 from raydfkd.synthesis.fast import FastConfig
+from raydfkd.synthesis.method import SynthesisConfig
 from raydfkd.synthesis.methods import METHODS
 from raydfkd.synthesis.predfkd import PreDFKDConfig
 from raydfkd.synthesis.ssdkd import SSDKDConfig
@@ -42,6 +43,21 @@ def test_a_rate_of_ones_own_comes_first() -> None:
 def test_what_would_do_nothing_is_refused(config: type, settings: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         config(**settings)
+
+
+@pytest.mark.parametrize(
+    ("config", "images"),
+    [
+        (FastConfig(batch_size=10, steps_per_batch=3), 3 * 10),
+        (FastConfig(batch_size=10, steps_per_batch=3, feature_alignment={"share": 0.5}), 3 * 15),
+        (CMIConfig(batch_size=10, steps_per_batch=3), 3 * 20),
+        (CMIConfig(batch_size=10, steps_per_batch=3, feature_alignment={}), 3 * 25),
+        (CMIConfig(batch_size=10, steps_per_batch=3, contrastive_weight=0), 3 * 10),
+        (PreDFKDConfig(generator_batch_size=16, memory_steps_per_batch=2), 16 + 2 * (8 + 2 * 2)),
+    ],
+)
+def test_the_images_that_a_batch_costs(config: SynthesisConfig, images: int) -> None:
+    assert config.images_trained_on(7) == 7 * images
 
 
 def test_methods_are_known_by_name_and_say_what_they_need() -> None:
