@@ -1,8 +1,10 @@
-"""Affine warps and elastic deformation, batched: every image has its own transform. Pixels outside the image are 0."""
+"""Affine warps and elastic deformation, batched: every image has its own transform. Pixels outside the image are 0
+unless another padding is asked for."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,13 +14,14 @@ _SMALL, _LARGE = 32, 224
 _ALPHAS, _SIGMAS = (12.0, 50.0), (3.0, 5.0)
 
 
-def affine(images: Tensor, matrices_B23: Tensor) -> Tensor:
+def affine(images: Tensor, matrices_B23: Tensor, padding: Literal["zeros", "border"] = "zeros") -> Tensor:
     """Samples each image bilinearly where its matrix says.
 
     Args:
         images: float [B,C,H,W].
         matrices_B23: float32 [B,2,3] on the same device: (x, y) of an output pixel, from the image's centre in pixels, to
             that of the input point whose value it gets.
+        padding: what lies outside the image: 0, or the nearest pixel.
     """
     height, width = images.shape[2:]
     # torch's grids reach from -1 to 1 over the image, whatever its size.
@@ -26,7 +29,7 @@ def affine(images: Tensor, matrices_B23: Tensor) -> Tensor:
     scale = torch.cat([half, half.new_ones(1)])
     theta = matrices_B23 * scale / half[:, None]
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
 def shear_x(amounts_B: Tensor, height: int) -> Tensor:

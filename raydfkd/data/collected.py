@@ -1,4 +1,4 @@
-"""Collected images: a few real images from any source, labelled by the teacher (HiDFD's D_c)."""
+"""Collected images: a few real or condensed ones from any source, labelled by the teacher (HiDFD's D_c) or their data set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from raydfkd.data.config import CollectedConfig
-from raydfkd.data.datasets import ImageDataset, load_unlabelled
+from raydfkd.data.datasets import ImageDataset, load_dataset, load_unlabelled
 from raydfkd.data.selection import select_balanced
 from raydfkd.errors import DataError
 from raydfkd.models.teachers.teacher import FrozenTeacher
@@ -28,7 +28,7 @@ class CollectedImages:
     """Collected images and their statistics.
 
     Attributes:
-        batch: the images; their classes are the teacher's, their source is ``collected``.
+        batch: the images; ``teacher_class`` is the teacher's, ``targets`` the class in force, their source is ``collected``.
         num_classes: K.
         num_skipped: images that could not be decoded.
         original_size: number of images the teacher was trained on, None if unknown.
@@ -73,11 +73,17 @@ def collect(
     """Reads, labels and selects the collected images; deterministic for a given seed.
 
     Raises:
-        DataError: there is nothing to read, the images' channels differ from the teacher's, or fewer than two are left.
+        DataError: there is nothing to read, the images' channels differ from the teacher's, or fewer than two are left; with
+            the data set's own labels also if it has none, or others than the task's classes.
     """
-    found = _left_over(load_unlabelled(config.dataset, teacher.image_shape), config.exclude)
+    labelled = config.labels == "dataset"
+    if labelled:
+        everything = load_dataset(config.dataset, teacher.image_shape, teacher.num_classes)
+    else:
+        everything = load_unlabelled(config.dataset, teacher.image_shape)
+    found = _left_over(everything, config.exclude)
     judgement = task.judge_all(teacher.to(device), found.images, device, bf16, CHUNK)
-    classes = judgement.classes
+    classes = found.labels if labelled else judgement.classes
     rng = np.random.default_rng(seed)
     chosen = np.arange(len(found))
     if config.num_images is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,16 +11,19 @@ from raydfkd.settings import InputPath, Settings
 
 
 class CollectedConfig(Settings):
-    """A few real images from anywhere, to train on. Their labels, if any, are not read: the teacher classifies them."""
+    """A few real or condensed images from anywhere, to train on. The teacher classifies them."""
 
     dataset: AnyDataset
     """Where the images are."""
+    labels: Literal["teacher", "dataset"] = "teacher"
+    """What says which class an image is of, to choose images by class and to train generators on them: the teacher, so that no
+    label is read, or the data set's own labels, which condensed images have by design. Students never see them."""
     num_images: int | None = Field(default=None, ge=2)
     """How many to choose at random; null: all."""
     imbalance: float | None = Field(default=None, ge=1)
     """Choose a long tail: the first class's images over the last one's, falling exponentially in between; null: unchanged."""
     balanced: bool = False
-    """Choose equally many of every class that the teacher predicts at all, repeating images of classes with too few."""
+    """Choose equally many of every class that occurs at all, repeating images of classes with too few."""
     original_size: int | None = Field(default=None, ge=1)
     """Images that the teacher was trained on, for reporting rho = collected / original; null: not known."""
     exclude: InputPath | None = None

@@ -6,6 +6,7 @@ holds at every position, and a sample's value is the mean over its positions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -103,3 +104,35 @@ def modulating_weights(
     if difficulty:
         weights = weights * (1 - confidence) ** gamma
     return weights
+
+
+def negative_batch_entropy(teacher_logits_BK: Tensor) -> Tensor:
+    """sum_c p_c log10 p_c, p the mean over the batch of the teacher's softmax: least where all classes are made equally often.
+
+    The information-entropy loss of DAFL (Chen et al., ICCV 2019), in its code's and PRE-DFKD's logarithm to base 10.
+    """
+    log_mean_K = torch.logsumexp(F.log_softmax(teacher_logits_BK.float(), dim=1), dim=0) - math.log(len(teacher_logits_BK))
+    # In the log domain a class whose probability underflows to 0 adds 0 and not 0 * -inf, whose gradient is NaN.
+    return (log_mean_K.exp() * log_mean_K).sum() / math.log(10)
+
+
+def activation_loss(features_BF: Tensor) -> Tensor:
+    """-(1/(B F)) sum |Phi_T(x)|: rewards images that activate the teacher's penultimate features (DAFL)."""
+    return -features_BF.float().abs().mean()
+
+
+def disagreement_loss(student_logits_BK: Tensor, teacher_logits_BK: Tensor) -> Tensor:
+    """1 - JS: rewards images on which student and teacher differ (PRE-DFKD, Binici et al., AAAI 2022, from DeepInversion).
+
+    With P and Q the softmaxes at temperature 3 and M = (P + Q) / 2, all clamped to [.01,.99], JS is half the mean over all
+    elements of M (log M - log P), plus the same of Q, clamped to [0,1]. This is the published code: the Jensen-Shannon
+    divergence itself has the arguments the other way round (P (log P - log M)), no clamps, and sums over classes. The teacher
+    is a constant, so that images are not pushed to where the teacher is odd but to where the student is.
+    """
+    student_BK = (student_logits_BK.float() / 3).softmax(1)
+    teacher_BK = (teacher_logits_BK.detach().float() / 3).softmax(1)
+    mean_BK = ((student_BK + teacher_BK) / 2).clamp(0.01, 0.99)
+    halves = [
+        0.5 * (mean_BK * (mean_BK.log() - each_BK.clamp(0.01, 0.99).log())).mean() for each_BK in (student_BK, teacher_BK)
+    ]
+    return 1 - torch.stack(halves).sum().clamp(0, 1)

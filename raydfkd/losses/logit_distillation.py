@@ -23,6 +23,11 @@ def hard_label_loss_per_sample(student_logits_BK: Tensor, teacher_logits_BK: Ten
     return mean_over_positions(F.cross_entropy(student_logits_BK.float(), teacher_logits_BK.argmax(1), reduction="none"))
 
 
+def l1_per_sample(student_logits_BK: Tensor, teacher_logits_BK: Tensor) -> Tensor:
+    """(1/K) sum_k |t_k - s_k|: the student's loss of PRE-DFKD (Binici et al., AAAI 2022), as of DFAD. Returns float32 [B]."""
+    return mean_over_positions((student_logits_BK.float() - teacher_logits_BK.float()).abs().mean(1))
+
+
 def smoothed_label_kl_per_sample(student_logits_BK: Tensor, teacher_logits_BK: Tensor, smoothing: float) -> Tensor:
     """KL(q || p_S) with q = (1 - s) one-hot(y) + s / K: the label ablation of the surrogate-dataset study (its Table 4).
 

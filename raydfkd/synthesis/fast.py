@@ -8,33 +8,30 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from raydfkd.deferred import deferred
 from raydfkd.settings import Budget
-from raydfkd.synthesis.method import Method, SynthesisConfig, SynthesisContext, SynthesisParts
-from raydfkd.types import BufferSummary, Preparation, SyntheticBatch, WeightsVersion
+from raydfkd.synthesis.method import Method, SynthesisContext, SynthesisParts
+from raydfkd.synthesis.teacher_inversion import InversionConfig, InversionSynthesizer
+from raydfkd.types import BufferSummary, SyntheticBatch
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from raydfkd import augment
-    from raydfkd.losses import distillation, inversion
-    from raydfkd.models import generators, precision, weight_vector
+    from raydfkd.losses import inversion
+    from raydfkd.models import generators, precision
     from raydfkd.models import weights as weight_files
     from raydfkd.models.generators.upsampling import UpsamplingGenerator
-    from raydfkd.models.teachers import bn_statistics, frozen_teacher
-    from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
-    from raydfkd.tasks.task import Task
+    from raydfkd.models.teachers import bn_statistics
 else:
     torch, augment = deferred("torch"), deferred("raydfkd.augment")
-    distillation, inversion = deferred("raydfkd.losses.distillation"), deferred("raydfkd.losses.inversion")
+    inversion = deferred("raydfkd.losses.inversion")
     generators, precision = deferred("raydfkd.models.generators"), deferred("raydfkd.models.precision")
-    weight_vector, weight_files = deferred("raydfkd.models.weight_vector"), deferred("raydfkd.models.weights")
+    weight_files = deferred("raydfkd.models.weights")
     bn_statistics = deferred("raydfkd.models.teachers.bn_statistics")
-    frozen_teacher = deferred("raydfkd.models.teachers.frozen_teacher")
 
 ADAM_BETAS = (0.5, 0.999)
 REPTILE_SCALE = 67.0
@@ -43,14 +40,11 @@ PUBLISHED_RATES = {2: (5e-3, 0.015), 5: (3e-3, 0.01), 10: (2e-3, 0.01)}
 """FastDFKD's (generator, latent) learning rates for 2, 5 and 10 steps a batch."""
 
 
-class FastConfig(SynthesisConfig):
+class FastConfig(InversionConfig):
     """FastDFKD (Fang et al., AAAI 2022): a meta-learned generator adapted for a few steps to each batch."""
 
     method: Literal["fast"] = "fast"
     """Name of the synthesis method."""
-    student: str | None = None
-    """Student that this source plays against: generators get its weights, and new images their initial priorities from its
-    losses; null: the first one."""
     steps_per_batch: int = Field(2, ge=1)
     """Adaptation steps k of the generator for each batch (T_g in SSD-KD)."""
     meta: Literal["fomaml", "reptile", "sequential"] = "fomaml"
@@ -91,7 +85,7 @@ class FastConfig(SynthesisConfig):
         return self
 
     def images_trained_on(self, batches: int) -> int:
-        return batches * self.steps_per_batch * self.batch_size
+        return self.with_alignment(batches * self.steps_per_batch * self.batch_size)
 
     @property
     def reads_batch_norm(self) -> bool:
@@ -107,38 +101,29 @@ class FastConfig(SynthesisConfig):
         )
 
 
-class FastSynthesizer:
+class FastSynthesizer(InversionSynthesizer):
     """One meta-generator; ``step`` makes a batch.
 
     Args:
         config: the method's settings.
-        task: judges what will be stored.
-        teacher: frozen, with BatchNorm layers (the builder has checked).
-        student: a copy used only by this synthesizer; weights are updated by ``load_student``.
+        parts: see ``InversionSynthesizer``; the teacher has BatchNorm layers (the builder has checked).
         generator: latents [B,latent_dim] to images [B,C,H,W] in [0,1].
         context: see ``SynthesisContext``.
         device: where all of it runs.
     """
 
+    config: FastConfig
+
     def __init__(
         self,
         config: FastConfig,
-        task: Task,
-        teacher: FrozenTeacher,
-        student: nn.Module,
+        parts: SynthesisParts,
         generator: UpsamplingGenerator,
         context: SynthesisContext,
         device: torch.device,
     ) -> None:
-        self.config = config
-        self.context = context
-        self.device = device
-        self.task = task
-        self.teacher = teacher.to(device).to(memory_format=torch.channels_last)
-        self.student = student.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        super().__init__(config, parts, context, device)
         self.generator = generator.to(device).to(memory_format=torch.channels_last).train()
-        self.student_version: WeightsVersion = 0
-        self.rng = torch.Generator().manual_seed(context.seed)
         self._statistics = bn_statistics.BatchNormStatistics(self.teacher, required=config.reads_batch_norm)
         self._average: list[tuple[Tensor, Tensor]] | None = None
         self._was_reset = False
@@ -154,22 +139,14 @@ class FastSynthesizer:
 
         Raises:
             UnknownNameError, ConfigError: there is no such generator, or it cannot make such images.
+            ConfigError, TeacherError: feature alignment lacks something.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
             generator = generators.build_generator(
                 config.generator, parts.teacher.image_shape, config.latent_dim, config.base_channels
             )
-        assert parts.student is not None
-        return cls(config, parts.task, parts.teacher, parts.student, generator, context, device)
-
-    def prepare(self) -> Preparation | None:
-        """No preparation: it learns while it makes batches."""
-        return None
-
-    def load_student(self, weights: np.ndarray, version: WeightsVersion) -> None:
-        weight_vector.load_flat_weights(self.student, weights)
-        self.student_version = version
+        return cls(config, parts, generator, context, device)
 
     def step(self, summary: BufferSummary) -> SyntheticBatch:
         self._reset_when_due(summary)
@@ -237,31 +214,8 @@ class FastSynthesizer:
         if student_logits is not None:
             terms["adversarial_loss"] = inversion.adversarial_loss(student_logits, teacher_logits)
             loss = loss + config.adversarial_weight * terms["adversarial_loss"]
+        loss, terms = self._aligned(loss, terms, images, self.task_targets(teacher_logits, targets))
         return images, loss, {name: float(term.detach()) for name, term in terms.items()}
-
-    def _finish(self, images: Tensor, targets: Tensor, metrics: dict[str, float]) -> SyntheticBatch:
-        """Rounds to uint8 and evaluates teacher and student on the images as stored (Algorithm 1, lines 12-14)."""
-        stored = (images * 255).round_().clamp_(0, 255).to(torch.uint8)
-        teacher_logits = self.teacher.logits_of(stored, self.context.bf16)
-        return SyntheticBatch.of_judgement(
-            self.task.judge(teacher_logits),
-            images=stored.contiguous(memory_format=torch.contiguous_format).cpu().numpy(),
-            targets=targets.cpu().numpy(),
-            source=self.config.method,
-            generator_id=self.context.generator_id,
-            student_version=self.student_version,
-            priorities=self._priorities(stored, teacher_logits),
-            metrics=metrics,
-        )
-
-    def _priorities(self, stored: Tensor, teacher_logits: Tensor) -> np.ndarray | None:
-        temperature = self.context.priority_temperature
-        if temperature is None:
-            return None
-        with torch.no_grad(), precision.autocast(self.device, self.context.bf16):
-            student_logits = self.student(self.teacher.normalize(frozen_teacher.pixels_of(stored))).float()
-        priorities: np.ndarray = distillation.kd_loss_per_sample(student_logits, teacher_logits, temperature).cpu().numpy()
-        return priorities
 
     def _adversarial_start(self) -> int:
         start = self.config.adversarial_start_batches
@@ -284,21 +238,20 @@ class FastSynthesizer:
         self._average = batch
 
     def state_dict(self) -> dict[str, Any]:
-        return {
+        return super().state_dict() | {
             "generator": self.generator.state_dict(),
             "meta_optimizer": self._meta_optimizer.state_dict(),
             "average": None if self._average is None else [list(pair) for pair in self._average],
             "was_reset": self._was_reset,
-            "rng": self.rng.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
         self.generator.load_state_dict(state["generator"])
         weight_files.load_optimizer(self._meta_optimizer, state["meta_optimizer"])
         average = state["average"]
         self._average = None if average is None else [(m.to(self.device), v.to(self.device)) for m, v in average]
         self._was_reset = state["was_reset"]
-        self.rng.set_state(state["rng"].cpu())
 
 
 def _add_gradients(generator: nn.Module, worker: nn.Module) -> None:

@@ -105,7 +105,7 @@ class GuidedGAN:
         config: the method's settings.
         teacher: frozen, on ``device``.
         images: uint8 [N,C,H,W], the collected images.
-        classes: int [N], their classes by the teacher.
+        classes: int [N], their classes.
         seed: for initialisation and all draws.
         device: where all of it runs.
         bf16: bfloat16 autocast where the device has it.

@@ -76,7 +76,7 @@ class HiDFDSynthesizer:
             raise ConfigError("hidfd trains a GAN on real images: give them in collected")
         teacher = parts.teacher.to(device).to(memory_format=torch.channels_last)
         images = torch.from_numpy(np.array(parts.collected.images))
-        classes = torch.from_numpy(np.array(parts.collected.teacher_class))
+        classes = torch.from_numpy(np.array(parts.collected.targets))
         gan = GuidedGAN(config, teacher, images, classes, context.seed, device, context.bf16)
         return cls(config, parts.task, gan, context)
 

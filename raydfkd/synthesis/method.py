@@ -87,6 +87,17 @@ class SynthesisConfig(Settings):
             )
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _alignment_has_a_generator(cls, settings: Any) -> Any:
+        given = settings.get("feature_alignment") if isinstance(settings, dict) else None
+        if given is not None and "feature_alignment" not in cls.model_fields:
+            raise ValueError(
+                f"feature_alignment needs a generator that is trained through the teacher, and method "
+                f"{settings.get('method')} has none: leave it out, or choose a method with one, such as fast"
+            )
+        return settings
+
     @property
     def opponent(self) -> str | None:
         """Name of the student it plays against; None: the first one, or no student."""
@@ -100,6 +111,11 @@ class SynthesisConfig(Settings):
     @property
     def class_balanced_batches(self) -> bool:
         """Whether batches are selected to balance the buffer's classes."""
+        return False
+
+    @property
+    def needs_prototypes(self) -> bool:
+        """Whether it needs a collected image of every class."""
         return False
 
     @property
@@ -140,7 +156,7 @@ class SynthesisParts:
         task: the task; it judges the images that will be stored.
         teacher: frozen.
         student: untrained; its weights are updated by ``load_student``. None for a method without a ``student`` setting.
-        collected: real images that the teacher has labelled, None if the experiment has none.
+        collected: real or condensed images, None if the experiment has none; ``targets`` are their classes.
     """
 
     task: Task

@@ -50,7 +50,7 @@ from raydfkd.synthesis.procedural.synthesizer import ProceduralConfig
 from raydfkd.testing.command import run_command
 
 COUNTS = {
-    "smoke": 7, "sweeps": 2, "teachers": 1,
+    "smoke": 8, "sweeps": 2, "teachers": 1,
     "ssdkd/table1": 10, "ssdkd/table2": 10, "ssdkd/table4": 24, "ssdkd/figure1": 6, "ssdkd/figure4": 15,
     "hidfd/table1": 28, "hidfd/table2": 32, "hidfd/table3": 8, "hidfd/figure2a": 5, "hidfd/figure2b": 5, "hidfd/figure2c": 5,
     "hidfd/figure2d": 2, "hidfd/figure_a3_q": 5, "hidfd/figure_a3_gamma": 5,

@@ -13,8 +13,10 @@ from raydfkd.models.catalog import build_classifier
 from raydfkd.models.generators import build_generator
 from raydfkd.models.teachers.batch_moments import batch_moments
 from raydfkd.models.teachers.teacher import FrozenTeacher
-from raydfkd.synthesis.fast import SynthesisContext
+from raydfkd.synthesis.method import SynthesisContext, SynthesisParts
 from raydfkd.synthesis.ssdkd import SSDKDConfig, SSDKDSynthesizer
+from raydfkd.tasks import build_task
+from raydfkd.tasks.classification import ClassificationConfig
 from raydfkd.types import BufferSummary
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -56,7 +58,8 @@ def test_a_synthesized_batch_starts_from_the_same_draws() -> None:
         generator = build_generator("standard", SHAPE, 16, 8)
         config = SSDKDConfig(batch_size=16, latent_dim=16, steps_per_batch=1)
         context = SynthesisContext("g-0", 7, 1, 20.0, bf16=False)
-        synthesizer = SSDKDSynthesizer(config, _teacher(), _network(1), generator, context, torch.device(device))
+        parts = SynthesisParts(build_task(ClassificationConfig(num_classes=10, image_shape=SHAPE)), _teacher(), _network(1))
+        synthesizer = SSDKDSynthesizer(config, parts, generator, context, torch.device(device))
         batch = synthesizer.step(BufferSummary(16, np.arange(10), 5))
         assert batch.images.dtype == np.uint8
         losses[device] = batch.metrics["loss"]

@@ -48,6 +48,38 @@ def test_hidfd_through_ray_gives_the_local_runners_student(teacher: Path, tmp_pa
     assert list(run.metrics("replay"))[-1]["tables"]["pinned"]["size"] == 40
 
 
+ALIGNED: dict[str, dict[str, Any]] = {
+    "cmi": {
+        "base_channels": 8,
+        "latent_dim": 16,
+        "crop_padding": 1,
+        "flip": False,
+        "steps_per_batch": 3,
+        "projected_dim": 8,
+        "bank_size": 64,
+        "num_negatives": 32,
+    },
+    "predfkd": {"generator_batch_size": 16, "base_channels": 4, "latent_dim": 8},
+}
+"""Methods with feature alignment that no other test runs through Ray."""
+
+
+@pytest.mark.parametrize("method", [pytest.param("cmi"), pytest.param("predfkd", marks=pytest.mark.slow)])
+def test_alignment_through_ray_gives_the_local_runners_student(
+    method: str, teacher: Path, tmp_path: Path, no_actor_left: None
+) -> None:
+    tree = hidfd_experiment(teacher)
+    tree["students"]["small"]["objective"] = {"kind": "l1"}
+    tree["collected"] |= {"labels": "dataset", "balanced": True}
+    tree["sources"] = {"made": {"method": method, "feature_alignment": {}, **ALIGNED[method]}}
+    tree["sources"]["made"] |= {key: GAN[key] for key in ("batch_size", "resources")}
+    distil_locally(tree, tmp_path / "local")
+    result = distil(tree, tmp_path / "ray")
+    assert result["method"] == method
+    assert same(student_of(tmp_path / "local"), student_of(tmp_path / "ray"))
+    assert all("alignment_loss" in record for record in RunDir(tmp_path / "ray").metrics("synthesis"))
+
+
 @pytest.mark.slow
 def test_two_gans_stream_into_one_buffer_while_the_student_trains(teacher: Path, tmp_path: Path, no_actor_left: None) -> None:
     tree = hidfd_experiment(teacher, mode="decoupled", samples_per_insert=1, error_buffer=200)

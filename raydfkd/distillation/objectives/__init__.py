@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 OBJECTIVES: Registry[ObjectiveEntry] = Registry("objective", ObjectiveEntry, "raydfkd.objectives")
 OBJECTIVES.add("kl", "raydfkd.distillation.objectives.kl:OBJECTIVE")
+OBJECTIVES.add("l1", "raydfkd.distillation.objectives.l1:OBJECTIVE")
 OBJECTIVES.add("vanilla_kd", "raydfkd.distillation.objectives.vanilla_kd:OBJECTIVE")
 OBJECTIVES.add("semckd", "raydfkd.distillation.objectives.semckd:OBJECTIVE")
 OBJECTIVES.add("correlation", "raydfkd.distillation.objectives.correlation:OBJECTIVE")

@@ -54,6 +54,17 @@ class UpsamplingGenerator(nn.Module):
             weight.copy_(torch.empty(weight.shape).normal_(mean, 0.02, generator=generator))
         self.first_linear.bias.zero_()
 
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator) -> None:
+        """Re-draws the whole network as CMI does for each batch: linear and convolution weights N(0,.02), their biases 0,
+        BN weights N(1,.02), their biases 0. ``generator`` is a CPU generator."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
+                mean = 1.0 if isinstance(layer, nn.BatchNorm2d) else 0.0
+                layer.weight.copy_(torch.empty(layer.weight.shape).normal_(mean, 0.02, generator=generator))
+                if layer.bias is not None:
+                    layer.bias.zero_()
+
 
 def upsample_block(in_width: int, out_width: int) -> nn.Sequential:
     """Nearest x2, conv3x3 without bias, BN, LeakyReLU .2."""

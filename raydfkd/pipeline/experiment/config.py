@@ -140,7 +140,8 @@ class ExperimentConfig(Settings):
     sources: dict[str, AnySource] = Field(default_factory=dict)
     """What fills the buffer, by name; none: students learn from the collected images alone."""
     collected: CollectedConfig | None = None
-    """Real images from anywhere: they train HiDFD's GAN, and fill ``replay.pinned`` if that is given."""
+    """Real or condensed images from anywhere: they train HiDFD's GAN, are what ``feature_alignment`` aligns with, and fill
+    ``replay.pinned`` if that is given."""
     replay: ReplayConfig
     """The buffer between sources and students."""
     students: dict[str, StudentConfig] = Field(min_length=1)
@@ -229,6 +230,11 @@ class ExperimentConfig(Settings):
         lacking = [name for name, source in self.sources.items() if METHODS.get(source.method).needs_collected]
         if lacking and self.collected is None:
             raise ValueError(f"source {lacking[0]!r} trains on real images: name them in collected")
+        aligned = [name for name, source in self.sources.items() if source.needs_prototypes]
+        if aligned and self.collected is None:
+            raise ValueError(
+                f"sources.{aligned[0]}.feature_alignment aligns with real or condensed images: name them in collected"
+            )
 
     def _refuse_standstill(self) -> None:
         """Refuses bounds on ratio and staleness that together would deadlock generators and students.

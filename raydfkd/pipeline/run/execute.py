@@ -196,7 +196,8 @@ def _write_manifest(config: ExperimentConfig, run: RunDir, teacher_sha256: str, 
     if config.held_out is not None:
         splits.append({"dataset": str(config.held_out.path), "split": "held out", "purpose": "agreement with the teacher only"})
     if config.collected is not None:
-        splits.append(_split_read(config.collected.dataset, "training, as collected images; labels not read"))
+        labels = "labels read" if config.collected.labels == "dataset" else "labels not read"
+        splits.append(_split_read(config.collected.dataset, f"training, as collected images; {labels}"))
     for source in config.sources.values():
         splits += [_split_read(dataset, "training, source of images; labels not read") for dataset in source.datasets_read]
     figures = {f.title: f for source in config.sources.values() for f in METHODS.get(source.method).figures}

@@ -147,3 +147,25 @@ def test_a_balanced_choice_repeats_what_is_rare_and_skips_what_is_not_there(tmp_
 def test_a_balanced_choice_needs_a_number_and_no_tail(settings_: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CollectedConfig(dataset=DigitsConfig(), balanced=True, **settings_)
+
+
+def test_the_data_sets_own_labels_are_read_where_they_are_asked_for(tmp_path) -> None:
+    """The teacher still judges the images, by which the buffer counts them."""
+    for label, greys in enumerate(([250, 250], [10], [10, 90, 90], [200])):
+        write_images(tmp_path / str(label), greys)
+    dataset = ImageFolderConfig(path=str(tmp_path))
+    found = collect(CollectedConfig(dataset=dataset, labels="dataset"), TASK, teacher(), 0, CPU, bf16=False).batch
+    assert np.bincount(found.targets).tolist() == [2, 1, 3, 1]
+    assert np.bincount(found.teacher_class, minlength=4).tolist() == [2, 2, 0, 3]
+    own = collect(CollectedConfig(dataset=dataset), TASK, teacher(), 0, CPU, bf16=False).batch
+    np.testing.assert_array_equal(own.targets, own.teacher_class)
+    chosen = CollectedConfig(dataset=dataset, labels="dataset", num_images=8, balanced=True)
+    assert np.bincount(collect(chosen, TASK, teacher(), 0, CPU, bf16=False).batch.targets).tolist() == [2, 2, 2, 2]
+
+
+def test_labels_of_other_classes_than_the_tasks_are_refused(tmp_path) -> None:
+    for label in range(5):
+        write_images(tmp_path / str(label), [250, 250])
+    config = CollectedConfig(dataset=ImageFolderConfig(path=str(tmp_path)), labels="dataset")
+    with pytest.raises(DataError, match="has 5 classes but the task has num_classes 4"):
+        collect(config, TASK, teacher(), 0, CPU, bf16=False)

@@ -11,7 +11,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raydfkd.losses.distillation import kd_loss_per_sample
-from raydfkd.losses.inversion import adversarial_loss, bn_loss, modulating_weights, one_hot_loss, smoothed_statistics
+from raydfkd.losses.inversion import (
+    activation_loss,
+    adversarial_loss,
+    bn_loss,
+    disagreement_loss,
+    modulating_weights,
+    negative_batch_entropy,
+    one_hot_loss,
+    smoothed_statistics,
+)
 
 
 def two_layers() -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
@@ -142,3 +151,33 @@ def test_phi_of_an_empty_buffer_has_no_diversity_factor() -> None:
 def test_phi_of_a_class_that_fills_the_buffer_is_zero_and_of_an_absent_one_is_full() -> None:
     phi = modulating_weights(LOGITS, torch.tensor([50, 0, 0]), 50, diversity=True, difficulty=False, gamma=2.0)
     assert phi.tolist() == [0.0, 1.0, 1.0]
+
+
+def test_negative_batch_entropy_is_that_of_the_mean_prediction_to_base_ten() -> None:
+    sure = 1000.0 * F.one_hot(torch.tensor([0, 0, 0, 1]), 3)  # a class that nobody predicts has probability 0
+    logits = sure.requires_grad_()
+    loss = negative_batch_entropy(logits)
+    assert loss.item() == pytest.approx(0.75 * math.log10(0.75) + 0.25 * math.log10(0.25), rel=1e-5)
+    loss.backward()
+    assert torch.isfinite(logits.grad).all()
+    assert negative_batch_entropy(torch.eye(10) * 9).item() == pytest.approx(-1.0, rel=1e-5), "even: -log10 of 10 classes"
+
+
+def test_activation_loss_is_minus_the_mean_size() -> None:
+    assert activation_loss(torch.tensor([[1.0, -3.0], [0.0, 2.0]])).item() == -1.5
+
+
+def test_disagreement_loss_is_one_less_the_published_codes_js() -> None:
+    student = torch.log(torch.tensor([[0.7, 0.2, 0.1]])).mul(3).requires_grad_()
+    teacher = torch.log(torch.tensor([[0.1, 0.2, 0.7]])).mul(3).requires_grad_()
+    # M = (.4, .2, .4); half of each side's mean of M log(M / P)
+    half = 0.5 * (0.4 * math.log(0.4 / 0.7) + 0.4 * math.log(0.4 / 0.1)) / 3
+    loss = disagreement_loss(student, teacher)
+    assert loss.item() == pytest.approx(1 - 2 * half, rel=1e-5)
+    loss.backward()
+    assert student.grad is not None
+    assert teacher.grad is None
+    assert disagreement_loss(teacher, teacher).item() == pytest.approx(1.0)
+    # Probabilities are cut to [.01, .99], so that even opposite certainties are a finite distance apart.
+    far = disagreement_loss(torch.tensor([[900.0, 0.0]]), torch.tensor([[0.0, 900.0]])).item()
+    assert far == pytest.approx(1 - 0.5 * (0.5 * math.log(0.5 / 0.99) + 0.5 * math.log(0.5 / 0.01)), rel=1e-5)

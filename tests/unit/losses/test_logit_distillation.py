@@ -13,6 +13,7 @@ from raydfkd.losses.distillation import kd_loss_per_sample
 from raydfkd.losses.logit_distillation import (
     decoupled_kd_per_sample,
     hard_label_loss_per_sample,
+    l1_per_sample,
     normalized_kd_per_sample,
     ofa_loss_per_sample,
     smoothed_label_kl_per_sample,
@@ -193,3 +194,10 @@ def test_extreme_and_low_precision_logits(name: str, loss: Callable[[Tensor, Ten
     found = loss(low, high)
     assert found.dtype == torch.float32
     assert torch.equal(found, loss(low.float(), high.float()))
+
+
+def test_l1_is_the_mean_distance_of_a_samples_logits() -> None:
+    student = torch.tensor([[1.0, -2.0], [0.0, 0.5]])
+    teacher = torch.tensor([[0.0, 1.0], [0.0, 0.5]])
+    assert l1_per_sample(student, teacher).tolist() == [2.0, 0.0]
+    assert l1_per_sample(student[:, :, None].expand(2, 2, 3), teacher[:, :, None].expand(2, 2, 3)).tolist() == [2.0, 0.0]

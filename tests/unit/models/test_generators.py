@@ -5,6 +5,7 @@ import torch
 
 from raydfkd.errors import ConfigError, UnknownNameError
 from raydfkd.models.generators import build_generator
+from raydfkd.models.generators.memory_networks import MemoryEncoder, NormalizedGenerator
 
 
 @pytest.mark.parametrize(
@@ -73,3 +74,57 @@ def test_impossible_widths() -> None:
 def test_unknown_generator() -> None:
     with pytest.raises(UnknownNameError, match="'standard'"):
         build_generator("standart", (3, 8, 8), 8, 8)
+
+
+def test_reset_redraws_every_layer_as_cmi_does() -> None:
+    generator = build_generator("standard", (3, 16, 16), 64, 32)
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.fill_(float("nan"))
+    generator.reset(torch.Generator().manual_seed(5))
+    for name, parameter in generator.named_parameters():
+        weights = parameter.detach()
+        norm = name in ("first_norm.weight", "half_scale.2.weight", "full_scale.2.weight")
+        if name.endswith("bias"):
+            assert not weights.any()
+        else:
+            assert weights.mean().item() == pytest.approx(float(norm), abs=0.02)
+            assert weights.std().item() == pytest.approx(0.02, rel=0.3)
+
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
+
+
+@pytest.mark.parametrize("spectral", [True, False])
+def test_the_memorys_generator_has_the_teachers_statistics_and_dafls_layers(spectral: bool) -> None:
+    torch.manual_seed(0)
+    generator = NormalizedGenerator((3, 32, 32), 100, 64, MEAN, STD, spectral=spectral)
+    # DAFL's: linear to 128x8x8, BN, two convolutions with bias and BN, one to the image.
+    convolutions = sum(9 * i * o + o for i, o in ((128, 128), (128, 64), (64, 3)))
+    assert sum(p.numel() for p in generator.parameters()) == 101 * 8192 + 2 * (128 + 128 + 64) + convolutions
+    assert [layer.eps for layer in generator.modules() if isinstance(layer, torch.nn.BatchNorm2d)] == [1e-5, 0.8, 0.8, 1e-5]
+    images = generator(torch.randn(64, 100))
+    assert images.shape == (64, 3, 32, 32)
+    assert images.min().item() >= 0
+    assert images.max().item() <= 1
+    # Little is cut, so the statistics are nearly those asked for.
+    torch.testing.assert_close(images.mean((0, 2, 3)), torch.tensor(MEAN), rtol=0, atol=0.03)
+    torch.testing.assert_close(images.std((0, 2, 3)), torch.tensor(STD), rtol=0.15, atol=0)
+
+
+def test_the_encoder_has_the_published_shape_and_does_not_see_brightness() -> None:
+    torch.manual_seed(0)
+    encoder = MemoryEncoder((3, 32, 32), 1000, 64).eval()
+    assert encoder.to_mean.in_features == 2048
+    images = torch.randn(2, 3, 32, 32)
+    mean, log_variance = encoder(images)
+    assert mean.shape == log_variance.shape == (2, 1000)
+    for found, expected in zip(encoder(3 * images), (mean, log_variance), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_sizes_that_the_memory_cannot_have_are_refused() -> None:
+    with pytest.raises(ConfigError, match="height and width must be multiples of 4"):
+        NormalizedGenerator((3, 30, 32), 4, 4, MEAN, STD, spectral=True)
+    with pytest.raises(ConfigError, match="height and width must be multiples of 8"):
+        MemoryEncoder((3, 36, 32), 4, 4)

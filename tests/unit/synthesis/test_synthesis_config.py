@@ -6,8 +6,11 @@ import pytest
 from pydantic import ValidationError
 
 from raydfkd.errors import UnknownNameError
+from raydfkd.synthesis.cmi import CMIConfig
 from raydfkd.synthesis.fast import FastConfig
+from raydfkd.synthesis.method import SynthesisConfig
 from raydfkd.synthesis.methods import METHODS
+from raydfkd.synthesis.predfkd import PreDFKDConfig
 from raydfkd.synthesis.ssdkd import SSDKDConfig
 
 
@@ -33,6 +36,8 @@ def test_a_rate_of_ones_own_comes_first() -> None:
         (FastConfig, {"diversity": True}, "Extra inputs"),
         (FastConfig, {"method": "ssdkd"}, "Input should be 'fast'"),
         (FastConfig, {"bn_momentum": 1.0}, "less than 1"),
+        (CMIConfig, {"contrastive_weight": 0, "num_negatives": 3}, "contrastive_weight 0 does not use num_negatives"),
+        (PreDFKDConfig, {"batch_size": 8}, "is less than two images: raise one of them"),
     ],
 )
 def test_what_would_do_nothing_is_refused(config: type, settings: dict, message: str) -> None:
@@ -40,11 +45,26 @@ def test_what_would_do_nothing_is_refused(config: type, settings: dict, message:
         config(**settings)
 
 
+@pytest.mark.parametrize(
+    ("config", "images"),
+    [
+        (FastConfig(batch_size=10, steps_per_batch=3), 3 * 10),
+        (FastConfig(batch_size=10, steps_per_batch=3, feature_alignment={"share": 0.5}), 3 * 15),
+        (CMIConfig(batch_size=10, steps_per_batch=3), 3 * 20),
+        (CMIConfig(batch_size=10, steps_per_batch=3, feature_alignment={}), 3 * 25),
+        (CMIConfig(batch_size=10, steps_per_batch=3, contrastive_weight=0), 3 * 10),
+        (PreDFKDConfig(generator_batch_size=16, memory_steps_per_batch=2), 16 + 2 * (8 + 2 * 2)),
+    ],
+)
+def test_the_images_that_a_batch_costs(config: SynthesisConfig, images: int) -> None:
+    assert config.images_trained_on(7) == 7 * images
+
+
 def test_methods_are_known_by_name_and_say_what_they_need() -> None:
-    known = {name: METHODS.get(name) for name in ("fast", "ssdkd", "hidfd", "procedural")}
-    assert [name for name, method in known.items() if method.needs_batch_norm] == ["fast", "ssdkd"]
-    assert [name for name, method in known.items() if method.needs_gradient] == ["fast", "ssdkd", "hidfd"]
+    known = {name: METHODS.get(name) for name in ("fast", "ssdkd", "cmi", "predfkd", "hidfd", "procedural")}
+    assert [name for name, method in known.items() if method.needs_batch_norm] == ["fast", "ssdkd", "cmi"]
+    assert [name for name, method in known.items() if method.needs_gradient] == ["fast", "ssdkd", "cmi", "predfkd", "hidfd"]
     assert [name for name, method in known.items() if method.needs_collected] == ["hidfd"]
-    assert [name for name, method in known.items() if method.needs_student] == ["fast", "ssdkd"]
+    assert [name for name, method in known.items() if method.needs_student] == ["fast", "ssdkd", "cmi", "predfkd"]
     with pytest.raises(UnknownNameError, match="did you mean 'ssdkd'"):
         METHODS.get("ssdk")

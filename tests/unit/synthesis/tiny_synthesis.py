@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.generators import build_generator
 from raydfkd.models.teachers.teacher import FrozenTeacher
-from raydfkd.synthesis.fast import FastConfig, FastSynthesizer, SynthesisContext
+from raydfkd.synthesis.fast import FastConfig, FastSynthesizer
+from raydfkd.synthesis.method import SynthesisContext, SynthesisParts
+from raydfkd.synthesis.methods import METHODS
 from raydfkd.synthesis.ssdkd import SSDKDConfig, SSDKDSynthesizer
 from raydfkd.tasks import build_task
 from raydfkd.tasks.classification import ClassificationConfig
-from raydfkd.types import BufferSummary
+from raydfkd.types import BufferSummary, SyntheticBatch
 
 SHAPE = (1, 8, 8)
 CLASSES = 10
@@ -40,20 +43,44 @@ def build_teacher(seed: int = 0) -> FrozenTeacher:
     return FrozenTeacher(network, CLASSES, SHAPE, MEAN, STD)
 
 
-def make(
-    method: str = "fast", *, seed: int = 1, warmup: int = 3, temperature: float = 20.0, device: str = "cpu", **settings: Any
-) -> FastSynthesizer:
-    """A new synthesizer whose student is the teacher with a changed head, so that they agree on some images."""
-    config = {"fast": FastConfig, "ssdkd": SSDKDConfig}[method](**{**SMALL, **settings})
-    teacher = build_teacher()
+def build_student(teacher: FrozenTeacher) -> nn.Module:
+    """The teacher with a changed head, so that they agree on some images."""
     student = copy.deepcopy(teacher.model)
     torch.manual_seed(77)
     with torch.no_grad():
         student.fc.weight.add_(torch.randn_like(student.fc.weight) * 1.0)
+    return student
+
+
+def build(
+    method: str,
+    settings: dict[str, Any],
+    *,
+    seed: int = 1,
+    temperature: float | None = 20.0,
+    teacher: FrozenTeacher | None = None,
+    collected: SyntheticBatch | None = None,
+) -> Any:
+    """A new synthesizer of any method that plays against a student, as a run builds it."""
+    entry = METHODS.get(method)
+    teacher = build_teacher() if teacher is None else teacher
+    parts = SynthesisParts(TASK, teacher, build_student(teacher), collected)
+    context = SynthesisContext("inversion-0", seed, 3, temperature, bf16=False)
+    return entry.build(entry.config.model_validate(settings), parts, context, torch.device("cpu"))
+
+
+def make(
+    method: str = "fast", *, seed: int = 1, warmup: int = 3, temperature: float = 20.0, device: str = "cpu", **settings: Any
+) -> FastSynthesizer:
+    """A new synthesizer of FastDFKD or SSD-KD."""
+    config = {"fast": FastConfig, "ssdkd": SSDKDConfig}[method](**{**SMALL, **settings})
+    teacher = build_teacher()
+    student = build_student(teacher)
     generator = build_generator(config.generator, SHAPE, config.latent_dim, config.base_channels)
     context = SynthesisContext("inversion-0", seed, warmup, temperature, bf16=False)
     synthesizer = {"fast": FastSynthesizer, "ssdkd": SSDKDSynthesizer}[method]
-    return synthesizer(config, TASK, teacher, student, generator, context, torch.device(device))
+    parts = SynthesisParts(TASK, teacher, student)
+    return synthesizer(config, parts, generator, context, torch.device(device))
 
 
 def weights_of(synthesizer: FastSynthesizer) -> dict[str, torch.Tensor]:

@@ -103,6 +103,8 @@ VALUES: dict[str, Any] = {
     "students.s.batch_size": 16,
     "students.s.flip": False,
     "sources.a.boundary_attack.step_growth": 1.5,
+    "sources.a.feature_alignment.augmentation": ["cutout"],
+    "sources.a.feature_alignment.discriminator_betas": [0.0, 0.9],
     "sources.a.resources.custom": {"gen_node": 1.0},
     "sources.a.autoscale.max": 8,
     "teacher.normalization.mean": [0.25],
