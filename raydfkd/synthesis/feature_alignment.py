@@ -59,7 +59,7 @@ class FeatureAlignmentConfig(Settings):
     layer: str | None = None
     """Dotted name of the teacher's layer whose output is aligned, averaged over pixels; null: the penultimate features, which
     its classifier head takes."""
-    share: float = Field(0.5, gt=0, le=1)
+    share: float = Field(1.0, gt=0, le=1)
     """Share of a batch's images that each step aligns, drawn at random; 1 as published, the less the faster."""
     class_code: Literal["one_hot", "class_mean"] = "one_hot"
     """How the discriminator is told a class: its number, or the mean feature of its collected images."""
