@@ -17,6 +17,9 @@ RUN/
                          teacher_class int32 [n], source [n])
   analysis/buffer.npz    final buffer: priorities, teacher_class, teacher_confidence, ages, source (all [n])
   analysis/features.npz  synthetic_features, synthetic_class, and, if evaluation data exists, real_features, real_class
+  analysis/planes.npz    of the networks with two features, if any: network (P names: teacher, student NAME), their heads'
+                         weight [P,K,2] and bias [P,K], synthetic_features [P,m,2], and, if evaluation data exists,
+                         real_features [P,n,2] and real_class [n]
   student.safetensors    the first student's final weights; student_ema.safetensors its moving average; for the
                          others student-NAME.safetensors, student_ema-NAME.safetensors
   result.json            the outcome; a stable format, read by other programs; of a finished run that was prolonged, the

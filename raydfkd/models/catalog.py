@@ -10,6 +10,7 @@ from torch import nn
 
 from raydfkd.errors import ConfigError
 from raydfkd.models.classifiers import ImageShape, mobilenet_v2, resnet, resnet_cifar, vgg
+from raydfkd.models.classifiers.planar import PlanarCNN
 from raydfkd.models.classifiers.shufflenet import ShuffleNetV1, ShuffleNetV2
 from raydfkd.models.classifiers.small import SmallCNN
 from raydfkd.models.classifiers.wide_resnet import WideResNet
@@ -49,9 +50,16 @@ def _small_cnn(width: int) -> ClassifierEntry:
     return ClassifierEntry(lambda classes, shape: SmallCNN(width, classes, shape[0], min(shape[1:])), 4)
 
 
+def _planar_cnn(width: int) -> ClassifierEntry:
+    if width < 1:
+        raise ConfigError("model 'planar_cnn_0' does not exist: the width must be at least 1")
+    return ClassifierEntry(lambda classes, shape: PlanarCNN(width, classes, shape[0]), 4)
+
+
 _PATTERNS: tuple[tuple[re.Pattern[str], Callable[..., ClassifierEntry]], ...] = (
     (re.compile(r"wrn_(\d+)_(\d+)"), _wide_resnet),
     (re.compile(r"small_cnn_(\d+)"), _small_cnn),
+    (re.compile(r"planar_cnn_(\d+)"), _planar_cnn),
 )
 
 
@@ -87,12 +95,14 @@ for _depth, _width in ((16, 1), (16, 2), (40, 1), (40, 2)):
     CLASSIFIERS.add(f"wrn_{_depth}_{_width}", _wide_resnet(_depth, _width))
 for _width in (8, 16, 32):
     CLASSIFIERS.add(f"small_cnn_{_width}", _small_cnn(_width))
+for _width in (16, 32):
+    CLASSIFIERS.add(f"planar_cnn_{_width}", _planar_cnn(_width))
 
 
 def build_classifier(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
     """A new classifier, images [B,C,H,W] to logits [B,num_classes], in training mode.
 
-    ``name`` is one of ``CLASSIFIERS``, ``wrn_D_K``, ``small_cnn_W``, ``torchvision:NAME``, ``timm:NAME`` or
+    ``name`` is one of ``CLASSIFIERS``, ``wrn_D_K``, ``small_cnn_W``, ``planar_cnn_W``, ``torchvision:NAME``, ``timm:NAME`` or
     ``package.module:callable``. The callable gets ``num_classes``, and ``in_channels`` and ``image_shape`` if it names them.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The sections that show the synthetic images and the buffer: images, classes, difficulty, priorities and features."""
+"""The sections that show the synthetic images and the buffer: images, classes, difficulty and priorities."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from raydfkd.report.pictures import figure_svg, png_address, strip_png
 _IMAGES_A_CLASS = 10
 _MOST_CLASSES = 100
 _MOST_ROUNDS = 6
-_MOST_FEATURES = 3000
 
 
 def images(run: RunData) -> Section:
@@ -145,39 +144,6 @@ def _buffer_lead(run: RunData) -> str:
         return f"{lead}."
     names, counts = np.unique(sources.astype(str), return_counts=True)
     return lead + ": " + ", ".join(f"{count:,} {name}" for name, count in zip(names, counts, strict=True)) + "."
-
-
-def features(run: RunData) -> Section:
-    if not run.features:
-        raise LeftOut("there is no analysis/features.npz; it is written at the end of a run")
-    sets = {prefix: kept for prefix in ("synthetic", "real") if (kept := _finite_features(run, prefix)) is not None}
-    if not sets:
-        raise LeftOut("analysis/features.npz has no finite features")
-    centre, directions = figures.principal_axes(np.concatenate([vectors for vectors, _ in sets.values()]))
-    flat = {prefix: ((vectors - centre) @ directions, classes) for prefix, (vectors, classes) in sets.items()}
-    names = run.class_names(max(int(classes.max(initial=0)) for _, classes in flat.values()) + 1)
-    plots = []
-    for prefix, other, marker in (("synthetic", "real", "o"), ("real", "synthetic", "x")):
-        if prefix in flat:
-            title = f"{prefix.capitalize()} images" + (f" ({other} ones in grey)" if other in flat else "")
-            behind = flat[other][0] if other in flat else None
-            plots.append(figure_svg(figures.feature_map(*flat[prefix], names, title, marker, behind), f"features-{prefix}"))
-    both = "both sets of images" if len(flat) == 2 else f"the {next(iter(flat))} images"
-    lead = f"The teacher's penultimate features on the first two principal components of {both}, coloured by class."
-    notes = [] if "real" in flat else ["The run has no real images to compare with."]
-    return Section(lead=lead, plots=plots, notes=notes)
-
-
-def _finite_features(run: RunData, prefix: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Up to 3000 finite feature vectors [n,D], spread over all, and their classes [n]; None if there is none."""
-    if f"{prefix}_features" not in run.features:
-        return None
-    features, classes = run.features[f"{prefix}_features"].astype(np.float64), run.features[f"{prefix}_class"].astype(np.int64)
-    finite = np.flatnonzero(np.isfinite(features).all(axis=1) & (classes >= 0))
-    if not len(finite):
-        return None
-    kept = finite[np.unique(np.linspace(0, len(finite) - 1, min(_MOST_FEATURES, len(finite))).astype(int))]
-    return features[kept], classes[kept]
 
 
 def _class_counts(run: RunData) -> np.ndarray | None:

@@ -7,6 +7,7 @@ their mean with a band from the lowest to the highest.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from raydfkd.errors import RunDirError
 from raydfkd.metrics import find
 from raydfkd.report import figures, pictures
+from raydfkd.report.features.planes import PLANES_CAPTION, Plane, planes_figure, planes_of
 from raydfkd.report.figures import Curve
 from raydfkd.report.html import render, write_page
 from raydfkd.report.loading import RunData, load_run, series
@@ -24,6 +26,7 @@ from raydfkd.report.result_rows import MISSING, format_duration, metric_label, p
 
 PAGE = "comparison.html"
 PICTURE = "curves.png"
+PLANES_PICTURE = "planes.png"
 
 Curves = dict[str, Curve]
 Settings = dict[str, list[RunData]]
@@ -31,7 +34,9 @@ Settings = dict[str, list[RunData]]
 
 
 def write_comparison(run_paths: Sequence[str | Path], out: str | Path, labels: Sequence[str] | None = None) -> Path:
-    """Writes comparison.html and, if any run was evaluated, curves.png into the folder ``out``; returns the HTML file's path.
+    """Writes comparison.html into the folder ``out`` and returns its path.
+
+    Beside it goes curves.png if any run was evaluated, and planes.png if networks have two features.
 
     ``labels`` names the runs in the tables and the curves, one each, the same for seeds of one setting; without them a run's
     manifest name or folder does.
@@ -55,17 +60,26 @@ def write_comparison(run_paths: Sequence[str | Path], out: str | Path, labels: S
         for curves, over, x_label in ((over_steps, "steps", "student steps"), (over_time, "time", time_label)):
             title = f"{metric} over {over} (last student)"
             panels.append({"curves": curves, "title": title[0].upper() + title[1:], "x_label": x_label, "teacher": teacher})
+    plots = [pictures.figure_svg(figures.overlay(**panel), f"overlay-{number}") for number, panel in enumerate(panels)]
+    planes = _planes(settings)
+    drawn = planes_figure(planes, runs[0].class_names(len(planes[0].bias))) if planes else None
+    wide = [] if drawn is None else [pictures.figure_svg(drawn, "planes")]
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if panels:
             (folder / PICTURE).write_bytes(pictures.figure_png(figures.side_by_side(panels)))
+        if drawn is not None:
+            drawn.set_facecolor("white")
+            (folder / PLANES_PICTURE).write_bytes(pictures.figure_png(drawn))
     except OSError as error:
         raise RunDirError(f"{folder} cannot be written ({error.strerror}): choose another folder") from error
     page = render(
         "comparison.html.j2",
         count=len(runs),
-        plots=[pictures.figure_svg(figures.overlay(**panel), f"overlay-{number}") for number, panel in enumerate(panels)],
+        plots=plots,
+        wide=wide,
+        wide_note=PLANES_CAPTION,
         tables=[*_seed_tables(settings, metric), _table(settings, metric)],
         problems=[f"{label}: {problem}" for label, group in settings.items() for run in group for problem in run.problems],
     )
@@ -112,6 +126,13 @@ def _common_teacher(runs: list[RunData]) -> float | None:
     metrics = {part(run.outcome, "teacher", "metric") for run in runs}
     metrics.discard(None)  # an unfinished run does not know it
     return metrics.pop() if len(metrics) == 1 else None
+
+
+def _planes(settings: Settings) -> list[Plane]:
+    """Once the teacher's plane, without the images of any one run, and those of the students of each setting's first run."""
+    every = [plane for label, group in settings.items() for plane in planes_of(group[0], label)]
+    teachers = [replace(plane, behind=plane.behind[:0]) for plane in every if plane.network == "teacher"]
+    return [*teachers[:1], *(plane for plane in every if plane.network != "teacher")]
 
 
 def _seed_tables(settings: Settings, metric: str) -> list[Table]:

@@ -203,8 +203,6 @@ def feature_map(
     points: np.ndarray, classes: np.ndarray, names: Sequence[str], title: str, marker: str, background: np.ndarray | None = None
 ) -> Figure:
     """Points [n,2] coloured by class [n], named at each class' centre up to 20 classes; ``background`` [m,2] in grey behind."""
-    from matplotlib.patheffects import withStroke
-
     figure, axes = _figure(title, "first principal component", height=4.2)
     axes.set_ylabel("second principal component")
     if background is not None:
@@ -212,23 +210,21 @@ def feature_map(
     colours = np.array(style.CLASSES)[classes % len(style.CLASSES)]
     look: dict[str, Any] = {"linewidths": 0.7} if marker == "x" else {"linewidths": 0}
     axes.scatter(points[:, 0], points[:, 1], s=9, c=colours, marker=marker, alpha=0.75, rasterized=True, **look)
-    if len(names) <= _MOST_NAMED_CLASSES:
-        for number in np.unique(classes):
-            centre = np.median(points[classes == number], axis=0)
-            halo = [withStroke(linewidth=2.5, foreground=style.PAPER)]
-            axes.text(
-                float(centre[0]),
-                float(centre[1]),
-                _short(names[number]),
-                ha="center",
-                va="center",
-                fontsize=8.5,
-                weight="bold",
-                path_effects=halo,
-            )
+    name_classes(axes, points, classes, names)
     axes.set_xticklabels([])
     axes.set_yticklabels([])
     return figure
+
+
+def name_classes(axes: Axes, points: np.ndarray, classes: np.ndarray, names: Sequence[str]) -> None:
+    """Writes each class' name at the middle of its ``points`` [n,2], up to 20 classes."""
+    from matplotlib.patheffects import withStroke
+
+    halo = [withStroke(linewidth=2.5, foreground=style.PAPER)]
+    look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8.5, "weight": "bold", "path_effects": halo}
+    for number in np.unique(classes) if len(names) <= _MOST_NAMED_CLASSES else ():
+        x, y = np.median(points[classes == number], axis=0)
+        axes.text(float(x), float(y), _short(names[number]), **look)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ class RunData:
         records: metrics records by kind, in order.
         buffer: arrays of analysis/buffer.npz, all of one length; empty if missing.
         features: arrays of analysis/features.npz; empty if missing.
+        planes: arrays of analysis/planes.npz; empty if no network has two features.
         samples: arrays of samples/by_class.npz (``images`` uint8 [n,C,H,W], ``teacher_class`` int32 [n],
             ``source`` str [n]); empty if missing.
         rounds: (round number, PNG bytes) of every samples/round-*.png, in order.
@@ -52,6 +53,7 @@ class RunData:
     records: dict[str, list[Record]]
     buffer: dict[str, np.ndarray]
     features: dict[str, np.ndarray]
+    planes: dict[str, np.ndarray]
     samples: dict[str, np.ndarray]
     rounds: list[tuple[int, bytes]]
     figures: list[Figure]
@@ -113,6 +115,7 @@ def load_run(path: str | Path) -> RunData:
         records=_records(run.metrics_path, problems),
         buffer=_same_length(_arrays(run.analysis / "buffer.npz", problems), "analysis/buffer.npz", problems),
         features=_features(_arrays(run.analysis / "features.npz", problems), problems),
+        planes=_planes(_arrays(run.analysis / "planes.npz", problems), problems),
         samples=_samples(_arrays(run.samples / "by_class.npz", problems), problems),
         rounds=_rounds(run.samples, problems),
         figures=_figures(manifest, problems),
@@ -268,6 +271,17 @@ def _features(arrays: dict[str, np.ndarray], problems: list[str]) -> dict[str, n
         elif len(features):
             kept |= {f"{prefix}_features": features, f"{prefix}_class": classes}
     return kept
+
+
+def _planes(arrays: dict[str, np.ndarray], problems: list[str]) -> dict[str, np.ndarray]:
+    """All arrays if they are complete and finite."""
+    if not arrays:
+        return {}
+    needed = {"network", "weight", "bias", "synthetic_features"} | ({"real_features"} if "real_class" in arrays else set())
+    if not needed <= arrays.keys() or not all(np.isfinite(arrays[name]).all() for name in needed - {"network"}):
+        problems.append("analysis/planes.npz is not complete or not finite")
+        return {}
+    return arrays
 
 
 def _samples(arrays: dict[str, np.ndarray], problems: list[str]) -> dict[str, np.ndarray]:

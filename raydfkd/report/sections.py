@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from raydfkd.report import buffer_sections, training_sections
+from raydfkd.report.features import feature_section
 from raydfkd.report.loading import RunData, series
 from raydfkd.report.page_parts import LeftOut, Part, Section, Table
 from raydfkd.report.result_rows import MISSING, format_duration, outcome_rows, student_headers, student_rows
@@ -94,7 +95,7 @@ _BUILDERS: tuple[tuple[str, str, Callable[[RunData], Section]], ...] = (
     ("evolution", "Synthetic images over the run", buffer_sections.evolution),
     ("classes", "Classes in the buffer", buffer_sections.classes),
     ("buffer", "Difficulty, priority and age", buffer_sections.buffer),
-    ("features", "Teacher features", buffer_sections.features),
+    ("features", "Features", feature_section.features),
     ("distillation", "Distillation", training_sections.distillation),
     ("synthesis", "Synthesis", training_sections.synthesis),
     ("throughput", "Throughput and buffer", training_sections.throughput),

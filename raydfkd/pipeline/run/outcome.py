@@ -41,12 +41,15 @@ def finish(config: ExperimentConfig, run: RunDir, elapsed_s: float, device: torc
     evaluator = builder.build_evaluator(config, teacher, device)
     held_out = builder.build_held_out(config, teacher, device) if evaluator is None else None
     students: dict[str, dict[str, Any]] = {}
+    networks = {"teacher": teacher}
     for name in config.students:
         distiller = builder.build_distiller(config, device, name)
         checkpoints.load_student(folder, name, distiller)
         _save_student(config, run, name, distiller)
         students[name] = _figures(config, name, distiller, evaluator, held_out)
+        networks[f"student {name}"] = _frozen(distiller.student, teacher)
     _save_analysis(run, exchange, teacher, evaluator, device, config.runtime.bf16)
+    _save_planes(run, networks, exchange, evaluator, device, config.runtime.bf16)
     result = _result(config, run, students, exchange, teacher, evaluator, elapsed_s, device)
     run.write_result(result)
     if evaluator is not None:
@@ -173,17 +176,63 @@ def _save_analysis(
     np.savez_compressed(
         run.samples / "by_class.npz", images=images[chosen], teacher_class=classes[chosen], source=sources[chosen]
     )
-    spread = np.linspace(0, len(images) - 1, min(FEATURE_SAMPLES, len(images))).astype(int)
+    spread = _spread(images)
     arrays = {
         "synthetic_features": _features(teacher, images[spread], device, bf16),
         "synthetic_class": classes[spread],
     }
     if evaluator is not None:
         real = evaluator.dataset
-        spread = np.linspace(0, len(real.images) - 1, min(FEATURE_SAMPLES, len(real.images))).astype(int)
+        spread = _spread(real.images)
         arrays |= {"real_features": _features(teacher, real.images[spread], device, bf16), "real_class": real.labels[spread]}
     if teacher.has_classifier_head:
         np.savez_compressed(run.analysis / "features.npz", **arrays)
+
+
+def _save_planes(
+    run: RunDir,
+    networks: dict[str, FrozenTeacher],
+    exchange: Exchange,
+    evaluator: Evaluator | None,
+    device: torch.device,
+    bf16: bool,
+) -> None:
+    """Of each network with two features: these features, and the head that divides their plane among the classes."""
+    heads = {name: head for name, network in networks.items() if (head := _head_of_plane(network)) is not None}
+    if not heads:
+        return
+    images, *_ = _live_images(exchange)
+    sets = {"synthetic": images[_spread(images)]}
+    biases = [torch.zeros_like(h.weight[:, 0]) if h.bias is None else h.bias.detach() for h in heads.values()]
+    arrays = {
+        "network": np.array([*heads]),
+        "weight": torch.stack([head.weight.detach() for head in heads.values()]).cpu().numpy(),
+        "bias": torch.stack(biases).cpu().numpy(),
+    }
+    if evaluator is not None:
+        real = evaluator.dataset
+        spread = _spread(real.images)
+        sets["real"], arrays["real_class"] = real.images[spread], real.labels[spread]
+    for name, shown in sets.items():
+        arrays[f"{name}_features"] = np.stack([_features(networks[which], shown, device, bf16) for which in heads])
+    np.savez_compressed(run.analysis / "planes.npz", **arrays)  # type: ignore[arg-type]
+
+
+def _head_of_plane(network: FrozenTeacher) -> nn.Linear | None:
+    """The linear head of a network with two features, None of any other."""
+    head = network.classifier_head if network.has_classifier_head else None
+    return head if isinstance(head, nn.Linear) and head.in_features == 2 else None
+
+
+def _frozen(student: nn.Module, teacher: FrozenTeacher) -> FrozenTeacher:
+    """A student that takes the images its teacher takes and whose features are read in the same way."""
+    mean, std = (x.flatten().tolist() for x in (teacher.normalization.mean, teacher.normalization.std))
+    return FrozenTeacher(student, teacher.num_classes, teacher.image_shape, mean, std).to(teacher.normalization.mean.device)
+
+
+def _spread(images: np.ndarray) -> np.ndarray:
+    """Which images have their features saved: at most ``FEATURE_SAMPLES``, evenly spaced."""
+    return np.linspace(0, len(images) - 1, min(FEATURE_SAMPLES, len(images))).astype(int)
 
 
 def _live_images(exchange: Exchange) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

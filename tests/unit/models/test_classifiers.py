@@ -17,6 +17,8 @@ INVENTORY = {
     "wrn_16_2": (691_674, 703_284, 13, 912, 128),
     "wrn_40_1": (563_930, 569_780, 37, 1360, 64),
     "wrn_40_2": (2_243_546, 2_255_156, 37, 2704, 128),
+    "planar_cnn_16": (70_126, 70_396, 5, 208, 2),
+    "planar_cnn_32": (278_462, 278_732, 5, 416, 2),
     "vgg8_bn": (3_918_858, 3_965_028, 5, None, 512),
     "vgg11_bn": (9_231_114, 9_277_284, 8, 2752, 512),
     "vgg13_bn": (9_416_010, 9_462_180, 10, 2944, 512),
@@ -85,7 +87,7 @@ def test_resolution_of_the_last_map(name: str, size: int, expected: int) -> None
     assert final_map_size(name, size) == expected
 
 
-SAME_CODE_AS_A_SMALLER_ONE = {"resnet34", "resnet110", "resnet110x2", "resnet116", "vgg16_bn"}
+SAME_CODE_AS_A_SMALLER_ONE = {"planar_cnn_32", "resnet34", "resnet110", "resnet110x2", "resnet116", "vgg16_bn"}
 
 
 @pytest.mark.parametrize("name", sorted(set(CLASSIFIERS) - SAME_CODE_AS_A_SMALLER_ONE))
@@ -126,6 +128,14 @@ def test_identity_skip_takes_the_raw_input_and_projection_the_activated_one() ->
         nn.init.zeros_(block.conv2.weight)
         expected = x if block.convShortcut is None else block.convShortcut(torch.relu(block.bn1(x)))
         torch.testing.assert_close(block(x), expected)
+
+
+def test_two_features_reach_all_sides_of_the_origin() -> None:
+    torch.manual_seed(0)
+    model = build_classifier("planar_cnn_4", 10, (1, 28, 28)).eval()
+    last_map = model.forward_maps(torch.randn(64, 1, 28, 28))[-1]
+    assert last_map.shape == (64, 2, 7, 7)
+    assert last_map.min() < 0 < last_map.max()
 
 
 def test_shuffle_channels_is_the_papers_transpose() -> None:
@@ -171,7 +181,7 @@ def test_eight_pixels_are_enough(name: str) -> None:
     assert build_classifier(name, 4, (1, 8, 8))(torch.rand(2, 1, 8, 8)).shape == (2, 4)
 
 
-@pytest.mark.parametrize("name", ["wrn_22_3", "small_cnn_5", "resnet56", "wrn_10_1"])
+@pytest.mark.parametrize("name", ["wrn_22_3", "small_cnn_5", "planar_cnn_5", "resnet56", "wrn_10_1"])
 def test_names_by_pattern(name: str) -> None:
     assert build_classifier(name, 4, (1, 8, 8))(torch.rand(2, 1, 8, 8)).shape == (2, 4)
 
@@ -187,6 +197,7 @@ def test_unknown_name_offers_the_nearest() -> None:
         ("wrn_17_2", 10, (3, 32, 32), "6n\\+4"),
         ("wrn_16_0", 10, (3, 32, 32), "6n\\+4"),
         ("small_cnn_0", 10, (3, 32, 32), "at least 1"),
+        ("planar_cnn_0", 10, (3, 32, 32), "at least 1"),
         ("vgg8_bn", 10, (3, 4, 32), "at least 8 x 8 pixels, got 4 x 32"),
         ("resnet18", 0, (3, 32, 32), "0 classes"),
         ("resnet18", 10, (0, 32, 32), "positive"),

@@ -1,0 +1,1 @@
+"""What networks make of images."""
