@@ -254,7 +254,7 @@ def owned(
     folder = Path(folder)
     is_new = not folder.exists()
     if folder.is_file():
-        raise RunDirError(f"{what} is a file: choose another --out")
+        raise RunDirError(f"{what} cannot be written, it is a file: choose another --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         key = (folder.resolve(), name)

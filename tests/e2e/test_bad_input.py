@@ -328,9 +328,9 @@ def test_the_checkpoint_before_a_damaged_one_is_taken_once_that_is_removed(stopp
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("students.small.model=small_cnn_16", "the student 'small' in"),
+        ("students.small.model=small_cnn_16", "students.small.model was small_cnn_8 and is small_cnn_16"),
         ("sources.inversion.base_channels=8", "the generator 'inversion-0' in"),
-        ("replay.synthetic.capacity=32", "use the experiment that it was saved with"),
+        ("replay.synthetic.capacity=32", "cannot change what it began with (replay.synthetic.capacity was 64 and is 32)"),
         ("task.num_classes=7", "num_classes"),
         ("schedule.rounds=1", "gives 2: resume with at least the original rounds"),
     ],

@@ -71,8 +71,8 @@ def execute(
         elapsed_s = 0.0
         if resume:
             _require_same_teacher(run, checked.teacher_sha256)
-            write_atomically(run.config_path, dump_yaml(config))
             elapsed_s = _rewind(run, checkpoint)
+            write_atomically(run.config_path, dump_yaml(config))
     except BaseException:
         if not resume:  # a resumed run keeps its files
             _remove_unstarted(run)
@@ -116,7 +116,7 @@ def _mark_end(run: RunDir, error: BaseException, resume: bool) -> None:
             return
         if isinstance(error, RunStoppedError):
             run.update_manifest(state="stopped")
-        elif not resume and _is_refusal(error) and not any(run.metrics()):
+        elif not resume and _is_refusal(error) and all(record["kind"] == "event" for record in run.metrics()):
             _remove_unstarted(run)
         else:
             state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"

@@ -96,11 +96,12 @@ class Recorder:
         Image.fromarray(grid).save(self.run.samples / f"round-{number:05d}.png")
 
     def _to_tensorboard(self, record: dict[str, Any]) -> None:
-        if self._tensorboard is None:
+        values = list(self._scalars(record))
+        if self._tensorboard is None and values:
             from tensorboardX import SummaryWriter
 
             self._tensorboard = SummaryWriter(str(self.run.path / "tensorboard"))
-        for name, value in self._scalars(record):
+        for name, value in values:
             self._tensorboard.add_scalar(name, value, record["step"])
 
     def _scalars(self, record: dict[str, Any]) -> Iterator[tuple[str, float]]:
