@@ -76,20 +76,23 @@ class Budget:
     budget has that share of it."""
 
 
-_FILE_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
-def require_file_names(what: str, names: Iterable[str]) -> None:
+def require_file_names(what: str, names: Iterable[str], *, dots: bool = False) -> None:
     """Refuses names that cannot be part of a file's name on every system, or that lead to another folder.
 
+    Args:
+        what: of what they are the names, for the message.
+        dots: allow them but at the beginning; a name that is part of a dotted key has none.
+
     Raises:
-        ValueError: one of them; ``what`` says of what it is the name.
+        ValueError: one of them cannot be used.
     """
     for name in names:
-        if _FILE_NAME.fullmatch(name) is None:
-            raise ValueError(
-                f"{what} {name!r} cannot be used in file names: use up to 100 letters, digits, - and _ in {what} names"
-            )
+        if _FILE_NAME.fullmatch(name) is None or (not dots and "." in name):
+            allowed = "letters, digits, - and _" + (", and dots after the first character," if dots else "")
+            raise ValueError(f"{what} {name!r} cannot be used in file names: use up to 100 {allowed} in {what} names")
 
 
 @dataclass(frozen=True)

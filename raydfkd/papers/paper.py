@@ -120,7 +120,7 @@ class PaperConfig(Settings):
     def _members_exist(self) -> PaperConfig:
         require_file_names("table", self.tables)
         for axis in self.axes:
-            require_file_names(f"{axis} member", self.axes[axis])
+            require_file_names(f"{axis} member", self.axes[axis], dots=True)
         for name, table in self.tables.items():
             for axis in (*table.rows, *table.columns):
                 if axis not in self.axes:

@@ -90,7 +90,12 @@ def rendered_small(config: ExperimentConfig, source: str) -> list[str]:
 
 
 def of_stand_in_images(config: ExperimentConfig, folder: Path) -> list[str]:
-    """Overrides by which images of noise, of the task's shape, stand in for the collected ones: 8, or 40 to choose 8 from."""
+    """Overrides by which images of noise, of the task's shape, stand in for the collected ones: 8, or 40 to choose 8 from.
+
+    None where each class needs images: these are scikit-learn's digits.
+    """
+    if config.collected.labels == "dataset":
+        return []
     settings = config.collected.model_dump(mode="json", include={"balanced", "imbalance", "num_images"})
     number = 8 if settings["num_images"] is None else 40
     channels, height, width = config.task.image_shape

@@ -77,7 +77,8 @@ def test_every_catalog_network_gives_its_maps_and_the_last_one_makes_the_logits(
     assert len(maps) >= 3
     sizes = [x.shape[-1] for x in maps]
     assert sizes == sorted(sizes, reverse=True)
-    assert (maps[-1] >= 0).all(), "the last map is activated"
+    if not name.startswith("planar_cnn"):  # its two features lie on all sides of the origin
+        assert (maps[-1] >= 0).all(), "the last map is activated"
     head = network.get_submodule(find_head(network, None, 5) or "")
     assert isinstance(head, nn.Linear)
     assert maps[-1].shape[1] == head.in_features

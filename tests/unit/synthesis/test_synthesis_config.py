@@ -51,7 +51,7 @@ def test_what_would_do_nothing_is_refused(config: type, settings: dict, message:
         (FastConfig(batch_size=10, steps_per_batch=3), 3 * 10),
         (FastConfig(batch_size=10, steps_per_batch=3, feature_alignment={"share": 0.5}), 3 * 15),
         (CMIConfig(batch_size=10, steps_per_batch=3), 3 * 20),
-        (CMIConfig(batch_size=10, steps_per_batch=3, feature_alignment={}), 3 * 25),
+        (CMIConfig(batch_size=10, steps_per_batch=3, feature_alignment={}), 3 * 30),
         (CMIConfig(batch_size=10, steps_per_batch=3, contrastive_weight=0), 3 * 10),
         (PreDFKDConfig(generator_batch_size=16, memory_steps_per_batch=2), 16 + 2 * (8 + 2 * 2)),
     ],
