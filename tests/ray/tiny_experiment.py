@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.weights import save_weights
 from raydfkd.pipeline.experiment.config import build_experiment
+from raydfkd.pipeline.experiment.yaml_files import dump_yaml
 from raydfkd.pipeline.run.execute import execute
 from raydfkd.run_dir import RunDir
 from raydfkd.runtime.ray_runner import run_ray
@@ -103,8 +104,11 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def distil(tree: dict[str, Any], out: Path, *, overrides: tuple[str, ...] = (), resume: bool = False) -> dict[str, Any]:
     """As ``raydfkd.distill`` without the report; the result."""
+    config = build_experiment(tree, overrides)
     run = RunDir.open(out) if resume else RunDir.create(out)
-    return execute(build_experiment(tree, overrides), run, resume=resume, watcher=None, run_ray=run_ray)
+    if not resume:
+        run.config_path.write_text(dump_yaml(config), encoding="utf-8")
+    return execute(config, run, resume=resume, watcher=None, run_ray=run_ray)
 
 
 def distil_locally(tree: dict[str, Any], out: Path) -> dict[str, Any]:
