@@ -79,6 +79,11 @@ def _seeds(text: str) -> list[int]:
         raise ConfigError(f"--seeds is {text!r}: give whole numbers separated by commas, such as 0,1,2") from None
 
 
+def _seeds_of(row: Row, seeds: Sequence[int]) -> Sequence[int]:
+    """Those with which a row is run: a teacher and a data set have the seed of their own settings, and are made once."""
+    return seeds if row.cell.kind == "experiment" else seeds[:1]
+
+
 def _list_papers() -> None:
     from raydfkd.papers.paper import load_paper, shipped_papers
 
@@ -156,7 +161,7 @@ def _run(rows: Sequence[Row], seeds: Sequence[int], train: bool, alone: bool) ->
     if not ready:
         raise ConfigError("none of these rows can be run here: --list says what each is missing")
     for row in ready:
-        for seed in seeds if row.cell.kind == "experiment" else seeds[:1]:
+        for seed in _seeds_of(row, seeds):
             with _progress(row, seed) as progress:
                 run_row(row, seed, tell=typer.echo, watcher=progress)
 
@@ -239,7 +244,7 @@ def _submit(
         if row.cell.kind == "experiment" and row.experiment().runtime.runner == "ray":
             words += ["--set", "runtime.address=auto"]
         words += ["--scale", f"{row.scale:g}", "--out", str(out), *(["--train-teacher"] if train else [])]
-        for seed in seeds if row.cell.kind == "experiment" else seeds[:1]:
+        for seed in _seeds_of(row, seeds):
             job = Job(
                 command=(*words, "--seeds", str(seed)),
                 out=row.run_dir(seed),

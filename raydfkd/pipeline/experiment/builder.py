@@ -67,7 +67,7 @@ def build_frozen_teacher(config: HasTeacher) -> FrozenTeacher:
     """
     settings, task = config.teacher, config.task
     checkpoint = settings.weights
-    metadata = read_metadata(checkpoint) if checkpoint is not None and checkpoint.suffix == ".safetensors" else {}
+    metadata = _recorded(checkpoint)
     _require_same_task(config, metadata)
     if settings.normalization is not None:
         mean, std = settings.normalization.mean, settings.normalization.std
@@ -211,16 +211,18 @@ def build_distiller(config: ExperimentConfig, device: torch.device, name: str | 
 
 def class_names(weights: Path | None) -> tuple[str, ...] | None:
     """The class names in the metadata of a teacher's weights, if there are any."""
-    if weights is None or weights.suffix != ".safetensors":
-        return None
-    return tuple(json.loads(read_metadata(weights).get("classes", "[]"))) or None
+    return tuple(json.loads(_recorded(weights).get("classes", "[]"))) or None
+
+
+def _recorded(weights: Path | None) -> dict[str, str]:
+    """The metadata of a teacher's weights; none if they are of a format without."""
+    return {} if weights is None or weights.suffix != ".safetensors" else read_metadata(weights)
 
 
 def warnings_on(config: ExperimentConfig, teacher: FrozenTeacher, evaluator: Evaluator, device: torch.device) -> list[str]:
     """What some of the evaluation images show to be wrong with the teacher, or with the data."""
     weights = config.teacher.weights
-    recorded = read_metadata(weights) if weights is not None and weights.suffix == ".safetensors" else {}
-    return list(look_at(teacher.to(device), evaluator.dataset, class_names(weights), recorded, device))
+    return list(look_at(teacher.to(device), evaluator.dataset, class_names(weights), _recorded(weights), device))
 
 
 def build_evaluator(config: ExperimentConfig, teacher: FrozenTeacher, device: torch.device) -> Evaluator | None:
