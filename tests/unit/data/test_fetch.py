@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import tarfile
@@ -178,6 +179,72 @@ def test_grey_arrays_in_packed_files(root: Path, monkeypatch: pytest.MonkeyPatch
     assert len(load_dataset(NamedConfig(name="mnist"), (1, 28, 28), 10)) == 2
 
 
+def matlab(**arrays: np.ndarray) -> bytes:
+    """A ``.mat`` file."""
+    from scipy.io import savemat
+
+    buffer = io.BytesIO()
+    savemat(buffer, arrays)
+    return buffer.getvalue()
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def test_svhn_s_matrices(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its images lie in the last axis, and it calls the digit 0 ten."""
+    from torchvision.datasets import SVHN
+
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
+    turned = images.transpose(2, 3, 1, 0)
+    files = {
+        "train": matlab(X=turned, y=np.array([[10], [1], [9]], dtype=np.uint8)),
+        "test": matlab(X=turned[..., :2], y=np.array([[2], [10]], dtype=np.uint8)),
+    }
+    entry = CATALOGUE["svhn"]
+    sums = {split: md5(content) for split, content in files.items()}
+    downloads = [replace(one, checksum=f"md5:{sums[split]}") for one, split in zip(entry.downloads, files, strict=True)]
+    change(monkeypatch, "svhn", downloads=tuple(downloads))
+    monkeypatch.setattr(SVHN, "split_list", {split: ["", f"{split}_32x32.mat", sums[split]] for split in files})
+    with file_server.serving({f"/housenumbers/{split}_32x32.mat": content for split, content in files.items()}) as served:
+        fetch("svhn", mirror=served.url)
+    dataset = load_dataset(NamedConfig(name="svhn", split="train"), (3, 32, 32), 10)
+    np.testing.assert_array_equal(dataset.images, images)
+    assert dataset.labels.tolist() == [0, 1, 9]
+    assert dataset.classes == tuple("0123456789")
+    assert load_dataset(NamedConfig(name="svhn"), (3, 32, 32), 10).labels.tolist() == [2, 0]
+
+
+def test_flowers_from_their_three_files(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images and labels are counted from one."""
+    from torchvision.datasets import Flowers102
+
+    for i in range(1, 9):
+        put(tmp_path / "packed" / "jpg" / f"image_{i:05d}.jpg", encoded(coloured(i), "JPEG"))
+    splits = {"trnid": [6, 1], "valid": [2, 7], "tstid": [8, 3, 5, 4]}
+    contents = {
+        "102flowers.tgz": tarred(tmp_path / "packed"),
+        "imagelabels.mat": matlab(labels=np.array([[102, 1, 3, 4, 5, 2, 9, 77]], dtype=np.uint8)),
+        "setid.mat": matlab(**{name: np.array([numbers], dtype=np.uint16) for name, numbers in splits.items()}),
+    }
+    entry = CATALOGUE["flowers102"]
+    change(
+        monkeypatch,
+        "flowers102",
+        downloads=tuple(replace(one, checksum=f"md5:{md5(contents[one.url.rsplit('/', 1)[1]])}") for one in entry.downloads),
+    )
+    sums = {kind: (name, md5(contents[name])) for kind, (name, _) in Flowers102._file_dict.items()}
+    monkeypatch.setattr(Flowers102, "_file_dict", sums)
+    with file_server.serving({f"/~vgg/data/flowers/102/{name}": content for name, content in contents.items()}) as served:
+        done = fetch("flowers102", mirror=served.url)
+    assert [(one.split, one.images) for one in done] == [("train", 2), ("val", 2), ("test", 4)]
+    images, labels, classes = stored(root, "flowers102", "train")
+    assert images == [encoded(coloured(6), "JPEG"), encoded(coloured(1), "JPEG")], "files are kept byte by byte"
+    assert labels == [1, 101]
+    assert (len(classes), classes[0], classes[-1]) == (102, "pink primrose", "blackberry lily")
+
+
 def put(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -286,9 +353,19 @@ def write_food(folder: Path) -> None:
         put(folder / "meta" / f"{split}.json", json.dumps({"pizza": [f"pizza/{number}"], "apple_pie": []}).encode())
 
 
+def write_aircraft(folder: Path) -> None:
+    put(folder / "data" / "variants.txt", b"707-320\nA300B4\n")
+    for split, number in (("trainval", 0), ("test", 1)):
+        put(folder / "data" / "images" / f"000{number}.jpg", encoded(coloured(number), "JPEG"))
+        put(folder / "data" / "images" / f"100{number}.jpg", encoded(coloured(number + 2), "JPEG"))
+        lines = f"000{number} A300B4\n100{number} 707-320\n"
+        put(folder / "data" / f"images_variant_{split}.txt", lines.encode())
+
+
 @pytest.mark.parametrize(
     ("name", "folder", "write", "expected"),
     [
+        ("fgvc_aircraft", "fgvc-aircraft-2013b", write_aircraft, ([1, 3], [1, 0], ["707-320", "A300B4"])),
         ("oxford_pets", "oxford-iiit-pet", write_pets, ([3, 1], [1, 0], ["Abyssinian", "Great Pyrenees"])),
         ("food101", "food-101", write_food, ([1], [1], ["apple_pie", "pizza"])),
     ],
