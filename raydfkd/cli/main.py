@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from raydfkd import __version__
+from raydfkd.cli.verbs import condense_verb as condense
 from raydfkd.cli.verbs import config_verb as config
 from raydfkd.cli.verbs import dataset_verb as dataset
 from raydfkd.cli.verbs import inspect_verbs as inspect
@@ -80,6 +81,7 @@ app.command("export")(weights.export)
 app.command("report")(inspect.report)
 app.command("methods")(inspect.methods)
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(condense.app, name="condense")
 app.add_typer(config.app, name="config")
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from raydfkd.errors import ConfigError
 from raydfkd.models.classifiers import ImageShape, mobilenet_v2, resnet, resnet_cifar, vgg
+from raydfkd.models.classifiers.conv_net import ConvNet
 from raydfkd.models.classifiers.planar import PlanarCNN
 from raydfkd.models.classifiers.shufflenet import ShuffleNetV1, ShuffleNetV2
 from raydfkd.models.classifiers.small import SmallCNN
@@ -56,10 +57,17 @@ def _planar_cnn(width: int) -> ClassifierEntry:
     return ClassifierEntry(lambda classes, shape: PlanarCNN(width, classes, shape[0]), 4)
 
 
+def _conv_net(depth: int) -> ClassifierEntry:
+    if depth < 1:
+        raise ConfigError("model 'conv_net_0' does not exist: the depth must be at least 1")
+    return ClassifierEntry(lambda classes, shape: ConvNet(depth, classes, shape), 2**depth)
+
+
 _PATTERNS: tuple[tuple[re.Pattern[str], Callable[..., ClassifierEntry]], ...] = (
     (re.compile(r"wrn_(\d+)_(\d+)"), _wide_resnet),
     (re.compile(r"small_cnn_(\d+)"), _small_cnn),
     (re.compile(r"planar_cnn_(\d+)"), _planar_cnn),
+    (re.compile(r"conv_net_(\d+)"), _conv_net),
 )
 
 
@@ -97,13 +105,16 @@ for _width in (8, 16, 32):
     CLASSIFIERS.add(f"small_cnn_{_width}", _small_cnn(_width))
 for _width in (16, 32):
     CLASSIFIERS.add(f"planar_cnn_{_width}", _planar_cnn(_width))
+for _depth in (3, 4):
+    CLASSIFIERS.add(f"conv_net_{_depth}", _conv_net(_depth))
 
 
 def build_classifier(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
     """A new classifier, images [B,C,H,W] to logits [B,num_classes], in training mode.
 
-    ``name`` is one of ``CLASSIFIERS``, ``wrn_D_K``, ``small_cnn_W``, ``planar_cnn_W``, ``torchvision:NAME``, ``timm:NAME`` or
-    ``package.module:callable``. The callable gets ``num_classes``, and ``in_channels`` and ``image_shape`` if it names them.
+    ``name`` is one of ``CLASSIFIERS``, ``wrn_D_K``, ``small_cnn_W``, ``planar_cnn_W``, ``conv_net_D``, ``torchvision:NAME``,
+    ``timm:NAME`` or ``package.module:callable``. The callable gets ``num_classes``, and ``in_channels`` and ``image_shape`` if
+    it names them.
 
     Raises:
         UnknownNameError: the name is unknown.

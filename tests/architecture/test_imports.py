@@ -14,8 +14,8 @@ import source_tree
 from source_tree import imported, module_name, package_files
 
 LAYERS = {
-    **dict.fromkeys(("errors", "types", "registry", "settings", "deferred", "resources", "metric_types", "metrics"), 0),
-    **dict.fromkeys(("ownership", "run_records", "run_dir", "sweep_dir"), 0),
+    **dict.fromkeys(("errors", "types", "registry", "settings", "deferred", "seeds", "resources"), 0),
+    **dict.fromkeys(("metric_types", "metrics", "ownership", "run_records", "run_dir", "sweep_dir"), 0),
     **dict.fromkeys(("losses", "models", "replay", "augment"), 1),
     **dict.fromkeys(("tasks", "synthesis", "distillation", "data", "evaluation"), 2),
     "pipeline": 3,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +9,7 @@ import typer
 
 from raydfkd.cli.arguments import Overrides
 from raydfkd.cli.console_table import render
-
-LINE_PERIOD_S = 5.0
-TERMINAL_PERIOD_S = 0.2
+from raydfkd.cli.lines import Lines
 
 
 def build(
@@ -32,7 +28,7 @@ def build(
     from raydfkd.api import build_dataset
 
     try:
-        done = build_dataset(file, overrides=overrides or [], out=out, resume=resume, tell=Lines())
+        done = build_dataset(file, overrides=overrides or [], out=out, resume=resume, tell=Lines("images"))
     except KeyboardInterrupt:
         typer.echo("raydfkd: stopped by Ctrl-C; continue a started build with --resume and the same folder", err=True)
         raise typer.Exit(130) from None
@@ -59,29 +55,3 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, object]]:
     ]
     rows += [("left out", name) for name in found["skipped"][:5]]
     return rows
-
-
-class Lines:
-    """Progress of a pass: on a terminal one line that is overwritten, elsewhere a line every few seconds."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic, terminal: bool | None = None) -> None:
-        import sys
-
-        self._clock = clock
-        self._terminal = sys.stdout.isatty() if terminal is None else terminal
-        self._pass = ""
-        self._began, self._begun_with, self._next_at = 0.0, 0, 0.0
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        now = self._clock()
-        if name != self._pass:
-            self._pass, self._began, self._begun_with, self._next_at = name, now, done, now
-        if now < self._next_at and done < total:
-            return
-        self._next_at = now + (TERMINAL_PERIOD_S if self._terminal else LINE_PERIOD_S)
-        spent_s, left = now - self._began, ""
-        if done > self._begun_with and spent_s > 0:
-            rate = (done - self._begun_with) / spent_s
-            left = f"  {rate:,.0f} images/s  {(total - done) / rate:.0f} s left"
-        line = f"{name} {done:,}/{total:,}{left}"
-        typer.echo(f"\r\x1b[K{line}" if self._terminal else line, nl=not self._terminal or done >= total)

@@ -17,6 +17,7 @@ DATASETS.add("parquet", "raydfkd.data.kinds.parquet:DATASET")
 DATASETS.add("image_folder", "raydfkd.data.kinds.image_folder:DATASET")
 DATASETS.add("torchvision", "raydfkd.data.kinds.torchvision_sets:DATASET")
 DATASETS.add("named", "raydfkd.data.kinds.named:DATASET")
+DATASETS.add("condensed", "raydfkd.data.kinds.condensed:DATASET")
 
 
 def _written_short(value: Any) -> Any:

@@ -29,10 +29,10 @@ from raydfkd.pipeline.dataset.folder import BuildFolder, save_columns
 from raydfkd.pipeline.dataset.parts import Attack, Judge, Pass, Render, Worker
 from raydfkd.pipeline.dataset.reading import Columns, ReadRows, ReadStored, Span, spans
 from raydfkd.pipeline.experiment import builder
-from raydfkd.pipeline.experiment.config import derive_seed
 from raydfkd.pipeline.run.recorder import describe_environment
 from raydfkd.replay.arrow import to_parquet
 from raydfkd.run_dir import write_atomically
+from raydfkd.seeds import derive_seed
 from raydfkd.types import SyntheticBatch
 
 logger = logging.getLogger(__name__)

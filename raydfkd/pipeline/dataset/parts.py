@@ -13,7 +13,7 @@ from raydfkd.models.teachers.teacher import FrozenTeacher
 from raydfkd.pipeline.dataset.config import DatasetBuildConfig
 from raydfkd.pipeline.dataset.reading import Columns, Span, columns_of
 from raydfkd.pipeline.experiment import builder
-from raydfkd.pipeline.experiment.config import derive_seed
+from raydfkd.seeds import derive_seed
 from raydfkd.tasks import build_task
 
 

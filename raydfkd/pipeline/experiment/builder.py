@@ -21,7 +21,8 @@ from raydfkd.models.teachers.output_kind import kind_of
 from raydfkd.models.teachers.teacher import FrozenTeacher, build_teacher
 from raydfkd.models.teachers.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient
 from raydfkd.models.weights import load_weights, read_metadata
-from raydfkd.pipeline.experiment.config import ExperimentConfig, TeacherConfig, derive_seed, generator_id
+from raydfkd.pipeline.experiment.config import ExperimentConfig, TeacherConfig, generator_id
+from raydfkd.seeds import derive_seed
 from raydfkd.synthesis.attacked import AttackedSynthesizer
 from raydfkd.synthesis.method import SynthesisContext, SynthesisParts
 from raydfkd.synthesis.methods import METHODS

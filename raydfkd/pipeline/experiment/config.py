@@ -5,7 +5,6 @@ An experiment names its parts in maps (``sources``, ``students``), so that sever
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -311,12 +310,6 @@ def generator_id(source: str, index: int) -> str:
 def source_of(generator: str) -> str:
     """The source of a generator's name."""
     return generator.rpartition("-")[0]
-
-
-def derive_seed(seed: int, *names: object) -> int:
-    """A seed for one component: the run's seed and the component's name, hashed to 63 bits."""
-    digest = hashlib.sha256("/".join(map(str, (seed, *names))).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentConfig:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raydfkd.errors import ConfigError
-from raydfkd.pipeline.experiment.config import ExperimentConfig, derive_seed
+from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.replay.arrow import from_parquet, to_parquet
 from raydfkd.run_dir import RunDir, write_atomically
+from raydfkd.seeds import derive_seed
 from raydfkd.tasks import build_task
 from raydfkd.types import SyntheticBatch
 

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from raydfkd.errors import CheckpointError, DataError
-from raydfkd.pipeline.experiment.config import ExperimentConfig, derive_seed
+from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.pipeline.run.exchange import Exchange
 from raydfkd.replay.buffer import ReplayBuffer
 from raydfkd.replay.rate_limiter import RateLimiter
 from raydfkd.replay.snapshot import read_snapshot, write_snapshot
 from raydfkd.run_dir import write_atomically
+from raydfkd.seeds import derive_seed
 
 
 def build_rate_limiters(config: ExperimentConfig) -> dict[str, RateLimiter]:

@@ -24,7 +24,8 @@ from raydfkd.evaluation.accuracy import Evaluator
 from raydfkd.evaluation.held_out_agreement import HeldOutEvaluator
 from raydfkd.models import flat_weights
 from raydfkd.models.teachers.teacher import FrozenTeacher
-from raydfkd.pipeline.experiment.config import ExperimentConfig, derive_seed
+from raydfkd.pipeline.experiment.config import ExperimentConfig
+from raydfkd.seeds import derive_seed
 from raydfkd.types import WeightsVersion
 
 Emit = Callable[..., None]

@@ -15,8 +15,9 @@ import torch
 
 from raydfkd.errors import DataError
 from raydfkd.pipeline.experiment import builder
-from raydfkd.pipeline.experiment.config import ExperimentConfig, derive_seed
+from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.pipeline.run import collecting
+from raydfkd.seeds import derive_seed
 from raydfkd.types import BufferSummary, Synthesizer, SyntheticBatch
 
 COLLECTED_SHARE = 5

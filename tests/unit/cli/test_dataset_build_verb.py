@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from raydfkd.cli.verbs.dataset_build_verb import Lines
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.weights import save_weights
 from raydfkd.pipeline.experiment.config import load_experiment
@@ -123,22 +122,3 @@ def test_what_is_wrong_is_told_in_one_sentence(folder: Path, arguments: list[str
     assert expected in " ".join(told.split())
     assert "Traceback" not in told
     assert not (folder / "new").exists()
-
-
-def test_plain_lines_come_every_few_seconds_and_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
-    now = [0.0]
-    lines = Lines(clock=lambda: now[0], terminal=False)
-    for done in range(0, 101, 10):
-        lines("judging", done, 100)
-        now[0] += 1
-    told = capsys.readouterr().out.splitlines()
-    assert told[0] == "judging 0/100"
-    assert told[-1] == "judging 100/100  10 images/s  0 s left"
-    assert len(told) == 3
-
-
-def test_before_any_time_has_passed_there_is_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = Lines(clock=lambda: 5.0, terminal=False)
-    lines("judging", 0, 100)
-    lines("judging", 100, 100)
-    assert capsys.readouterr().out.splitlines()[-1] == "judging 100/100"

@@ -20,7 +20,7 @@ from raydfkd.pipeline.dataset.folder import BuildFolder
 from raydfkd.pipeline.dataset.parts import Pass
 from raydfkd.pipeline.dataset.reading import Columns, spans
 from raydfkd.pipeline.experiment.builder import build_frozen_teacher
-from raydfkd.pipeline.experiment.config import derive_seed
+from raydfkd.seeds import derive_seed
 
 NUM_IMAGES = 33
 

@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from raydfkd.errors import ConfigError
-from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment, derive_seed, load_experiment
+from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment, load_experiment
 from raydfkd.pipeline.experiment.yaml_files import dump_yaml
 from raydfkd.pipeline.run.exchange_state import build_rate_limiters
+from raydfkd.seeds import derive_seed
 
 TREE: dict[str, Any] = {
     "task": {"num_classes": 10, "image_shape": [1, 8, 8]},

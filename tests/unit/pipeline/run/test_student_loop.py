@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from raydfkd.distillation.distiller import StepOutput
 from raydfkd.errors import RunFailedError
 from raydfkd.evaluation.accuracy import Evaluator
-from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment, derive_seed
+from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
 from raydfkd.pipeline.run.student_loop import Batch, LoopHooks, StudentLoop, normalized, resident_bytes
+from raydfkd.seeds import derive_seed
 
 
 def experiment(**runtime: Any) -> ExperimentConfig:

@@ -1,0 +1,68 @@
+"""Condensing with Ray actors: what is made without Ray, with two workers, one of which dies; and refusals."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from raydfkd.data.condensation.condenser import Work
+from raydfkd.errors import DataError, ResourceError
+from raydfkd.pipeline.condensation.condense import LocalPool, condense
+from raydfkd.pipeline.condensation.config import CondenseConfig
+from raydfkd.pipeline.condensation.measuring import Done
+from raydfkd.runtime.condensation_on_ray import RayPool, open_ray_pool
+
+METHODS: dict[str, dict[str, Any]] = {
+    "dm": {"iterations": 4, "iterations_per_round": 2},
+    "dsa": {"iterations": 2, "matches": 2, "epochs": 1},
+    "mtt": {"iterations": 2, "experts": 3, "expert_epochs": 2, "student_steps": 2},
+}
+
+
+def settings(kind: str, on_ray: bool, **sections: Any) -> CondenseConfig:
+    runtime: dict[str, Any] = {"device": "cpu"}
+    if on_ray:
+        runtime |= {"runner": "ray", "num_workers": 2, "resources": {"num_cpus": 0.5}, "wait_timeout_s": 300}
+    tree: dict[str, Any] = {
+        "dataset": {"kind": "digits", "split": "train", "max_images": 200},
+        "images_per_class": 2,
+        "network": "conv_net_1",
+        "method": {"kind": kind, "real_batch_size": 8, **METHODS[kind]},
+        "runtime": runtime,
+        **sections,
+    }
+    return CondenseConfig.model_validate(tree)
+
+
+def test_two_workers_make_what_one_process_makes_though_one_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[int] = []
+    plain = RayPool.__call__
+
+    def with_a_death(self: RayPool, tasks: list[Work]) -> list[Done]:
+        if not killed and tasks[0].name == "match" and len(tasks) == 2:
+            victim = self._actors[1]
+            killed.append(ray.get(victim.__ray_call__.remote(lambda self: os.getpid()), timeout=60))
+            victim.__ray_call__.remote(lambda self: os._exit(1))
+        return plain(self, tasks)
+
+    monkeypatch.setattr(RayPool, "__call__", with_a_death)
+    for kind in METHODS:
+        here = condense(settings(kind, on_ray=False), tmp_path / f"{kind}_here.parquet", LocalPool).found
+        there = condense(settings(kind, on_ray=True), tmp_path / f"{kind}_there.parquet", open_ray_pool).found
+        np.testing.assert_array_equal(here.images, there.images)
+    assert killed
+
+
+def test_what_no_cluster_holds_and_what_a_worker_refuses(tmp_path: Path) -> None:
+    too_much = settings("dm", on_ray=True).model_dump()
+    too_much["runtime"]["resources"]["num_cpus"] = 500
+    with pytest.raises(ResourceError, match="condensation worker 0"):
+        condense(CondenseConfig.model_validate(too_much), tmp_path / "x.parquet", open_ray_pool)
+    with pytest.raises(DataError, match="class 1 has 20 images and images_per_class is 30"):
+        condense(settings("dm", on_ray=True, images_per_class=30), tmp_path / "x.parquet", open_ray_pool)
+    assert not (tmp_path / "x.parquet").exists()
