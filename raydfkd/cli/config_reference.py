@@ -22,6 +22,7 @@ _BOUNDS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below
 
 def reference_text() -> str:
     """Markdown: one section per file kind and top-level key, one line per setting."""
+    from raydfkd.pipeline.condensation.config import CondenseConfig
     from raydfkd.pipeline.dataset.config import DatasetBuildConfig
     from raydfkd.pipeline.experiment.config import ExperimentConfig
     from raydfkd.pipeline.sweep.config import SweepConfig
@@ -44,6 +45,7 @@ def reference_text() -> str:
         ("A teacher's training (`raydfkd train-teacher`)", TeacherTrainingConfig),
         ("A sweep (`raydfkd sweep`)", SweepConfig),
         ("A data set's build (`raydfkd dataset build`)", DatasetBuildConfig),
+        ("A condensed set (`raydfkd condense`)", CondenseConfig),
     ):
         lines += ["", f"## {title}", "", *_lines(model)]
     return "\n".join(lines) + "\n"

@@ -105,16 +105,29 @@ def test_asha_stops_trials_that_lag_at_a_rung(ray_instance: None, teacher: Path,
 
 @pytest.mark.slow
 def test_population_based_training_goes_on_from_a_leader_s_checkpoint(
-    ray_instance: None, teacher: Path, tmp_path: Path
+    ray_instance: None, teacher: Path, gate: Callable[[float], None], tmp_path: Path
 ) -> None:
+    """Neither gets more than 16 steps ahead, so that it is known who leads, and from which checkpoint to go on."""
+
+    class SideBySide(SweepWatcher):
+        def __init__(self) -> None:
+            self.steps: dict[str, int] = {}
+
+        def update(self, trial: str, **values: Any) -> None:
+            self.steps[trial] = max(self.steps.get(trial, 0), values.get("step") or 0)
+            if len(self.steps) == 2:
+                gate(min(self.steps.values()) + 16)
+
+    gate(16)
     sections = {
         "space": {LR: {"kind": "grid", "values": [0.05, 1e-9]}},
         "scheduler": {"kind": "pbt", "perturbation_interval_steps": 8, "mutable": [LR], "quantile_fraction": 0.5,
                       "resample_probability": 0.0},
         "objective": {"kind": "kl", "student": "last", "num_images": 64},
     }  # fmt: skip
-    sections["overrides"] = {"schedule": {"rounds": 12}}  # who leads is known after both have reported once
-    done = raydfkd.sweep(write(tmp_path, teacher, **sections), out=tmp_path / "out")
+    sections["overrides"] = {"schedule": {"rounds": 12}}
+    path = write(tmp_path, teacher, experiment(teacher, runtime={"runner": "local"}, student=GATED), **sections)
+    done = raydfkd.sweep(path, out=tmp_path / "out", watcher=SideBySide())
     assert [trial["state"] for trial in done.result["trials"]] == ["finished", "finished"]
     copies = [copy for trial in SweepDir(tmp_path / "out").trials() for copy in trial.copied]
     assert copies

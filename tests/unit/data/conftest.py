@@ -28,3 +28,11 @@ def write_parquet(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data root, not made yet."""
+    root = tmp_path / "root"
+    monkeypatch.setenv("RAYDFKD_DATA", str(root))
+    return root
