@@ -1,7 +1,8 @@
 """Stage outputs of a classifier, uniformly: what feature-based distillation reads, beside what ``forward`` gives.
 
 Every classifier of the catalog has ``forward_maps(images) -> list of maps`` (the stem's, each stage's, the last one activated
-and, but for ConvNet, ready for global average pooling) and ``pool_and_classify(last map) -> logits``; the two together are its ``forward``.
+and, but for ConvNet, ready for global average pooling) and ``pool_and_classify(last map) -> logits``; the two together are its
+``forward``.
 """
 
 from __future__ import annotations
