@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import ray
 import torch
@@ -24,9 +25,10 @@ RESTARTS = 3
 
 
 class _Worker:
-    """A method's worker in an actor."""
+    """A method's worker in an actor. Its material is fetched here: Ray warns about an actor's arguments in its object store."""
 
-    def __init__(self, config: CondenseConfig, material: Material) -> None:
+    def __init__(self, config: CondenseConfig, shared: list[Any]) -> None:
+        material: Material = ray.get(shared[0])
         # Its arrays lie in the object store, read-only; torch must not be given these.
         data = replace(material.data, images=material.data.images.copy(), labels=material.data.labels.copy())
         torch.set_num_threads(config.runtime.resources.threads)
@@ -55,9 +57,9 @@ class RayPool:
             "max_restarts": RESTARTS,
             "max_task_retries": RESTARTS,
         }
-        shared = ray.put(material)
+        self._shared = [ray.put(material)]  # kept here for an actor that is restarted
         actor = ray.remote(**options)(_Worker)
-        self._actors = [actor.remote(config, shared) for _ in range(config.runtime.num_workers)]
+        self._actors = [actor.remote(config, self._shared) for _ in range(config.runtime.num_workers)]
 
     @property
     def size(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from raydfkd.runtime.condensation_on_ray import RayPool, open_ray_pool
 METHODS: dict[str, dict[str, Any]] = {
     "dm": {"iterations": 4, "iterations_per_round": 2},
     "dsa": {"iterations": 2, "matches": 2, "epochs": 1},
-    "mtt": {"iterations": 2, "experts": 3, "expert_epochs": 2, "student_steps": 2},
 }
 
 
@@ -39,15 +39,16 @@ def settings(kind: str, on_ray: bool, **sections: Any) -> CondenseConfig:
     return CondenseConfig.model_validate(tree)
 
 
-def test_two_workers_make_what_one_process_makes_though_one_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_make_what_one_process_makes_though_one_dies(
+    ray_instance: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     killed: list[int] = []
     plain = RayPool.__call__
 
     def with_a_death(self: RayPool, tasks: list[Work]) -> list[Done]:
         if not killed and tasks[0].name == "match" and len(tasks) == 2:
-            victim = self._actors[1]
-            killed.append(ray.get(victim.__ray_call__.remote(lambda self: os.getpid()), timeout=60))
-            victim.__ray_call__.remote(lambda self: os._exit(1))
+            killed.append(ray.get(self._actors[1].__ray_call__.remote(lambda self: os.getpid()), timeout=60))
+            os.kill(killed[0], signal.SIGKILL)
         return plain(self, tasks)
 
     monkeypatch.setattr(RayPool, "__call__", with_a_death)
@@ -58,7 +59,7 @@ def test_two_workers_make_what_one_process_makes_though_one_dies(tmp_path: Path,
     assert killed
 
 
-def test_what_no_cluster_holds_and_what_a_worker_refuses(tmp_path: Path) -> None:
+def test_what_no_cluster_holds_and_what_a_worker_refuses(ray_instance: None, tmp_path: Path) -> None:
     too_much = settings("dm", on_ray=True).model_dump()
     too_much["runtime"]["resources"]["num_cpus"] = 500
     with pytest.raises(ResourceError, match="condensation worker 0"):

@@ -203,10 +203,10 @@ def _condense(
     work = _Folder(out.with_name(f".{out.stem}.condensing"))
     work.require_same(config)
     condenser = _condenser(config, material, work)
-    work.begin(config)
     spent_s, began = work.restore(condenser), time.monotonic()
     peak_bytes, figures = 0, dict[str, float]()
     with open_pool(config, material) as pool:
+        work.begin(config)
         if condenser.progress[0] == 0 and spent_s == 0:
             announce(_estimate(condenser, pool))
         saved = began = time.monotonic()
