@@ -153,6 +153,24 @@ def test_dataset(checkout: Path) -> None:
 
 
 @pytest.mark.slow
+def test_condense(checkout: Path) -> None:
+    """At a budget of seconds; the student then learns from generated images that are aligned with the condensed ones."""
+    made = "raydfkd condense digits/train --method dm --images-per-class 10"
+    typed(f"{made} method.iterations=10 method.augmentation=[color,crop,scale,rotate]", checkout)
+    few = "--epochs 20 --networks 2"
+    measured = typed(f"raydfkd condense evaluate digits_dm_10 --dataset digits/test --real digits/train {few}", checkout)
+    assert [line.split()[0] for line in measured.splitlines()[-2:]] == ["condensed", "random"]
+    run = "raydfkd run experiments/smoke/digits_condensed.yaml --out runs/digits-condensed"
+    named = "collected.dataset.kind=condensed collected.dataset.name=digits_dm_10"
+    typed(f"{run} {named} schedule.rounds=10 students.small.optimizer.warmup_steps=20", checkout)
+    result = json.loads((checkout / "runs/digits-condensed/result.json").read_text())
+    assert result["student_steps"] == 200
+    assert result["student"]["metric_last"] > 0.3
+    manifest = json.loads((checkout / "runs/digits-condensed/manifest.json").read_text())
+    assert any("digits_dm_10" in str(split) for split in manifest["data_splits_read"])
+
+
+@pytest.mark.slow
 def test_hidfd(checkout: Path) -> None:
     """At a budget of seconds; the student with its teacher's classifier is exported without the teacher."""
     short = "sources.gan.pretrain_steps=40 sources.gan.steps_per_batch=1 schedule.rounds=10"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -48,4 +49,16 @@ def open_digits(config: DigitsConfig, labelled: bool) -> Source:
     return Source("digits", "scikit-learn's digits", len(rows), classes, lambda row: Image.fromarray(pixels[row]), chunks())
 
 
-DATASET = DatasetKind(config=DigitsConfig, title="scikit-learn's digits", open=open_digits, rows=read_whole(open_digits))
+def _claimed(path: Path) -> DigitsConfig | None:
+    """``digits/train`` or ``digits/test``, unless a file or folder is called so."""
+    is_ours = path.parts in (("digits", "train"), ("digits", "test")) and not path.exists()
+    return DigitsConfig.model_validate({"split": path.name}) if is_ours else None
+
+
+DATASET = DatasetKind(
+    config=DigitsConfig,
+    title="scikit-learn's digits",
+    open=open_digits,
+    rows=read_whole(open_digits),
+    claims=_claimed,
+)
