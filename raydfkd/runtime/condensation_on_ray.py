@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import ray
 import torch
@@ -25,10 +24,15 @@ RESTARTS = 3
 
 
 class _Worker:
-    """A method's worker in an actor. Its material is fetched here: Ray warns about an actor's arguments in its object store."""
+    """A method's worker in an actor.
 
-    def __init__(self, config: CondenseConfig, shared: list[Any]) -> None:
-        material: Material = ray.get(shared[0])
+    Args:
+        shared: the pickled reference of the material. Ray warns on stderr about plain references in the arguments of actors
+            that are restarted, in case nobody holds them; the pool holds this one.
+    """
+
+    def __init__(self, config: CondenseConfig, shared: bytes) -> None:
+        material: Material = ray.get(ray.cloudpickle.loads(shared))
         # Its arrays lie in the object store, read-only; torch must not be given these.
         data = replace(material.data, images=material.data.images.copy(), labels=material.data.labels.copy())
         torch.set_num_threads(config.runtime.resources.threads)
@@ -57,9 +61,9 @@ class RayPool:
             "max_restarts": RESTARTS,
             "max_task_retries": RESTARTS,
         }
-        self._shared = [ray.put(material)]  # kept here for an actor that is restarted
-        actor = ray.remote(**options)(_Worker)
-        self._actors = [actor.remote(config, self._shared) for _ in range(config.runtime.num_workers)]
+        self._material = ray.put(material)
+        shared, actor = ray.cloudpickle.dumps(self._material), ray.remote(**options)(_Worker)
+        self._actors = [actor.remote(config, shared) for _ in range(config.runtime.num_workers)]
 
     @property
     def size(self) -> int:

@@ -83,6 +83,12 @@ EXPECTED = {
         "images_inserted",
         "buffers",
     },
+    "condensation.py": {
+        *(f"{method}.{figure}" for method in ("dm", "dsa", "mtt") for figure in ("step_s", "peak_mib", "image_steps_per_s")),
+        "alignment.aligned_ratio",
+        "alignment.aligned_half_ratio",
+        "workers.speedup",
+    },
     "dataset_build.py": {
         "num_images",
         "bare_images_per_s",

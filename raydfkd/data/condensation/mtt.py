@@ -183,13 +183,16 @@ class MTT(Condenser):
             for k in range(2)
         )
         students, steps = self.config.iterations, self.recipe.student_steps
-        # A student's time and memory grow linearly with its steps: a + b * steps, from one and from two steps.
-        one, two = self._student(start, target, 1), self._student(start, target, 2)
-        return [
-            Trial(Work("expert", {"number": -1, "epochs": 1}), self.config.experts * self.config.expert_epochs, True, 0.0),
-            Trial(one, students * (2 - steps), spread=False, bytes=2.0 - steps),
-            Trial(two, students * (steps - 1), spread=False, bytes=steps - 1.0),
-        ]
+        experts = self.config.experts * self.config.expert_epochs
+        trials = [Trial(Work("expert", {"number": -1, "epochs": 1}), experts, spread=True, bytes=0.0)]
+        # A student's time and memory grow linearly with its steps: the line through those of few and of more steps.
+        few = max(1, steps // 8)
+        more = min(steps, 3 * few)
+        share = (steps - few) / (more - few) if more > few else 1.0
+        for number, weight in ((few, 1 - share), (more, share)):
+            if weight:
+                trials.append(Trial(self._student(start, target, number), students * weight, spread=False, bytes=weight))
+        return trials
 
     def state_dict(self) -> dict[str, Any]:
         return {
