@@ -71,7 +71,8 @@ def report(
 
 
 def methods() -> None:
-    """List the synthesis methods and objectives."""
+    """List the synthesis methods, the objectives and the ways to condense a data set."""
+    from raydfkd.data.condensation import CONDENSERS
     from raydfkd.distillation.objectives import OBJECTIVES
     from raydfkd.synthesis.methods import METHODS
 
@@ -88,8 +89,11 @@ def methods() -> None:
         rows.append((name, entry.title, METHODS.package_of(name) or entry.paper, needed or "nothing"))
     typer.echo("Synthesis methods (sources.*.method)")
     typer.echo(render(("method", "what it is", "paper or package", "needs"), rows))
-    objectives = [
-        (name, OBJECTIVES.get(name).title, OBJECTIVES.package_of(name) or OBJECTIVES.get(name).paper) for name in OBJECTIVES
-    ]
-    typer.echo("\nDistillation objectives (students.*.objective.kind)")
-    typer.echo(render(("objective", "what it is", "paper or package"), objectives))
+    for heading, column, registry in (
+        ("Distillation objectives (students.*.objective.kind)", "objective", OBJECTIVES),
+        ("Condensation methods (raydfkd condense --method)", "method", CONDENSERS),
+    ):
+        entries = [(name, registry.get(name)) for name in registry]
+        listed = [(name, entry.title, registry.package_of(name) or entry.paper) for name, entry in entries]
+        typer.echo(f"\n{heading}")
+        typer.echo(render((column, "what it is", "paper or package"), listed))

@@ -208,12 +208,14 @@ class CondenserEntry:
     Attributes:
         config: its settings.
         title: for people.
+        paper: where it is from.
         condenser: makes the half that holds the condensed images.
         worker: makes the half that holds the real ones, from settings, setup and images.
     """
 
     config: type[CondenserConfig]
     title: str
+    paper: str
     condenser: Callable[[Any, Setup, Tensor, Path], Condenser]
     worker: Callable[[Any, Setup, RealImages], Worker]
 

@@ -131,4 +131,4 @@ class DMWorker:
         return condensation.distribution_matching_loss(real_BF, last_map(network, change(images)))
 
 
-CONDENSER = CondenserEntry(DMConfig, "Distribution Matching (WACV 2023)", DM, DMWorker)
+CONDENSER = CondenserEntry(DMConfig, "DM: equal mean features under random networks", "Zhao and Bilen, WACV 2023", DM, DMWorker)
