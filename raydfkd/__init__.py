@@ -17,6 +17,7 @@ _LAZY = {
     "SweepResult": "raydfkd.api",
     "build_dataset": "raydfkd.api",
     "BuiltDataset": "raydfkd.api",
+    "condense": "raydfkd.api",
     "ExperimentConfig": "raydfkd.pipeline.experiment.config",
     "FrozenTeacher": "raydfkd.models.teachers.teacher",
     "RaydfkdError": "raydfkd.errors",

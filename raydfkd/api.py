@@ -15,6 +15,7 @@ from raydfkd.pipeline.experiment.yaml_files import dump_yaml
 from raydfkd.run_dir import RunDir, write_atomically
 
 if TYPE_CHECKING:
+    from raydfkd.pipeline.condensation.condense import Condensed, Estimate
     from raydfkd.pipeline.sweep.config import Sweep
     from raydfkd.pipeline.sweep.sweep_result import SweepWatcher
     from raydfkd.sweep_dir import SweepDir
@@ -256,6 +257,44 @@ def build_dataset(
     names = class_names(config.teacher.weights)
     words = describe_starvation(manifest["class_counts"], manifest["distinct_class_counts"], names)
     return BuiltDataset(place, manifest, words)
+
+
+def condense(
+    data: str | Path,
+    *,
+    overrides: Iterable[str] = (),
+    name: str | None = None,
+    out: str | Path | None = None,
+    tell: Callable[[str, int, int, dict[str, float]], None] | None = None,
+    announce: Callable[[Estimate], None] | None = None,
+) -> Condensed:
+    """Makes a condensed set: a few labelled images of each class that stand for a data set. Goes on with an unfinished one.
+
+    Args:
+        data: a YAML file of settings, or labelled images: ``NAME/SPLIT``, Parquet files, a folder with one for each class.
+        overrides: ``a.b=c`` settings, such as ``images_per_class=10`` and ``method.kind=dsa``.
+        name: of the set, below the data root; otherwise such as cifar10_dm_10.
+        out: the file to write, ``.parquet``, in place of a named one.
+        tell: called with what is counted, how much is done, the total, and figures.
+        announce: called before it starts with the time and the memory it will take.
+
+    Raises:
+        RaydfkdError: something the caller can fix, in one sentence.
+    """
+    from raydfkd.data.kinds.condensed import condensed_place
+    from raydfkd.pipeline.condensation.condense import LocalPool, OpenPool
+    from raydfkd.pipeline.condensation.condense import condense as made
+    from raydfkd.pipeline.condensation.config import load_condense
+
+    config = load_condense(str(data), overrides)
+    open_pool: OpenPool = LocalPool
+    if config.runtime.runner == "ray":
+        from raydfkd.runtime.condensation_on_ray import open_ray_pool
+
+        open_pool = open_ray_pool
+    place = condensed_place(config.name if name is None and out is None else name, None if out is None else Path(out))
+    silent: Any = lambda *_: None  # noqa: E731
+    return made(config, place, open_pool, tell or silent, announce or silent)
 
 
 def _sweep_folder(file: Path) -> Path:

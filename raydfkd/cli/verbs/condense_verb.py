@@ -65,19 +65,13 @@ def make(
     Says first how long it will take and how much memory. A command that was stopped goes on where it was when it is given
     again. An experiment takes the result as collected images: collected.dataset: {kind: condensed, name: NAME}.
     """
-    from raydfkd.pipeline.condensation.condense import LocalPool, condense
-    from raydfkd.pipeline.condensation.config import load_condense
+    from raydfkd.api import condense
 
     given = list(overrides or [])
     given += [] if method is None else [f"method.kind={method}"]
     given += [] if images_per_class is None else [f"images_per_class={images_per_class}"]
-    config = load_condense(data, given)
-    open_pool: Any = LocalPool
-    if config.runtime.runner == "ray":
-        from raydfkd.runtime.condensation_on_ray import open_ray_pool as open_pool
-    path = _place(config.name, name, out)
     try:
-        done = condense(config, path, open_pool, Lines(), _announce)
+        done = condense(data, overrides=given, name=name, out=out, tell=Lines(), announce=_announce)
     except KeyboardInterrupt:
         typer.echo("raydfkd: stopped by Ctrl-C; the same command goes on from the last saved state", err=True)
         raise typer.Exit(130) from None
@@ -150,18 +144,17 @@ def import_(
     from raydfkd.data.checksums import record_checksum
     from raydfkd.data.condensation.condensed_set import save_condensed
     from raydfkd.data.condensation.importing import import_torch_set
+    from raydfkd.data.kinds.condensed import condensed_place
     from raydfkd.errors import RunDirError
 
     if dataset is None and (mean is None or std is None):
         raise ConfigError(
             f"the normalisation of {file} is not stated: give --mean and --std, or --dataset NAME for that of a named data set"
         )
-    if name is None and out is None:
-        raise ConfigError("import needs --name, such as cifar10_dsa_50, or --out FILE")
     entry = None if dataset is None else named_dataset(dataset)
     means = _numbers("--mean", mean) if entry is None or mean is not None else entry.mean
     stds = _numbers("--std", std) if entry is None or std is not None else entry.std
-    path = _place("", name, out)
+    path = condensed_place(name, out)
     if path.exists():
         raise RunDirError(f"{path} is there already: choose another --name or --out")
     found = import_torch_set(file, labels, number, means, stds, (entry.classes or None) if entry is not None else None)
@@ -176,22 +169,6 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...]:
         return tuple(float(part) for part in (text or "").split(","))
     except ValueError:
         raise ConfigError(f"{option} {text!r} is not a list of numbers: give one for each channel, as in 0.5,0.5,0.5") from None
-
-
-def _place(default: str, name: str | None, out: Path | None) -> Path:
-    from raydfkd.data.kinds.condensed import condensed_path
-    from raydfkd.settings import require_file_names
-
-    if out is not None:
-        if name is not None:
-            raise ConfigError("--name and --out both say where the set lies: give one of them")
-        return out
-    chosen = default if name is None else name
-    try:
-        require_file_names("condensed set", [chosen])
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    return condensed_path(chosen)
 
 
 def _file_of(found: str) -> Path:

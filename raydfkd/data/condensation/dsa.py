@@ -194,4 +194,6 @@ class DSAWorker:
         return torch.from_numpy(weight_vector.flat_weights(self._network))
 
 
-CONDENSER = CondenserEntry(DSAConfig, "DSA: equal gradients, under siamese augmentation", "Zhao and Bilen, ICML 2021", DSA, DSAWorker)
+CONDENSER = CondenserEntry(
+    DSAConfig, "DSA: equal gradients, under siamese augmentation", "Zhao and Bilen, ICML 2021", DSA, DSAWorker
+)

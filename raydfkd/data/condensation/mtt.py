@@ -277,4 +277,6 @@ def _parameters(network: nn.Module, vector: Tensor) -> dict[str, Tensor]:
     return views
 
 
-CONDENSER = CondenserEntry(MTTConfig, "MTT: the way of networks trained on real images", "Cazenavette et al., CVPR 2022", MTT, MTTWorker)
+CONDENSER = CondenserEntry(
+    MTTConfig, "MTT: the way of networks trained on real images", "Cazenavette et al., CVPR 2022", MTT, MTTWorker
+)

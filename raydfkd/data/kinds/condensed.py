@@ -12,7 +12,7 @@ from pydantic import model_validator
 from raydfkd.data.data_root import VARIABLE, data_root
 from raydfkd.data.dataset_kind import DatasetConfig, DatasetKind, RowReader, Source
 from raydfkd.data.kinds import parquet
-from raydfkd.errors import DataError
+from raydfkd.errors import ConfigError, DataError
 from raydfkd.settings import require_file_names
 
 FOLDER = "condensed"
@@ -43,6 +43,25 @@ class CondensedConfig(DatasetConfig):
 def condensed_path(name: str) -> Path:
     """Where the set of this name lies."""
     return data_root() / FOLDER / f"{name}.parquet"
+
+
+def condensed_place(name: str | None, out: Path | None) -> Path:
+    """Where a set is to be written: below the data root, or the file ``out``.
+
+    Raises:
+        ConfigError: both are given, or neither, or the name cannot be a file's.
+    """
+    if (name is None) == (out is None):
+        given = "both" if out is not None else "neither"
+        raise ConfigError(f"--name and --out each say where a condensed set lies, and {given} is given: give one")
+    if out is not None:
+        return out
+    assert name is not None
+    try:
+        require_file_names("condensed set", [name])
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return condensed_path(name)
 
 
 def _file(config: CondensedConfig) -> parquet.ParquetConfig:

@@ -62,12 +62,12 @@ def test_a_set_of_another_program(root: Path) -> None:
         (["{root}/gone.yaml", "--images-per-class", "2"], "gone.yaml"),
         (["{root}/train.yaml", "--images-per-class", "2", "--method", "dn"], "method.kind"),
         (["{root}/train.yaml", "--images-per-class", "2", "--name", "a/b"], "condensed set 'a/b' cannot be used in file names"),
-        (["{root}/train.yaml", "--images-per-class", "2", "--name", "a", "--out", "b.parquet"], "give one of them"),
+        (["{root}/train.yaml", "--images-per-class", "2", "--name", "a", "--out", "b.parquet"], "both is given: give one"),
         (["{root}/train.yaml", "--images-per-class", "2", "network=wrn_16_1"], "has BatchNorm"),
         (["evaluate", "nothing", "--dataset", "{root}/test.yaml"], "nothing.parquet does not exist"),
         (["import", "{root}/gone.pt", "--name", "x", "--dataset", "cifar10"], "gone.pt does not exist"),
         (["import", "{root}/gone.pt", "--name", "x", "--mean", "a,b", "--std", "1,1"], "--mean 'a,b' is not a list of numbers"),
-        (["import", "{root}/gone.pt", "--dataset", "cifar10"], "import needs --name"),
+        (["import", "{root}/gone.pt", "--dataset", "cifar10"], "neither is given: give one"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_sentence(root: Path, arguments: list[str], expected: str) -> None:
