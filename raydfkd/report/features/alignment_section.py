@@ -104,5 +104,6 @@ def _drawn(run: RunData) -> list[Strip]:
     arrays = run.alignment
     names = run.class_names(int(arrays["shown_class"].max()) + 1)
     rows = np.concatenate([arrays["shown_images"][:, None], arrays["nearest_images"]], axis=1)
-    share = rows.shape[1] / _IMAGES_A_ROW
-    return [Strip(names[k], png_address(strip_png(row)), share) for k, row in zip(arrays["shown_class"], rows, strict=True)]
+    share = (rows.shape[1] + 0.5) / _IMAGES_A_ROW
+    pictures = [png_address(strip_png(row, first_apart=True)) for row in rows]
+    return [Strip(names[k], picture, share) for k, picture in zip(arrays["shown_class"], pictures, strict=True)]
