@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from raydfkd import metrics
 from raydfkd.report.features.alignment_section import feature_maps
 from raydfkd.report.html import write_report
 from raydfkd.report.loading import load_run
+from raydfkd.report.pictures import strip_png
 from raydfkd.testing.fake_run import write_fake_run
 
 MEASURED = ("alignment", "discriminator")
@@ -68,6 +71,14 @@ def test_a_run_with_alignment_has_maps_curves_distances_and_what_prototypes_drew
         assert all(metric.name in found for metric in metrics.of_section(section))
     assert found.count("<svg") == 3
     assert found.count("data:image/png;base64,") >= SHOWN
+
+
+def test_the_first_image_of_a_strip_stands_apart() -> None:
+    """Nine images of 32 pixels with 2 between them, and half an image behind the first."""
+    pixels = imread(BytesIO(strip_png(np.full((9, 3, 32, 32), 255, np.uint8), first_apart=True)))
+    assert pixels.shape == (32, 9 * 32 + 8 * 2 + 16, 4)
+    assert pixels[:, 32 : 32 + 2 + 16, 3].max() == 0
+    assert pixels[:, [0, 31, 50, 81], 3].min() == 1
 
 
 def test_a_run_without_alignment_has_no_such_section(tmp_path: Path) -> None:
