@@ -15,7 +15,8 @@ class Plot:
     """One plot of the report, with a line for each student, generator or source that the metric belongs to.
 
     Attributes:
-        section: the report's section; the metrics of ``waits`` share one stacked plot for each student and one for generators.
+        section: the report's section; the metrics of ``waits`` share one stacked plot for each student and one for generators,
+            those of ``discriminator`` share one of the section on feature alignment.
         over: its x axis.
         smooth: draw a running mean over the values.
         from_zero: the y axis begins at 0.
@@ -23,7 +24,7 @@ class Plot:
         limit: the record's field that is drawn as a horizontal line, such as a capacity.
     """
 
-    section: Literal["distillation", "synthesis", "throughput", "classes", "waits"]
+    section: Literal["distillation", "synthesis", "throughput", "classes", "waits", "alignment", "discriminator"]
     over: Literal["time", "steps"] = "time"
     smooth: bool = False
     from_zero: bool = False

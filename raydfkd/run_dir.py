@@ -20,6 +20,10 @@ RUN/
   analysis/planes.npz    of the networks with two features, if any: network (P names: teacher, student NAME), their heads'
                          weight [P,K,2] and bias [P,K], synthetic_features [P,m,2], and, if evaluation data exists,
                          real_features [P,n,2] and real_class [n]
+  analysis/alignment.npz of feature alignment, if a source has it: prototype_features and prototype_class of the collected
+                         images, first_* and last_* of synthetic ones with first_batches and last_batches [2], the numbers of
+                         the batches they are of; distances [3,2] of the three from prototypes and real images; shown_images
+                         [P,C,H,W] and shown_class [P], some prototypes, with nearest_images [P,n,C,H,W]
   student.safetensors    the first student's final weights; student_ema.safetensors its moving average; for the
                          others student-NAME.safetensors, student_ema-NAME.safetensors
   result.json            the outcome; a stable format, read by other programs; of a finished run that was prolonged, the

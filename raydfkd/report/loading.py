@@ -38,6 +38,7 @@ class RunData:
         buffer: arrays of analysis/buffer.npz, all of one length; empty if missing.
         features: arrays of analysis/features.npz; empty if missing.
         planes: arrays of analysis/planes.npz; empty if no network has two features.
+        alignment: arrays of analysis/alignment.npz; empty if no source has feature alignment.
         samples: arrays of samples/by_class.npz (``images`` uint8 [n,C,H,W], ``teacher_class`` int32 [n],
             ``source`` str [n]); empty if missing.
         rounds: (round number, PNG bytes) of every samples/round-*.png, in order.
@@ -54,6 +55,7 @@ class RunData:
     buffer: dict[str, np.ndarray]
     features: dict[str, np.ndarray]
     planes: dict[str, np.ndarray]
+    alignment: dict[str, np.ndarray]
     samples: dict[str, np.ndarray]
     rounds: list[tuple[int, bytes]]
     figures: list[Figure]
@@ -116,6 +118,7 @@ def load_run(path: str | Path) -> RunData:
         buffer=_same_length(_arrays(run.analysis / "buffer.npz", problems), "analysis/buffer.npz", problems),
         features=_features(_arrays(run.analysis / "features.npz", problems), problems),
         planes=_planes(_arrays(run.analysis / "planes.npz", problems), problems),
+        alignment=_alignment(_arrays(run.analysis / "alignment.npz", problems), problems),
         samples=_samples(_arrays(run.samples / "by_class.npz", problems), problems),
         rounds=_rounds(run.samples, problems),
         figures=_figures(manifest, problems),
@@ -280,6 +283,19 @@ def _planes(arrays: dict[str, np.ndarray], problems: list[str]) -> dict[str, np.
     needed = {"network", "weight", "bias", "synthetic_features"} | ({"real_features"} if "real_class" in arrays else set())
     if not needed <= arrays.keys() or not all(np.isfinite(arrays[name]).all() for name in needed - {"network"}):
         problems.append("analysis/planes.npz is not complete or not finite")
+        return {}
+    return arrays
+
+
+def _alignment(arrays: dict[str, np.ndarray], problems: list[str]) -> dict[str, np.ndarray]:
+    """All arrays if they are complete and the features finite."""
+    if not arrays:
+        return {}
+    features = {f"{name}_features" for name in ("prototype", "first", "last")}
+    needed = features | {name.replace("features", "class") for name in features}
+    needed |= {"first_batches", "last_batches", "distances", "shown_class", "shown_images", "nearest_images"}
+    if not needed <= arrays.keys() or not all(np.isfinite(arrays[name]).all() for name in features):
+        problems.append("analysis/alignment.npz is not complete or not finite")
         return {}
     return arrays
 

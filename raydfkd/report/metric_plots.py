@@ -26,6 +26,13 @@ def plots_of(run: RunData, section: str) -> list[str]:
     return [plot for metric in metrics.of_section(section) if (plot := _plot(run, metric)) is not None]
 
 
+def shared_plot(run: RunData, section: str, title: str) -> list[str]:
+    """One plot of all metrics of a section, fractions over time, as far as there are values; none without any."""
+    found = metrics.of_section(section)
+    curves = {m.name: (x, y) for m in found for y, x in [series(run.of_kind(m.kind), m.key, "time_s")] if np.isfinite(y).any()}
+    return [_over_time(curves, title, section, percent=True, smooth=True)] if curves else []
+
+
 def own_plots(run: RunData) -> list[str]:
     """Each loss of the methods, and each figure that the manifest names, with a line for each generator."""
     records = sorted((r for kind in _OWN_KINDS for r in run.of_kind(kind)), key=lambda r: float(r["time_s"]))

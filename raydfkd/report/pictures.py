@@ -59,14 +59,18 @@ def figure_png(figure: Figure, dpi: int = 130) -> bytes:
     return written.getvalue()
 
 
-def strip_png(images: np.ndarray, gap: int = 2) -> bytes:
-    """Images uint8 [n,C,H,W] side by side, ``gap`` transparent pixels between them. C other than 3 shows the first channel."""
+def strip_png(images: np.ndarray, gap: int = 2, first_apart: bool = False) -> bytes:
+    """Images uint8 [n,C,H,W] side by side, ``gap`` transparent pixels between them. C other than 3 shows the first channel.
+
+    ``first_apart`` leaves half an image's width behind the first.
+    """
     shrunk = shrink(images, _MOST_SIDE)
     num, channels, height, width = shrunk.shape
     colour = shrunk if channels == 3 else np.repeat(shrunk[:, :1], 3, axis=1)
-    strip = np.zeros((height, num * (width + gap) - gap, 4), dtype=np.uint8)
+    apart = width // 2 if first_apart else 0
+    strip = np.zeros((height, num * (width + gap) - gap + apart, 4), dtype=np.uint8)
     for number, image in enumerate(colour):
-        left = number * (width + gap)
+        left = number * (width + gap) + apart * (number > 0)
         strip[:, left : left + width, :3] = image.transpose(1, 2, 0)
         strip[:, left : left + width, 3] = 255
     return _png(strip)

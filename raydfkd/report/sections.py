@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from raydfkd.report import buffer_sections, training_sections
-from raydfkd.report.features import feature_section
+from raydfkd.report.features import alignment_section, feature_section
 from raydfkd.report.loading import RunData, series
 from raydfkd.report.page_parts import LeftOut, Part, Section, Table
 from raydfkd.report.result_rows import MISSING, format_duration, outcome_rows, student_headers, student_rows
@@ -19,11 +19,14 @@ _MOST_EVENTS = 200
 
 
 def build_parts(run: RunData) -> list[Part]:
-    """Every part of the report in order, with or without its section."""
+    """Every part of the report in order, with its section or the reason why it has none; without those that are not about
+    such a run."""
     parts = []
     for anchor, title, build in _BUILDERS:
         try:
-            parts.append(Part(anchor, title, build(run)))
+            section = build(run)
+            if section is not None:
+                parts.append(Part(anchor, title, section))
         except LeftOut as reason:
             parts.append(Part(anchor, title, None, str(reason)))
     return parts
@@ -88,7 +91,7 @@ def _machine(run: RunData) -> Section:
     return Section(tables=tables)
 
 
-_BUILDERS: tuple[tuple[str, str, Callable[[RunData], Section]], ...] = (
+_BUILDERS: tuple[tuple[str, str, Callable[[RunData], Section | None]], ...] = (
     ("outcome", "Outcome", _outcome),
     ("metric", "Student against teacher", training_sections.metric),
     ("images", "Synthetic images by class", buffer_sections.images),
@@ -96,6 +99,7 @@ _BUILDERS: tuple[tuple[str, str, Callable[[RunData], Section]], ...] = (
     ("classes", "Classes in the buffer", buffer_sections.classes),
     ("buffer", "Difficulty, priority and age", buffer_sections.buffer),
     ("features", "Features", feature_section.features),
+    ("alignment", "Feature alignment", alignment_section.alignment),
     ("distillation", "Distillation", training_sections.distillation),
     ("synthesis", "Synthesis", training_sections.synthesis),
     ("throughput", "Throughput and buffer", training_sections.throughput),

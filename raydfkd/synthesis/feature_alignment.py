@@ -11,6 +11,10 @@ method aims at (Eq. 3's pseudo-label, which the paper's text leaves to the teach
 without targets. What alignment costs is a pass of its own through the teacher, because the method's own pass must not see
 DiffAugment, which would spoil its BatchNorm statistics: FastDFKD on a WRN-16-2 takes 1.4 times as long where a step aligns its
 whole batch, as in the paper, and 1.2 times with half of it (``share``).
+
+Besides its losses a step reports the share of each of the discriminator's three kinds of input that it told right before it
+learned from them, and the distance between synthetic and collected images' features (``losses.frechet``), both of them as the
+discriminator got them.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from raydfkd.augment import diff_augment
-    from raydfkd.losses import alignment
+    from raydfkd.losses import alignment, frechet
     from raydfkd.models import features as probing
     from raydfkd.models import layer_capture, precision
     from raydfkd.models import weights as weight_files
@@ -39,7 +43,8 @@ if TYPE_CHECKING:
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 else:
     torch, diff_augment = deferred("torch"), deferred("raydfkd.augment.diff_augment")
-    alignment, probing = deferred("raydfkd.losses.alignment"), deferred("raydfkd.models.features")
+    alignment, frechet = deferred("raydfkd.losses.alignment"), deferred("raydfkd.losses.frechet")
+    probing = deferred("raydfkd.models.features")
     layer_capture, precision = deferred("raydfkd.models.layer_capture"), deferred("raydfkd.models.precision")
     weight_files = deferred("raydfkd.models.weights")
     feature_discriminator = deferred("raydfkd.models.discriminators.feature_discriminator")
@@ -119,9 +124,9 @@ class FeatureAlignment:
         self._optimizer = torch.optim.Adam(parameters, config.discriminator_lr, config.discriminator_betas)
 
     def terms(self, images: Tensor, classes: Tensor) -> dict[str, Tensor]:
-        """Trains the discriminator on these synthetic images; the generator's ``alignment_loss``, and ``discriminator_loss``.
+        """Trains the discriminator on these synthetic images; the generator's ``alignment_loss``, and what ``_train`` measures.
 
-        The former's gradient reaches the images, and neither teacher nor discriminator.
+        Its gradient reaches the images, and neither teacher nor discriminator.
 
         Args:
             images: float [B,C,H,W] in [0,1], with the generator's graph.
@@ -134,14 +139,14 @@ class FeatureAlignment:
         features = self._seen(images)
         trained = {}
         for _ in range(self.config.discriminator_steps):
-            trained = {"discriminator_loss": self._train(features.detach(), classes)}
+            trained = self._train(features.detach(), classes)
         self.discriminator.requires_grad_(False)
         logits = self.discriminator(features, self.codes_KE[classes])
         self.discriminator.requires_grad_(True)
         return {"alignment_loss": alignment.alignment_loss(logits), **trained}
 
-    def _train(self, synthetic_BF: Tensor, classes: Tensor) -> Tensor:
-        """One update of the discriminator; its loss, detached."""
+    def _train(self, synthetic_BF: Tensor, classes: Tensor) -> dict[str, Tensor]:
+        """One update of the discriminator; its loss and accuracies before it, and ``feature_distance``, detached."""
         chosen = torch.randint(len(self._images), (len(classes),), generator=self.rng).to(self.device)
         with torch.no_grad():
             real_BF = self._seen(self._images[chosen].float().div(255))
@@ -154,7 +159,14 @@ class FeatureAlignment:
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()
-        return loss.detach()
+        real, synthetic, mismatched = (logits.detach() > 0).float().view(3, -1).mean(1)
+        return {
+            "discriminator_loss": loss.detach(),
+            "discriminator_real_accuracy": real,
+            "discriminator_synthetic_accuracy": 1 - synthetic,
+            "discriminator_mismatched_accuracy": 1 - mismatched,
+            "feature_distance": frechet.class_frechet_distance(synthetic_BF, classes, real_BF, theirs, num_classes),
+        }
 
     def _seen(self, images: Tensor) -> Tensor:
         """Features of images through DiffAugment."""

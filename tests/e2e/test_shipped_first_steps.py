@@ -26,12 +26,16 @@ KINDS_OF_BUILDS = one_of_each(BUILDS, lambda build: kind_of(build.config))
 
 ONE_THREAD = "resources={num_cpus: 1, num_threads: 1}"
 SHORT = ["runtime.runner=local", "replay.synthetic.capacity=8", "evaluation=null"]
+INVERSION = ["base_channels=4", "num_generators=1", "steps_per_batch=1"]
 TINY = {
-    "inversion": ["base_channels=4", "num_generators=1", "steps_per_batch=1"],
-    "gan": ["gan_batch_size=2", "pretrain_steps=1", "generator_channels=1", "discriminator_channels=1"],
-    "render": ["max_tries=1"],
+    "fast": INVERSION,
+    "ssdkd": INVERSION,
+    "cmi": INVERSION,
+    "predfkd": [*INVERSION, "generator_batch_size=16", "memory_steps_per_batch=1", "memory_share=0"],
+    "hidfd": ["gan_batch_size=2", "pretrain_steps=1", "generator_channels=1", "discriminator_channels=1"],
+    "procedural": ["max_tries=1"],
 }
-"""What makes a source of each name a matter of seconds; 8 images are made of each."""
+"""What makes a source of each method a matter of seconds; 8 images are made of each."""
 
 
 def students_of(config: ExperimentConfig, *settings: str) -> list[str]:
@@ -51,27 +55,29 @@ def with_small_networks(config: ExperimentConfig) -> list[str]:
     if is_small(config):
         return []
     models = ["teacher.model=small_cnn_8", *students_of(config, "model=small_cnn_8")]
-    return [f"task.image_shape=[{config.task.image_shape[0]}, {SMALL}, {SMALL}]", *models]
+    layers = [f"sources.{name}.instance_layers=null" for name, source in config.sources.items() if source.method == "cmi"]
+    return [f"task.image_shape=[{config.task.image_shape[0]}, {SMALL}, {SMALL}]", *models, *layers]
 
 
 def first_steps(run: Shipped, folder: Path, batch_size: int, networks: list[str]) -> None:
     """A batch or two of images and two steps of the student, with a teacher of random weights in this process."""
     whole: ExperimentConfig = run.config
     source, made = next(iter(whole.sources), None), 0 if not whole.sources else 2 * batch_size
+    method = "collected" if source is None else whole.sources[source].method
     batches = "warmup_batches: 1" if source == "inversion" else f"warmup_batches: {made // batch_size}, batches_per_round: 0"
     short = [
         f"schedule={{mode: lockstep, rounds: 1, student_steps_per_round: 2, {batches}}}",
         *students_of(whole, f"batch_size={batch_size}", "optimizer.warmup_steps=1", ONE_THREAD),
     ]
     if source is not None:
-        short += [f"sources.{source}.{setting}" for setting in (f"batch_size={batch_size}", ONE_THREAD, *TINY[source])]
+        short += [f"sources.{source}.{setting}" for setting in (f"batch_size={batch_size}", ONE_THREAD, *TINY[method])]
         short += rendered_small(whole, source)
     if whole.collected is not None:
         short += of_stand_in_images(whole, folder)
     config = run.load([*without_checkpoint(whole), *SHORT, *short, *networks])
     assert config.student.augmentation == whole.student.augmentation
     result = execute(config, RunDir.create(folder / "run"), resume=False, watcher=None, run_ray=no_ray)
-    assert result["method"] == (config.sources[source].method if source else "collected")
+    assert result["method"] == method
     assert (result["student_steps"], result["images_synthesized"]) == (2, made)
 
 
@@ -92,10 +98,11 @@ def rendered_small(config: ExperimentConfig, source: str) -> list[str]:
 def of_stand_in_images(config: ExperimentConfig, folder: Path) -> list[str]:
     """Overrides by which images of noise, of the task's shape, stand in for the collected ones: 8, or 40 to choose 8 from.
 
-    None where each class needs images: these are scikit-learn's digits.
+    Where each class needs images of its own, two of each of scikit-learn's digits.
     """
     if config.collected.labels == "dataset":
-        return []
+        digits = "{dataset: {kind: digits, split: train, convert: true}, labels: dataset, num_images: 20, balanced: true}"
+        return [f"collected={digits}", "replay.pinned.capacity=20", "task.num_classes=10"]
     settings = config.collected.model_dump(mode="json", include={"balanced", "imbalance", "num_images"})
     number = 8 if settings["num_images"] is None else 40
     channels, height, width = config.task.image_shape

@@ -36,6 +36,7 @@ from raydfkd.data.kinds.named import NamedConfig, resolve
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.discriminators import build_discriminator
 from raydfkd.models.generators import build_conditional_generator, build_generator
+from raydfkd.models.generators.memory_networks import MemoryEncoder, NormalizedGenerator
 from raydfkd.pipeline.dataset.config import load_dataset_build
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig, load_experiment
@@ -45,12 +46,14 @@ from raydfkd.pipeline.sweep.config import load_sweep
 from raydfkd.pipeline.teacher.config import load_teacher_training
 from raydfkd.settings import Settings
 from raydfkd.synthesis.hidfd import HiDFDConfig
+from raydfkd.synthesis.predfkd import PreDFKDConfig
 from raydfkd.synthesis.procedural.shaders.shader_catalog import family_names
 from raydfkd.synthesis.procedural.synthesizer import ProceduralConfig
 from raydfkd.testing.command import run_command
 
 COUNTS = {
-    "smoke": 8, "sweeps": 2, "teachers": 1,
+    "smoke": 8, "sweeps": 3, "teachers": 1,
+    "cde/table1": 70, "cde/table2": 12, "cde/table3": 30, "cde/table4": 2, "cde/figure4": 10,
     "ssdkd/table1": 10, "ssdkd/table2": 10, "ssdkd/table4": 24, "ssdkd/figure1": 6, "ssdkd/figure4": 15,
     "hidfd/table1": 28, "hidfd/table2": 32, "hidfd/table3": 8, "hidfd/figure2a": 5, "hidfd/figure2b": 5, "hidfd/figure2c": 5,
     "hidfd/figure2d": 2, "hidfd/figure_a3_q": 5, "hidfd/figure_a3_gamma": 5,
@@ -58,7 +61,7 @@ COUNTS = {
     "surrogate/table4": 14, "surrogate/table5": 16, "surrogate/table6": 34, "surrogate/attacks": 12, "surrogate/table7": 11,
     "surrogate/figure2": 6,
     "laptop/cifar10": 5, "laptop/hidfd": 4, "laptop/surrogate": 13, "laptop/augmentation": 10, "laptop/builds": 8,
-    "laptop/digits": 6, "laptop/digits_hidfd": 8, "laptop/digits_build": 1,
+    "laptop/cde": 50, "laptop/digits": 6, "laptop/digits_hidfd": 8, "laptop/digits_build": 1,
     "teachers/teachers": 36,
 }  # fmt: skip
 """How many files each folder ships and how many rows each table runs; change it with them."""
@@ -100,6 +103,8 @@ def check_run(run: Shipped) -> None:
                 build_gan_on_meta(shape, config.task.num_classes, source.latent_dim, source.conditioning, *widths)
             case ProceduralConfig():
                 assert set(getattr(source.images, "families", None) or ()) <= set(family_names())
+            case PreDFKDConfig():
+                build_memory_on_meta(config.task.image_shape, source.latent_dim, source.base_channels)
             case _:
                 try_generator(source.generator, config.task.image_shape, source.latent_dim, source.base_channels)
     build_rate_limiters(config)
@@ -112,6 +117,13 @@ def try_generator(generator: str, shape: tuple[int, int, int], latent_dim: int, 
     with torch.device("meta"):
         network = build_generator(generator, shape, latent_dim, channels)
         assert tuple(network(torch.zeros(2, latent_dim)).shape[1:]) == shape
+
+
+@cache
+def build_memory_on_meta(shape: tuple[int, int, int], latent_dim: int, channels: int) -> None:
+    with torch.device("meta"):
+        NormalizedGenerator(shape, latent_dim, channels, [0.5] * shape[0], [0.25] * shape[0], spectral=True)
+        MemoryEncoder(shape, latent_dim, channels)
 
 
 @cache

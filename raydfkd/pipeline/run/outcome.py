@@ -17,15 +17,16 @@ from raydfkd.models.shared_classifier import SharedClassifierStudent, describe_s
 from raydfkd.models.teachers.teacher import FrozenTeacher, pixels_of
 from raydfkd.models.weights import read_metadata, save_weights
 from raydfkd.pipeline.experiment import builder
-from raydfkd.pipeline.experiment.config import ExperimentConfig
-from raydfkd.pipeline.run import checkpoints
+from raydfkd.pipeline.experiment.config import ExperimentConfig, source_of
+from raydfkd.pipeline.run import checkpoints, collecting
+from raydfkd.pipeline.run.alignment_arrays import alignment_arrays
 from raydfkd.pipeline.run.exchange import Exchange
 from raydfkd.pipeline.run.exchange_state import build_exchange, load_exchange
 from raydfkd.pipeline.run.student_loop import normalized
 from raydfkd.run_dir import RunDir
 from raydfkd.run_records import RunTotals
 from raydfkd.tasks import build_task
-from raydfkd.types import SyntheticBatch
+from raydfkd.types import PINNED_SOURCES, SyntheticBatch
 
 IMAGES_PER_CLASS = 10
 FEATURE_SAMPLES = 600
@@ -50,6 +51,7 @@ def finish(config: ExperimentConfig, run: RunDir, elapsed_s: float, device: torc
         networks[f"student {name}"] = _frozen(distiller.student, teacher)
     _save_analysis(run, exchange, teacher, evaluator, device, config.runtime.bf16)
     _save_planes(run, networks, exchange, evaluator, device, config.runtime.bf16)
+    _save_alignment(config, run, exchange, teacher, evaluator, device)
     result = _result(config, run, students, exchange, teacher, evaluator, elapsed_s, device)
     run.write_result(result)
     if evaluator is not None:
@@ -216,6 +218,42 @@ def _save_planes(
     for name, shown in sets.items():
         arrays[f"{name}_features"] = np.stack([_features(networks[which], shown, device, bf16) for which in heads])
     np.savez_compressed(run.analysis / "planes.npz", **arrays)  # type: ignore[arg-type]
+
+
+def _save_alignment(
+    config: ExperimentConfig,
+    run: RunDir,
+    exchange: Exchange,
+    teacher: FrozenTeacher,
+    evaluator: Evaluator | None,
+    device: torch.device,
+) -> None:
+    """Of the sources with feature alignment: their images' features and those of the collected ones."""
+    made = _made_by(exchange, [name for name, source in config.sources.items() if source.needs_prototypes])
+    if sum(len(batch) for _, batch in made) < 2 or not teacher.has_classifier_head:
+        return
+    prototypes = collecting.read(run)
+    assert prototypes is not None, "an experiment with feature alignment has collected images"
+
+    def features(images: np.ndarray) -> np.ndarray:  # of a copy: what is read from a file cannot be written to
+        return _features(teacher, np.array(images), device, config.runtime.bf16)
+
+    real = None
+    if evaluator is not None:
+        spread = _spread(evaluator.dataset.images)
+        real = features(evaluator.dataset.images[spread]), evaluator.dataset.labels[spread]
+    arrays = alignment_arrays(prototypes, made, real, teacher.num_classes, features)
+    np.savez_compressed(run.analysis / "alignment.npz", **arrays)  # type: ignore[arg-type]
+
+
+def _made_by(exchange: Exchange, sources: list[str]) -> list[tuple[int, SyntheticBatch]]:
+    """(number of the batch in the run, its live images) of what generators of these sources made, in order."""
+    made, pinned = [], 0
+    for view in exchange.buffer.shards_after(-1):
+        pinned += view.payload.source in PINNED_SOURCES
+        if source_of(view.payload.generator_id) in sources:
+            made.append((view.shard_id - pinned, view.payload.take(view.slots >= 0)))
+    return made
 
 
 def _head_of_plane(network: FrozenTeacher) -> nn.Linear | None:

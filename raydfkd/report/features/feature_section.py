@@ -17,7 +17,7 @@ def features(run: RunData) -> Section:
     planes = planes_of(run)
     if not run.features and not planes:
         raise LeftOut("there is no analysis/features.npz; it is written at the end of a run")
-    sets = {prefix: kept for prefix in ("synthetic", "real") if (kept := _finite_features(run, prefix)) is not None}
+    sets = {prefix: kept for prefix in ("synthetic", "real") if (kept := finite_features(run, prefix)) is not None}
     if not sets and not planes:
         raise LeftOut("analysis/features.npz has no finite features")
     wide = [figure_svg(planes_figure(planes, run.class_names(len(planes[0].bias))), "feature-planes")] if planes else []
@@ -43,7 +43,7 @@ def _on_principal_axes(run: RunData, sets: dict[str, tuple[np.ndarray, np.ndarra
     return plots
 
 
-def _finite_features(run: RunData, prefix: str) -> tuple[np.ndarray, np.ndarray] | None:
+def finite_features(run: RunData, prefix: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Up to 3000 finite feature vectors [n,D], spread over all, and their classes [n]; None if there is none."""
     if f"{prefix}_features" not in run.features:
         return None

@@ -35,6 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "predfkd": {"batch_size": 27, "generator_batch_size": 16, "base_channels": 4, "latent_dim": 6, "generator_lr": 0.01},
 }
 METHODS = list(SMALL)
+KINDS_OF_INPUT = ("real", "synthetic", "mismatched")
 
 
 def prototypes(num: int = 40, shape: tuple[int, ...] = SHAPE, classes: int = CLASSES) -> SyntheticBatch:
@@ -129,6 +130,33 @@ def test_the_gradient_reaches_the_images_and_neither_teacher_nor_discriminator()
     assert all(p.requires_grad for p in alignment.discriminator.parameters()), "its next step needs them"
 
 
+class BorderOnTheDiagonal(nn.Module):
+    """A discriminator of the toy's features that says "real" of those on their class's side of x + y = 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, features_BF: Tensor, codes_BE: Tensor) -> Tensor:
+        return self.scale * ((features_BF.sum(1) > 1) == (codes_BE.argmax(1) == 1)).float().sub(0.5)
+
+
+def test_what_it_gets_right_and_the_distance_are_those_of_its_inputs() -> None:
+    """Three of four synthetic images are on the wrong side, which it says; features of images that are prototypes are at 0."""
+    images = toy_prototypes(shuffled=False)
+    alignment = aligner(toy_teacher(), images, augmentation=())
+    alignment.discriminator = BorderOnTheDiagonal()
+    pixels = torch.full((4, 1, 2, 2), 0.5)
+    pixels[:, 0, 0] = torch.tensor([0.3, 0.3])
+    found = alignment.terms(pixels, torch.tensor([0, 1, 1, 1]))
+    assert float(found["discriminator_real_accuracy"]) == 1
+    assert float(found["discriminator_mismatched_accuracy"]) == 1
+    assert float(found["discriminator_synthetic_accuracy"]) == 0.75
+    prototypes_again = torch.from_numpy(images.images).float().div(255)
+    near = alignment.terms(prototypes_again, torch.from_numpy(images.targets))["feature_distance"]
+    assert 0 <= float(near) < 0.01 < 0.1 < float(found["feature_distance"])
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_discriminator_takes_its_steps_first(steps: int) -> None:
     alignment = aligner(build_teacher(), prototypes(), **ON, discriminator_steps=steps, discriminator_lr=1e-3)
@@ -191,7 +219,8 @@ def test_every_method_learns_from_it(method: str) -> None:
     for weight in (1.0, 50.0):
         synthesizer = make(method, alignment={**ON, "weight": weight})
         batches = [synthesizer.step(summary()) for _ in range(2)]
-        assert {"alignment_loss", "discriminator_loss"} <= set(batches[0].metrics)
+        assert {"alignment_loss", "discriminator_loss", "feature_distance"} <= set(batches[0].metrics)
+        assert all(0 <= batches[0].metrics[f"discriminator_{kind}_accuracy"] <= 1 for kind in KINDS_OF_INPUT)
         images.append(batches[1].images)
     assert not np.array_equal(*images)
     off = make(method, alignment=None)

@@ -59,9 +59,19 @@ def test_a_run_on_real_images(method: str, run: Run, tmp_path: Path) -> None:
     assert (result["method"], result["student_steps"], result["images_synthesized"]) == (method, 8, 64)
     made = list(kept.metrics("synthesis"))
     assert all(np.isfinite([record["alignment_loss"], record["discriminator_loss"]]).all() for record in made)
+    with np.load(kept.analysis / "alignment.npz") as arrays:
+        assert len(arrays["prototype_features"]) == 40
+        assert np.isfinite(arrays["distances"]).all()
+        # Of 64 images the buffer still has 40, of the second batch and the next two.
+        assert (arrays["first_batches"].tolist(), arrays["last_batches"].tolist()) == ([1, 2], [2, 3])
     assert list(kept.metrics("replay"))[-1]["tables"]["pinned"]["size"] == 40
     purposes = [split["purpose"] for split in kept.manifest()["data_splits_read"]]
     assert purposes == ["evaluation only", "training, as collected images; labels read"]
+
+
+def test_a_run_without_alignment_leaves_nothing_of_it(run: Run, tmp_path: Path) -> None:
+    run("fast", tmp_path / "run", alignment=None)
+    assert not (tmp_path / "run" / "analysis" / "alignment.npz").exists()
 
 
 @pytest.mark.parametrize("method", list(SOURCES))
