@@ -65,7 +65,7 @@ def diagnose(config: ExperimentConfig) -> Diagnosis:
         if student is not None:
             size = count_params(student)
             times = f", {count_params(teacher.model) / size:.1f} times fewer than the teacher" if teacher is not None else ""
-            found.rows.append((f"student {name!r}", f"{settings.model}, {size:,} parameters{times}"))
+            found.rows.append((f"student {name!r}", f"{config.model_of(name)}, {size:,} parameters{times}"))
     found.rows += _buffer_rows(config)
     found.attempt(lambda: build_rate_limiters(config))
     device = found.attempt(lambda: builder.choose_device(config))
