@@ -123,9 +123,11 @@ class StudentConfig(Settings):
     def _one_network(self) -> StudentConfig:
         if (self.model is None) == (self.pruned is None):
             given = "neither" if self.model is None else "both"
-            raise ValueError(f"model and pruned each say what the student's network is, and {given} is given: give one of them")
+            raise ValueError(f"model and pruned each say what the student's network is, and {given} is given: give one")
         if self.checkpoint is not None and self.keeps_filters:
-            raise ValueError("checkpoint would replace the weights that pruned.weights kept gives: leave one out, or choose drawn")
+            raise ValueError(
+                "checkpoint would replace the weights that pruned.weights kept gives: leave it out, or choose drawn"
+            )
         return self
 
     @model_validator(mode="after")
@@ -135,8 +137,8 @@ class StudentConfig(Settings):
         kind = self.few_shot.kind
         if FEW_SHOT.get(kind).needs_kept_filters and not self.keeps_filters:
             raise ValueError(
-                f"few_shot {kind} corrects the filters that a pruned teacher has kept: give pruned: {{ratio: 0.5, weights: kept}} "
-                "in place of model"
+                f"few_shot {kind} corrects the filters that a pruned teacher has kept: give pruned: {{ratio: 0.5, weights: "
+                "kept} in place of model"
             )
         if OBJECTIVES.get(self.objective.kind).student is not None:
             raise ValueError(

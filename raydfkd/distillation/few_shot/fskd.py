@@ -100,8 +100,8 @@ def _pixels(maps: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-class _Reached(Exception):  # noqa: N818 - no error: it ends a forward pass at the layer of interest
-    pass
+class _Reached(Exception):
+    """No error: it ends a forward pass at the layer of interest."""
 
 
 def _output_of(network: nn.Module, name: str, view: Tensor) -> Tensor:

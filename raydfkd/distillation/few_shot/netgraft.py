@@ -8,9 +8,9 @@ differ from the teacher are the teacher's. Each of the others replaces its count
 2. Network grafting: the first two grafted blocks are put together, with the adapters between them, and trained in the teacher;
    then the first three, and so on, until the whole student is trained.
 
-Both minimise the sum over images of ||s / |s| - t / |t| ||^2, with the logits t of the teacher and s of the teacher with grafted
-blocks. At the end the two adapters of each boundary are one linear map, which the next layer's weights absorb: the student has
-no layers of its own for it.
+Both minimise the sum over images of ||s / |s| - t / |t| ||^2, with the logits t of the teacher and s of the teacher with
+grafted blocks. At the end the two adapters of each boundary are one linear map, which the next layer's weights absorb: the
+student has no layers of its own for it.
 
 Deviations: the adapters have no bias, so that absorbing them is exact where a convolution pads with zeros; they stand behind
 the max-pool; and the weights at the end of each stage are kept, where the authors' program keeps the best on the test images.
@@ -122,7 +122,8 @@ class Graft:
         """Puts each boundary's two adapters into the layer behind it, and the teacher's leading blocks into the student."""
         with torch.no_grad():
             for unit in range(self.first + 1, self.num_units):
-                into, out = (self.adapters[f"{which}_{unit}"].weight.double().flatten(1) for which in ("into", "out"))
+                names = (f"into_{unit}.weight", f"out_{unit}.weight")
+                into, out = (self.adapters.get_parameter(name).double().flatten(1) for name in names)
                 weight = _first_layer(unit_of(self.student, unit)).weight
                 weight.copy_(torch.einsum("oi...,ij->oj...", weight.double(), into @ out))
             for unit in range(self.first):
@@ -134,17 +135,26 @@ def unit_of(network: vgg.VGG, unit: int) -> nn.Module:
     return network.classifier if unit == len(network.blocks) else network.blocks[unit]
 
 
-def first_grafted(teacher: nn.Module, student: nn.Module) -> int:
-    """The first unit in which the student differs from the teacher.
+def vggs(teacher: nn.Module, student: nn.Module) -> tuple[vgg.VGG, vgg.VGG]:
+    """The two networks.
 
     Raises:
-        ConfigError: they do not consist of the same blocks, or do not differ.
+        ConfigError: they do not consist of the same blocks.
     """
     if not (isinstance(teacher, vgg.VGG) and isinstance(student, vgg.VGG)):
         raise ConfigError(
-            f"few_shot netgraft grafts blocks, and teacher ({type(teacher).__name__}) and student ({type(student).__name__}) do "
-            "not consist of the same ones: use VGG networks of the catalog for both, such as vgg16_bn and a pruned one"
+            f"few_shot netgraft grafts blocks, and teacher ({type(teacher).__name__}) and student ({type(student).__name__}) "
+            "do not consist of the same ones: use VGG networks of the catalog for both, such as vgg16_bn and a pruned one"
         )
+    return teacher, student
+
+
+def first_grafted(teacher: vgg.VGG, student: vgg.VGG) -> int:
+    """The first unit in which the student differs from the teacher.
+
+    Raises:
+        ConfigError: they do not differ.
+    """
     for unit in range(len(teacher.blocks) + 1):
         shapes = [{n: t.shape for n, t in unit_of(net, unit).state_dict().items()} for net in (teacher, student)]
         if shapes[0] != shapes[1]:
@@ -157,12 +167,12 @@ def first_grafted(teacher: nn.Module, student: nn.Module) -> int:
 
 def require(teacher: FrozenTeacher, student: nn.Module) -> None:
     """Raises ConfigError if the student's blocks cannot be grafted onto the teacher."""
-    first_grafted(teacher.model, student)
+    first_grafted(*vggs(teacher.model, student))
 
 
 def train(config: NetGraftConfig, parts: FewShotParts) -> Iterator[FewShotStep]:
     """Both stages. A step is an epoch; every tenth and the last of each span is reported, with the mean loss of an image."""
-    teacher, student = parts.teacher.model, parts.student
+    teacher, student = vggs(parts.teacher.model, parts.student)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(parts.seed)
         graft = Graft(teacher, student, first_grafted(teacher, student), parts.device)
@@ -190,9 +200,8 @@ def train(config: NetGraftConfig, parts: FewShotParts) -> Iterator[FewShotStep]:
 
 
 def _parameter_groups(graft: Graft, begin: int, end: int, lrs: tuple[float, float]) -> list[dict[str, Any]]:
-    parts = (graft.blocks(begin, end), graft.adapters_of(begin, end))
-    groups = [{"params": [p for one in modules for p in one.parameters()], "lr": lr} for modules, lr in zip(parts, lrs, strict=True)]
-    return [group for group in groups if group["params"]]
+    parts = zip((graft.blocks(begin, end), graft.adapters_of(begin, end)), lrs, strict=True)
+    return [{"params": nn.ModuleList(modules).parameters(), "lr": lr} for modules, lr in parts if modules]
 
 
 def _epochs(graft: Graft, parts: FewShotParts, batch_size: int) -> Callable[[torch.optim.Optimizer, int, int], float]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,13 +102,14 @@ def shrink(network: nn.Module, chain: ConvChain, kept: Kept) -> nn.Module:
             conv.in_channels = len(inputs)
         width, conv.out_channels = conv.out_channels, len(rows)
         for norm in chain.norms[name]:
-            layer = network.get_submodule(norm)
+            layer: Any = network.get_submodule(norm)
             for entry in ("weight", "bias", "running_mean", "running_var"):
                 _take(layer, entry, rows)
             layer.num_features = len(rows)
         inputs = rows
     head = network.get_submodule(chain.head)
-    assert isinstance(head, nn.Linear) and inputs is not None, "a chain has convolutions and a linear head"
+    assert isinstance(head, nn.Linear), "a chain ends with it"
+    assert inputs is not None, "a chain has convolutions"
     positions = head.in_features // width
     columns = (inputs[:, None] * positions + torch.arange(positions, device=inputs.device)).flatten()
     _take(head, "weight", columns, axis=1)
@@ -201,7 +203,7 @@ def _some_half(number: int, random: torch.Generator) -> Tensor:
 def _masked(network: nn.Module, chain: ConvChain, kept: Kept, images: Tensor) -> Tensor:
     """The network's output if each layer saw zeros in place of the filters that go: what a pruned network must give."""
 
-    def masking(rows: Tensor, width: int) -> object:
+    def masking(rows: Tensor, width: int) -> Callable[[nn.Module, tuple[Tensor, ...]], Tensor]:
         mask = torch.zeros(width).index_fill_(0, rows, 1.0)
 
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:

@@ -204,8 +204,8 @@ def _refuse_softmax(config: ExperimentConfig, student: nn.Module, name: str) -> 
         kind = kind_of(student(torch.rand(3, *config.task.image_shape)))
     if kind == "probabilities":
         raise ConfigError(
-            f"students.{name}'s network {model!r} gives probabilities, by a softmax at its end: distillation needs its logits, so "
-            "leave the softmax out of the network"
+            f"students.{name}'s network {model!r} gives probabilities, by a softmax at its end: distillation needs its logits, "
+            "so leave the softmax out of the network"
         )
 
 

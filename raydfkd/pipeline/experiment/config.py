@@ -224,8 +224,8 @@ class ExperimentConfig(Settings):
                 )
             if self.schedule.rounds == 0 and not (student.few_shot or student.keeps_filters or student.checkpoint):
                 raise ValueError(
-                    f"schedule.rounds 0 trains nobody, and students.{name} starts with random weights: give it few_shot, pruned "
-                    "filters that are kept or a checkpoint, or set rounds to 1 or more"
+                    f"schedule.rounds 0 trains nobody, and students.{name} starts with random weights: give it few_shot, "
+                    "pruned filters that are kept or a checkpoint, or set rounds to 1 or more"
                 )
         if self.schedule.rounds == 0 and self.sources:
             raise ValueError("schedule.rounds 0 leaves the sources nobody to make images for: leave them out, or set rounds")

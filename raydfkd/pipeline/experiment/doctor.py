@@ -60,7 +60,7 @@ def diagnose(config: ExperimentConfig) -> Diagnosis:
         audit = found.attempt(lambda: builder.audit(config, teacher))
         if audit is not None:
             found.rows += [(f"teacher: {what}", finding) for what, finding in audit.table()]
-    for name, settings in config.students.items():
+    for name in config.students:
         student = found.attempt(partial(builder.build_student, config, None, name))
         if student is not None:
             size = count_params(student)

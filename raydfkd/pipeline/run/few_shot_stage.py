@@ -35,7 +35,7 @@ def run_few_shot_stage(config: ExperimentConfig, run: RunDir, name: str, distill
     parts = FewShotParts(
         teacher=distiller.teacher,
         student=distiller.student,
-        images=torch.from_numpy(collected.images),
+        images=torch.tensor(collected.images),
         kept=builder.pruned_filters(config, name, distiller.teacher),
         augmentations=config.students[name].augmentations,
         device=distiller.device,

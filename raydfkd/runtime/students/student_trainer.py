@@ -149,7 +149,7 @@ def _train(context: RunContext, student: str) -> None:
         checkpoints.load_student(folder, student, distiller)
     elif config.students[student].few_shot is not None:
         run_few_shot_stage(config, run, student, distiller, partial(_emit, coordinator))
-        # Generators are admitted to the first round as soon as this student is registered, and must find these weights.
+        # Generators are admitted as soon as this student is registered, and must find these weights.
         newest = flat_weights(distiller.student)
         call(lambda: weights.publish.remote(newest, 0, student), config.runtime.wait_timeout_s, "the weight store")
     step = distiller.num_steps

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from raydfkd.augment.config import AugmentationConfig
 from raydfkd.distillation.few_shot.few_shot_method import FewShotParts
-from raydfkd.distillation.few_shot.netgraft import Graft, NetGraftConfig, first_grafted, train
+from raydfkd.distillation.few_shot.netgraft import Graft, NetGraftConfig, first_grafted, train, vggs
 from raydfkd.errors import ConfigError
 from raydfkd.losses.logit_distillation import normalized_logits_per_sample
 from raydfkd.models.catalog import build_classifier
@@ -50,8 +50,7 @@ def parts_of(keep_blocks: int = 0, ratio: float = 0.5, num_images: int = 20) -> 
 
 
 def graft_of(parts: FewShotParts) -> Graft:
-    teacher, student = parts.teacher.model, parts.student
-    assert isinstance(teacher, VGG) and isinstance(student, VGG)
+    teacher, student = vggs(parts.teacher.model, parts.student)
     torch.manual_seed(5)
     return Graft(teacher, student, first_grafted(teacher, student), parts.device)
 
@@ -162,6 +161,6 @@ def test_batch_size_and_learning_rates_are_those_of_ten_images_a_class(monkeypat
 def test_networks_without_the_same_blocks_are_refused() -> None:
     vgg, other = thin_vgg(0), build_classifier("small_cnn_4", CLASSES, SHAPE)
     with pytest.raises(ConfigError, match=r"teacher \(VGG\) and student \(SmallCNN\) do not consist of the same ones: use VGG"):
-        first_grafted(vgg, other)
+        vggs(vgg, other)
     with pytest.raises(ConfigError, match="nothing to graft, because the student's blocks are the teacher's: choose a smaller"):
         first_grafted(vgg, copy.deepcopy(vgg))
