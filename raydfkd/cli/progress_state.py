@@ -154,7 +154,7 @@ def _waited(records: Iterable[Record]) -> dict[str, float]:
 
 def plain_line(state: ProgressState) -> str:
     """One compact line of what is known so far."""
-    detailed = state.step == 0 and not state.newest.keys().isdisjoint(("few_shot", "preparation"))
+    detailed = state.stage_detail and state.step == 0 and not state.newest.keys().isdisjoint(("few_shot", "preparation"))
     stage = f"{state.stage} ({state.stage_detail})" if detailed else state.stage
     parts = [f"[{format_duration(state.time_s)}]", stage, _steps(state)]
     if state.time_left_s is not None:

@@ -141,8 +141,8 @@ class ExperimentConfig(Settings):
     sources: dict[str, AnySource] = Field(default_factory=dict)
     """What fills the buffer, by name; none: students learn from the collected images alone."""
     collected: CollectedConfig | None = None
-    """Real or condensed images from anywhere: they train HiDFD's GAN, are what ``feature_alignment`` aligns with, and fill
-    ``replay.pinned`` if that is given."""
+    """Real or condensed images from anywhere: they train HiDFD's GAN, are what ``feature_alignment`` aligns with and what
+    ``few_shot`` trains on, and fill ``replay.pinned`` if that is given."""
     replay: ReplayConfig
     """The buffer between sources and students."""
     students: dict[str, StudentConfig] = Field(min_length=1)
