@@ -130,6 +130,8 @@ def test_both_stages_train_every_grafted_block_and_no_other_network(keep_blocks:
         for name, tensor in parts.teacher.model.blocks[number].state_dict().items():
             assert torch.equal(after[f"block{number}.{name}"], tensor)
     assert parts.teacher.state_sha256() == of_teacher
+    statistics = after["block4.1.num_batches_tracked"] - before["block4.1.num_batches_tracked"]
+    assert statistics == 3, "alone, with those before it, and with the classifier: each a step in training mode"
 
 
 def test_the_loss_falls_and_the_seed_repeats_the_student() -> None:
