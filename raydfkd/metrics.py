@@ -53,6 +53,20 @@ METRICS: tuple[Metric, ...] = (
     Metric("preparation", "total", "Preparation steps", "All steps of a generator's work before its first batch."),
     Metric("preparation", "prepare_s", "Seconds of preparation", "Seconds of this work since the last record.", "s"),
 
+    Metric("few_shot", "done", "Few-shot steps done", "Steps done of a student's training on the collected images alone."),
+    Metric("few_shot", "total", "Few-shot steps", "All steps of it: layers (fskd) or epochs (netgraft)."),
+    Metric("few_shot", "few_shot_s", "Seconds of few-shot training", "Seconds of this training since the last record.", "s"),
+    Metric("few_shot", "error_before", "Layer's error before its fit (FSKD)",
+           "Difference from the teacher's output of the layer, relative to its norm, with the layers before corrected.",
+           "ratio", plot=Plot("distillation", from_zero=True)),
+    Metric("few_shot", "error_after", "Layer's error after its fit (FSKD)", "The same when the layer is fitted.", "ratio",
+           plot=Plot("distillation", from_zero=True)),
+    Metric("few_shot", "loss", "Grafting loss (NetGraft)",
+           "Squared distance from the teacher's normalised logits, mean of an image.", scale="log",
+           plot=Plot("distillation")),
+    Metric("few_shot", "first_block", "First grafted block", "The first of the blocks that are trained together, from 0."),
+    Metric("few_shot", "last_block", "Last grafted block", "The last of them; the classifier comes after the blocks."),
+
     Metric("synthesis", "num_images", "Images synthesized", "Images synthesized and inserted into the buffer, by generator.",
            "images", short="synthesized", plot=Plot("throughput", smooth=True, from_zero=True, rate=True),
            export=_counter("raydfkd_images_synthesized", _IMAGES)),
@@ -189,7 +203,7 @@ METRICS: tuple[Metric, ...] = (
 Reading = tuple[str, dict[str, str], float]
 """Prometheus name, tags besides ``run``, and the value to set (gauge) or to add (counter)."""
 
-STUDENT_KINDS = ("distillation", "throughput", "evaluation", "held_out")
+STUDENT_KINDS = ("few_shot", "distillation", "throughput", "evaluation", "held_out")
 """Kinds of record of which each student has its own."""
 _OWNER_FIELDS = {
     "synthesis": "generator_id",

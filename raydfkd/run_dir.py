@@ -12,7 +12,8 @@ RUN/
   metrics.jsonl          one record per line, see below
   checkpoints/latest.json names the newest complete checkpoint folder: checkpoints/step-00001200/
   collected.parquet      the collected images with the teacher's classes, if the experiment has any (replay/arrow.py)
-  preparation/           states of generators still preparing their first batch, until the first checkpoint
+  preparation/           states of generators still preparing their first batch, and of students after their few-shot
+                         training, until the first checkpoint
   samples/               synthetic images: round-00012.png (grid), by_class.npz (images uint8 [n,C,H,W],
                          teacher_class int32 [n], source [n])
   analysis/buffer.npz    final buffer: priorities, teacher_class, teacher_confidence, ages, source (all [n])
@@ -34,8 +35,8 @@ RUN/
 
 A metrics record has ``kind``, ``time_s`` (seconds since the run began, over all its starts), ``step`` (student optimizer
 updates so far; the slowest student's if the record belongs to no student) and values by kind. The numbers of each kind, their
-units and meanings are declared in ``metrics.py``; ``run_records.py`` reads the file. Records of a student (``distillation``,
-``throughput``, ``evaluation``, ``held_out``) have its name in ``student``. Fields besides numbers:
+units and meanings are declared in ``metrics.py``; ``run_records.py`` reads the file. Records of a student (``few_shot``,
+``distillation``, ``throughput``, ``evaluation``, ``held_out``) have its name in ``student``. Fields besides numbers:
 
 * ``synthesis``: ``generator_id``, and the method's own numbers, such as its losses (``loss`` and ``*_loss``) and those that
   ``figures`` names.

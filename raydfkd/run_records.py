@@ -134,7 +134,7 @@ class RunTotals:
 
     Attributes:
         synthesis_s: seconds spent on synthesis and on the preparation before the first batch.
-        distillation_s: seconds spent on student steps.
+        distillation_s: seconds spent on student steps and on few-shot training.
         restarts: of actors and student groups.
         images_by_generator: images synthesized.
         images_by_student: images distilled.
@@ -164,6 +164,8 @@ class RunTotals:
         elif kind == "synthesis":
             self.synthesis_s += number(record.get("seconds"))
             self.images_by_generator[str(record.get("generator_id"))] += int(number(record.get("num_images")))
+        elif kind == "few_shot":
+            self.distillation_s += number(record.get("few_shot_s"))
         elif kind == "distillation":
             self._take_steps(record)
         elif kind == "throughput":

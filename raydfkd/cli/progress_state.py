@@ -15,7 +15,7 @@ from raydfkd.run_records import Record, RunTotals, number, rates, student_of
 
 _PACE_WINDOW_S = 120.0
 _SYNTHESIS_WINDOW_S = 60.0
-_KINDS = ("preparation", "synthesis", "distillation", "replay", "throughput", "evaluation", "event")
+_KINDS = ("few_shot", "preparation", "synthesis", "distillation", "replay", "throughput", "evaluation", "event")
 _BAR_WIDTH = 24
 _LEAST_SHARE = 0.005
 
@@ -59,6 +59,8 @@ class ProgressState:
             self._take_student_waits(record)
         if kind == "preparation":
             self.stage_detail = f"{record.get('generator_id')}, step {record.get('done'):,} of {record.get('total'):,}"
+        if kind == "few_shot":
+            self.stage_detail = f"{record.get('student')}, step {record.get('done'):,} of {record.get('total'):,}"
         if kind == "synthesis":
             self._take_batch(record)
         if kind == "event":
@@ -152,7 +154,8 @@ def _waited(records: Iterable[Record]) -> dict[str, float]:
 
 def plain_line(state: ProgressState) -> str:
     """One compact line of what is known so far."""
-    stage = f"{state.stage} ({state.stage_detail})" if "preparation" in state.newest and state.step == 0 else state.stage
+    detailed = state.stage_detail and state.step == 0 and not state.newest.keys().isdisjoint(("few_shot", "preparation"))
+    stage = f"{state.stage} ({state.stage_detail})" if detailed else state.stage
     parts = [f"[{format_duration(state.time_s)}]", stage, _steps(state)]
     if state.time_left_s is not None:
         parts.append(f"{format_duration(state.time_left_s)} left")

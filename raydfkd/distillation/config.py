@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from raydfkd.augment.config import AugmentationConfig, Augmentations
+from raydfkd.distillation.few_shot import FEW_SHOT, AnyFewShot
 from raydfkd.distillation.objectives import DEFAULT_KIND, OBJECTIVES, AnyObjective
 from raydfkd.resources import ResourcesConfig
 from raydfkd.settings import Budget, InputPath, Settings
@@ -50,13 +51,31 @@ class OptimizerConfig(Settings):
         return self
 
 
+class PrunedConfig(Settings):
+    """A network with filters of its convolutions pruned: those with the smallest sum of absolute weights go. For networks
+    whose convolutions follow one another without branches, such as VGG."""
+
+    of: Literal["teacher"] = "teacher"
+    """Which network."""
+    ratio: float = Field(ge=0, lt=1)
+    """Share of the filters of each convolution that goes."""
+    weights: Literal["kept", "drawn"] = "kept"
+    """kept: those of the filters that stay, and of all else that stays; drawn: random, only the widths are those of pruning."""
+    layers: tuple[str, ...] | None = None
+    """Dotted names of convolutions, or of parts of the network, that lose filters, such as block4; null: all."""
+
+
 class StudentConfig(Settings):
     """One student: its network, how it starts, how it learns, and where it runs."""
 
-    model: str
-    """Network: a catalog name, torchvision:NAME, timm:NAME or package.module:callable."""
+    model: str | None = None
+    """Network: a catalog name, torchvision:NAME, timm:NAME or package.module:callable; null: the one that ``pruned`` makes."""
+    pruned: PrunedConfig | None = None
+    """The teacher with fewer filters as the network, in place of a ``model``."""
     checkpoint: InputPath | None = None
-    """Weights to start from (pre-trained or your own); null: random."""
+    """Weights to start from (pre-trained or your own); null: random, or those that ``pruned`` keeps."""
+    few_shot: AnyFewShot | None = None
+    """How the student is trained on the collected images before its first round; null: not at all."""
     objective: AnyObjective = OBJECTIVES.get(DEFAULT_KIND).config(kind=DEFAULT_KIND)
     """What is minimised; without a kind, kl."""
     feature_layers: tuple[str, ...] | None = None
@@ -101,6 +120,36 @@ class StudentConfig(Settings):
         return {"kind": DEFAULT_KIND, **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
+    def _one_network(self) -> StudentConfig:
+        if (self.model is None) == (self.pruned is None):
+            given = "neither" if self.model is None else "both"
+            raise ValueError(f"model and pruned each say what the student's network is, and {given} is given: give one")
+        if self.checkpoint is not None and self.keeps_filters:
+            raise ValueError(
+                "checkpoint would replace the weights that pruned.weights kept gives: leave it out, or choose drawn"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _few_shot_fits(self) -> StudentConfig:
+        if self.few_shot is None:
+            return self
+        kind = self.few_shot.kind
+        if FEW_SHOT.get(kind).needs_kept_filters and not self.keeps_filters:
+            raise ValueError(
+                f"few_shot {kind} corrects the filters that a pruned teacher has kept: give pruned: {{ratio: 0.5, weights: "
+                "kept} in place of model"
+            )
+        if OBJECTIVES.get(self.objective.kind).student is not None:
+            raise ValueError(
+                f"objective {self.objective.kind} changes the student's network, and few_shot {kind} needs it as it is: choose "
+                "another objective, or leave few_shot out"
+            )
+        if self.num_workers > 1:
+            raise ValueError(f"few_shot trains in one process and num_workers is {self.num_workers}: set it to 1")
+        return self
+
+    @model_validator(mode="after")
     def _workers(self) -> StudentConfig:
         if self.min_workers is not None and self.min_workers >= self.num_workers:
             raise ValueError(f"min_workers {self.min_workers} must be below num_workers {self.num_workers}, the maximum")
@@ -138,6 +187,11 @@ class StudentConfig(Settings):
                 "Ray counts all CPUs and GPUs of a node as free for students, even those that generators use"
             )
         return self
+
+    @property
+    def keeps_filters(self) -> bool:
+        """Whether the student starts as the teacher with filters pruned."""
+        return self.pruned is not None and self.pruned.weights == "kept"
 
     @property
     def elastic(self) -> bool:

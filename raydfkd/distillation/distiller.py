@@ -116,6 +116,10 @@ class Distiller:
         self.rng.manual_seed(seed)
         self._layers_draws.restart(seed + 1)  # distinct from the augmentation's
 
+    def restart_average(self) -> None:
+        """The moving average begins with the student as it is, after something else than a step has changed it."""
+        self.student_ema.load_state_dict(self.student.state_dict())
+
     def step(self, images_BCHW: Tensor, importance_weights_B: Tensor) -> StepOutput:
         """One update.
 
@@ -155,7 +159,7 @@ class Distiller:
             with torch.no_grad():
                 chunk = CPU_TEACHER_CHUNK if self.device.type == "cpu" else len(view)
                 teacher = join_outputs([self._forward_teacher(images) for images in view.split(chunk)])
-            losses, student_logits = self._forward(view, teacher, self.num_steps / self.total_steps)
+            losses, student_logits = self._forward(view, teacher, self.num_steps / max(1, self.total_steps))
         loss, priorities = importance_weighted_mean(losses, weights)
         (loss * part).backward()
         return loss.detach(), priorities, agreement(student_logits, teacher.logits)

@@ -28,6 +28,12 @@ def l1_per_sample(student_logits_BK: Tensor, teacher_logits_BK: Tensor) -> Tenso
     return mean_over_positions((student_logits_BK.float() - teacher_logits_BK.float()).abs().mean(1))
 
 
+def normalized_logits_per_sample(student_logits_BK: Tensor, teacher_logits_BK: Tensor) -> Tensor:
+    """sum_k (s_k / ||s|| - t_k / ||t||)^2: NetGraft's loss (Shen et al., AAAI 2021). Returns float32 [B]."""
+    student, teacher = F.normalize(student_logits_BK.float(), dim=1), F.normalize(teacher_logits_BK.float(), dim=1)
+    return mean_over_positions((student - teacher).square().sum(1))
+
+
 def smoothed_label_kl_per_sample(student_logits_BK: Tensor, teacher_logits_BK: Tensor, smoothing: float) -> Tensor:
     """KL(q || p_S) with q = (1 - s) one-hot(y) + s / K: the label ablation of the surrogate-dataset study (its Table 4).
 

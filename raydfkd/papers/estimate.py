@@ -31,8 +31,15 @@ def estimated_hours(row: Row) -> float | None:
     config = row.experiment()
     shape, classes = config.task.image_shape, config.task.num_classes
     teacher = _forward(config.teacher.model, classes, shape)
-    students = {name: _forward(student.model, classes, shape) for name, student in config.students.items()}
-    if teacher is None or None in students.values():
+    if teacher is None:
+        return None
+    students = {
+        name: teacher * (1 - student.pruned.ratio) ** 2
+        if student.pruned is not None
+        else _forward(config.model_of(name), classes, shape)
+        for name, student in config.students.items()
+    }
+    if None in students.values():
         return None
     steps = config.schedule.total_steps
     work = sum(

@@ -198,7 +198,7 @@ def _drive(context: RunContext, recorder: Recorder, actors: dict[str, Any], pati
             failure = follower.follow(last=True) or _failure_of(groups, context)
         if failure is not None:
             failure.raise_again()
-        if steps_done(context.run) < context.config.schedule.total_steps:
+        if context.run.latest_checkpoint() is None or steps_done(context.run) < context.config.schedule.total_steps:
             # Students end before the end of the schedule only because of a stop.
             stop.keep_preparation()
             raise _stopped(context)

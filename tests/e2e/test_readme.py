@@ -185,6 +185,19 @@ def test_hidfd(checkout: Path) -> None:
     typed("raydfkd export runs/digits-hidfd --format pt2 --out runs/digits-hidfd/student.pt2", checkout)
 
 
+@pytest.mark.slow
+def test_few_shot(checkout: Path) -> None:
+    """As shown; the pruned student is exported without the teacher."""
+    told = typed("raydfkd run experiments/smoke/digits_few_shot.yaml --out runs/digits-few-shot", checkout)
+    assert "small_cnn_32 pruned by 50%" in told
+    result = json.loads((checkout / "runs/digits-few-shot/result.json").read_text())
+    assert (result["method"], result["student_steps"]) == ("collected", 0)
+    assert result["student"]["metric_last"] > 0.5
+    page = (checkout / "runs/digits-few-shot/report.html").read_text(encoding="utf-8")
+    assert "error after its fit (FSKD)" in page
+    typed("raydfkd export runs/digits-few-shot --format pt2 --out runs/digits-few-shot/student.pt2", checkout)
+
+
 def test_papers(tmp_path: Path) -> None:
     assert "ssdkd: Small Scale Data-Free Knowledge Distillation" in typed("raydfkd reproduce", tmp_path)
     listed = typed("raydfkd reproduce ssdkd table4 --list", tmp_path)

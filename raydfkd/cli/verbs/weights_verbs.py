@@ -92,7 +92,7 @@ def _measure(experiment: ExperimentConfig, files: list[tuple[Path, str]]) -> lis
         load_weights(networks[name], path)
         found = evaluator.evaluate(normalized(teacher, networks[name]))
         agreement = None if found.agreement is None else f"{found.agreement:.2%}"
-        model = experiment.students[name].model
+        model = experiment.model_of(name)
         rows.append((path.stem, model, f"{found.metric:.2%}", agreement, found.num_images, found.split))
     return rows
 
@@ -118,6 +118,7 @@ def export(
     else:
         weights = RunDir(run).student_path(ema=ema) if run.is_dir() else run
     from raydfkd.models.catalog import build_classifier
+    from raydfkd.models.classifiers.pruning import rebuild_pruned
     from raydfkd.models.export import export_model
     from raydfkd.models.shared_classifier import rebuild_shared_classifier
     from raydfkd.models.weights import load_weights, read_metadata
@@ -129,6 +130,8 @@ def export(
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{weights} does not say which model it belongs to: give a file that raydfkd wrote") from error
     network = build_classifier(model, classes, tuple(shape))
+    if "pruned" in metadata:
+        network = rebuild_pruned(network, metadata["pruned"], tuple(shape))
     if "shared_classifier" in metadata:
         network = rebuild_shared_classifier(network, metadata["shared_classifier"], classes)
     load_weights(network, weights)

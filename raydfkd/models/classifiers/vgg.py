@@ -41,24 +41,27 @@ class VGG(nn.Module):
         self.classifier = nn.Linear(WIDTHS[-1], num_classes)
         initialize_fan_out(self, linear_std=0.01)
 
+    @property
+    def blocks(self) -> tuple[nn.Sequential, ...]:
+        """All five."""
+        return (self.block0, self.block1, self.block2, self.block3, self.block4)
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = self.block0(images)
-        for index, block in enumerate((self.block1, self.block2, self.block3, self.block4)):
-            x = block(self._pooled(x, index))
-        return self.pool_and_classify(x)
+        return self.pool_and_classify(self.forward_maps(images)[-1])
 
     def forward_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Outputs of the five blocks before the max-pools that follow them; the first block serves as the stem."""
         maps = [self.block0(images)]
-        for index, block in enumerate((self.block1, self.block2, self.block3, self.block4)):
-            maps.append(block(self._pooled(maps[-1], index)))
+        for index, block in enumerate(self.blocks[1:]):
+            maps.append(block(self.pooled(maps[-1], index)))
         return maps
 
     def pool_and_classify(self, last_map: torch.Tensor) -> torch.Tensor:
         """Logits [B,K] of the last block's output."""
         return self.classifier(last_map.mean((2, 3)))
 
-    def _pooled(self, x: torch.Tensor, block_index: int) -> torch.Tensor:
+    def pooled(self, x: torch.Tensor, block_index: int) -> torch.Tensor:
+        """A block's output as the next block takes it."""
         return F.max_pool2d(x, 2) if block_index < self.num_pools else x
 
 

@@ -10,12 +10,14 @@ import torch
 from torch import nn
 
 from raydfkd.distillation.distiller import Distiller
+from raydfkd.distillation.few_shot import FEW_SHOT
 from raydfkd.distillation.objectives import OBJECTIVES
 from raydfkd.errors import CheckpointError, ConfigError, DataError, TeacherError
 from raydfkd.evaluation.accuracy import Evaluator
 from raydfkd.evaluation.first_look import look_at
 from raydfkd.evaluation.held_out_agreement import HeldOutEvaluator
 from raydfkd.models.catalog import build_classifier
+from raydfkd.models.classifiers.pruning import Kept, draw_anew, find_chain, shrink, strongest_filters
 from raydfkd.models.precision import evaluating, supports_bfloat16
 from raydfkd.models.teachers.output_kind import kind_of
 from raydfkd.models.teachers.teacher import FrozenTeacher, build_teacher
@@ -135,38 +137,76 @@ def build_student(config: ExperimentConfig, teacher: FrozenTeacher | None = None
     It is the configured network as modified by its objective, which may use the teacher.
 
     Args:
-        teacher: if the caller has it; otherwise built here if the objective needs it.
+        teacher: if the caller has it; otherwise built here if network or objective need it.
         name: which student; None: the first one.
+
+    Raises:
+        TeacherError: the teacher is to be pruned and cannot be.
+        ConfigError: its few-shot method cannot take it.
     """
     name = config.student_name if name is None else name
     student = config.students[name]
     remake = OBJECTIVES.get(student.objective.kind).student
-    if remake is not None and teacher is None:  # before the seed is set: building it draws random numbers too
+    uses_teacher = remake is not None or student.pruned is not None or student.few_shot is not None
+    if uses_teacher and teacher is None:  # before the seed is set: building it draws random numbers too
         teacher = build_frozen_teacher(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.runtime.seed, "student", name))
-        network = build_classifier(student.model, config.task.num_classes, config.task.image_shape)
+        if student.pruned is None:
+            network = build_classifier(config.model_of(name), config.task.num_classes, config.task.image_shape)
+        else:
+            assert teacher is not None
+            network = _pruned(config, name, teacher)
         if student.checkpoint is not None:
             load_weights(network, student.checkpoint)
         _refuse_softmax(config, network, name)
+        if student.few_shot is not None:
+            assert teacher is not None
+            FEW_SHOT.get(student.few_shot.kind).require(teacher, network)
         if remake is None:
             return network
         assert teacher is not None
         return remake(network, teacher, student)
 
 
+def _pruned(config: ExperimentConfig, name: str, teacher: FrozenTeacher) -> nn.Module:
+    """The teacher's network with the student's filters, from torch's global generator where its weights are not kept."""
+    network = build_classifier(config.teacher.model, config.task.num_classes, config.task.image_shape)
+    kept = pruned_filters(config, name, teacher)
+    assert kept is not None
+    keeps = config.students[name].keeps_filters
+    if keeps:
+        network.load_state_dict(teacher.model.state_dict())
+    shrink(network, find_chain(network, config.task.image_shape), kept)
+    return network if keeps else draw_anew(network)
+
+
+def pruned_filters(config: ExperimentConfig, name: str, teacher: FrozenTeacher) -> Kept | None:
+    """The teacher's filters that a student has; None of a student that is not the teacher pruned.
+
+    Raises:
+        TeacherError: the teacher cannot be pruned.
+        ConfigError: ``pruned.layers`` names something else than convolutions.
+    """
+    pruned = config.students[name].pruned
+    if pruned is None:
+        return None
+    chain = find_chain(teacher.model, config.task.image_shape)
+    return strongest_filters(teacher.model, chain, pruned.ratio, pruned.layers)
+
+
 @torch.no_grad()
 def _refuse_softmax(config: ExperimentConfig, student: nn.Module, name: str) -> None:
     """A student's file is for the user's own code, so that its outputs are left as they are."""
-    model = config.students[name].model
+    model = config.model_of(name)
     if ":" not in model:
         return
     with evaluating(student):
         kind = kind_of(student(torch.rand(3, *config.task.image_shape)))
     if kind == "probabilities":
         raise ConfigError(
-            f"students.{name}.model {model!r} gives probabilities, by a softmax at its end: distillation needs its logits, so "
-            "leave the softmax out of the network"
+            f"students.{name}'s network {model!r} gives probabilities, by a softmax at its end: distillation needs its logits, "
+            "so leave the softmax out of the network"
         )
 
 

@@ -10,7 +10,8 @@ from raydfkd.errors import ConfigError
 FIXED = (
     "task.*", "teacher.model", "teacher.normalization.*", "teacher.classifier_head", "teacher.feature_layers.*", "collected.*",
     "students.<name>", "students.<name>.model", "students.<name>.checkpoint", "students.<name>.batch_size",
-    "students.<name>.objective.kind", "sources.<name>", "sources.<name>.method", "sources.<name>.batch_size",
+    "students.<name>.objective.kind", "students.<name>.pruned.*", "students.<name>.few_shot.*",
+    "sources.<name>", "sources.<name>.method", "sources.<name>.batch_size",
     "replay.<name>", "replay.<name>.capacity", "replay.<name>.sampler.kind", "replay.<name>.remover.kind",
     "schedule.mode", "schedule.warmup_batches", "schedule.batches_per_round", "schedule.student_steps_per_round",
     "runtime.seed",

@@ -70,8 +70,9 @@ class ScheduleConfig(Settings):
     """lockstep alternates strictly as the papers do; decoupled lets generators and students run at their own speeds."""
     warmup_batches: Annotated[int, Budget()] = Field(20, ge=0)
     """Batches that only fill the buffer before the student's first step (0 only without sources)."""
-    rounds: Annotated[int, Budget()] = Field(200, ge=1)
-    """Rounds of synthesis and distillation; each student publishes its weights after each."""
+    rounds: Annotated[int, Budget()] = Field(200, ge=0)
+    """Rounds of synthesis and distillation; each student publishes its weights after each. 0 only without sources: students
+    stay as they start, or as few_shot makes them."""
     batches_per_round: int = Field(1, ge=0)
     """Batches synthesized in each round (lockstep; 0: all images come from the warm-up), or per round on average
     (decoupled with samples_per_insert)."""
@@ -139,8 +140,8 @@ class ExperimentConfig(Settings):
     sources: dict[str, AnySource] = Field(default_factory=dict)
     """What fills the buffer, by name; none: students learn from the collected images alone."""
     collected: CollectedConfig | None = None
-    """Real or condensed images from anywhere: they train HiDFD's GAN, are what ``feature_alignment`` aligns with, and fill
-    ``replay.pinned`` if that is given."""
+    """Real or condensed images from anywhere: they train HiDFD's GAN, are what ``feature_alignment`` aligns with and what
+    ``few_shot`` trains on, and fill ``replay.pinned`` if that is given."""
     replay: ReplayConfig
     """The buffer between sources and students."""
     students: dict[str, StudentConfig] = Field(min_length=1)
@@ -212,6 +213,21 @@ class ExperimentConfig(Settings):
                 f"schedule.samples_per_insert holds for each student, but the students draw different numbers per step "
                 f"({listed}): give them all the same batch_size, or leave the ratio out"
             )
+        for name, student in self.students.items():
+            if student.few_shot is not None and self.collected is None:
+                raise ValueError(f"students.{name}.few_shot trains on real or condensed images: name them in collected")
+            if student.pruned is not None and self.teacher.model.endswith(".pt2"):
+                raise ValueError(
+                    f"students.{name}.pruned needs the teacher's layers, and {self.teacher.model} is an exported program: name "
+                    "the student's model instead"
+                )
+            if self.schedule.rounds == 0 and not (student.few_shot or student.keeps_filters or student.checkpoint):
+                raise ValueError(
+                    f"schedule.rounds 0 trains nobody, and students.{name} starts with random weights: give it few_shot, "
+                    "pruned filters that are kept or a checkpoint, or set rounds to 1 or more"
+                )
+        if self.schedule.rounds == 0 and self.sources:
+            raise ValueError("schedule.rounds 0 leaves the sources nobody to make images for: leave them out, or set rounds")
 
     def _refuse_missing_images(self) -> None:
         if self.replay.pinned is not None and self.collected is None:
@@ -272,6 +288,14 @@ class ExperimentConfig(Settings):
         settings = self.sources.get(source)
         named = None if settings is None else settings.opponent
         return self.student_name if named is None else named
+
+    def model_of(self, student: str) -> str:
+        """What a student's network is called."""
+        settings = self.students[student]
+        if settings.pruned is None:
+            assert settings.model is not None, "validated"
+            return settings.model
+        return f"{self.teacher.model} pruned by {settings.pruned.ratio:.0%}"
 
     def label_of(self, student: str) -> str:
         """What a student is called in messages: by its name if there is more than one."""

@@ -60,12 +60,12 @@ def diagnose(config: ExperimentConfig) -> Diagnosis:
         audit = found.attempt(lambda: builder.audit(config, teacher))
         if audit is not None:
             found.rows += [(f"teacher: {what}", finding) for what, finding in audit.table()]
-    for name, settings in config.students.items():
+    for name in config.students:
         student = found.attempt(partial(builder.build_student, config, None, name))
         if student is not None:
             size = count_params(student)
             times = f", {count_params(teacher.model) / size:.1f} times fewer than the teacher" if teacher is not None else ""
-            found.rows.append((f"student {name!r}", f"{settings.model}, {size:,} parameters{times}"))
+            found.rows.append((f"student {name!r}", f"{config.model_of(name)}, {size:,} parameters{times}"))
     found.rows += _buffer_rows(config)
     found.attempt(lambda: build_rate_limiters(config))
     device = found.attempt(lambda: builder.choose_device(config))

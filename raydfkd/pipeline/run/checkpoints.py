@@ -55,8 +55,13 @@ def folder_of(run: RunDir, step: int) -> Path:
     return run.checkpoints / f"step-{step:08d}"
 
 
+def student_path(folder: Path, name: str) -> Path:
+    """Path of a student's state in a checkpoint folder, or in ``RunDir.preparation``."""
+    return folder / STUDENTS / f"{name}.pt"
+
+
 def save_student(folder: Path, name: str, distiller: Distiller) -> None:
-    _save(folder / STUDENTS / f"{name}.pt", distiller.state_dict())
+    _save(student_path(folder, name), distiller.state_dict())
 
 
 def load_student(folder: Path, name: str, distiller: Distiller) -> None:
@@ -65,7 +70,7 @@ def load_student(folder: Path, name: str, distiller: Distiller) -> None:
     Raises:
         CheckpointError: the file is missing, damaged, or for a different network.
     """
-    state = _load(folder / STUDENTS / f"{name}.pt")
+    state = _load(student_path(folder, name))
     try:
         distiller.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:  # mismatched names, shapes or groups

@@ -102,8 +102,10 @@ class Exchange:
         if number is None:
             return NotYet("turn", f"batch {self.num_tickets} belongs to another generator")
         absent = [name for name in self.config.students if name not in self._attempts and name not in self._arrived]
-        if number >= self.config.schedule.warmup_batches and absent:
-            # Starting takes seconds; unrestricted generators would occupy its processors and fill the buffer needlessly.
+        in_warmup = number < self.config.schedule.warmup_batches
+        if absent and (not in_warmup or any(self.config.students[name].few_shot is not None for name in absent)):
+            # Starting takes seconds; unrestricted generators would occupy its processors and fill the buffer needlessly. The
+            # last warm-up batches may already be made against the student, as its few-shot training has made it.
             return NotYet("limiter", f"student {absent[0]!r} has not started yet")
         if self.config.schedule.batches_per_round == 0 and number >= self.config.schedule.warmup_batches:
             return NotYet("complete", "the pool is complete")

@@ -17,6 +17,7 @@ from raydfkd.pipeline.experiment.config import ExperimentConfig, generator_id, s
 from raydfkd.pipeline.run import checkpoints, collecting
 from raydfkd.pipeline.run.exchange import Exchange
 from raydfkd.pipeline.run.exchange_state import build_exchange, load_exchange, save_exchange
+from raydfkd.pipeline.run.few_shot_stage import run_few_shot_stage
 from raydfkd.pipeline.run.messages import NotYet, SampleRequest, Ticket
 from raydfkd.pipeline.run.recorder import Recorder
 from raydfkd.pipeline.run.student_loop import Batch, Emit, LoopHooks, StudentLoop
@@ -133,6 +134,9 @@ def run_local(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_
             checkpoints.load_student(resume_from, name, distiller)
     elif collected is not None and config.replay.pinned is not None:
         exchange.preload(collected, collected)
+    if resume_from is None:
+        for name, distiller in distillers.items():
+            run_few_shot_stage(config, run, name, distiller, recorder.emit)
     for name, distiller in distillers.items():
         exchange.register(name, 1, distiller.num_steps, exchange.student_versions[name])
     synthesis = LocalSynthesis(config, exchange, synthesizers, recorder.emit)
@@ -171,6 +175,8 @@ def _build_loop(
 
 def _alternate(loops: list[StudentLoop]) -> None:
     """Round by round; all students begin a round, handing over the last one's priorities, before any trains in it."""
+    for loop in loops:
+        loop.begin()
     begun = [loop.begin_round() for loop in loops]
     while all(begun):
         for loop in loops:

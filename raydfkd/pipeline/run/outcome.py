@@ -12,6 +12,7 @@ from torch import nn
 from raydfkd.distillation.distiller import Distiller
 from raydfkd.evaluation.accuracy import Evaluator
 from raydfkd.evaluation.held_out_agreement import HeldOutEvaluator
+from raydfkd.models.classifiers.pruning import widths_of
 from raydfkd.models.precision import autocast
 from raydfkd.models.shared_classifier import SharedClassifierStudent, describe_shared_classifier
 from raydfkd.models.teachers.teacher import FrozenTeacher, pixels_of
@@ -61,8 +62,9 @@ def finish(config: ExperimentConfig, run: RunDir, elapsed_s: float, device: torc
 
 def _save_student(config: ExperimentConfig, run: RunDir, name: str, distiller: Distiller) -> None:
     normalization = distiller.teacher.normalization
+    pruned = builder.pruned_filters(config, name, distiller.teacher)
     metadata = {
-        "model": config.students[name].model,
+        "model": config.teacher.model if pruned is not None else config.model_of(name),
         "num_classes": str(config.task.num_classes),
         "image_shape": str(list(config.task.image_shape)),
         "mean": str(normalization.mean.flatten().tolist()),
@@ -71,6 +73,8 @@ def _save_student(config: ExperimentConfig, run: RunDir, name: str, distiller: D
     classes = builder.class_names(config.teacher.weights)
     if classes is not None:
         metadata["classes"] = json.dumps(classes)
+    if pruned is not None:
+        metadata["pruned"] = widths_of(pruned)
     if isinstance(distiller.student, SharedClassifierStudent):
         metadata["shared_classifier"] = describe_shared_classifier(distiller.student)
     other = None if name == config.student_name else name
@@ -88,7 +92,7 @@ def _figures(
         last = evaluator.evaluate(normalized(distiller.teacher, distiller.student))
         ema = evaluator.evaluate(normalized(distiller.teacher, distiller.student_ema))
     return {
-        "model": config.students[name].model,
+        "model": config.model_of(name),
         "params": count_params(distiller.student),
         "metric_last": None if last is None else last.metric,
         "metric_ema": None if ema is None else ema.metric,

@@ -20,7 +20,12 @@ from raydfkd.pipeline.run.mlflow_log import MlflowLog
 from raydfkd.run_dir import MetricsWriter, RunDir
 
 GRID_ROWS, GRID_COLUMNS = 8, 16
-STAGES = {"preparation": "preparing", "synthesis": "filling the buffer", "distillation": "distilling"}
+STAGES = {
+    "few_shot": "few-shot stage",
+    "preparation": "preparing",
+    "synthesis": "filling the buffer",
+    "distillation": "distilling",
+}
 """Stages by the kind of record that marks their beginning, in order."""
 
 

@@ -134,9 +134,16 @@ class StudentLoop:
         Raises:
             RunFailedError: the student's loss is no longer a number, seen at most ``runtime.log_period_steps`` later.
         """
+        self.begin()
         while self.begin_round():
             self.play_round()
         self.end()
+
+    def begin(self) -> None:
+        """Measures a student that starts with more than random weights."""
+        starts_trained = self.settings.few_shot is not None or self.settings.keeps_filters
+        if starts_trained and self.distiller.num_steps == 0:
+            self._measure(0)
 
     def begin_round(self) -> bool:
         """Publishes the weights for the next round; False if there is none."""
@@ -165,7 +172,7 @@ class StudentLoop:
 
     def end(self) -> None:
         """Checkpoints the current state."""
-        if self.distiller.num_steps > self._restored_step:
+        if self.distiller.num_steps > self._restored_step or self.config.schedule.total_steps == 0:
             self._checkpoint(self.distiller.num_steps)
 
     def _checkpoint(self, step: int) -> None:
@@ -177,14 +184,16 @@ class StudentLoop:
         last = done == self.config.schedule.total_steps
         if self.leads and (last or done % self.config.runtime.log_period_steps == 0):
             self._log(done)
+        self._measure(done, last)
+
+    def _measure(self, done: int, last: bool = False) -> None:
+        """On the evaluation and the held-out images, where it is their time; this does not count as time of the student's."""
+        began = time.monotonic()
         if self.evaluator is not None and (last or done % self.config.evaluation_period_steps == 0):
-            began = time.monotonic()
             self._emit("evaluation", done, self.evaluate(self.evaluator))
-            self._last_log += time.monotonic() - began
         if self.held_out is not None and (last or done % self.config.held_out_period_steps == 0):
-            began = time.monotonic()
             self._emit("held_out", done, self.measure(self.held_out))
-            self._last_log += time.monotonic() - began
+        self._last_log += time.monotonic() - began
 
     def _emit(self, kind: str, done: int, values: dict[str, Any]) -> None:
         self.hooks.emit(kind, done, student=self.name, **values)

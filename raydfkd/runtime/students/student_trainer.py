@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import ray.train.torch
 import torch
 
 from raydfkd.distillation.distiller import Distiller
+from raydfkd.models import flat_weights
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.pipeline.run import checkpoints
+from raydfkd.pipeline.run.few_shot_stage import run_few_shot_stage
 from raydfkd.pipeline.run.messages import NotYet
 from raydfkd.pipeline.run.student_loop import LoopHooks, StudentLoop
 from raydfkd.runtime.calls import call
@@ -141,17 +144,22 @@ def _train(context: RunContext, student: str) -> None:
     device = builder.choose_device(config, "cpu" if assigned.type == "cpu" else str(assigned))
     distiller = builder.build_distiller(config, device, student)
     folder = run.latest_checkpoint()
+    replay, weights, coordinator = (context.actor(role) for role in ("replay", "weights", "coordinator"))
     if folder is not None:
         checkpoints.load_student(folder, student, distiller)
+    elif config.students[student].few_shot is not None:
+        run_few_shot_stage(config, run, student, distiller, partial(_emit, coordinator))
+        # Generators are admitted as soon as this student is registered, and must find these weights.
+        newest = flat_weights(distiller.student)
+        call(lambda: weights.publish.remote(newest, 0, student), config.runtime.wait_timeout_s, "the weight store")
     step = distiller.num_steps
     attempt = _begin_attempt(context, student, rank, world_size, step)
     if world_size > 1:
         distiller.wrap_learner(torch.nn.parallel.DistributedDataParallel)
-    replay, weights = context.actor("replay"), context.actor("weights")
     source = ReplayClient(config, replay, weights, attempt, rank, world_size, step, device, student)
     evaluator = builder.build_evaluator(config, distiller.teacher, device) if rank == 0 else None
     held_out = builder.build_held_out(config, distiller.teacher, device) if rank == 0 else None
-    stop = StopAsker(context.actor("coordinator"), rank, world_size, student)
+    stop = StopAsker(coordinator, rank, world_size, student)
     hooks = _hooks(context, student, distiller, source, stop)
     StudentLoop(config, distiller, source, hooks, evaluator, rank, held_out, student).run()
     _failure(context)  # Calls of one caller keep their order: once this returns, the coordinator has all records.
@@ -190,9 +198,6 @@ def _hooks(context: RunContext, student: str, distiller: Distiller, source: Repl
     timeout_s = context.config.runtime.wait_timeout_s
     coordinator, pool, replay = context.actor("coordinator"), context.actor("pool"), context.actor("replay")
 
-    def emit(kind: str, step: int, **values: Any) -> None:
-        coordinator.push.remote(kind, step, values)
-
     def meet(name: str, step: int) -> NotYet | None:
         answer: NotYet | None = call(lambda: replay.meet.remote(name, step, MEET_WAIT_S), timeout_s, "the replay actor")
         return answer
@@ -208,4 +213,8 @@ def _hooks(context: RunContext, student: str, distiller: Distiller, source: Repl
         if len(context.config.students) > 1:
             source.note_wait("student_wait_students_s", waited_s)
 
-    return LoopHooks(emit, save, stop)
+    return LoopHooks(partial(_emit, coordinator), save, stop)
+
+
+def _emit(coordinator: Any, kind: str, step: int, **values: Any) -> None:
+    coordinator.push.remote(kind, step, values)

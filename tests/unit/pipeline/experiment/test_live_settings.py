@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 import raydfkd
 from raydfkd.data.kinds.digits import DigitsConfig
+from raydfkd.distillation.config import PrunedConfig
 from raydfkd.errors import ConfigError
 from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
 from raydfkd.pipeline.experiment.config_errors import bare, model_choices
@@ -50,6 +51,10 @@ TREE: dict[str, Any] = {
 
 NEEDS: dict[str, list[str]] = {
     "sources.a.method": ["sources.a={method: fast, batch_size: 16}"],
+    **{
+        f"students.s.pruned.{name}": ["students.s.model=null", "students.s.pruned={ratio: 0.5}"]
+        for name in PrunedConfig.model_fields
+    },
     "students.s.optimizer.schedule": ["students.s.optimizer.warmup_steps=2"],
     "schedule.samples_per_insert": ["schedule.mode=decoupled", "schedule.error_buffer=500"],
     "schedule.error_buffer": ["schedule.mode=decoupled", "schedule.samples_per_insert=2"],
@@ -97,6 +102,8 @@ VALUES: dict[str, Any] = {
     "teacher.feature_layers": ["stem", "last"],
     "students.s.feature_layers": ["stem", "last"],
     "students.s.optimizer.milestones": [0.5],
+    "students.s.pruned.ratio": 0.25,
+    "students.s.pruned.layers": ["features.0"],
     "replay.synthetic.remover.kind": "lowest_priority",
     "replay.pinned.remover.kind": "lowest_priority",
     "schedule.error_buffer": 500,

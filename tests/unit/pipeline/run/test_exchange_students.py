@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from exchange_rig import SIZE, batch_of, cause
 
+from raydfkd.distillation.few_shot.netgraft import NetGraftConfig
 from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
 from raydfkd.pipeline.run.exchange import Exchange
 from raydfkd.pipeline.run.exchange_state import build_exchange, load_exchange, save_exchange
@@ -60,6 +61,17 @@ def make(exchange: Exchange, num: int) -> None:
 def reason(answer: Any) -> str:
     assert isinstance(answer, NotYet), answer
     return answer.reason
+
+
+def test_the_generators_wait_for_a_student_in_its_few_shot_training_from_their_first_batch_on() -> None:
+    """The last batches of the warm-up may be made against it."""
+    config = experiment()
+    trained = config.students["t"].model_copy(update={"few_shot": NetGraftConfig()})
+    exchange = build_exchange(config.model_copy(update={"students": {**config.students, "t": trained}}))
+    start(exchange, "s")
+    assert reason(admit(exchange)) == "student 't' has not started yet"
+    start(exchange, "t")
+    make(exchange, 2)
 
 
 def test_beyond_the_warm_up_the_generators_wait_for_every_student_to_start() -> None:
