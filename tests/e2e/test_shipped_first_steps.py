@@ -54,7 +54,9 @@ def with_small_networks(config: ExperimentConfig) -> list[str]:
     """Overrides by which small networks and images stand in; those of the runs on digits are small."""
     if is_small(config):
         return []
-    models = ["teacher.model=small_cnn_8", *students_of(config, "model=small_cnn_8")]
+    grafted = any(student.few_shot is not None and student.few_shot.kind == "netgraft" for student in config.students.values())
+    models = [f"teacher.model={'vgg8_bn' if grafted else 'small_cnn_8'}"]  # grafts are for VGG networks
+    models += [f"students.{name}.model=small_cnn_8" for name, student in config.students.items() if student.pruned is None]
     layers = [f"sources.{name}.instance_layers=null" for name, source in config.sources.items() if source.method == "cmi"]
     return [f"task.image_shape=[{config.task.image_shape[0]}, {SMALL}, {SMALL}]", *models, *layers]
 
@@ -69,6 +71,10 @@ def first_steps(run: Shipped, folder: Path, batch_size: int, networks: list[str]
         f"schedule={{mode: lockstep, rounds: 1, student_steps_per_round: 2, {batches}}}",
         *students_of(whole, f"batch_size={batch_size}", "optimizer.warmup_steps=1", ONE_THREAD),
     ]
+    for name, student in whole.students.items():
+        if student.few_shot is not None and student.few_shot.kind == "netgraft":
+            epochs = ("first_block_epochs", "block_epochs", "network_epochs")
+            short += [f"students.{name}.few_shot.{setting}=1" for setting in epochs]
     if source is not None:
         short += [f"sources.{source}.{setting}" for setting in (f"batch_size={batch_size}", ONE_THREAD, *TINY[method])]
         short += rendered_small(whole, source)

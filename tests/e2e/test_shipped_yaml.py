@@ -53,7 +53,7 @@ from raydfkd.testing.command import run_command
 
 COUNTS = {
     "smoke": 9, "sweeps": 3, "teachers": 1,
-    "cde/table1": 70, "cde/table2": 12, "cde/table3": 30, "cde/table4": 2, "cde/figure4": 10,
+    "cde/table1": 70, "cde/table2": 12, "cde/table3": 30, "cde/table4": 12, "cde/figure4": 10,
     "ssdkd/table1": 10, "ssdkd/table2": 10, "ssdkd/table4": 24, "ssdkd/figure1": 6, "ssdkd/figure4": 15,
     "hidfd/table1": 28, "hidfd/table2": 32, "hidfd/table3": 8, "hidfd/figure2a": 5, "hidfd/figure2b": 5, "hidfd/figure2c": 5,
     "hidfd/figure2d": 2, "hidfd/figure_a3_q": 5, "hidfd/figure_a3_gamma": 5,
