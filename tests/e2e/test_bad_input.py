@@ -118,7 +118,7 @@ def check_refusal(done: Finished) -> None:
         pytest.param(["schedule.roundz=3"], "unknown key schedule.roundz: did you mean 'rounds'", id="unknown key"),
         pytest.param(["sources.inversion.steps=3"], "or 'steps_per_batch'?", id="unknown key of a method"),
         pytest.param(["schedule.rounds=many"], "schedule.rounds is 'many': it must be a valid integer", id="wrong type"),
-        pytest.param(["schedule.rounds=0"], "schedule.rounds is 0: it must be greater than", id="out of range"),
+        pytest.param(["schedule.rounds=-1"], "schedule.rounds is -1: it must be greater than", id="out of range"),
         pytest.param(["students=null"], "students is None", id="null for a map"),
         pytest.param(["schedule.rounds"], "not of the form key.subkey=value", id="no value"),
         pytest.param(["sources.inversion.method=ssdk"], "did you mean 'ssdkd'", id="unknown method"),

@@ -71,8 +71,9 @@ def report(
 
 
 def methods() -> None:
-    """List the synthesis methods, the objectives and the ways to condense a data set."""
+    """List the synthesis methods, the objectives, the few-shot methods and the ways to condense a data set."""
     from raydfkd.data.condensation import CONDENSERS
+    from raydfkd.distillation.few_shot import FEW_SHOT
     from raydfkd.distillation.objectives import OBJECTIVES
     from raydfkd.synthesis.methods import METHODS
 
@@ -91,6 +92,7 @@ def methods() -> None:
     typer.echo(render(("method", "what it is", "paper or package", "needs"), rows))
     for heading, column, registry in (
         ("Distillation objectives (students.*.objective.kind)", "objective", OBJECTIVES),
+        ("Few-shot methods (students.*.few_shot.kind)", "method", FEW_SHOT),
         ("Condensation methods (raydfkd condense --method)", "method", CONDENSERS),
     ):
         entries = [(name, registry.get(name)) for name in registry]
