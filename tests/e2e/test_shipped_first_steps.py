@@ -154,15 +154,28 @@ def test_the_first_steps_of_each_kind_of_run_with_small_networks(part: str, each
     check_each([run for run in KINDS if run.part == part], start)
 
 
-def networks_of(run: Shipped) -> object:
-    """What the full-size steps are tried once for: methods, objective and augmentation with the networks that they meet."""
+def meetings(run: Shipped) -> set[object]:
+    """What the full-size steps are tried for: each method with each teacher, each objective with each pair of networks."""
     config: ExperimentConfig = run.config
-    methods = tuple(sorted(source.method for source in config.sources.values()))
-    students = tuple((student.model, student.objective.kind) for student in config.students.values())
-    return methods, config.teacher.model, students, config.task.image_shape
+    teacher, shape = config.teacher.model, config.task.image_shape
+    methods = {(source.method, teacher, shape) for source in config.sources.values()}
+    return methods | {
+        (student.objective.kind, teacher, config.model_of(name), shape) for name, student in config.students.items()
+    }
 
 
-FULL_SIZE = one_of_each([run for run in RUNS if not is_small(run.config)], networks_of)
+def with_new_meetings(runs: list[Shipped]) -> list[Shipped]:
+    """The runs in which something meets for the first time."""
+    met: set[object] = set()
+    chosen = []
+    for run in runs:
+        if not meetings(run) <= met:
+            chosen.append(run)
+            met |= meetings(run)
+    return chosen
+
+
+FULL_SIZE = with_new_meetings([run for run in RUNS if not is_small(run.config)])
 
 
 @pytest.mark.slow
