@@ -17,7 +17,7 @@ from raydfkd.errors import DataError
 from raydfkd.models.teachers.teacher import FrozenTeacher
 from raydfkd.replay.arrow import from_parquet
 from raydfkd.tasks.task import Task
-from raydfkd.types import SyntheticBatch
+from raydfkd.types import Judgement, SyntheticBatch
 
 CHUNK = 500
 """Images per forward pass of the teacher."""
@@ -82,29 +82,39 @@ def collect(
     else:
         everything = load_unlabelled(config.dataset, teacher.image_shape)
     found = _left_over(everything, config.exclude)
-    judgement = task.judge_all(teacher.to(device), found.images, device, bf16, CHUNK)
-    classes = found.labels if labelled else judgement.classes
-    rng = np.random.default_rng(seed)
-    chosen = np.arange(len(found))
-    if config.num_images is not None:
-        if config.balanced:
-            chosen = select_balanced(classes, teacher.num_classes, config.num_images, seed)
-        elif config.imbalance is None:
-            chosen = np.sort(rng.permutation(len(found))[: config.num_images])
-        else:
-            chosen = _long_tail(classes, teacher.num_classes, config.num_images, config.imbalance, rng)
+
+    def judged(images: np.ndarray) -> Judgement:
+        return task.judge_all(teacher.to(device), images, device, bf16, CHUNK)
+
+    by_class = config.balanced or config.imbalance is not None
+    everyone = judged(found.images) if by_class and not labelled else None  # otherwise only the chosen ones need the teacher
+    classes = found.labels if everyone is None else everyone.classes
+    chosen = _chosen(config, classes, teacher.num_classes, seed)
     if len(chosen) < 2:
         raise DataError(
             f"{found.source} gives {len(chosen)} image to train on: collect at least two, ideally some of every class"
         )
+    judgement = judged(found.images[chosen]) if everyone is None else everyone.take(chosen)
     batch = SyntheticBatch.of_judgement(
-        judgement.take(chosen),
+        judgement,
         images=found.images[chosen],
-        targets=classes[chosen].astype(np.int64),
+        targets=(classes[chosen] if labelled else judgement.classes).astype(np.int64),
         source="collected",
         generator_id="collected",
     )
     return CollectedImages(batch, teacher.num_classes, found.num_skipped, config.original_size)
+
+
+def _chosen(config: CollectedConfig, classes: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
+    """Row numbers, int64; ``classes`` [N] counts only where the choice is by class."""
+    rng = np.random.default_rng(seed)
+    if config.num_images is None:
+        return np.arange(len(classes))
+    if config.balanced:
+        return select_balanced(classes, num_classes, config.num_images, seed)
+    if config.imbalance is None:
+        return np.sort(rng.permutation(len(classes))[: config.num_images])
+    return _long_tail(classes, num_classes, config.num_images, config.imbalance, rng)
 
 
 def _left_over(found: ImageDataset, exclude: Path | None) -> ImageDataset:

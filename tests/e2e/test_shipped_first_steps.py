@@ -107,7 +107,8 @@ def of_stand_in_images(config: ExperimentConfig, folder: Path) -> list[str]:
     Where each class needs images of its own, two of each of scikit-learn's digits.
     """
     if config.collected.labels == "dataset":
-        digits = "{dataset: {kind: digits, split: train, convert: true}, labels: dataset, num_images: 20, balanced: true}"
+        digits = "{kind: digits, split: train, convert: true, max_images: 200}"
+        digits = f"{{dataset: {digits}, labels: dataset, num_images: 20, balanced: true}}"
         return [f"collected={digits}", "replay.pinned.capacity=20", "task.num_classes=10"]
     settings = config.collected.model_dump(mode="json", include={"balanced", "imbalance", "num_images"})
     number = 8 if settings["num_images"] is None else 40
