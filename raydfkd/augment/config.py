@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from raydfkd.settings import Settings
 
+SiameseOperation = Literal["color", "crop", "cutout", "flip", "scale", "rotate"]
+SIAMESE_OPERATIONS: tuple[SiameseOperation, ...] = get_args(SiameseOperation)
 MAX_MAGNITUDE = 30
 """RandAugment's strongest magnitude: that of each operation grows evenly from nothing at 0 to its own most at 30."""
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from raydfkd.augment.crop_flip import random_crop_flip
+from raydfkd.augment.erasing import fill_boxes
 
 Operation = Literal["color", "translation", "cutout"]
 
@@ -35,9 +36,13 @@ def diff_augment(images: Tensor, policy: Sequence[Operation], generator: torch.G
 
 def random_color(images: Tensor, generator: torch.Generator) -> Tensor:
     """Brightness plus U(-.25,.25); saturation times U(0,2) about a pixel's mean; contrast times U(.5,1.5) about the image's."""
-    draws_3B = torch.rand(3, len(images), generator=generator).to(images.device)
+    return change_color(images, torch.rand(3, len(images), generator=generator).to(images.device), BRIGHTNESS)
+
+
+def change_color(images: Tensor, draws_3B: Tensor, most: float) -> Tensor:
+    """Brightness plus U(-most,most), then saturation and contrast as above, from draws of U(0,1) for each image."""
     brightness, saturation, contrast = (draws.view(-1, 1, 1, 1) for draws in draws_3B)
-    images = images + (2 * brightness - 1) * BRIGHTNESS
+    images = images + (2 * brightness - 1) * most
     grey = images.mean(1, keepdim=True)
     images = grey + (images - grey) * 2 * saturation
     mean = images.mean((1, 2, 3), keepdim=True)
@@ -56,9 +61,7 @@ def random_cutout(images: Tensor, generator: torch.Generator) -> Tensor:
     top, left = (
         (torch.randint(length, (num, 1), generator=generator) - side // 2).to(images.device) for length in (height, width)
     )
-    y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
-    inside_BH, inside_BW = (y >= top) & (y < top + side), (x >= left) & (x < left + side)
-    return images.masked_fill((inside_BH[:, :, None] & inside_BW[:, None, :])[:, None], GREY)
+    return fill_boxes(images, top, left, side, side, GREY)
 
 
 _OPERATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {

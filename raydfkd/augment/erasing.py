@@ -27,10 +27,14 @@ def random_erasing(images: Tensor, probability: float, generator: torch.Generato
     boxes_B4, fits_B = draw_boxes(num, height, width, generator)
     boxes = torch.where((chosen_B & fits_B)[:, None], boxes_B4, 0).to(images.device)
     top, left, rows, columns = (boxes[:, i, None] for i in range(4))
-    y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
-    inside_BH = (y >= top) & (y < top + rows)
-    inside_BW = (x >= left) & (x < left + columns)
-    return images.masked_fill((inside_BH[:, :, None] & inside_BW[:, None, :])[:, None], 0.0)
+    return fill_boxes(images, top, left, rows, columns, 0.0)
+
+
+def fill_boxes(images: Tensor, top: Tensor, left: Tensor, rows: Tensor | int, columns: Tensor | int, value: float) -> Tensor:
+    """One rectangle of each image, or the part of it that lies in the image, filled with a value; places are [B,1]."""
+    y, x = (torch.arange(length, device=images.device) for length in images.shape[2:])
+    inside_BH, inside_BW = (y >= top) & (y < top + rows), (x >= left) & (x < left + columns)
+    return images.masked_fill((inside_BH[:, :, None] & inside_BW[:, None, :])[:, None], value)
 
 
 def draw_boxes(num: int, height: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

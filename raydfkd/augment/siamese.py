@@ -9,15 +9,15 @@ from outside or is cut out, 0, is the mean colour.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from raydfkd.augment.config import SIAMESE_OPERATIONS, SiameseOperation
+from raydfkd.augment.diff_augment import change_color
+from raydfkd.augment.erasing import fill_boxes
 from raydfkd.augment.geometry import affine, rotate, translate
 
-SiameseOperation = Literal["color", "crop", "cutout", "flip", "scale", "rotate"]
-OPERATIONS: tuple[SiameseOperation, ...] = get_args(SiameseOperation)
 BRIGHTNESS = 0.5
 """Greatest change of all values of an image."""
 SHIFT = 0.125
@@ -44,7 +44,7 @@ class SiameseDraw:
 
 
 def draw_siamese(
-    generator: torch.Generator, count: int = 1, operations: tuple[SiameseOperation, ...] = OPERATIONS
+    generator: torch.Generator, count: int = 1, operations: tuple[SiameseOperation, ...] = SIAMESE_OPERATIONS
 ) -> SiameseDraw:
     """A random operation, with parameters for ``count`` images (1: shared by all), from a CPU generator."""
     number = int(torch.randint(len(operations), (), generator=generator))
@@ -64,12 +64,7 @@ def siamese_augment(images: Tensor, draw: SiameseDraw) -> Tensor:
 
 def _color(images: Tensor, values_B3: Tensor) -> Tensor:
     """Brightness plus U(-.5,.5); saturation times U(0,2) about a pixel's mean; contrast times U(.5,1.5) about the image's."""
-    brightness, saturation, contrast = (values.view(-1, 1, 1, 1) for values in values_B3.unbind(1))
-    images = images + (2 * brightness - 1) * BRIGHTNESS
-    grey = images.mean(1, keepdim=True)
-    images = grey + (images - grey) * 2 * saturation
-    mean = images.mean((1, 2, 3), keepdim=True)
-    return mean + (images - mean) * (0.5 + contrast)
+    return change_color(images, values_B3.T, BRIGHTNESS)
 
 
 def _crop(images: Tensor, values_B3: Tensor) -> Tensor:
@@ -80,13 +75,13 @@ def _crop(images: Tensor, values_B3: Tensor) -> Tensor:
 
 
 def _cutout(images: Tensor, values_B3: Tensor) -> Tensor:
-    inside = []
-    for axis, side in enumerate(images.shape[2:]):
-        size = int(CUTOUT * side + 0.5)
-        first = ((values_B3[:, axis] * (side + (1 - size % 2))).floor() - size // 2)[:, None]
-        places = torch.arange(side, device=images.device)
-        inside.append((places >= first) & (places < first + size))
-    return images.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0.0)
+    sides = images.shape[2:]
+    rows, columns = sizes = [int(CUTOUT * side + 0.5) for side in sides]
+    top, left = (
+        ((values_B3[:, axis] * (side + (1 - size % 2))).floor() - size // 2)[:, None]
+        for axis, (side, size) in enumerate(zip(sides, sizes, strict=True))
+    )
+    return fill_boxes(images, top, left, rows, columns, 0.0)
 
 
 def _flip(images: Tensor, values_B3: Tensor) -> Tensor:

@@ -187,11 +187,10 @@ def _labelled(data: str, like: CondensedSet) -> Any:
 
 
 def _measured(sets: dict[str, CondensedSet], condensed: CondensedSet, dataset: str, recipe: Any) -> dict[str, list[float]]:
-    import torch
-
     from raydfkd.pipeline.condensation.evaluation import accuracies
+    from raydfkd.pipeline.experiment.builder import device_of
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of("auto")
     test = _labelled(dataset, condensed)
     mean, std = (tuple(condensed.about[name]) for name in ("mean", "std"))
     measured = {}
@@ -224,6 +223,7 @@ def _amount(size: float) -> str:
 
 
 def _announce(estimate: Estimate) -> None:
-    hours = estimate.hours
-    spent = f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"
+    from raydfkd.report.result_rows import format_duration
+
+    spent = format_duration(3600 * estimate.hours)
     typer.echo(f"about {spent} and {_amount(estimate.peak_bytes)} of memory for each worker, judged by its first tasks")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from raydfkd.augment.config import SIAMESE_OPERATIONS, SiameseOperation
 from raydfkd.deferred import deferred
 from raydfkd.errors import ConfigError, DataError
 from raydfkd.run_dir import write_atomically
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
 else:
     torch, catalog, siamese = deferred("torch"), deferred("raydfkd.models.catalog"), deferred("raydfkd.augment.siamese")
 
-Operation = Literal["color", "crop", "cutout", "flip", "scale", "rotate"]
-OPERATIONS: tuple[Operation, ...] = ("color", "crop", "cutout", "flip", "scale", "rotate")
-
 
 class CondenserConfig(Settings):
     """What all condensation methods have: how images start, move and are augmented."""
@@ -49,7 +47,7 @@ class CondenserConfig(Settings):
     """SGD momentum of the images."""
     real_batch_size: int = Field(256, ge=1)
     """Real images of a batch; of a class for dm and dsa."""
-    augmentation: tuple[Operation, ...] = OPERATIONS
+    augmentation: tuple[SiameseOperation, ...] = SIAMESE_OPERATIONS
     """Operations of the siamese augmentation, one of which is drawn each time; none for no augmentation."""
 
 

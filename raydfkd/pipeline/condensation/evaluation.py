@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from raydfkd.augment.siamese import OPERATIONS, SiameseOperation, draw_siamese, siamese_augment
+from raydfkd.augment.config import SIAMESE_OPERATIONS, SiameseOperation
+from raydfkd.augment.siamese import draw_siamese, siamese_augment
 from raydfkd.data.condensation.condensed_set import CondensedSet
 from raydfkd.data.condensation.condenser import batches
 from raydfkd.data.datasets import ImageDataset
@@ -44,7 +45,7 @@ class Recipe:
     network: str
     networks: int = 5
     epochs: int = 1000
-    operations: tuple[SiameseOperation, ...] = OPERATIONS
+    operations: tuple[SiameseOperation, ...] = SIAMESE_OPERATIONS
     seed: int = 0
 
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from raydfkd.augment.siamese import OPERATIONS, SiameseDraw, SiameseOperation, draw_siamese, siamese_augment
+from raydfkd.augment.config import SIAMESE_OPERATIONS as OPERATIONS
+from raydfkd.augment.config import SiameseOperation
+from raydfkd.augment.siamese import SiameseDraw, draw_siamese, siamese_augment
 
 
 def rng(seed: int = 0) -> torch.Generator:
