@@ -9,8 +9,8 @@ Where the paper is silent: the discriminator's optimizer is Adam with CMI's rate
 mean feature of the class as in AFHN, from which the paper takes the network; a synthetic image's class is the one its own
 method aims at (Eq. 3's pseudo-label, which the paper's text leaves to the teacher), and the teacher's prediction for a method
 without targets. What alignment costs is a pass of its own through the teacher, because the method's own pass must not see
-DiffAugment, which would spoil its BatchNorm statistics: FastDFKD on a WRN-16-2 takes 1.4 times as long where a step aligns its
-whole batch, as in the paper, and 1.2 times with half of it (``share``).
+DiffAugment, which would spoil its BatchNorm statistics. The collected images cost little beside it: the teacher is frozen, so
+that the features of their augmented views are kept, and an eighth of those that a step draws is computed anew.
 
 Besides its losses a step reports the share of each of the discriminator's three kinds of input that it told right before it
 learned from them, and the distance between synthetic and collected images' features (``losses.frechet``), both of them as the
@@ -50,7 +50,11 @@ else:
     feature_discriminator = deferred("raydfkd.models.discriminators.feature_discriminator")
 
 CHUNK = 500
-"""Prototypes per forward pass of the teacher when their class means are computed."""
+"""Prototypes per forward pass of the teacher before the first step."""
+NUM_VIEWS = 4096
+"""Augmented views of prototypes whose features are kept; of more prototypes than this, one view each."""
+RENEWAL = 8
+"""One in so many of the views that a step draws is augmented and taken through the teacher anew."""
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -111,11 +115,15 @@ class FeatureAlignment:
         self._capture = feature_reader(teacher, config.layer)
         self._images = torch.from_numpy(np.array(prototypes.images)).to(device)
         self._classes = torch.from_numpy(classes_of(prototypes).astype(np.int64)).to(device)
-        with torch.no_grad():
-            features_NF = torch.cat([self._features(images.float().div(255)) for images in self._images.split(CHUNK)])
+        features_NF = self._of_prototypes(torch.arange(len(self._images)), augmented=False)
         self.codes_KE = torch.eye(teacher.num_classes, device=device)
         if config.class_code == "class_mean":
             self.codes_KE = torch.stack([features_NF[self._classes == k].mean(0) for k in range(teacher.num_classes)])
+        self._prototype_of_view = torch.arange(len(self._images))
+        self._views = features_NF
+        if config.augmentation:
+            self._prototype_of_view = self._prototype_of_view.repeat(max(1, NUM_VIEWS // len(self._images)))
+            self._views = self._of_prototypes(self._prototype_of_view, augmented=True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             sizes = (features_NF.shape[1], self.codes_KE.shape[1], config.hidden_dim)
@@ -147,10 +155,12 @@ class FeatureAlignment:
 
     def _train(self, synthetic_BF: Tensor, classes: Tensor) -> dict[str, Tensor]:
         """One update of the discriminator; its loss and accuracies before it, and ``feature_distance``, detached."""
-        chosen = torch.randint(len(self._images), (len(classes),), generator=self.rng).to(self.device)
-        with torch.no_grad():
-            real_BF = self._seen(self._images[chosen].float().div(255))
-        theirs, num_classes = self._classes[chosen], len(self.codes_KE)
+        drawn = torch.randint(len(self._views), (len(classes),), generator=self.rng)
+        if self.config.augmentation:
+            renewed = drawn[::RENEWAL]
+            self._views[renewed.to(self.device)] = self._of_prototypes(self._prototype_of_view[renewed], augmented=True)
+        real_BF = self._views[drawn.to(self.device)]
+        theirs, num_classes = self._classes[self._prototype_of_view[drawn].to(self.device)], len(self.codes_KE)
         # A class other than the image's own, all equally likely.
         others = (theirs + torch.randint(1, num_classes, (len(theirs),), generator=self.rng).to(self.device)) % num_classes
         codes = self.codes_KE[torch.cat([theirs, classes, others])]
@@ -168,6 +178,12 @@ class FeatureAlignment:
             "feature_distance": frechet.class_frechet_distance(synthetic_BF, classes, real_BF, theirs, num_classes),
         }
 
+    @torch.no_grad()
+    def _of_prototypes(self, rows: Tensor, augmented: bool) -> Tensor:
+        """Features [N,F] of the prototypes at ``rows`` (int64 [N] on the CPU), each through DiffAugment or as it is."""
+        read = self._seen if augmented else self._features
+        return torch.cat([read(self._images[some.to(self.device)].float().div(255)) for some in rows.split(CHUNK)])
+
     def _seen(self, images: Tensor) -> Tensor:
         """Features of images through DiffAugment."""
         return self._features(diff_augment.diff_augment(images, self.config.augmentation, self.rng))
@@ -182,12 +198,14 @@ class FeatureAlignment:
         return {
             "discriminator": self.discriminator.state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            "views": self._views,
             "rng": self.rng.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.discriminator.load_state_dict(state["discriminator"])
         weight_files.load_optimizer(self._optimizer, state["optimizer"])
+        self._views = state["views"].to(self.device, copy=True)
         self.rng.set_state(state["rng"].cpu())
 
 

@@ -188,6 +188,20 @@ def test_the_discriminator_learns_real_from_synthetic_and_class_from_class() -> 
     np.testing.assert_array_equal(theirs, prototypes().targets[rows])
 
 
+@pytest.mark.parametrize(("augmentation", "through_the_teacher"), [(("cutout",), [16, 2]), ((), [16])])
+def test_a_step_takes_its_images_and_an_eighth_as_many_views_of_prototypes_through_the_teacher(
+    augmentation: tuple[str, ...], through_the_teacher: list[int]
+) -> None:
+    """Only the features of these views change; of prototypes as they are there is nothing to renew."""
+    alignment, passes = aligner(build_teacher(), prototypes(), **ON, augmentation=augmentation), []
+    views = alignment._views.clone()
+    alignment._capture.model.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+    alignment.terms(torch.rand(16, *SHAPE), torch.arange(16) % CLASSES)
+    assert passes == through_the_teacher
+    changed = (alignment._views != views).any(1).sum()
+    assert 0 < changed <= 2 if augmentation else changed == 0
+
+
 @pytest.mark.parametrize(("share", "aligned"), [(1.0, 12), (0.5, 6), (0.01, 1)])
 def test_a_step_aligns_its_share(share: float, aligned: int) -> None:
     images = torch.rand(12, *SHAPE, requires_grad=True)
