@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 from raydfkd.augment.config import AugmentationConfig
 
 if TYPE_CHECKING:
-    from raydfkd.augment.crop_flip import random_crop_flip
+    from raydfkd.augment.crop_flip import random_crop_flip, random_roll_flip
     from raydfkd.augment.levels import BatchAugmentation
     from raydfkd.augment.resized_crop import random_resized_crop_flip
 
-__all__ = ["AugmentationConfig", "BatchAugmentation", "random_crop_flip", "random_resized_crop_flip"]
+__all__ = ["AugmentationConfig", "BatchAugmentation", "random_crop_flip", "random_resized_crop_flip", "random_roll_flip"]
 
 _LAZY = {
     "random_crop_flip": "raydfkd.augment.crop_flip",
     "random_resized_crop_flip": "raydfkd.augment.resized_crop",
+    "random_roll_flip": "raydfkd.augment.crop_flip",
     "BatchAugmentation": "raydfkd.augment.levels",
 }
 

@@ -1,4 +1,4 @@
-"""Random crop with zero padding, and horizontal flip, of a whole batch at once."""
+"""Random crop with zero padding, or roll, and horizontal flip, of a whole batch at once."""
 
 from __future__ import annotations
 
@@ -23,14 +23,34 @@ def random_crop_flip(images_BCHW: Tensor, padding: int, flip: bool, generator: t
     """
     if padding == 0 and not flip:
         return images_BCHW
-    num, channels, height, width = images_BCHW.shape
-    offsets_2B = torch.randint(0, 2 * padding + 1, (2, num), generator=generator)
+    rows_BH, columns_BW = _places(images_BCHW, padding, flip, generator)
+    return _take(F.pad(images_BCHW, [padding] * 4), rows_BH, columns_BW)
+
+
+def random_roll_flip(images_BCHW: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """As ``random_crop_flip``, but what leaves an image on one side comes in on the other (DeepInversion's jitter)."""
+    if shift == 0 and not flip:
+        return images_BCHW
+    rows_BH, columns_BW = _places(images_BCHW, shift, flip, generator)
+    height, width = images_BCHW.shape[2:]
+    return _take(images_BCHW, (rows_BH - shift) % height, (columns_BW - shift) % width)
+
+
+def _places(images_BCHW: Tensor, most: int, flip: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Which row [B,H] and column [B,W], counted from ``most`` before the first, each pixel comes from."""
+    num, _, height, width = images_BCHW.shape
+    offsets_2B = torch.randint(0, 2 * most + 1, (2, num), generator=generator)
     rows_BH = torch.arange(height) + offsets_2B[0, :, None]
     columns_BW = torch.arange(width) + offsets_2B[1, :, None]
     if flip:
         flipped_B = torch.rand(num, generator=generator) < 0.5
         columns_BW = torch.where(flipped_B[:, None], columns_BW.flip(1), columns_BW)
-    index_BP = (rows_BH[:, :, None] * (width + 2 * padding) + columns_BW[:, None, :]).reshape(num, 1, height * width)
-    padded_BCP = F.pad(images_BCHW, [padding] * 4).reshape(num, channels, -1)
-    index_BCP = index_BP.to(images_BCHW.device, non_blocking=True).expand(-1, channels, -1)
-    return padded_BCP.gather(2, index_BCP).reshape(num, channels, height, width)
+    return rows_BH, columns_BW
+
+
+def _take(images_BCHW: Tensor, rows_BH: Tensor, columns_BW: Tensor) -> Tensor:
+    """[B,C,rows,columns] of the pixels at these rows and columns, as one gather."""
+    num, channels, _, width = images_BCHW.shape
+    index_BHW = rows_BH[:, :, None] * width + columns_BW[:, None, :]
+    index_BCP = index_BHW.reshape(num, 1, -1).to(images_BCHW.device, non_blocking=True).expand(-1, channels, -1)
+    return images_BCHW.reshape(num, channels, -1).gather(2, index_BCP).reshape(num, channels, *index_BHW.shape[1:])

@@ -20,17 +20,31 @@ Statistics = Sequence[tuple[Tensor, Tensor]]
 """(mean [C_l], variance [C_l]) of each layer."""
 
 
-def bn_loss(batch: Statistics, running: Statistics) -> Tensor:
+def bn_loss(batch: Statistics, running: Statistics, first_weight: float = 1.0) -> Tensor:
     """Distance of the batch's statistics from the teacher's running statistics.
 
     sum_l ||M_l - mu_l||_2 + ||V_l - sigma^2_l||_2, norms not squared and not divided by the width
-    (DeepInversion, arXiv 1912.08795, in the form of FastDFKD; SSD-KD Eq. 1).
+    (DeepInversion, arXiv 1912.08795, in the form of FastDFKD; SSD-KD Eq. 1). ``first_weight`` multiplies the first layer's
+    term (10 in DeepInversion's ImageNet code).
     """
     terms = [
         torch.linalg.vector_norm(running_mean - mean) + torch.linalg.vector_norm(running_variance - variance)
         for (mean, variance), (running_mean, running_variance) in zip(batch, running, strict=True)
     ]
-    return torch.stack(terms).sum()
+    return torch.stack([first_weight * terms[0], *terms[1:]]).sum()
+
+
+def total_variation(images_BCHW: Tensor) -> Tensor:
+    """Sum of the norms of a batch's differences of neighbours: across, down and along both diagonals (DeepInversion's L_TV).
+
+    One norm is over the whole batch, as in the published code, to which the published weights belong: a batch of four times
+    as many images has twice the loss.
+    """
+    across = images_BCHW[..., :-1] - images_BCHW[..., 1:]
+    down = images_BCHW[..., :-1, :] - images_BCHW[..., 1:, :]
+    falling = images_BCHW[..., :-1, :-1] - images_BCHW[..., 1:, 1:]
+    rising = images_BCHW[..., 1:, :-1] - images_BCHW[..., :-1, 1:]
+    return torch.stack([torch.linalg.vector_norm(difference) for difference in (across, down, falling, rising)]).sum()
 
 
 def smoothed_statistics(batch: Statistics, average: Statistics, momentum: float) -> list[tuple[Tensor, Tensor]]:
@@ -122,15 +136,14 @@ def activation_loss(features_BF: Tensor) -> Tensor:
 
 
 def disagreement_loss(student_logits_BK: Tensor, teacher_logits_BK: Tensor) -> Tensor:
-    """1 - JS: rewards images on which student and teacher differ (PRE-DFKD, Binici et al., AAAI 2022, from DeepInversion).
+    """1 - JS: rewards images on which student and teacher differ (Adaptive DeepInversion; PRE-DFKD, Binici et al., AAAI 2022).
 
     With P and Q the softmaxes at temperature 3 and M = (P + Q) / 2, all clamped to [.01,.99], JS is half the mean over all
     elements of M (log M - log P), plus the same of Q, clamped to [0,1]. This is the published code: the Jensen-Shannon
-    divergence itself has the arguments the other way round (P (log P - log M)), no clamps, and sums over classes. The teacher
-    is a constant, so that images are not pushed to where the teacher is odd but to where the student is.
+    divergence itself has the arguments the other way round (P (log P - log M)), no clamps, and sums over classes.
     """
     student_BK = (student_logits_BK.float() / 3).softmax(1)
-    teacher_BK = (teacher_logits_BK.detach().float() / 3).softmax(1)
+    teacher_BK = (teacher_logits_BK.float() / 3).softmax(1)
     mean_BK = ((student_BK + teacher_BK) / 2).clamp(0.01, 0.99)
     halves = [
         0.5 * (mean_BK * (mean_BK.log() - each_BK.clamp(0.01, 0.99).log())).mean() for each_BK in (student_BK, teacher_BK)

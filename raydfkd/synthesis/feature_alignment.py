@@ -178,11 +178,11 @@ class FeatureAlignment:
             "feature_distance": frechet.class_frechet_distance(synthetic_BF, classes, real_BF, theirs, num_classes),
         }
 
-    @torch.no_grad()
     def _of_prototypes(self, rows: Tensor, augmented: bool) -> Tensor:
         """Features [N,F] of the prototypes at ``rows`` (int64 [N] on the CPU), each through DiffAugment or as it is."""
         read = self._seen if augmented else self._features
-        return torch.cat([read(self._images[some.to(self.device)].float().div(255)) for some in rows.split(CHUNK)])
+        with torch.no_grad():
+            return torch.cat([read(self._images[some.to(self.device)].float().div(255)) for some in rows.split(CHUNK)])
 
     def _seen(self, images: Tensor) -> Tensor:
         """Features of images through DiffAugment."""

@@ -10,6 +10,7 @@ from raydfkd.synthesis.method import Method, SynthesisConfig
 METHODS: Registry[Method] = Registry("method", Method, "raydfkd.methods")
 METHODS.add("fast", "raydfkd.synthesis.fast:METHOD")
 METHODS.add("ssdkd", "raydfkd.synthesis.ssdkd:METHOD")
+METHODS.add("deep_inversion", "raydfkd.synthesis.deep_inversion:METHOD")
 METHODS.add("cmi", "raydfkd.synthesis.cmi:METHOD")
 METHODS.add("predfkd", "raydfkd.synthesis.predfkd:METHOD")
 METHODS.add("hidfd", "raydfkd.synthesis.hidfd:METHOD")

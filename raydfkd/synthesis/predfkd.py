@@ -160,7 +160,8 @@ class PreDFKDSynthesizer(InversionSynthesizer):
         terms = {
             "one_hot_loss": inversion.one_hot_loss(teacher_logits, teacher_logits.argmax(1)),
             "entropy_loss": inversion.negative_batch_entropy(teacher_logits),
-            "disagreement_loss": inversion.disagreement_loss(student_logits, teacher_logits),
+            # Not through the teacher: images are pushed to where the student is odd, not to where the teacher is.
+            "disagreement_loss": inversion.disagreement_loss(student_logits, teacher_logits.detach()),
         }
         loss = self._matching(terms) + config.disagreement_weight * terms["disagreement_loss"]
         if features is not None:

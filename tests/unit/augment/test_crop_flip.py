@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
 
-from raydfkd.augment import random_crop_flip
+from raydfkd.augment import random_crop_flip, random_roll_flip
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -99,3 +101,17 @@ def test_the_gradient_is_the_scatter_of_the_forward(padding: int, flip: bool) ->
     expected = torch.zeros(numbers.numel() + 1, dtype=torch.float64).index_add_(0, sources.flatten(), upstream.flatten())
     assert images.grad is not None
     torch.testing.assert_close(images.grad, expected[1:].view(shape), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_roll_loses_no_pixel_and_moves_by_no_more_than_the_shift(flip: bool) -> None:
+    images = torch.arange(200 * 20).float().view(200, 1, 4, 5)
+    rolled = random_roll_flip(images, 1, flip, torch.Generator().manual_seed(0))
+    expected = {
+        (rows, columns, mirrored): (images.flip(3) if mirrored else images).roll((rows, columns), (2, 3))
+        for rows, columns in itertools.product((-1, 0, 1), repeat=2)
+        for mirrored in {False, flip}
+    }
+    seen = [next(move for move, moved in expected.items() if torch.equal(moved[i], rolled[i])) for i in range(200)]
+    assert set(seen) == set(expected)
+    assert random_roll_flip(images, 0, False, torch.Generator()) is images

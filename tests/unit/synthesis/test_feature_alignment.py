@@ -32,6 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "bank_size": 40,
         "num_negatives": 20,
     },
+    "deep_inversion": {"batch_size": 12, "steps_per_batch": 2, "lr": 0.5, "kept_step": "last", "shift": 1},
     "predfkd": {"batch_size": 27, "generator_batch_size": 16, "base_channels": 4, "latent_dim": 6, "generator_lr": 0.01},
 }
 METHODS = list(SMALL)
