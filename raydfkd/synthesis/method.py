@@ -89,12 +89,12 @@ class SynthesisConfig(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _alignment_has_a_generator(cls, settings: Any) -> Any:
+    def _alignment_has_what_it_aligns(cls, settings: Any) -> Any:
         given = settings.get("feature_alignment") if isinstance(settings, dict) else None
         if given is not None and "feature_alignment" not in cls.model_fields:
             raise ValueError(
-                f"feature_alignment needs a generator that is trained through the teacher, and method "
-                f"{settings.get('method')} has none: leave it out, or choose a method with one, such as fast"
+                f"feature_alignment needs images that are optimised through the teacher, which method "
+                f"{settings.get('method')} does not do: leave it out, or choose a method that does, such as fast"
             )
         return settings
 

@@ -1,6 +1,6 @@
-"""What the methods that train a generator through the teacher share: their student, the rounding and judging of what is stored.
+"""What the methods that optimise images through the teacher share: their student, the rounding and judging of what is stored.
 
-FastDFKD, SSD-KD, CMI and PRE-DFKD are of this kind.
+FastDFKD, SSD-KD, DeepInversion, CMI and PRE-DFKD are of this kind.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ else:
 
 
 class InversionConfig(SynthesisConfig):
-    """Settings of every method that trains a generator through the teacher."""
+    """Settings of every method that optimises images, or a generator, through the teacher."""
 
     student: str | None = None
     """Student that this source plays against: generators get its weights, and new images their initial priorities from its

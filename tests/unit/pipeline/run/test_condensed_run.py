@@ -100,9 +100,9 @@ def test_a_killed_run_goes_on_to_the_same_student(method: str, run: Run, tmp_pat
         (["collected.balanced=false", "collected.num_images=3"], "no collected image of class"),
         (
             ["sources.made={method: procedural, images: {kind: noise}, feature_alignment: {}}"],
-            "sources.made: feature_alignment needs a generator that is trained through the teacher, and method procedural",
+            "sources.made: feature_alignment needs images that are optimised through the teacher, which method procedural",
         ),
-        (["sources.made={method: hidfd, feature_alignment: {}}"], "and method hidfd has none: leave it out, or choose"),
+        (["sources.made={method: hidfd, feature_alignment: {}}"], "which method hidfd does not do: leave it out, or choose"),
         (["sources.made.feature_alignment.layer=conv9"], "the teacher has no layer 'conv9' to read features of"),
     ],
 )
