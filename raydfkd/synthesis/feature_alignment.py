@@ -1,8 +1,8 @@
 """Feature alignment: synthetic images get the teacher's features of a few real or condensed ones of their class.
 
 "Condensed Data Expansion Using Model Inversion for Knowledge Distillation" (arXiv 2408.13850), Eqs 2-4; the losses are in
-``losses.alignment``. It adds weight * L_FA to the loss of any method that optimises images, or their generator, through the teacher: before each
-of the generator's steps a conditional discriminator takes one of its own, on the teacher's features of both kinds of
+``losses.alignment``. It adds weight * L_FA to the loss of any method that optimises images, or their generator, through the
+teacher: before each of its steps a conditional discriminator takes one of its own, on the teacher's features of both kinds of
 images, all of them seen through DiffAugment. The discriminator stays when a method draws its generator anew.
 
 Where the paper is silent: the discriminator's optimizer is Adam with CMI's rate and betas; its class code is one-hot, or the
