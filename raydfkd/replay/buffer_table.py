@@ -28,7 +28,7 @@ class Table:
         self.storage = storage
         self._evicts = evicts
         self.priorities = np.zeros((num_consumers, config.capacity), dtype=np.float32)
-        self.samplers = [build_selector(config.sampler, config.capacity) for _ in range(num_consumers)]
+        self.samplers = [build_selector(config.sampler, config.capacity, config.max_draws) for _ in range(num_consumers)]
         self.remover = build_selector(config.remover, config.capacity)
         self.num_invalid_priorities = 0
 

@@ -49,6 +49,9 @@ class TableConfig(Settings):
     """Which items are evicted when the table is full: fifo or lowest_priority."""
     max_item_age_batches: int | None = Field(default=None, gt=0)
     """Items older than this many inserted batches are evicted on the next insert; null keeps them."""
+    max_draws: int | None = Field(default=None, gt=0)
+    """How often each student draws an item at most, with the sampler uniform: 1 gives every image once, in random order, as
+    methods that keep no images do; null: without limit."""
 
     @model_validator(mode="after")
     def _refuse_unsuited(self) -> TableConfig:
@@ -56,6 +59,11 @@ class TableConfig(Settings):
             raise ValueError(f"sampler kind {self.sampler.kind!r} draws the same items every time: use one of {SAMPLER_KINDS}")
         if self.remover.kind not in REMOVER_KINDS:
             raise ValueError(f"remover kind {self.remover.kind!r} is a sampler: use one of {REMOVER_KINDS}")
+        if self.max_draws is not None and self.sampler.kind != "uniform":
+            raise ValueError(
+                f"max_draws {self.max_draws} and sampler {self.sampler.kind!r} both say how often an item is drawn: use the "
+                "sampler uniform, or leave max_draws out"
+            )
         if self.remover.kind == "lowest_priority" and self.capacity_bytes is None:
             raise ValueError(
                 "remover 'lowest_priority' can leave one image of each of many batches, and a batch stays in memory until all "
@@ -85,7 +93,7 @@ class ReplayConfig(Settings):
             return self
         if self.pinned_fraction is not None and self.inflation is not None:
             raise ValueError("pinned_fraction and inflation both say how a batch is split: leave one out")
-        self.pinned.refuse_idle("the pinned table never evicts, so it", "remover", "max_item_age_batches")
+        self.pinned.refuse_idle("the pinned table never evicts, so it", "remover", "max_item_age_batches", "max_draws")
         return self
 
     def inflation_of(self, num_pinned: int) -> float:

@@ -75,6 +75,50 @@ class Uniform:
         self._members = None
 
 
+class Limited:
+    """Every item ``max_draws`` times, in random order: all that were drawn least come before any that was drawn more often.
+
+    A student that restarts from a checkpoint draws again what it had drawn after it. What such a student lacks is drawn
+    uniformly from all items.
+    """
+
+    def __init__(self, capacity: int, max_draws: int) -> None:
+        self._max_draws = max_draws
+        self._draws_left = np.zeros(capacity, dtype=np.int32)
+        self._present = np.zeros(capacity, dtype=bool)
+
+    def insert(self, slots: np.ndarray, priorities: np.ndarray, classes: np.ndarray) -> None:
+        self._present[slots] = True
+        self._draws_left[slots] = self._max_draws
+
+    def update(self, slots: np.ndarray, priorities: np.ndarray) -> None:
+        pass
+
+    def remove(self, slots: np.ndarray) -> None:
+        self._present[slots] = False
+        self._draws_left[slots] = 0
+
+    def select(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        members = np.flatnonzero(self._draws_left)
+        left = self._draws_left[members]
+        lots = np.repeat(members, left)
+        # The first lot of an item has the number of the item's draws so far, each further one the next number.
+        numbers = self._max_draws - np.repeat(left, left) + np.arange(len(lots)) - np.repeat(np.cumsum(left) - left, left)
+        chosen = lots[np.lexsort((rng.random(len(lots)), numbers))[:n]]
+        np.subtract.at(self._draws_left, chosen, 1)
+        if len(chosen) < n:
+            everything = np.flatnonzero(self._present)
+            chosen = np.concatenate([chosen, everything[rng.integers(len(everything), size=n - len(chosen))]])
+        return chosen, np.full(n, 1.0 / self._present.sum())
+
+    def state_dict(self) -> State:
+        return {"present": self._present.copy(), "draws_left": self._draws_left.copy()}
+
+    def load_state_dict(self, state: State) -> None:
+        self._present = state["present"].astype(bool)
+        self._draws_left = state["draws_left"].astype(np.int32)
+
+
 class Prioritized:
     """P(i) = (|d_i| + epsilon)^alpha / sum_k (|d_k| + epsilon)^alpha, with replacement (SSD-KD Eq. 6; Schaul et al. 2016).
 
@@ -259,8 +303,10 @@ class LowestPriority:
 _ABSENT = np.iinfo(np.int64).max
 
 
-def build_selector(config: SelectorConfig, capacity: int) -> Selector:
-    """The selector that ``config`` names, for slots 0 .. capacity-1."""
+def build_selector(config: SelectorConfig, capacity: int, max_draws: int | None = None) -> Selector:
+    """The selector that ``config`` names, for slots 0 .. capacity-1; with ``max_draws``, a uniform one, see ``Limited``."""
+    if max_draws is not None:
+        return Limited(capacity, max_draws)
     if config.kind == "prioritized":
         return Prioritized(capacity, config.priority_exponent, config.priority_epsilon)
     simple: dict[str, type[Uniform] | type[ClassBalanced] | type[Fifo] | type[LowestPriority]] = {

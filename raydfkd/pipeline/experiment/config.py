@@ -195,6 +195,7 @@ class ExperimentConfig(Settings):
                 f"{self.synthesis_batch_size}: make it at least that"
             )
         self._refuse_standstill()
+        self._refuse_too_few_draws()
         return self
 
     def _check_students(self) -> None:
@@ -271,6 +272,33 @@ class ExperimentConfig(Settings):
                 f"wait for each other forever: a round draws {needed} images and its {schedule.batches_per_round} batches "
                 f"allow {allowed:g}; raise batches_per_round (to {math.ceil(needed / allowed * schedule.batches_per_round)}), "
                 f"max_staleness_rounds, or error_buffer to at least {math.ceil(lacking)}"
+            )
+
+    def _refuse_too_few_draws(self) -> None:
+        """Refuses a synthetic table whose items may be drawn less often than the schedule draws."""
+        table, schedule, made = self.replay.synthetic, self.schedule, self.synthesis_batch_size
+        if table.max_draws is None:
+            return
+        allowed = f"replay.synthetic.max_draws {table.max_draws}"
+        if schedule.mode == "lockstep":
+            drawn = max(schedule.student_steps_per_round * student.batch_size for student in self.students.values())
+            inserted = schedule.batches_per_round * made
+            if drawn > table.max_draws * inserted:
+                raise ValueError(
+                    f"{allowed} lets a round draw {table.max_draws * inserted} images, and it draws {drawn}: raise "
+                    "batches_per_round or the sources' batch_size, or lower student_steps_per_round"
+                )
+            if table.capacity < inserted:
+                raise ValueError(
+                    f"replay.synthetic.capacity {table.capacity} evicts images of a round's {inserted} before they are drawn, "
+                    f"as {allowed} asks: raise it to {inserted}"
+                )
+        elif schedule.samples_per_insert is None or schedule.samples_per_insert > table.max_draws:
+            raise ValueError(f"{allowed} needs schedule.samples_per_insert of no more than that: set it")
+        elif schedule.error_buffer is not None and schedule.error_buffer > table.max_draws * schedule.warmup_batches * made:
+            raise ValueError(
+                f"{allowed} gives {table.max_draws * schedule.warmup_batches * made} draws of the warm-up's images, fewer than "
+                f"schedule.error_buffer {schedule.error_buffer:g}: lower it, or raise warmup_batches"
             )
 
     @property

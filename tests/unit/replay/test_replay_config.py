@@ -41,6 +41,10 @@ def test_exponents_are_refused_where_nothing_reads_them(kind: str) -> None:
         ({"capacity": 5, "sampler": {"kind": "fifo"}}, "draws the same items every time"),
         ({"capacity": 5, "remover": {"kind": "uniform"}}, "is a sampler"),
         ({"capacity": 5, "remover": {"kind": "lowest_priority"}}, "set capacity_bytes too"),
+        (
+            {"capacity": 5, "max_draws": 1, "sampler": {"kind": "prioritized"}},
+            "use the sampler uniform, or leave max_draws out",
+        ),
         ({"capacity": 0}, "greater than 0"),
         ({"capacity": 5, "capasity_bytes": 1}, "Extra inputs"),
     ],

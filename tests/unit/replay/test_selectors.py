@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 
 from raydfkd.replay.config import SelectorConfig
-from raydfkd.replay.selectors import ClassBalanced, Fifo, LowestPriority, Prioritized, Selector, Uniform, build_selector
+from raydfkd.replay.selectors import (
+    ClassBalanced,
+    Fifo,
+    Limited,
+    LowestPriority,
+    Prioritized,
+    Selector,
+    Uniform,
+    build_selector,
+)
 
 SAMPLERS = ("uniform", "prioritized", "class_balanced")
 REMOVERS = ("fifo", "lowest_priority")
@@ -88,6 +97,35 @@ def test_lowest_priority_gives_the_smallest_and_among_equals_the_oldest() -> Non
     selector.update(np.array([0]), np.array([9.0]))
     selector.remove(np.array([3]))
     assert selector.select(4, np.random.default_rng(0))[0].tolist() == [1, 2, 5, 0]
+
+
+def test_limited_draws_every_item_so_often_and_the_least_drawn_first() -> None:
+    selector, rng = Limited(30, max_draws=2), np.random.default_rng(0)
+    selector.insert(np.arange(20), np.ones(20), np.zeros(20, int))
+    first = selector.select(15, rng)[0]
+    assert len(set(first)) == 15
+    selector.insert(np.arange(20, 25), np.ones(5), np.zeros(5, int))
+    second = selector.select(10, rng)[0]
+    assert set(first) | set(second) == set(range(25)), "those never drawn come first"
+    selector.remove(np.array([3]))
+    third = selector.select(19, rng)[0]
+    restored = Limited(30, max_draws=2)
+    restored.load_state_dict(selector.state_dict())
+    last = selector.select(5, np.random.default_rng(5))[0]
+    np.testing.assert_array_equal(restored.select(5, np.random.default_rng(5))[0], last)
+    assert sorted([*third, *last]) == [i for i in range(25) if i != 3]
+    again = selector.select(6, rng)[0]
+    assert not np.isin(again, [3, *range(25, 30)]).any(), "beyond the limit: any item that is there"
+
+
+def test_limited_draws_in_random_order() -> None:
+    """Each of four items is as likely to be drawn in any place: counts of 4,000 runs within 4 standard deviations."""
+    counts, rng = np.zeros((4, 4)), np.random.default_rng(1)
+    for _ in range(4000):
+        selector = Limited(4, max_draws=1)
+        selector.insert(np.arange(4), np.ones(4), np.zeros(4, int))
+        counts[selector.select(4, rng)[0], np.arange(4)] += 1
+    assert np.abs(counts - 1000).max() < 4 * np.sqrt(1000 * 0.75)
 
 
 @pytest.mark.parametrize("histograms", [False, True], ids=["classes", "histograms"])

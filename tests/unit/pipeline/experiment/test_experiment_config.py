@@ -100,7 +100,7 @@ RATIO = (DECOUPLED, "schedule.samples_per_insert=3", "schedule.error_buffer=200"
         ([DECOUPLED, "schedule.error_buffer=2"], "schedule: samples_per_insert null does not use error_buffer"),
         (
             ["sources.inversion.method=dream"],
-            "unknown sources.inversion.method 'dream': known are cmi, fast, hidfd, predfkd, procedural, ssdkd",
+            "unknown sources.inversion.method 'dream': known are cmi, deep_inversion, fast, hidfd, predfkd, procedural, ssdkd",
         ),
         (["sources.inversion.method=fast", "sources.inversion.diversity=true"], "unknown key sources.inversion.diversity"),
         (["students.small.optimizer.schedule=one_cycle"], "students.small.optimizer: one_cycle needs warmup_steps above 0"),
@@ -126,6 +126,23 @@ def test_derived_figures() -> None:
     assert config.evaluation_period_steps == 2
     assert build("evaluation={dataset: {kind: digits}, period_steps: 7}").evaluation_period_steps == 7
     assert build("schedule.rounds=1", "schedule.student_steps_per_round=3").evaluation_period_steps == 1
+
+
+def test_a_limit_of_draws_that_starves_the_students_is_refused_and_its_advice_helps() -> None:
+    """A round draws 48 images and makes 16, or 64, which is the table's capacity."""
+    once = "replay.synthetic.max_draws=1"
+    assert refusal(once).startswith("replay.synthetic.max_draws 1 lets a round draw 16 images, and it draws 48: raise")
+    build(once, "schedule.batches_per_round=3")
+    build(once, "schedule.student_steps_per_round=2")
+    build("replay.synthetic.max_draws=3")
+    told = refusal(once, "schedule.batches_per_round=5")
+    assert told.startswith("replay.synthetic.capacity 64 evicts images of a round's 80 before they are drawn")
+    build(once, "schedule.batches_per_round=5", "replay.synthetic.capacity=80")
+    assert "needs schedule.samples_per_insert of no more than that" in refusal(once, *RATIO)
+    ratio = (once, DECOUPLED, "schedule.samples_per_insert=1")
+    told = refusal(*ratio, "schedule.error_buffer=33", "schedule.warmup_batches=2")
+    assert "gives 32 draws of the warm-up's images, fewer than schedule.error_buffer 33: lower it" in told
+    build(*ratio, "schedule.error_buffer=32", "schedule.warmup_batches=2")
 
 
 def test_a_staleness_bound_that_starves_the_students_is_refused_and_its_advice_helps() -> None:
