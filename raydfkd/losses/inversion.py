@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -78,6 +79,18 @@ def adversarial_loss(student_logits_BK: Tensor, teacher_logits_BK: Tensor) -> Te
     agrees = (student_logits_BK.argmax(1) == teacher_logits_BK.argmax(1)).float()
     divergence = kd_loss_per_position(student_logits_BK, teacher_logits_BK, temperature=1.0)
     return -mean_over_positions(agrees * divergence).mean()
+
+
+def distance(student_logits_BK: Tensor, teacher_logits_BK: Tensor, kind: Literal["kl", "l1", "log_l1"]) -> Tensor:
+    """How far the student is from the teacher, the batch's mean, which a generator enlarges.
+
+    kl: KL_{T=1}(t || s) of each sample (DFQ, ZSKT). l1: mean |t - s| over all logits (DFAD); log_l1: log(l1 + 1), DFAD's for
+    segmentation, whose gradient falls where the distance is large already.
+    """
+    if kind == "kl":
+        return mean_over_positions(kd_loss_per_position(student_logits_BK, teacher_logits_BK, temperature=1.0)).mean()
+    l1 = (teacher_logits_BK.float() - student_logits_BK.float()).abs().mean()
+    return l1 if kind == "l1" else l1.log1p()
 
 
 def modulating_weights(

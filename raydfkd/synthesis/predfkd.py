@@ -31,7 +31,7 @@ from pydantic import Field, model_validator
 
 from raydfkd.deferred import deferred
 from raydfkd.synthesis.method import Method, SynthesisContext, SynthesisParts
-from raydfkd.synthesis.teacher_inversion import InversionConfig, InversionSynthesizer
+from raydfkd.synthesis.teacher_inversion import InversionConfig, InversionSynthesizer, portions
 from raydfkd.types import BufferSummary, SyntheticBatch
 
 if TYPE_CHECKING:
@@ -222,11 +222,11 @@ class PreDFKDSynthesizer(InversionSynthesizer):
         """A batch of images, at most ``generator_batch_size`` of a kind at a time, which BatchNorm reads together."""
         config = self.config
         parts = []
-        for size in _portions(config.batch_size - config.num_remembered, config.generator_batch_size):
+        for size in portions(config.batch_size - config.num_remembered, config.generator_batch_size):
             with torch.no_grad(), precision.autocast(self.device, self.context.bf16):
                 parts.append(self._judged(self.generator(self._draw(size))))
         self.decoder.eval()
-        for size in _portions(config.num_remembered, config.generator_batch_size):
+        for size in portions(config.num_remembered, config.generator_batch_size):
             parts.append(self._judged(self._remember(size)))
         self.decoder.train()
         return SyntheticBatch.concat(parts, metrics=metrics)
@@ -258,12 +258,6 @@ class PreDFKDSynthesizer(InversionSynthesizer):
             "optimizer": self._optimizer,
             "memory_optimizer": self._memory_optimizer,
         }
-
-
-def _portions(total: int, largest: int) -> list[int]:
-    """``total`` in as few parts as possible of at most ``largest``, of nearly one size."""
-    count = -(-total // largest)
-    return [total // count + (i < total % count) for i in range(count)]
 
 
 METHOD = Method(

@@ -132,3 +132,9 @@ class InversionSynthesizer:
             student_logits = self.student(self.teacher.normalize(frozen_teacher.pixels_of(stored))).float()
         priorities: np.ndarray = distillation.kd_loss_per_sample(student_logits, teacher_logits, temperature).cpu().numpy()
         return priorities
+
+
+def portions(total: int, largest: int) -> list[int]:
+    """``total`` in as few parts as possible of at most ``largest``, of nearly one size."""
+    count = -(-total // largest)
+    return [total // count + (i < total % count) for i in range(count)]

@@ -1,0 +1,1 @@
+"""Methods that train one generator against the student and keep none of its images."""

@@ -1,0 +1,35 @@
+"""DFAD: Fang et al., "Data-Free Adversarial Distillation", 2019 (arXiv 1912.11006).
+
+The generator enlarges the mean L1 distance between the student's logits and the teacher's, which the student (objective l1)
+makes smaller, in 5 steps for each of the generator's. On segmentation the paper takes ``adversarial_distance`` log_l1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from raydfkd.synthesis.adversarial.adversarial_generator import AdversarialConfig, AdversarialSynthesizer
+from raydfkd.synthesis.method import Method
+
+
+class DFADConfig(AdversarialConfig):
+    """DFAD (Fang et al., 2019): a generator of images on which student and teacher differ, by the L1 of their logits."""
+
+    method: Literal["dfad"] = "dfad"
+    """Name of the synthesis method."""
+    adversarial_weight: float = Field(1.0, ge=0)
+    """Weight of the distance between student and teacher, which the generator enlarges; 0: the student is not looked at."""
+    adversarial_distance: Literal["kl", "l1", "log_l1"] = "l1"
+    """That distance: KL of student from teacher at temperature 1, mean L1 of the logits, or log(L1 + 1)."""
+
+
+METHOD = Method(
+    config=DFADConfig,
+    build=AdversarialSynthesizer,
+    title="DFAD: a generator of images on which student and teacher differ, by L1",
+    paper="Fang et al., arXiv 1912.11006",
+    needs_batch_norm=True,
+    needs_gradient=True,
+)
