@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from raydfkd.errors import RaydfkdError
 from raydfkd.models.classifiers import ImageShape
-from raydfkd.models.layer_capture import Role, capture, error_of
+from raydfkd.models.layer_capture import Role, capture, error_of, executed_layers
 from raydfkd.models.network_output import Feature, FeatureShapes, MapClassifier, NetworkOutput, join_outputs
 from raydfkd.models.precision import evaluating
 
@@ -69,7 +69,8 @@ class FeatureReader(nn.Module):
         self.needs = needs
         self.image_shape = image_shape
         self.frozen = frozen
-        self._head = find_head(network, head, num_classes, role)
+        executed = None if head is not None else called_layers(network, image_shape)
+        self._head = find_head(network, head, num_classes, role, executed)
         if needs & {"embedding", "head"}:
             require_linear_head(network, self._head, role)
         self._gives_maps = layers is None and isinstance(network, MapClassifier)
@@ -137,15 +138,27 @@ class FeatureReader(nn.Module):
         return head
 
 
-def find_head(model: nn.Module, name: str | None, num_classes: int, role: Role = "teacher") -> str | None:
+def find_head(
+    model: nn.Module,
+    name: str | None,
+    num_classes: int,
+    role: Role = "teacher",
+    executed: Sequence[str] | None = None,
+) -> str | None:
     """The dotted name of the classifier head: ``name`` if given, else the last Linear with ``num_classes`` outputs, if any.
+
+    Args:
+        executed: names of the layers that a forward pass calls, in its order, which alone count; None: all, as defined.
 
     Raises:
         TeacherError, ConfigError (of a student): there is no layer ``name``.
     """
     if name is None:
+        layers = dict(model.named_modules())
         linears = [
-            n for n, layer in model.named_modules() if isinstance(layer, nn.Linear) and layer.out_features == num_classes
+            n
+            for n in (layers if executed is None else executed)
+            if isinstance(layers[n], nn.Linear) and layers[n].out_features == num_classes
         ]
         return linears[-1] if linears else None
     known = dict(model.named_modules())
@@ -153,6 +166,13 @@ def find_head(model: nn.Module, name: str | None, num_classes: int, role: Role =
         linears = [n for n, layer in known.items() if isinstance(layer, nn.Linear)]
         raise error_of(role)(f"the {role} has no layer {name!r} for its classifier_head; its Linear layers are {linears}")
     return name
+
+
+@torch.no_grad()
+def called_layers(network: nn.Module, image_shape: ImageShape) -> tuple[str, ...]:
+    """Names of the layers that a forward pass in evaluation mode calls, in the order in which they finish."""
+    with evaluating(network):
+        return executed_layers(network, probe_images(network, image_shape))[1]
 
 
 def require_linear_head(model: nn.Module, head: str | None, role: Role) -> nn.Linear:

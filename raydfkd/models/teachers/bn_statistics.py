@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from raydfkd.errors import TeacherError
+from raydfkd.models.layer_capture import first_input
 from raydfkd.models.teachers.batch_moments import batch_moments
 
 Moments = tuple[torch.Tensor, torch.Tensor]
 """Mean [C] and biased variance [C], float32."""
 
 
-def batch_norm_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """BatchNorm1d/2d and SyncBatchNorm layers that keep running statistics, by dotted name, in the order of definition."""
+def batch_norm_layers(model: nn.Module, executed: Container[str] | None = None) -> dict[str, nn.Module]:
+    """Layers with a BatchNorm's running statistics, by dotted name, in the order of definition.
+
+    Torch's own, frozen ones (torchvision, timm), and any with the buffers ``running_mean`` and ``running_var``; InstanceNorm's
+    are statistics of single images.
+
+    Args:
+        executed: names of the layers that a forward pass calls, which alone count; None: all.
+    """
     return {
         name: layer
         for name, layer in model.named_modules()
-        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm) and layer.running_mean is not None
+        if isinstance(getattr(layer, "running_mean", None), torch.Tensor)
+        and isinstance(getattr(layer, "running_var", None), torch.Tensor)
+        and not isinstance(layer, _InstanceNorm | torch.jit.ScriptModule)
+        and (executed is None or name in executed)
     }
 
 
@@ -32,13 +45,14 @@ class BatchNormStatistics:
 
     Args:
         required: whether there must be any; without, the lists may be empty.
+        executed: names of the layers that a forward pass calls, which alone count; None: all.
 
     Raises:
         TeacherError: the model has no BatchNorm layer with running statistics.
     """
 
-    def __init__(self, model: nn.Module, required: bool = True) -> None:
-        layers = batch_norm_layers(model)
+    def __init__(self, model: nn.Module, required: bool = True, executed: Container[str] | None = None) -> None:
+        layers = batch_norm_layers(model, executed)
         if required and not layers:
             raise TeacherError(
                 f"{type(model).__name__} has no BatchNorm layer with running statistics; use a method without a BN term"
@@ -51,7 +65,7 @@ class BatchNormStatistics:
     @property
     def widths(self) -> list[int]:
         """Channels of each layer."""
-        return [int(layer.num_features) for layer in self._layers]  # type: ignore[arg-type]
+        return [layer.running_mean.numel() for layer in self._layers]  # type: ignore[operator]
 
     @property
     def running(self) -> list[Moments]:
@@ -74,7 +88,7 @@ class BatchNormStatistics:
         """Records the next forward pass; earlier statistics are dropped."""
         self.remove()
         for index, layer in enumerate(self._layers):
-            self._handles.append(layer.register_forward_pre_hook(self._hook(index)))
+            self._handles.append(layer.register_forward_pre_hook(self._hook(index), with_kwargs=True))
         try:
             yield self
         finally:
@@ -90,8 +104,8 @@ class BatchNormStatistics:
             handle.remove()
         self._handles.clear()
 
-    def _hook(self, index: int) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-        def record(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            self._batch[index] = batch_moments(args[0])
+    def _hook(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def record(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._batch[index] = batch_moments(first_input(args, kwargs))
 
         return record

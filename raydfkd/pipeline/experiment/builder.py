@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from raydfkd.distillation import student_trial
 from raydfkd.distillation.distiller import Distiller
 from raydfkd.distillation.few_shot import FEW_SHOT
 from raydfkd.distillation.objectives import OBJECTIVES
@@ -18,7 +19,7 @@ from raydfkd.evaluation.first_look import look_at
 from raydfkd.evaluation.held_out_agreement import HeldOutEvaluator
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.classifiers.pruning import Kept, draw_anew, find_chain, shrink, strongest_filters
-from raydfkd.models.precision import evaluating, supports_bfloat16
+from raydfkd.models.precision import evaluating, require_compiler, supports_bfloat16
 from raydfkd.models.teachers.output_kind import kind_of
 from raydfkd.models.teachers.teacher import FrozenTeacher, build_teacher
 from raydfkd.models.teachers.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient
@@ -203,6 +204,8 @@ def _refuse_softmax(config: ExperimentConfig, student: nn.Module, name: str) -> 
         return
     with evaluating(student):
         kind = kind_of(student(torch.rand(3, *config.task.image_shape)))
+    if kind in ("one logit", "one probability"):
+        raise ConfigError(f"students.{name}'s network {model!r} gives one output for two classes: let it give 2 logits")
     if kind == "probabilities":
         raise ConfigError(
             f"students.{name}'s network {model!r} gives probabilities, by a softmax at its end: distillation needs its logits, "
@@ -235,16 +238,31 @@ def build_synthesizer(
     return AttackedSynthesizer(synthesizer, settings, teacher, context, device)
 
 
-def build_distiller(config: ExperimentConfig, device: torch.device, name: str | None = None) -> Distiller:
+def try_student(config: ExperimentConfig, teacher: FrozenTeacher, name: str, device: torch.device) -> None:
+    """Tries a student's first step, in part, before a run starts (see ``student_trial``).
+
+    Raises:
+        TeacherError, ConfigError: it, its objective or torch.compile would fail.
+    """
+    # The actors of a cluster may run on other machines, whose compilers cannot be tried from here.
+    if config.students[name].compile and (config.runtime.runner == "local" or config.runtime.address is None):
+        require_compiler(device, f"students.{name}.compile")
+    student_trial.try_student(build_distiller(config, device, name, teacher), name)
+
+
+def build_distiller(
+    config: ExperimentConfig, device: torch.device, name: str | None = None, teacher: FrozenTeacher | None = None
+) -> Distiller:
     """A student worker's distiller; the objective's trained layers are initialised identically in every process.
 
     Args:
         name: which student's; None: the first one's.
+        teacher: if the caller has it.
     """
     name = config.student_name if name is None else name
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.runtime.seed, "objective", name))
-        teacher = build_frozen_teacher(config)
+        teacher = build_frozen_teacher(config) if teacher is None else teacher
         student = build_student(config, teacher, name)
         total_steps = config.schedule.total_steps
         return Distiller(config.students[name], teacher, student, total_steps, device, bf16=config.runtime.bf16)

@@ -23,7 +23,7 @@ from raydfkd.distillation.schedule import learning_rate
 from raydfkd.errors import CheckpointError, ResourceError, RunFailedError
 from raydfkd.evaluation import Evaluation, evaluate
 from raydfkd.models.catalog import build_classifier
-from raydfkd.models.features import find_head
+from raydfkd.models.features import called_layers, find_head
 from raydfkd.models.moving_average import update_average
 from raydfkd.models.precision import autocast
 from raydfkd.models.teachers.teacher import Normalization
@@ -210,7 +210,8 @@ def _initial_network(config: TeacherTrainingConfig) -> nn.Module:
     network = build_classifier(config.model, config.num_classes, config.image_shape)
     if config.initial_weights is None:
         return network
-    kept = load_weights(network, config.initial_weights, find_head(network, None, config.num_classes))
+    head = find_head(network, None, config.num_classes, executed=called_layers(network, config.image_shape))
+    kept = load_weights(network, config.initial_weights, head)
     random = f"; {' and '.join(kept)} are randomly initialised, for {config.num_classes} classes" if kept else ""
     logger.info("the network starts from %s%s", config.initial_weights, random)
     return network
