@@ -29,7 +29,7 @@ def try_student(distiller: Distiller, name: str) -> None:
     with torch.random.fork_rng(devices=[]), autocast(distiller.device, distiller.bf16):
         with torch.no_grad():
             output = _forward(distiller, view, name)
-        _require_logits(output, name, size, teacher.num_classes)
+        require_logits(output, f"students.{name}", size, teacher.num_classes)
         _require_gradient(distiller, view[:BACKWARD_IMAGES], name)
 
 
@@ -48,11 +48,12 @@ def _forward(distiller: Distiller, view: Tensor, name: str) -> Tensor:
         ) from error
 
 
-def _require_logits(output: object, name: str, size: int, num_classes: int) -> None:
+def require_logits(output: object, what: str, size: int, num_classes: int) -> None:
+    """Raises ConfigError if what a network gives in training mode for ``size`` images is not one tensor of logits."""
     if isinstance(output, Tensor) and output.shape[:2] == (size, num_classes):
         return
     raise ConfigError(
-        f"students.{name} cannot be trained: in training mode its network gives {output_described(output)} for {size} images; "
+        f"{what} cannot be trained: in training mode its network gives {output_described(output)} for {size} images; "
         f"it must give logits [{size},{num_classes}] alone, in both modes (leave out auxiliary heads, such as by torchvision's "
         "aux_logits=False, in a function that you name as its model)"
     )

@@ -21,8 +21,12 @@ FAR_LARGER = 300.0
 """Ratio of variances: between natural and random images up to 20 in a filter's output, of pixels 0..255 to 0..1 it is 65025."""
 NEVER = -80.0
 """Logarithm of less than any probability that a softmax of usual logits gives, above that of the smallest float32."""
+UNLIKE = 3.0
+"""Ratio of variances: images of the kind that a teacher was trained on give 0.7 to 1.4 times that of its training."""
 FAR_WIDER = 20.0
 """A std of pixels in [0,1] is at most about 0.5, of pixels 0..255 some 50 to 130, or 255 where they are only divided by it."""
+WIDEST = 0.5
+"""What a network takes after its normalisation has at least about this span where pixels span 1: only divided, it has 1."""
 
 
 def warnings_of(teacher: FrozenTeacher, images: Tensor, logits: Tensor, deterministic: bool) -> Iterator[str]:
@@ -59,7 +63,8 @@ def warnings_of(teacher: FrozenTeacher, images: Tensor, logits: Tensor, determin
 
 def _input_warnings(teacher: FrozenTeacher, images: Tensor) -> Iterator[str]:
     yield from _own_normalization_warnings(teacher)
-    larger = _expected_scale(teacher, images)
+    smooth = F.interpolate(F.avg_pool2d(images, 4), images.shape[2:], mode="bilinear") if min(images.shape[2:]) >= 4 else images
+    larger = _trained_to_given(teacher, smooth, images)
     if larger is not None and larger > FAR_LARGER:
         yield (
             f"the teacher's first BatchNorm layer was trained on inputs about {larger**0.5:.0f} times as large as images in "
@@ -74,7 +79,7 @@ def _own_normalization_warnings(teacher: FrozenTeacher) -> Iterator[str]:
     scale, offset = own
     mean, std = teacher.normalization.mean, teacher.normalization.std
     told = f"mean {_numbers(-offset / scale)} and std {_numbers(1 / scale)}"
-    if bool((scale / std < 1 / FAR_WIDER).all()):
+    if bool((scale < 1 / FAR_WIDER).all() and (scale / std < WIDEST).all()):
         yield (
             f"the teacher normalises its images itself ({told}), as if their pixels were from 0 to 255, and gets them in [0,1] "
             f"with teacher.normalization: give mean 0 and std {1 / 255:.6f} there"
@@ -97,9 +102,21 @@ def _numbers(values: Tensor) -> str:
     return ", ".join(f"{float(value):.3g}" for value in values)
 
 
-def _expected_scale(teacher: FrozenTeacher, images: Tensor) -> float | None:
-    """How many times the variance that the first BatchNorm layer was trained on is that of smooth random images, in the median
-    over channels; None if there is none, or it is untrained."""
+def warnings_on(teacher: FrozenTeacher, images: Tensor) -> Iterator[str]:
+    """As :func:`warnings_of`, for real images in [0,1] of the kind that the teacher was trained on, [B,C,H,W]."""
+    ratio = _trained_to_given(teacher, images)
+    if ratio is not None and not 1 / UNLIKE < ratio < UNLIKE:
+        than = f"{ratio**0.5:.2g} times as large as" if ratio > 1 else f"{ratio**-0.5:.2g} times smaller than"
+        yield (
+            f"the teacher's first BatchNorm layer was trained on inputs {than} those that the evaluation images give with "
+            "teacher.normalization: check its mean and std (the network may normalise its images itself, or take pixels from 0 "
+            "to 255), and whether these images are of the kind that it was trained on"
+        )
+
+
+def _trained_to_given(teacher: FrozenTeacher, *batches: Tensor) -> float | None:
+    """How many times the variance that the first BatchNorm layer was trained on is the largest that these images give, in the
+    median over channels; None if there is none, or it is untrained."""
     layers = batch_norm_layers(teacher.model, teacher.executed)
     first = next((layers[name] for name in teacher.executed or layers if name in layers), None)
     if first is None:
@@ -116,11 +133,11 @@ def _expected_scale(teacher: FrozenTeacher, images: Tensor) -> float | None:
     handle = first.register_forward_pre_hook(keep, with_kwargs=True)
     try:
         with torch.no_grad(), suppress(RuntimeError, ValueError, TypeError):
-            teacher(F.interpolate(F.avg_pool2d(images, 4), images.shape[2:], mode="bilinear"))
-            teacher(images)
+            for images in batches:
+                teacher(images)
     finally:
         handle.remove()
-    if len(captured) < 2 or captured[0].ndim != 4:
+    if len(captured) < len(batches) or captured[0].ndim != 4:
         return None
     given = torch.stack([values.float().transpose(0, 1).flatten(1).var(1) for values in captured]).amax(0)
     return float((trained.float() / (given + 1e-12)).median())

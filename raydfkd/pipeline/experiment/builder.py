@@ -15,13 +15,14 @@ from raydfkd.distillation.few_shot import FEW_SHOT
 from raydfkd.distillation.objectives import OBJECTIVES
 from raydfkd.errors import CheckpointError, ConfigError, DataError, TeacherError
 from raydfkd.evaluation.accuracy import Evaluator
-from raydfkd.evaluation.first_look import look_at
+from raydfkd.evaluation.first_look import NUM_IMAGES, look_at
 from raydfkd.evaluation.held_out_agreement import HeldOutEvaluator
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.classifiers.pruning import Kept, draw_anew, find_chain, shrink, strongest_filters
 from raydfkd.models.precision import evaluating, require_compiler, supports_bfloat16
+from raydfkd.models.teachers import teacher_warnings
 from raydfkd.models.teachers.output_kind import kind_of
-from raydfkd.models.teachers.teacher import FrozenTeacher, build_teacher
+from raydfkd.models.teachers.teacher import FrozenTeacher, build_teacher, pixels_of
 from raydfkd.models.teachers.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient
 from raydfkd.models.weights import load_weights, read_metadata
 from raydfkd.pipeline.experiment.config import ExperimentConfig, TeacherConfig, generator_id
@@ -281,7 +282,9 @@ def _recorded(weights: Path | None) -> dict[str, str]:
 def warnings_on(config: ExperimentConfig, teacher: FrozenTeacher, evaluator: Evaluator, device: torch.device) -> list[str]:
     """What some of the evaluation images show to be wrong with the teacher, or with the data."""
     weights = config.teacher.weights
-    return list(look_at(teacher.to(device), evaluator.dataset, class_names(weights), _recorded(weights), device))
+    told = list(look_at(teacher.to(device), evaluator.dataset, class_names(weights), _recorded(weights), device))
+    some = torch.from_numpy(evaluator.dataset.images[:NUM_IMAGES]).to(device)
+    return told + list(teacher_warnings.warnings_on(teacher, pixels_of(some)))
 
 
 def build_evaluator(config: ExperimentConfig, teacher: FrozenTeacher, device: torch.device) -> Evaluator | None:

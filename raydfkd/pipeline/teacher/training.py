@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from raydfkd.augment import BatchAugmentation
 from raydfkd.data.datasets import ImageDataset, load_dataset
 from raydfkd.distillation.schedule import learning_rate
+from raydfkd.distillation.student_trial import require_logits
 from raydfkd.errors import CheckpointError, ResourceError, RunFailedError
 from raydfkd.evaluation import Evaluation, evaluate
 from raydfkd.models.catalog import build_classifier
@@ -180,6 +181,8 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, config.bf16):
             logits = self.network(view)
+        if self.num_steps == 0:
+            require_logits(logits, f"model {config.model!r}", len(view), config.num_classes)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
         loss.backward()
         if config.optimizer.max_grad_norm is not None:
