@@ -14,10 +14,13 @@ BACKWARD_IMAGES = 8
 """Images of the backward pass, which needs much memory; what depends on the batch size shows in the forward pass."""
 
 
-def try_student(distiller: Distiller, name: str) -> None:
+def try_student(distiller: Distiller, name: str, opponent: bool = False) -> None:
     """One training-mode forward pass of the batch that a worker sees, and a backward pass of a few of its images.
 
     It leaves BatchNorm's running statistics changed: give it a distiller for this alone.
+
+    Args:
+        opponent: whether generators play against it, which takes the gradient of its logits to its images.
 
     Raises:
         ConfigError: the student fails, gives something else than logits [B,K], or has no weight that learns.
@@ -30,7 +33,7 @@ def try_student(distiller: Distiller, name: str) -> None:
         with torch.no_grad():
             output = _forward(distiller, view, name)
         require_logits(output, f"students.{name}", size, teacher.num_classes)
-        _require_gradient(distiller, view[:BACKWARD_IMAGES], name)
+        _require_gradient(distiller, view[:BACKWARD_IMAGES].requires_grad_(opponent), name)
 
 
 def _forward(distiller: Distiller, view: Tensor, name: str) -> Tensor:
@@ -65,7 +68,8 @@ def _require_gradient(distiller: Distiller, view: Tensor, name: str) -> None:
     logits = _forward(distiller, view, name)
     if weights and logits.requires_grad:
         try:
-            gradients = torch.autograd.grad(logits.float().square().sum(), list(weights.values()), allow_unused=True)
+            inputs = [*weights.values(), *([view] if view.requires_grad else [])]
+            gradients = torch.autograd.grad(logits.float().square().sum(), inputs, allow_unused=True)[: len(weights)]
         except (RuntimeError, NotImplementedError) as error:
             raise ConfigError(f"students.{name} cannot be trained: its backward pass ends with {described(error)}") from error
     unreached = [key for key, gradient in zip(weights, gradients or (None,) * len(weights), strict=True) if gradient is None]

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from raydfkd.errors import ConfigError, RaydfkdError, UnknownNameError, described
 from raydfkd.models.classifiers import ImageShape
+from raydfkd.models.exported import ScriptedClassifier
 from raydfkd.models.network_output import give_logits, output_described
 from raydfkd.models.precision import evaluating, in_float32
 from raydfkd.registry import nearest
@@ -72,7 +73,7 @@ def _from_callable(module_name: str, attribute: str, num_classes: int, image_sha
     name = f"{module_name}:{attribute}"
     factory = _import_callable(module_name, attribute)
     if isinstance(factory, nn.Module):
-        return copy.deepcopy(factory)
+        return _module(copy.deepcopy(factory))
     parameters = inspect.signature(factory).parameters
     offered: dict[str, object] = {"num_classes": num_classes, "in_channels": image_shape[0], "image_shape": image_shape}
     arguments = {key: value for key, value in offered.items() if key in parameters}
@@ -94,7 +95,11 @@ def _from_callable(module_name: str, attribute: str, num_classes: int, image_sha
         raise ConfigError(f"model {name!r} cannot be built: called with ({told}), it ends with {described(error)}") from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model {name!r} returned a {type(model).__name__}; it must return a torch.nn.Module")
-    return model
+    return _module(model)
+
+
+def _module(model: nn.Module) -> nn.Module:
+    return ScriptedClassifier(model) if isinstance(model, torch.jit.ScriptModule) else model
 
 
 def _import_callable(module_name: str, attribute: str) -> Callable[..., object]:

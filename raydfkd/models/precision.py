@@ -60,7 +60,7 @@ def evaluating(network: object) -> Iterator[None]:
     if not isinstance(network, nn.Module):
         yield
         return
-    modes = [(layer, layer.training) for layer in network.modules()]
+    modes = [(layer, layer.training) for layer in network.modules() if hasattr(layer, "training")]  # not frozen TorchScript
     network.eval()
     try:
         yield

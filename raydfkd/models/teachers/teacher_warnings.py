@@ -99,7 +99,7 @@ def _is(values: Tensor, number: float) -> bool:
 
 
 def _numbers(values: Tensor) -> str:
-    return ", ".join(f"{float(value):.3g}" for value in values)
+    return ", ".join(f"{float(value) + 0.0:.3g}" for value in values)
 
 
 def warnings_on(teacher: FrozenTeacher, images: Tensor) -> Iterator[str]:

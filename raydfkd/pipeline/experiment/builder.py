@@ -19,6 +19,7 @@ from raydfkd.evaluation.first_look import NUM_IMAGES, look_at
 from raydfkd.evaluation.held_out_agreement import HeldOutEvaluator
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.classifiers.pruning import Kept, draw_anew, find_chain, shrink, strongest_filters
+from raydfkd.models.exported import ScriptedClassifier
 from raydfkd.models.precision import evaluating, require_compiler, supports_bfloat16
 from raydfkd.models.teachers import teacher_warnings
 from raydfkd.models.teachers.output_kind import kind_of
@@ -161,7 +162,7 @@ def build_student(config: ExperimentConfig, teacher: FrozenTeacher | None = None
             network = _pruned(config, name, teacher)
         if student.checkpoint is not None:
             load_weights(network, student.checkpoint)
-        _refuse_softmax(config, network, name)
+        _refuse_unfit(config, network, name)
         if student.few_shot is not None:
             assert teacher is not None
             FEW_SHOT.get(student.few_shot.kind).require(teacher, network)
@@ -198,11 +199,15 @@ def pruned_filters(config: ExperimentConfig, name: str, teacher: FrozenTeacher) 
 
 
 @torch.no_grad()
-def _refuse_softmax(config: ExperimentConfig, student: nn.Module, name: str) -> None:
+def _refuse_unfit(config: ExperimentConfig, student: nn.Module, name: str) -> None:
     """A student's file is for the user's own code, so that its outputs are left as they are."""
     model = config.model_of(name)
     if ":" not in model:
         return
+    if isinstance(student, ScriptedClassifier):
+        raise ConfigError(
+            f"students.{name}'s network {model!r} is a TorchScript program, which cannot be trained: name its code"
+        )
     with evaluating(student):
         kind = kind_of(student(torch.rand(3, *config.task.image_shape)))
     if kind in ("one logit", "one probability"):
@@ -248,7 +253,10 @@ def try_student(config: ExperimentConfig, teacher: FrozenTeacher, name: str, dev
     # The actors of a cluster may run on other machines, whose compilers cannot be tried from here.
     if config.students[name].compile and (config.runtime.runner == "local" or config.runtime.address is None):
         require_compiler(device, f"students.{name}.compile")
-    student_trial.try_student(build_distiller(config, device, name, teacher), name)
+    opponent = any(
+        METHODS.get(source.method).needs_student and config.student_of(key) == name for key, source in config.sources.items()
+    )
+    student_trial.try_student(build_distiller(config, device, name, teacher), name, opponent)
 
 
 def build_distiller(

@@ -41,8 +41,8 @@ def distiller_of(student: nn.Module, **settings: Any) -> Distiller:
     return Distiller(config, teacher, student, 1, torch.device("cpu"), bf16=False)
 
 
-def try_out(student: nn.Module, **settings: Any) -> None:
-    try_student(distiller_of(student, **settings), "small")
+def try_out(student: nn.Module, opponent: bool = False, **settings: Any) -> None:
+    try_student(distiller_of(student, **settings), "small", opponent)
 
 
 class Pooled(Student):
@@ -140,11 +140,19 @@ class CustomOp(Student):
         return NoBackward.apply(super().features(x))
 
 
+class CustomImages(Student):
+    def features(self, x: Tensor) -> Tensor:
+        return super().features(NoBackward.apply(x))
+
+
 def test_a_student_whose_weights_get_no_gradient() -> None:
     with pytest.raises(ConfigError, match="none of its network's weights gets a gradient"):
         try_out(NoGrad())
     with pytest.raises(ConfigError, match=r"its backward pass ends with NotImplementedError"):
         try_out(CustomOp())
+    try_out(CustomImages())
+    with pytest.raises(ConfigError, match=r"its backward pass ends with NotImplementedError"):
+        try_out(CustomImages(), opponent=True)
 
 
 def test_weights_that_take_no_part_are_refused_where_workers_would_wait_for_their_gradients() -> None:
