@@ -150,6 +150,8 @@ def test_a_student_whose_weights_get_no_gradient() -> None:
         try_out(NoGrad())
     with pytest.raises(ConfigError, match=r"its backward pass ends with NotImplementedError"):
         try_out(CustomOp())
+    with pytest.raises(ConfigError, match="no weight that learns: requires_grad is False"):
+        try_out(Student().requires_grad_(False))
     try_out(CustomImages())
     with pytest.raises(ConfigError, match=r"its backward pass ends with NotImplementedError"):
         try_out(CustomImages(), opponent=True)
