@@ -42,6 +42,11 @@ def warnings_of(teacher: FrozenTeacher, images: Tensor, logits: Tensor, determin
             "the same images give the teacher different logits from call to call, such as by a dropout that is always on "
             "(F.dropout without training=self.training): correct its code"
         )
+    elif _depends_on_the_batch(teacher, images, logits):
+        yield (
+            "the teacher's logits of an image depend on the other images of the batch, such as by BatchNorm without running "
+            "statistics or with those of the batch: correct its code, or its answers change with every batch"
+        )
     if teacher.output_kind == "sigmoid":
         yield (
             "all outputs of the teacher are between 0 and 1 and do not add up to 1, as a sigmoid at its end gives: "
@@ -59,6 +64,12 @@ def warnings_of(teacher: FrozenTeacher, images: Tensor, logits: Tensor, determin
             "about equally likely: its weights are untrained, or something divides its logits, such as a temperature"
         )
     yield from _input_warnings(teacher, images)
+
+
+def _depends_on_the_batch(teacher: FrozenTeacher, images: Tensor, logits: Tensor) -> bool:
+    with torch.no_grad():
+        among_others = teacher(torch.cat([images[:1], images[1:].square()])).float()
+    return not torch.allclose(among_others[0], logits[0], rtol=1e-2, atol=1e-3 * float(logits.abs().max()))
 
 
 def _input_warnings(teacher: FrozenTeacher, images: Tensor) -> Iterator[str]:

@@ -200,3 +200,10 @@ def test_a_normalisation_that_real_images_contradict_is_warned_of(images: torch.
         (told,) = warnings_on(frozen(trained, mean, std), images)
         assert f"was trained on inputs {words} those that the evaluation images give" in told
     assert list(warnings_on(frozen(Net()), images)) == [], "untrained"
+
+
+def test_logits_that_depend_on_the_other_images_are_warned_of() -> None:
+    model = Net()
+    model.bn = nn.BatchNorm2d(8, track_running_stats=False)
+    (told,) = warnings(model)
+    assert "depend on the other images of the batch" in told
