@@ -65,7 +65,7 @@ def require_logits(output: object, what: str, size: int, num_classes: int) -> No
 def _require_gradient(distiller: Distiller, view: Tensor, name: str) -> None:
     weights = {key: weight for key, weight in distiller.student.named_parameters() if weight.requires_grad}
     gradients: tuple[Tensor | None, ...] = ()
-    logits = _forward(distiller, view, name)
+    logits = _forward(distiller, view * 1, name)  # no leaf: it may change its images in place
     if weights and logits.requires_grad:
         try:
             inputs = [*weights.values(), *([view] if view.requires_grad else [])]

@@ -106,7 +106,7 @@ def require_batch_norm(audit: TeacherAudit, method: str) -> None:
     if audit.has_batch_norm:
         return
     layers = ", ".join(sorted(audit.normalization_layers)) or (
-        "no normalisation layer that can be read (BatchNorm that was folded into convolutions is gone)"
+        "no normalisation layer that can be read (BatchNorm folded into convolutions, or inside a program, cannot)"
     )
     if audit.uncalled_batch_norm:
         layers = (

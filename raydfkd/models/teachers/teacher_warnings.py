@@ -17,6 +17,8 @@ from raydfkd.models.teachers.own_normalization import own_scale_and_offset
 
 EQUAL_LOGITS = 0.05
 """Where all logits of an image are within this, its most likely class is at most 5% likelier than any other."""
+EQUAL_LOGITS_OF_REAL_IMAGES = 0.5
+"""The most likely class is at most 1.6 times as likely as the least likely; a trained teacher's is hundreds of times."""
 FAR_LARGER = 300.0
 """Ratio of variances: between natural and random images up to 20 in a filter's output, of pixels 0..255 to 0..1 it is 65025."""
 NEVER = -80.0
@@ -115,6 +117,14 @@ def _numbers(values: Tensor) -> str:
 
 def warnings_on(teacher: FrozenTeacher, images: Tensor) -> Iterator[str]:
     """As :func:`warnings_of`, for real images in [0,1] of the kind that the teacher was trained on, [B,C,H,W]."""
+    with torch.no_grad():
+        logits = teacher(images).float()
+    spread = float((logits.amax(1) - logits.amin(1)).median())
+    if spread < EQUAL_LOGITS_OF_REAL_IMAGES:
+        yield (
+            f"the teacher's logits of evaluation images differ by only {spread:.2g} between classes, so that all classes "
+            "are about equally likely to it: something divides its logits, such as a temperature, or its weights are untrained"
+        )
     ratio = _trained_to_given(teacher, images)
     if ratio is not None and not 1 / UNLIKE < ratio < UNLIKE:
         than = f"{ratio**0.5:.2g} times as large as" if ratio > 1 else f"{ratio**-0.5:.2g} times smaller than"

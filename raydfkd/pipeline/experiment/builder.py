@@ -15,7 +15,7 @@ from raydfkd.distillation.few_shot import FEW_SHOT
 from raydfkd.distillation.objectives import OBJECTIVES
 from raydfkd.errors import CheckpointError, ConfigError, DataError, TeacherError
 from raydfkd.evaluation.accuracy import Evaluator
-from raydfkd.evaluation.first_look import NUM_IMAGES, look_at
+from raydfkd.evaluation.first_look import look_at
 from raydfkd.evaluation.held_out_agreement import HeldOutEvaluator
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.classifiers.pruning import Kept, draw_anew, find_chain, shrink, strongest_filters
@@ -33,6 +33,8 @@ from raydfkd.synthesis.method import SynthesisContext, SynthesisParts
 from raydfkd.synthesis.methods import METHODS
 from raydfkd.tasks import TaskConfig, build_task
 from raydfkd.types import Synthesizer, SyntheticBatch
+
+NUM_WARNING_IMAGES = 64
 
 
 def choose_device(config: ExperimentConfig, assigned: str | None = None) -> torch.device:
@@ -291,7 +293,8 @@ def warnings_on(config: ExperimentConfig, teacher: FrozenTeacher, evaluator: Eva
     """What some of the evaluation images show to be wrong with the teacher, or with the data."""
     weights = config.teacher.weights
     told = list(look_at(teacher.to(device), evaluator.dataset, class_names(weights), _recorded(weights), device))
-    some = torch.from_numpy(evaluator.dataset.images[:NUM_IMAGES]).to(device)
+    images = evaluator.dataset.images
+    some = torch.from_numpy(images[:: max(1, len(images) // NUM_WARNING_IMAGES)]).to(device)
     return told + list(teacher_warnings.warnings_on(teacher, pixels_of(some)))
 
 

@@ -145,6 +145,15 @@ class CustomImages(Student):
         return super().features(NoBackward.apply(x))
 
 
+class InPlace(Student):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x.sub_(0.5))
+
+
+def test_a_student_may_change_its_images_in_place() -> None:
+    try_out(InPlace(), opponent=True)
+
+
 def test_a_student_whose_weights_get_no_gradient() -> None:
     with pytest.raises(ConfigError, match="none of its network's weights gets a gradient"):
         try_out(NoGrad())

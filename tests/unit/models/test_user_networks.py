@@ -221,7 +221,7 @@ class CalledAround(Net):
     [
         (lambda: Net(lambda n: nn.GroupNorm(2, n)), "has GroupNorm; set the source's bn_weight to 0"),
         (lambda: Net(lambda n: nn.InstanceNorm2d(n, track_running_stats=True)), "has InstanceNorm2d"),
-        (lambda: Net(lambda n: nn.Identity()), "folded into convolutions is gone"),
+        (lambda: Net(lambda n: nn.Identity()), "BatchNorm folded into convolutions"),
         (CalledAround, "such as 'norm1', that its forward pass does not call"),
         (lambda: traced(), "no normalisation layer that can be read"),
     ],
