@@ -201,7 +201,7 @@ def test_a_normalisation_that_real_images_contradict_is_warned_of(images: torch.
     for mean, std, words in ((0.5, 1.0, "4 times as large as"), (0.5, 0.0625, "4 times smaller than")):
         (told,) = (told for told in warnings_on(frozen(trained, mean, std), images) if "BatchNorm" in told)
         assert f"was trained on inputs {words} those that the evaluation images give" in told
-    assert list(warnings_on(frozen(Net()), images)) == [], "untrained"
+    assert not any("BatchNorm" in told for told in warnings_on(frozen(Net()), images)), "untrained"
 
 
 def test_logits_that_depend_on_the_other_images_are_warned_of() -> None:
