@@ -99,6 +99,8 @@ def _from_callable(module_name: str, attribute: str, num_classes: int, image_sha
 
 
 def _module(model: nn.Module) -> nn.Module:
+    """The network in a form whose layers can be seen, or that hides that they cannot."""
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper: a student's setting compile compiles it again
     return ScriptedClassifier(model) if isinstance(model, torch.jit.ScriptModule) else model
 
 

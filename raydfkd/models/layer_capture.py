@@ -123,8 +123,8 @@ def capture(
     return LayerCapture(model, hooks, handles, role, required)
 
 
-def executed_layers(model: nn.Module, images: Tensor) -> tuple[Any, tuple[str, ...]]:
-    """The network's output, and the dotted names of the layers that one pass calls, in the order in which they finish.
+def executed_layers(model: nn.Module, images: Tensor) -> tuple[Any, dict[str, Any]]:
+    """The network's output, and by name the outputs of the layers that one pass calls, in the order in which they finish.
 
     What a program of its own executes (TorchScript) is no layer that can be seen.
     """
@@ -132,10 +132,11 @@ def executed_layers(model: nn.Module, images: Tensor) -> tuple[Any, tuple[str, .
     order: list[str] = []
     take = capture(model, names, order=order, required=False)
     try:
-        output, _ = take(images)
+        output, values = take(images)
     finally:
         take.remove()
-    return output, tuple(order)
+    outputs = dict(zip(names, values, strict=True))
+    return output, {name: outputs[name] for name in order}
 
 
 def error_of(role: Role) -> type[RaydfkdError]:

@@ -78,13 +78,17 @@ class MapClassifier(Protocol):
 def give_logits(model: nn.Module, output: Any, num_classes: int) -> Any:
     """Makes ``model``, which gave ``output``, give the logits in it alone from now on; returns them.
 
-    They are its ``logits``, or else its only tensor [B,K,...]. Unchanged where it is a tensor, or where that cannot be told.
+    They are its ``logits``, or else its only tensor [B,K,...]; [B,K] of [B,K,1,1], as convolutions give. Unchanged where it is
+    a tensor of another form, or where that cannot be told.
     """
     key = None if isinstance(output, Tensor) else _logits_key(_parts(output), num_classes)
-    if key is None:
-        return output
-    model.register_forward_hook(_Part(key))
-    return _parts(output)[key]
+    if key is not None:
+        model.register_forward_hook(_Part(key))
+        output = _parts(output)[key]
+    if isinstance(output, Tensor) and output.ndim > 2 and output[0, 0].numel() == 1:
+        model.register_forward_hook(_without_positions)
+        output = output.flatten(1)
+    return output
 
 
 def output_described(output: Any) -> str:
@@ -112,6 +116,10 @@ class _Part:
                 "tried: let it always give the logits alone"
             )
         return parts[self.key]
+
+
+def _without_positions(model: nn.Module, images: Any, output: Any) -> Any:
+    return output.flatten(1) if isinstance(output, Tensor) else output
 
 
 def _parts(output: Any) -> dict[Any, Any]:

@@ -102,24 +102,26 @@ class FrozenTeacher(nn.Module):
         self._layers = tuple(layer for layer in self.model.modules() if not isinstance(layer, torch.jit.ScriptModule))
         self.executed: tuple[str, ...] | None = None
         self.output_kind: OutputKind = "logits"
+        self._head_name = find_head(self.model, classifier_head, num_classes)
         with torch.random.fork_rng(devices=[]), suppress(Exception):  # the audit tries it again, and says what is wrong
-            self._try_out()
-        self._head_name = find_head(self.model, classifier_head, num_classes, executed=self.executed)
+            self._try_out(classifier_head)
 
     def train(self, mode: bool = True) -> FrozenTeacher:
         """Does nothing: a teacher stays in evaluation mode."""
         return self
 
     @torch.no_grad()
-    def _try_out(self) -> None:
+    def _try_out(self, head: str | None) -> None:
         device = next((parameter.device for parameter in self.model.parameters()), self.normalization.mean.device)
         images = torch.rand(PROBE_BATCH_SIZE, *self.image_shape, generator=torch.Generator().manual_seed(0))
         inputs = ((images - self.normalization.mean.view(-1, 1, 1)) / self.normalization.std.view(-1, 1, 1)).to(device)
         taken = inputs.clone()
-        output, self.executed = executed_layers(self.model, taken)
+        output, executed = executed_layers(self.model, taken)
+        self.executed = tuple(executed)
         if not torch.equal(taken, inputs):
             self.model.register_forward_pre_hook(_copied)
         outputs = give_logits(self.model, output, self.num_classes)
+        self._head_name = find_head(self.model, head, self.num_classes, executed=executed, output=outputs)
         if not isinstance(outputs, torch.Tensor) or not outputs.is_floating_point():
             return
         kind = kind_of(outputs)

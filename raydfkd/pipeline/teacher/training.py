@@ -24,7 +24,7 @@ from raydfkd.distillation.student_trial import require_logits
 from raydfkd.errors import CheckpointError, ResourceError, RunFailedError
 from raydfkd.evaluation import Evaluation, evaluate
 from raydfkd.models.catalog import build_classifier
-from raydfkd.models.features import called_layers, find_head
+from raydfkd.models.features import probed_head
 from raydfkd.models.moving_average import update_average
 from raydfkd.models.precision import autocast
 from raydfkd.models.teachers.teacher import Normalization
@@ -213,8 +213,7 @@ def _initial_network(config: TeacherTrainingConfig) -> nn.Module:
     network = build_classifier(config.model, config.num_classes, config.image_shape)
     if config.initial_weights is None:
         return network
-    head = find_head(network, None, config.num_classes, executed=called_layers(network, config.image_shape))
-    kept = load_weights(network, config.initial_weights, head)
+    kept = load_weights(network, config.initial_weights, probed_head(network, None, config.num_classes, config.image_shape))
     random = f"; {' and '.join(kept)} are randomly initialised, for {config.num_classes} classes" if kept else ""
     logger.info("the network starts from %s%s", config.initial_weights, random)
     return network

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from raydfkd.errors import TeacherError
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.classifiers import ImageShape
+from raydfkd.models.features import probed_head
 from raydfkd.models.teachers.bn_statistics import BatchNormStatistics
 from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 from raydfkd.models.teachers.teacher_audit import audit_teacher, require_batch_norm, require_input_gradient
@@ -71,6 +72,7 @@ Outputs = namedtuple("Outputs", ["logits", "aux_logits"])
         lambda y: (y, y[:, :2]),
         lambda y: [y],
         lambda y: {"logits": y, "aux": y + 1},
+        lambda y: y[..., None, None],
         lambda y: {"pred": y, "hidden": None, "features": y[:, :2]},
         lambda y: SimpleNamespace(scores=y, loss=None),
     ],
@@ -143,8 +145,17 @@ class CalledFirst(Net):
         return super().features(x)
 
 
-def test_the_head_is_the_last_one_called() -> None:
-    assert frozen(CalledFirst()).head_name == "fc"
+class CalledLast(CalledFirst):
+    def forward(self, x: Tensor) -> Any:
+        logits = self.fc(self.features(x))
+        self.side(torch.zeros(1, 6))
+        return logits
+
+
+@pytest.mark.parametrize("model", [CalledFirst(), CalledLast()])
+def test_the_head_is_the_layer_that_gives_the_logits(model: nn.Module) -> None:
+    assert frozen(model).head_name == "fc"
+    assert probed_head(model, None, 4, SHAPE) == "fc"
 
 
 class Keyword(Net):
