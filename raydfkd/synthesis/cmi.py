@@ -170,9 +170,7 @@ class CMISynthesizer(InversionSynthesizer):
     ) -> None:
         super().__init__(config, parts, context, device)
         self.generator = generator.to(device).to(memory_format=torch.channels_last).train()
-        self._statistics = bn_statistics.BatchNormStatistics(
-            self.teacher.model, required=config.reads_batch_norm, executed=self.teacher.executed
-        )
+        self._statistics = bn_statistics.BatchNormStatistics(self.teacher, required=config.reads_batch_norm)
         self.contrast = None
         if config.contrastive_weight > 0:
             self.contrast = _Contrast(config, self.teacher, context.seed, device)
@@ -265,7 +263,7 @@ class _Contrast:
 
     def __init__(self, config: CMIConfig, teacher: FrozenTeacher, seed: int, device: torch.device) -> None:
         self.config = config
-        layers = config.instance_layers or tuple(bn_statistics.batch_norm_layers(teacher.model, teacher.executed))
+        layers = config.instance_layers or tuple(bn_statistics.batch_norm_layers(teacher))
         self._capture = features.capture(teacher.model, (), inputs_of=layers, role="teacher")
         with torch.no_grad():
             _, probed = self.read(torch.zeros(1, *teacher.image_shape, device=device))

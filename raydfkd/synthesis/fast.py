@@ -124,9 +124,7 @@ class FastSynthesizer(InversionSynthesizer):
     ) -> None:
         super().__init__(config, parts, context, device)
         self.generator = generator.to(device).to(memory_format=torch.channels_last).train()
-        self._statistics = bn_statistics.BatchNormStatistics(
-            self.teacher.model, required=config.reads_batch_norm, executed=self.teacher.executed
-        )
+        self._statistics = bn_statistics.BatchNormStatistics(self.teacher, required=config.reads_batch_norm)
         self._average: list[tuple[Tensor, Tensor]] | None = None
         self._was_reset = False
         generator_lr, self._latent_lr = config.rates()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,23 +13,22 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from raydfkd.errors import TeacherError
 from raydfkd.models.layer_capture import first_input
 from raydfkd.models.teachers.batch_moments import batch_moments
+from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 
 Moments = tuple[torch.Tensor, torch.Tensor]
 """Mean [C] and biased variance [C], float32."""
 
 
-def batch_norm_layers(model: nn.Module, executed: Container[str] | None = None) -> dict[str, nn.Module]:
+def batch_norm_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Layers with a BatchNorm's running statistics, by dotted name, in the order of definition.
 
     Torch's own, frozen ones (torchvision, timm), and any with the buffers ``running_mean`` and ``running_var``; InstanceNorm's
-    are statistics of single images.
-
-    Args:
-        executed: names of the layers that a forward pass calls, which alone count; None: all.
+    are statistics of single images. Of a ``FrozenTeacher``, those of its network that its forward pass calls.
     """
+    network, executed = (model.model, model.executed) if isinstance(model, FrozenTeacher) else (model, None)
     return {
         name: layer
-        for name, layer in model.named_modules()
+        for name, layer in network.named_modules()
         if isinstance(getattr(layer, "running_mean", None), torch.Tensor)
         and isinstance(getattr(layer, "running_var", None), torch.Tensor)
         and not isinstance(layer, _InstanceNorm | torch.jit.ScriptModule)
@@ -44,15 +43,15 @@ class BatchNormStatistics:
     a forward pass outside it has no overhead. For a layer called more than once in a pass the last call counts.
 
     Args:
+        model: see :func:`batch_norm_layers`.
         required: whether there must be any; without, the lists may be empty.
-        executed: names of the layers that a forward pass calls, which alone count; None: all.
 
     Raises:
         TeacherError: the model has no BatchNorm layer with running statistics.
     """
 
-    def __init__(self, model: nn.Module, required: bool = True, executed: Container[str] | None = None) -> None:
-        layers = batch_norm_layers(model, executed)
+    def __init__(self, model: nn.Module, required: bool = True) -> None:
+        layers = batch_norm_layers(model)
         if required and not layers:
             raise TeacherError(
                 f"{type(model).__name__} has no BatchNorm layer with running statistics; use a method without a BN term"

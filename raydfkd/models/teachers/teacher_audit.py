@@ -83,7 +83,7 @@ def audit_teacher(teacher: FrozenTeacher) -> TeacherAudit:
         deterministic = bool(torch.equal(logits, teacher(images)))
     input_gradient, reason = _input_gradient(teacher, images)
     feature_dim = _feature_dim(teacher, images)
-    batch_norm = batch_norm_layers(teacher.model, teacher.executed)
+    batch_norm = batch_norm_layers(teacher)
     uncalled = tuple(name for name in batch_norm_layers(teacher.model) if name not in batch_norm)
     return TeacherAudit(
         num_params=sum(p.numel() for p in teacher.model.parameters()),

@@ -138,7 +138,7 @@ def warnings_on(teacher: FrozenTeacher, images: Tensor) -> Iterator[str]:
 def _trained_to_given(teacher: FrozenTeacher, *batches: Tensor) -> float | None:
     """How many times the variance that the first BatchNorm layer was trained on is the largest that these images give, in the
     median over channels; None if there is none, or it is untrained."""
-    layers = batch_norm_layers(teacher.model, teacher.executed)
+    layers = batch_norm_layers(teacher)
     first = next((layers[name] for name in teacher.executed or layers if name in layers), None)
     if first is None:
         return None

@@ -138,7 +138,7 @@ def test_a_normalisation_inside_the_network_is_warned_of_where_it_is_done_twice(
 
     class Inline(Net):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward((F.interpolate(x, size=(12, 12)) - 0.5) / 0.25)
+            return super().forward(F.pad((F.interpolate(x, size=(12, 12)) - 0.5) / 0.25, (1, 1, 1, 1), value=9.0))
 
     for model in (Net(before=Normalize()), Inline()):
         (told,) = warnings(model, 0.5, 0.25)

@@ -126,7 +126,7 @@ def test_what_a_forward_pass_does_not_call_does_not_count(images: Tensor) -> Non
     audit = audit_teacher(teacher)
     assert (teacher.head_name, audit.feature_dim, audit.normalization_layers) == ("fc", 8, {"BatchNorm2d": 2})
     assert any("does not call do not count: aux.0" in note for note in audit.notes)
-    statistics = BatchNormStatistics(teacher.model, executed=teacher.executed)
+    statistics = BatchNormStatistics(teacher)
     with statistics.capture():
         teacher(images)
     assert statistics.names == ["norm1", "norm2"]
@@ -208,7 +208,7 @@ def test_every_kind_of_batch_norm_gives_its_statistics(make: Callable[[], nn.Mod
     audit = audit_teacher(teacher)
     require_batch_norm(audit, "x")
     assert sum(audit.normalization_layers.values()) in (2, 0 if isinstance(teacher.model.norm1, ByHand) else 2)
-    statistics = BatchNormStatistics(teacher.model, executed=teacher.executed)
+    statistics = BatchNormStatistics(teacher)
     x = images.clone().requires_grad_()
     with statistics.capture():
         teacher(x)
@@ -353,7 +353,7 @@ def test_torchvisions_teachers_with_auxiliary_heads(name: str) -> None:
     shape = (3, 32, 32) if name == "googlenet" else (3, 75, 75)
     model = build_classifier(f"torchvision:{name}", 4, shape)
     teacher = FrozenTeacher(model, 4, shape, (0.5,) * 3, (0.25,) * 3)
-    statistics = BatchNormStatistics(teacher.model, executed=teacher.executed)
+    statistics = BatchNormStatistics(teacher)
     with statistics.capture(), torch.no_grad():
         _, features = teacher.forward_features(torch.rand(2, *shape))
     assert teacher.head_name == "fc"
