@@ -7,6 +7,10 @@ exception is a bug and keeps its traceback.
 from __future__ import annotations
 
 import errno
+import sys
+import sysconfig
+import traceback
+from pathlib import Path
 
 
 class RaydfkdError(Exception):
@@ -90,3 +94,29 @@ class RunStoppedError(RaydfkdError):
     """The run stopped cleanly because it was asked to; it can be resumed."""
 
     exit_code = 3
+
+
+def first_line(error: BaseException) -> str:
+    """An exception's message, at most its first line; its type where it has none."""
+    return (str(error).splitlines() or [""])[0].strip()[:200] or type(error).__name__
+
+
+def described(error: BaseException) -> str:
+    """An exception of a user's code in half a sentence: type, message, and file and line where they are the user's."""
+    message = first_line(error)
+    told = message if message == type(error).__name__ else f"{type(error).__name__}: {message}"
+    where = raised_in(error)
+    return told if where is None else f"{told} ({where})"
+
+
+def raised_in(error: BaseException) -> str | None:
+    """``FILE:LINE`` of the innermost call in code that is neither ours, nor torch's, nor Python's; None: there is none."""
+    torch = sys.modules.get("torch")
+    folders = [Path(__file__).parent, *(Path(module.__file__).parent for module in (torch,) if module and module.__file__)]
+    python = Path(sysconfig.get_path("stdlib"))
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        pythons = path.is_relative_to(python) and "site-packages" not in path.parts
+        if path.is_file() and not pythons and not any(path.is_relative_to(folder) for folder in folders):
+            return f"{path}:{frame.lineno}"
+    return None

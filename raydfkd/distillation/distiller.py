@@ -16,6 +16,7 @@ from raydfkd.distillation.config import StudentConfig
 from raydfkd.distillation.data_parallel import synchronize_batch_norm, without_reduction
 from raydfkd.distillation.learner import build_learner
 from raydfkd.distillation.schedule import learning_rate
+from raydfkd.errors import ConfigError
 from raydfkd.losses.distillation import agreement, importance_weighted_mean
 from raydfkd.models.features import join_outputs
 from raydfkd.models.moving_average import update_average
@@ -62,6 +63,9 @@ class Distiller:
         total_steps: length of the learning-rate schedule.
         device: where all of it runs.
         bf16: bfloat16 autocast where the device has it.
+
+    Raises:
+        TeacherError, ConfigError: a network does not have what the objective needs, or the student has no weight that learns.
     """
 
     def __init__(
@@ -88,6 +92,8 @@ class Distiller:
         self.objective = learner.objective
         self.objective.trained.to(device)
         self._trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+        if not self._trained:
+            raise ConfigError("the student's network has no weight that learns: requires_grad is False, or it has none")
         settings = config.optimizer
         self.optimizer = torch.optim.SGD(
             self._trained,

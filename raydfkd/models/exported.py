@@ -1,4 +1,4 @@
-"""Teachers from ``torch.export`` files (.pt2): a graph and its weights, without the Python code that defined them.
+"""Teachers that are programs: ``torch.export`` files (.pt2), a graph and its weights without the Python code, and TorchScript.
 
 A .pt2 file is a program: use only files from sources whose code you would run. Obvious risks are rejected: torch unpickles
 some parts of such archives without restriction, and files that have such parts are rejected before torch reads them.
@@ -12,8 +12,9 @@ import logging
 import pickle
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,6 +40,23 @@ class ExportedClassifier(nn.Module):
 
     def train(self, mode: bool = True) -> ExportedClassifier:
         """Does nothing: an exported graph keeps the mode in which it was exported, and raises on a change."""
+        return self
+
+
+class ScriptedClassifier(nn.Module):
+    """A TorchScript program as a module, in evaluation mode for good; what it executes are no layers that can be seen."""
+
+    def __init__(self, program: torch.jit.ScriptModule) -> None:
+        super().__init__()
+        with suppress(AttributeError, RuntimeError):  # torch.jit.freeze has removed the mode
+            program.eval()
+        self.program = program
+
+    def forward(self, images: torch.Tensor) -> Any:
+        return self.program(images)
+
+    def train(self, mode: bool = True) -> ScriptedClassifier:
+        """Does nothing."""
         return self
 
 

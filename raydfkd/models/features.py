@@ -6,14 +6,14 @@ they are captured with forward hooks on named layers, which :func:`stage_layers`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from raydfkd.errors import RaydfkdError
 from raydfkd.models.classifiers import ImageShape
-from raydfkd.models.layer_capture import Role, capture, error_of
+from raydfkd.models.layer_capture import Role, capture, error_of, executed_layers
 from raydfkd.models.network_output import Feature, FeatureShapes, MapClassifier, NetworkOutput, join_outputs
 from raydfkd.models.precision import evaluating
 
@@ -69,7 +69,7 @@ class FeatureReader(nn.Module):
         self.needs = needs
         self.image_shape = image_shape
         self.frozen = frozen
-        self._head = find_head(network, head, num_classes, role)
+        self._head = probed_head(network, head, num_classes, image_shape, role)
         if needs & {"embedding", "head"}:
             require_linear_head(network, self._head, role)
         self._gives_maps = layers is None and isinstance(network, MapClassifier)
@@ -137,22 +137,53 @@ class FeatureReader(nn.Module):
         return head
 
 
-def find_head(model: nn.Module, name: str | None, num_classes: int, role: Role = "teacher") -> str | None:
+def find_head(
+    model: nn.Module,
+    name: str | None,
+    num_classes: int,
+    role: Role = "teacher",
+    executed: Mapping[str, object] | None = None,
+    output: object = None,
+) -> str | None:
     """The dotted name of the classifier head: ``name`` if given, else the last Linear with ``num_classes`` outputs, if any.
+
+    Args:
+        executed: outputs of the layers that a forward pass calls, in its order, which alone count; None: all, as defined.
+        output: what the network gave in that pass; a layer that gave the same is the head, whatever is called after it.
 
     Raises:
         TeacherError, ConfigError (of a student): there is no layer ``name``.
     """
     if name is None:
+        layers = dict(model.named_modules())
         linears = [
-            n for n, layer in model.named_modules() if isinstance(layer, nn.Linear) and layer.out_features == num_classes
+            n
+            for n in (layers if executed is None else executed)
+            if isinstance(layers[n], nn.Linear) and layers[n].out_features == num_classes
         ]
-        return linears[-1] if linears else None
+        same = [n for n in linears if executed is not None and _equal(executed[n], output)]
+        return (same or linears or [None])[-1]
     known = dict(model.named_modules())
     if not name or name not in known:
         linears = [n for n, layer in known.items() if isinstance(layer, nn.Linear)]
         raise error_of(role)(f"the {role} has no layer {name!r} for its classifier_head; its Linear layers are {linears}")
     return name
+
+
+def _equal(x: object, y: object) -> bool:
+    return isinstance(x, Tensor) and isinstance(y, Tensor) and x.shape == y.shape and torch.equal(x, y)
+
+
+@torch.no_grad()
+def probed_head(
+    network: nn.Module, name: str | None, num_classes: int, image_shape: ImageShape, role: Role = "student"
+) -> str | None:
+    """As :func:`find_head`, among the layers that a forward pass in evaluation mode calls."""
+    if find_head(network, name, num_classes, role) is None or name is not None:
+        return name
+    with evaluating(network):
+        output, executed = executed_layers(network, probe_images(network, image_shape))
+    return find_head(network, None, num_classes, role, executed, output)
 
 
 def require_linear_head(model: nn.Module, head: str | None, role: Role) -> nn.Linear:

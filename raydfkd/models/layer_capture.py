@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -77,12 +78,17 @@ class _Hook:
                 self.order.append(self.name)
 
     def kept(self, seen: tuple[Any, ...]) -> Any:
-        return seen[1]
+        return seen[-1]
 
 
 class _InputHook(_Hook):
     def kept(self, seen: tuple[Any, ...]) -> Any:
-        return seen[0][0]
+        return first_input(*seen[:2])
+
+
+def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a layer was called with first, by position or by name."""
+    return args[0] if args else next(iter(kwargs.values()), None)
 
 
 def capture(
@@ -113,8 +119,24 @@ def capture(
         raise error_of(role)(f"the {role}'s feature_layers {list(layers)} name a layer twice; each gives one map")
     hooks: dict[str, _Hook] = {name: _Hook(name, order) for name in layers}
     hooks |= {f"input of {name}": _InputHook(name, None) for name in inputs_of}
-    handles = [known[hook.name].register_forward_hook(hook) for hook in hooks.values()]
+    handles = [known[hook.name].register_forward_hook(hook, with_kwargs=True) for hook in hooks.values()]
     return LayerCapture(model, hooks, handles, role, required)
+
+
+def executed_layers(model: nn.Module, images: Tensor) -> tuple[Any, dict[str, Any]]:
+    """The network's output, and by name the outputs of the layers that one pass calls, in the order in which they finish.
+
+    What a program of its own executes (TorchScript) is no layer that can be seen.
+    """
+    names = [name for name, layer in model.named_modules() if name and not isinstance(layer, torch.jit.ScriptModule)]
+    order: list[str] = []
+    take = capture(model, names, order=order, required=False)
+    try:
+        output, values = take(images)
+    finally:
+        take.remove()
+    outputs = dict(zip(names, values, strict=True))
+    return output, {name: outputs[name] for name in order}
 
 
 def error_of(role: Role) -> type[RaydfkdError]:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from raydfkd.errors import ConfigError, described
+
 
 def supports_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is faster than float32 on ``device``: its hardware computes in it.
@@ -33,6 +35,21 @@ def autocast(device: torch.device, enabled: bool) -> AbstractContextManager[Any]
     return nullcontext()
 
 
+def require_compiler(device: torch.device, setting: str) -> None:
+    """Compiles something small, which fails at once where torch.compile lacks a C++ compiler, its headers or Triton.
+
+    Raises:
+        ConfigError: it fails; the message names the setting.
+    """
+    try:
+        torch.compile(lambda x: (x + 1).sin(), dynamic=False)(torch.zeros(16, device=device))
+    except Exception as error:
+        raise ConfigError(
+            f"{setting} is on, and torch.compile does not work here ({described(error)}): install a C++ compiler (g++) and "
+            "Python's headers, or name a compiler in the variable CXX; or set it to false"
+        ) from error
+
+
 @contextmanager
 def evaluating(network: object) -> Iterator[None]:
     """Puts the network in evaluation mode, and restores each layer's mode afterwards.
@@ -43,10 +60,20 @@ def evaluating(network: object) -> Iterator[None]:
     if not isinstance(network, nn.Module):
         yield
         return
-    modes = [(layer, layer.training) for layer in network.modules()]
+    modes = [(layer, layer.training) for layer in network.modules() if hasattr(layer, "training")]  # not frozen TorchScript
     network.eval()
     try:
         yield
     finally:
         for layer, mode in modes:
             layer.training = mode
+
+
+def in_float32(network: nn.Module) -> nn.Module:
+    """The network, its weights and buffers of other precisions converted in place.
+
+    Exact for float16 and bfloat16; a run computes in bfloat16 where it says so (:func:`autocast`).
+    """
+    tensors = [*network.parameters(), *network.buffers()]
+    kinds = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    return network if kinds <= {torch.float32} else network.float()

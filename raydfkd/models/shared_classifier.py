@@ -18,9 +18,9 @@ from raydfkd.models.features import (
     FeatureReader,
     MapClassifier,
     capture,
-    find_head,
     is_pooled,
     probe_images,
+    probed_head,
     require_linear_head,
 )
 from raydfkd.models.precision import evaluating
@@ -134,7 +134,7 @@ def share_classifier(
     teacher_shape = _pooled_map_shape(teacher)
     shape = teacher.image_shape
     layers = None if feature_layers is None else tuple(feature_layers)[-1:]
-    own_head = find_head(backbone, classifier_head, teacher.num_classes, "student")
+    own_head = probed_head(backbone, classifier_head, teacher.num_classes, shape)
     reader = FeatureReader(backbone, frozenset({"maps"}), teacher.num_classes, shape, layers=layers, head=own_head)
     projector = ClassifierSharingProjector(reader.shapes().maps[-1], teacher_shape)
     map_layer = reader.layers[-1] if reader.layers else None

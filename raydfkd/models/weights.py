@@ -148,7 +148,8 @@ def _refuse_torchscript(path: Path) -> None:
         if any("/code/" in name for name in archive.namelist()):
             raise CheckpointError(
                 f"{path} is a TorchScript program (torch.jit.save), which holds code: save its state_dict(), or export the "
-                "network by torch.export to a .pt2 file and name that as teacher.model"
+                "network by torch.export to a .pt2 file and name that as teacher.model, or a function of yours that returns "
+                "torch.jit.load(...)"
             )
 
 

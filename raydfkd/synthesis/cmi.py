@@ -263,7 +263,7 @@ class _Contrast:
 
     def __init__(self, config: CMIConfig, teacher: FrozenTeacher, seed: int, device: torch.device) -> None:
         self.config = config
-        layers = config.instance_layers or tuple(bn_statistics.batch_norm_layers(teacher.model))
+        layers = config.instance_layers or tuple(bn_statistics.batch_norm_layers(teacher))
         self._capture = features.capture(teacher.model, (), inputs_of=layers, role="teacher")
         with torch.no_grad():
             _, probed = self.read(torch.zeros(1, *teacher.image_shape, device=device))

@@ -4,23 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from raydfkd.errors import TeacherError
+from raydfkd.models.layer_capture import first_input
 from raydfkd.models.teachers.batch_moments import batch_moments
+from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 
 Moments = tuple[torch.Tensor, torch.Tensor]
 """Mean [C] and biased variance [C], float32."""
 
 
 def batch_norm_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """BatchNorm1d/2d and SyncBatchNorm layers that keep running statistics, by dotted name, in the order of definition."""
+    """Layers with a BatchNorm's running statistics, by dotted name, in the order of definition.
+
+    Torch's own, frozen ones (torchvision, timm), and any with the buffers ``running_mean`` and ``running_var``; InstanceNorm's
+    are statistics of single images. Of a ``FrozenTeacher``, those of its network that its forward pass calls.
+    """
+    network, executed = (model.model, model.executed) if isinstance(model, FrozenTeacher) else (model, None)
     return {
         name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm) and layer.running_mean is not None
+        for name, layer in network.named_modules()
+        if isinstance(getattr(layer, "running_mean", None), torch.Tensor)
+        and isinstance(getattr(layer, "running_var", None), torch.Tensor)
+        and not isinstance(layer, _InstanceNorm | torch.jit.ScriptModule)
+        and (executed is None or name in executed)
     }
 
 
@@ -31,6 +43,7 @@ class BatchNormStatistics:
     a forward pass outside it has no overhead. For a layer called more than once in a pass the last call counts.
 
     Args:
+        model: see :func:`batch_norm_layers`.
         required: whether there must be any; without, the lists may be empty.
 
     Raises:
@@ -51,7 +64,7 @@ class BatchNormStatistics:
     @property
     def widths(self) -> list[int]:
         """Channels of each layer."""
-        return [int(layer.num_features) for layer in self._layers]  # type: ignore[arg-type]
+        return [layer.running_mean.numel() for layer in self._layers]  # type: ignore[operator]
 
     @property
     def running(self) -> list[Moments]:
@@ -74,7 +87,7 @@ class BatchNormStatistics:
         """Records the next forward pass; earlier statistics are dropped."""
         self.remove()
         for index, layer in enumerate(self._layers):
-            self._handles.append(layer.register_forward_pre_hook(self._hook(index)))
+            self._handles.append(layer.register_forward_pre_hook(self._hook(index), with_kwargs=True))
         try:
             yield self
         finally:
@@ -90,8 +103,8 @@ class BatchNormStatistics:
             handle.remove()
         self._handles.clear()
 
-    def _hook(self, index: int) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-        def record(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            self._batch[index] = batch_moments(args[0])
+    def _hook(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def record(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._batch[index] = batch_moments(first_input(args, kwargs))
 
         return record

@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import nn
 
 from raydfkd.errors import TeacherError
 from raydfkd.models.classifiers import ImageShape
+from raydfkd.models.exported import ScriptedClassifier
 from raydfkd.models.features import Feature, FeatureReader, find_head
-from raydfkd.models.precision import autocast
-from raydfkd.models.teachers.output_kind import OutputKind, kind_of, take_logarithms
+from raydfkd.models.layer_capture import executed_layers, first_input
+from raydfkd.models.network_output import give_logits
+from raydfkd.models.precision import autocast, in_float32
+from raydfkd.models.teachers.output_kind import OutputKind, give_logits_of, kind_of
 
 PROBE_BATCH_SIZE = 3
 """Not 1 or 2, which an exported program with a fixed batch size is likely to have."""
@@ -45,16 +49,18 @@ def pixels_of(stored: torch.Tensor) -> torch.Tensor:
 class FrozenTeacher(nn.Module):
     """A classifier permanently in evaluation mode, taking float images [B,C,H,W] in [0,1] and giving logits [B,K].
 
-    Where the model gives probabilities, by a softmax at its end, their logarithms are the logits; ``output_kind`` says what
-    it gives, which is found by trying it. ``train()`` does nothing, no weight has a gradient, BatchNorm buffers cannot move
-    (if a layer of the wrapped model is put in training mode, the next call resets it). Gradients with respect to the images
-    work.
+    The model is tried once. Where it gives probabilities, by a softmax at its end, their logarithms are the logits; of one
+    logit or probability for two classes, logits of both are made; ``output_kind`` says what it gives. Where it gives an object,
+    a tuple or a dict, the logits in it are taken. ``executed`` has the names of the layers that its forward pass calls, in the
+    order in which they finish (None: it could not be tried): what it does not call does not count. ``train()`` does nothing, no
+    weight has a gradient, BatchNorm buffers cannot move (if a layer of the wrapped model is put in training mode, the next call
+    resets it). Gradients with respect to the images work.
 
     Args:
-        model: the trained network, which takes normalised images.
+        model: the trained network, which takes normalised images; its weights are converted to float32.
         mean, std: one number per channel.
         classifier_head: dotted name of the layer whose input is the penultimate feature; if None, the last Linear layer with
-            ``num_classes`` outputs.
+            ``num_classes`` outputs that is called.
         feature_layers: dotted names of the layers whose outputs are the stage maps, the stem's first and the pooled one last;
             if None, the maps the model provides, or those of layers found by probing it.
 
@@ -88,34 +94,43 @@ class FrozenTeacher(nn.Module):
             raise TeacherError(f"the teacher's normalization has std {list(std)}; every number must be above 0")
         self.num_classes = num_classes
         self.image_shape = image_shape
-        self.model = model
+        self.model = in_float32(ScriptedClassifier(model) if isinstance(model, torch.jit.ScriptModule) else model)
         self.normalization = Normalization(mean, std)
         self._feature_layers = feature_layers
-        self._head_name = find_head(model, classifier_head, num_classes)
         self.requires_grad_(False)
         nn.Module.train(self, False)
-        self._layers = tuple(model.modules())
-        self.output_kind = self._output_kind()
-        if self.output_kind == "probabilities":
-            take_logarithms(model)
+        self._layers = tuple(layer for layer in self.model.modules() if not isinstance(layer, torch.jit.ScriptModule))
+        self.executed: tuple[str, ...] | None = None
+        self.output_kind: OutputKind = "logits"
+        self._head_name = find_head(self.model, classifier_head, num_classes)
+        with torch.random.fork_rng(devices=[]), suppress(Exception):  # the audit tries it again, and says what is wrong
+            self._try_out(classifier_head)
 
     def train(self, mode: bool = True) -> FrozenTeacher:
         """Does nothing: a teacher stays in evaluation mode."""
         return self
 
     @torch.no_grad()
-    def _output_kind(self) -> OutputKind:
-        """What the wrapped model gives for random images; "logits" if it cannot take them, which the audit says better."""
+    def _try_out(self, head: str | None) -> None:
         device = next((parameter.device for parameter in self.model.parameters()), self.normalization.mean.device)
         images = torch.rand(PROBE_BATCH_SIZE, *self.image_shape, generator=torch.Generator().manual_seed(0))
-        with torch.random.fork_rng(devices=[]), suppress(RuntimeError, ValueError, TypeError, AssertionError):
-            inputs = (images - self.normalization.mean.view(-1, 1, 1)) / self.normalization.std.view(-1, 1, 1)
-            outputs = self.model(inputs.to(device))
-            if isinstance(outputs, torch.Tensor) and outputs.ndim >= 2 and outputs.shape[1] > 1:
-                kind = kind_of(outputs)
-                # Logits of a few images may be between 0 and 1 by chance, those of glaring ones are not.
-                return kind if kind != "sigmoid" else kind_of(self.model(GLARING * inputs.to(device)))
-        return "logits"
+        inputs = ((images - self.normalization.mean.view(-1, 1, 1)) / self.normalization.std.view(-1, 1, 1)).to(device)
+        taken = inputs.clone()
+        output, executed = executed_layers(self.model, taken)
+        self.executed = tuple(executed)
+        if not torch.equal(taken, inputs):
+            self.model.register_forward_pre_hook(_copied)
+        outputs = give_logits(self.model, output, self.num_classes)
+        self._head_name = find_head(self.model, head, self.num_classes, executed=executed, output=outputs)
+        if not isinstance(outputs, torch.Tensor) or not outputs.is_floating_point():
+            return
+        kind = kind_of(outputs)
+        if kind in ("sigmoid", "one probability"):
+            # Logits of a few images may be between 0 and 1 by chance, those of glaring ones are not.
+            kind = kind_of(self.model(GLARING * inputs))
+        if kind not in ("one logit", "one probability") or (self.num_classes == 2 and outputs.numel() == len(images)):
+            self.output_kind = kind
+        give_logits_of(self.model, self.output_kind)
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """Images [B,C,H,W] in [0,1] as the wrapped model expects them."""
@@ -138,7 +153,9 @@ class FrozenTeacher(nn.Module):
     def forward_features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [B,K] and the penultimate features [B,d], the input of the classifier head."""
         captured: list[torch.Tensor] = []
-        handle = self.classifier_head.register_forward_pre_hook(lambda layer, args: captured.append(args[0]))
+        handle = self.classifier_head.register_forward_pre_hook(
+            lambda layer, args, kwargs: captured.append(first_input(args, kwargs)), with_kwargs=True
+        )
         try:
             logits = self(images)
         finally:
@@ -187,7 +204,25 @@ class FrozenTeacher(nn.Module):
     def state_sha256(self) -> str:
         """SHA-256 over names, types, shapes and bytes of all weights, buffers and the normalisation."""
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        for name, value in sorted(self.state_dict().items()):
+            _hash(digest, name, value)
         return digest.hexdigest()
+
+
+def _hash(digest: hashlib._Hash, name: str, value: Any) -> None:
+    """A tensor, or what a quantised layer has in its place: a tuple of tensors, or a plain value."""
+    if isinstance(value, tuple | list):
+        for part in value:
+            _hash(digest, name, part)
+    elif isinstance(value, torch.Tensor):
+        tensor = value.detach().cpu()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        tensor = tensor.dequantize() if tensor.is_quantized else tensor
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    else:
+        digest.update(f"{name} {value!r}\n".encode())
+
+
+def _copied(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """For a network that changes its images in place, which are the student's too."""
+    return (args[0].clone(), *args[1:])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from raydfkd.errors import TeacherError
-from raydfkd.models.exported import ExportedClassifier
+from raydfkd.errors import RaydfkdError, TeacherError, described
+from raydfkd.models.exported import ExportedClassifier, ScriptedClassifier
+from raydfkd.models.external import WRAP
+from raydfkd.models.network_output import output_described
 from raydfkd.models.teachers.bn_statistics import batch_norm_layers
 from raydfkd.models.teachers.frozen_teacher import PROBE_BATCH_SIZE, FrozenTeacher
 from raydfkd.models.teachers.teacher_warnings import warnings_of
@@ -23,9 +26,11 @@ class TeacherAudit:
 
     Attributes:
         num_params: weights of the network, buffers not counted.
-        normalization_layers: how many layers of each normalising type, by class name.
+        normalization_layers: how many layers of each normalising type its forward pass calls, by class name.
         has_batch_norm: whether a BatchNorm layer with running statistics can be read.
+        uncalled_batch_norm: such layers that its forward pass does not call, by name.
         input_gradient: whether the logits have a finite gradient with respect to the images that is not zero.
+        no_gradient_because: the reason, where that is an error.
         deterministic: whether the same images give the same logits bit for bit.
         feature_dim: width of the penultimate features, None if they cannot be read.
         finite: whether all weights, buffers and logits are finite (an audit that finds otherwise raises).
@@ -37,7 +42,9 @@ class TeacherAudit:
     num_params: int
     normalization_layers: dict[str, int]
     has_batch_norm: bool
+    uncalled_batch_norm: tuple[str, ...]
     input_gradient: bool
+    no_gradient_because: str | None
     deterministic: bool
     feature_dim: int | None
     finite: bool
@@ -74,17 +81,21 @@ def audit_teacher(teacher: FrozenTeacher) -> TeacherAudit:
         _require_classes(teacher, logits)
         _require_finite(teacher, logits)
         deterministic = bool(torch.equal(logits, teacher(images)))
-    input_gradient = _has_input_gradient(teacher, images)
+    input_gradient, reason = _input_gradient(teacher, images)
     feature_dim = _feature_dim(teacher, images)
+    batch_norm = batch_norm_layers(teacher)
+    uncalled = tuple(name for name in batch_norm_layers(teacher.model) if name not in batch_norm)
     return TeacherAudit(
         num_params=sum(p.numel() for p in teacher.model.parameters()),
-        normalization_layers=_normalization_layers(teacher.model),
-        has_batch_norm=bool(batch_norm_layers(teacher.model)),
+        normalization_layers=_normalization_layers(teacher),
+        has_batch_norm=bool(batch_norm),
+        uncalled_batch_norm=uncalled,
         input_gradient=input_gradient,
+        no_gradient_because=reason,
         deterministic=deterministic,
         feature_dim=feature_dim,
         finite=True,
-        notes=_notes(teacher, input_gradient, feature_dim),
+        notes=_notes(teacher, input_gradient, feature_dim, uncalled),
         warnings=tuple(warnings_of(teacher, images, logits.float(), deterministic)),
         sha256=teacher.state_sha256(),
     )
@@ -94,7 +105,14 @@ def require_batch_norm(audit: TeacherAudit, method: str) -> None:
     """Raises TeacherError if ``method`` needs BatchNorm statistics that the teacher lacks."""
     if audit.has_batch_norm:
         return
-    layers = ", ".join(sorted(audit.normalization_layers)) or "no normalisation layer that can be read"
+    layers = ", ".join(sorted(audit.normalization_layers)) or (
+        "no normalisation layer that can be read (BatchNorm folded into convolutions, or inside a program, cannot)"
+    )
+    if audit.uncalled_batch_norm:
+        layers = (
+            f"BatchNorm layers, such as {audit.uncalled_batch_norm[0]!r}, that its forward pass does not call (a layer's "
+            "forward(x), or F.batch_norm with its buffers, is no call of the layer)"
+        )
     raise TeacherError(
         f"method {method!r} matches BatchNorm statistics, but this teacher has {layers}; set the source's bn_weight to 0, "
         "or choose a method without that loss"
@@ -104,8 +122,10 @@ def require_batch_norm(audit: TeacherAudit, method: str) -> None:
 def require_input_gradient(audit: TeacherAudit, method: str) -> None:
     """Raises TeacherError if ``method`` optimises images through a teacher that gives no gradient."""
     if not audit.input_gradient:
+        reason = "" if audit.no_gradient_because is None else f" ({audit.no_gradient_because})"
         raise TeacherError(
-            f"method {method!r} needs the gradient of the teacher's logits to its images, which this teacher lacks"
+            f"method {method!r} needs the gradient of the teacher's logits to its images, which this teacher lacks{reason}: "
+            "choose a method that needs none (raydfkd methods), or a teacher in plain float operations"
         )
 
 
@@ -125,24 +145,31 @@ def _logits(teacher: FrozenTeacher, images: torch.Tensor) -> torch.Tensor:
             raise TeacherError(
                 f"the teacher takes {expected}-channel images, the task has {channels} channels; change one of them"
             ) from error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = described(error).removeprefix(f"{type(error).__name__}: ")
         raise TeacherError(
             f"the teacher cannot take {AUDIT_BATCH_SIZE} images of shape ({channels}, {height}, {width}): {reason}"
         ) from error
+    except RaydfkdError:
+        raise
+    except Exception as error:
+        raise TeacherError(f"the teacher does not take a tensor of images: {described(error)}; {WRAP}") from error
     if not isinstance(logits, torch.Tensor):
-        raise TeacherError(f"the teacher gives a {type(logits).__name__}; it must give one tensor of logits")
+        raise TeacherError(f"the teacher gives {output_described(logits)}; it must give one tensor of logits")
     return logits
 
 
 def _require_classes(teacher: FrozenTeacher, logits: torch.Tensor) -> None:
     if logits.ndim < 2 or logits.shape[0] != AUDIT_BATCH_SIZE:
-        raise TeacherError(f"the teacher gives {list(logits.shape)} for {AUDIT_BATCH_SIZE} images; it must give logits [B,K]")
+        raise TeacherError(
+            f"the teacher gives {output_described(logits)} for {AUDIT_BATCH_SIZE} images; it must give logits [B,K]"
+        )
     if logits.shape[1] != teacher.num_classes:
         raise TeacherError(f"the teacher has {logits.shape[1]} classes, the task has {teacher.num_classes}; change one of them")
 
 
 def _require_finite(teacher: FrozenTeacher, logits: torch.Tensor) -> None:
-    broken = [n for n, t in teacher.state_dict().items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    tensors = {n: t for n, t in teacher.state_dict().items() if isinstance(t, torch.Tensor) and t.is_floating_point()}
+    broken = [n for n, t in tensors.items() if not torch.isfinite(t).all()]
     if broken:
         raise TeacherError(
             f"the teacher's weights hold NaN or infinity ({len(broken)} tensors, first {broken[0]!r}); use another checkpoint"
@@ -153,14 +180,19 @@ def _require_finite(teacher: FrozenTeacher, logits: torch.Tensor) -> None:
         )
 
 
-def _has_input_gradient(teacher: FrozenTeacher, images: torch.Tensor) -> bool:
+def _input_gradient(teacher: FrozenTeacher, images: torch.Tensor) -> tuple[bool, str | None]:
+    """Whether there is one, and if an operation without a derivative raises an error, which."""
     images = images.clone().requires_grad_()
-    with torch.enable_grad():
-        logits = teacher(images)
-        if not logits.requires_grad:
-            return False
-        (gradient,) = torch.autograd.grad(logits.float().square().sum(), images, allow_unused=True)
-    return gradient is not None and bool(torch.isfinite(gradient).all() and gradient.abs().sum() > 0)
+    try:
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*an autograd kernel was not registered", category=UserWarning)
+            logits = teacher(images)
+            if not logits.requires_grad:
+                return False, None
+            (gradient,) = torch.autograd.grad(logits.float().square().sum(), images, allow_unused=True)
+    except Exception as error:  # a forward pass without gradient has just worked
+        return False, described(error)
+    return gradient is not None and bool(torch.isfinite(gradient).all() and gradient.abs().sum() > 0), None
 
 
 def _feature_dim(teacher: FrozenTeacher, images: torch.Tensor) -> int | None:
@@ -170,15 +202,23 @@ def _feature_dim(teacher: FrozenTeacher, images: torch.Tensor) -> int | None:
         return int(teacher.forward_features(images)[1].shape[1])
 
 
-def _normalization_layers(model: nn.Module) -> dict[str, int]:
-    names = (type(m).__name__ for m in model.modules() if not list(m.children()))
-    return dict(Counter(name for name in names if "Norm" in name))
+def _normalization_layers(teacher: FrozenTeacher) -> dict[str, int]:
+    """Those with a name that says so, innermost: a block of a convolution and its BatchNorm may be named after both."""
+    layers = dict(teacher.model.named_modules())
+    called = [layers[name] for name in (layers if teacher.executed is None else teacher.executed)]
+    named = [layer for layer in called if "Norm" in type(layer).__name__]
+    return dict(Counter(type(x).__name__ for x in named if not any("Norm" in type(y).__name__ for y in _inside(x))))
 
 
-def _notes(teacher: FrozenTeacher, input_gradient: bool, feature_dim: int | None) -> tuple[str, ...]:
+def _inside(layer: nn.Module) -> list[nn.Module]:
+    return [inner for inner in layer.modules() if inner is not layer]
+
+
+def _notes(teacher: FrozenTeacher, input_gradient: bool, feature_dim: int | None, uncalled: tuple[str, ...]) -> tuple[str, ...]:
     notes = []
-    if isinstance(teacher.model, ExportedClassifier):
-        notes.append("an exported program: its layers cannot be read, so no BatchNorm statistics and no features")
+    if isinstance(teacher.model, ExportedClassifier | ScriptedClassifier):
+        kind = "an exported" if isinstance(teacher.model, ExportedClassifier) else "a TorchScript"
+        notes.append(f"{kind} program: its layers cannot be read, so no BatchNorm statistics and no features")
     elif feature_dim is None:
         notes.append("no Linear layer gives the logits; name the classifier_head to use its features")
     if not input_gradient:
@@ -187,7 +227,15 @@ def _notes(teacher: FrozenTeacher, input_gradient: bool, feature_dim: int | None
         notes.append("a softmax at its end gives probabilities: their logarithms are used, as good as its logits")
     elif teacher.output_kind == "log probabilities":
         notes.append("a log-softmax at its end gives logarithms of probabilities, which are logits too")
+    elif teacher.output_kind in ("one logit", "one probability"):
+        notes.append(f"{teacher.output_kind} for two classes, taken as that of class 1: both classes' logits are made of it")
+    if uncalled:
+        notes.append(f"BatchNorm layers that its forward pass does not call do not count: {_some(uncalled)}")
     return tuple(notes)
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _yes_no(value: bool) -> str:

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from raydfkd.distillation import student_trial
 from raydfkd.distillation.distiller import Distiller
 from raydfkd.distillation.few_shot import FEW_SHOT
 from raydfkd.distillation.objectives import OBJECTIVES
@@ -18,9 +19,11 @@ from raydfkd.evaluation.first_look import look_at
 from raydfkd.evaluation.held_out_agreement import HeldOutEvaluator
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.classifiers.pruning import Kept, draw_anew, find_chain, shrink, strongest_filters
-from raydfkd.models.precision import evaluating, supports_bfloat16
+from raydfkd.models.exported import ScriptedClassifier
+from raydfkd.models.precision import evaluating, require_compiler, supports_bfloat16
+from raydfkd.models.teachers import teacher_warnings
 from raydfkd.models.teachers.output_kind import kind_of
-from raydfkd.models.teachers.teacher import FrozenTeacher, build_teacher
+from raydfkd.models.teachers.teacher import FrozenTeacher, build_teacher, pixels_of
 from raydfkd.models.teachers.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient
 from raydfkd.models.weights import load_weights, read_metadata
 from raydfkd.pipeline.experiment.config import ExperimentConfig, TeacherConfig, generator_id
@@ -30,6 +33,8 @@ from raydfkd.synthesis.method import SynthesisContext, SynthesisParts
 from raydfkd.synthesis.methods import METHODS
 from raydfkd.tasks import TaskConfig, build_task
 from raydfkd.types import Synthesizer, SyntheticBatch
+
+NUM_WARNING_IMAGES = 64
 
 
 def choose_device(config: ExperimentConfig, assigned: str | None = None) -> torch.device:
@@ -159,7 +164,7 @@ def build_student(config: ExperimentConfig, teacher: FrozenTeacher | None = None
             network = _pruned(config, name, teacher)
         if student.checkpoint is not None:
             load_weights(network, student.checkpoint)
-        _refuse_softmax(config, network, name)
+        _refuse_unfit(config, network, name)
         if student.few_shot is not None:
             assert teacher is not None
             FEW_SHOT.get(student.few_shot.kind).require(teacher, network)
@@ -196,13 +201,19 @@ def pruned_filters(config: ExperimentConfig, name: str, teacher: FrozenTeacher) 
 
 
 @torch.no_grad()
-def _refuse_softmax(config: ExperimentConfig, student: nn.Module, name: str) -> None:
+def _refuse_unfit(config: ExperimentConfig, student: nn.Module, name: str) -> None:
     """A student's file is for the user's own code, so that its outputs are left as they are."""
     model = config.model_of(name)
     if ":" not in model:
         return
+    if isinstance(student, ScriptedClassifier):
+        raise ConfigError(
+            f"students.{name}'s network {model!r} is a TorchScript program, which cannot be trained: name its code"
+        )
     with evaluating(student):
         kind = kind_of(student(torch.rand(3, *config.task.image_shape)))
+    if kind in ("one logit", "one probability"):
+        raise ConfigError(f"students.{name}'s network {model!r} gives one output for two classes: let it give 2 logits")
     if kind == "probabilities":
         raise ConfigError(
             f"students.{name}'s network {model!r} gives probabilities, by a softmax at its end: distillation needs its logits, "
@@ -235,16 +246,34 @@ def build_synthesizer(
     return AttackedSynthesizer(synthesizer, settings, teacher, context, device)
 
 
-def build_distiller(config: ExperimentConfig, device: torch.device, name: str | None = None) -> Distiller:
+def try_student(config: ExperimentConfig, teacher: FrozenTeacher, name: str, device: torch.device) -> None:
+    """Tries a student's first step, in part, before a run starts (see ``student_trial``).
+
+    Raises:
+        TeacherError, ConfigError: it, its objective or torch.compile would fail.
+    """
+    # The actors of a cluster may run on other machines, whose compilers cannot be tried from here.
+    if config.students[name].compile and (config.runtime.runner == "local" or config.runtime.address is None):
+        require_compiler(device, f"students.{name}.compile")
+    opponent = any(
+        METHODS.get(source.method).needs_student and config.student_of(key) == name for key, source in config.sources.items()
+    )
+    student_trial.try_student(build_distiller(config, device, name, teacher), name, opponent)
+
+
+def build_distiller(
+    config: ExperimentConfig, device: torch.device, name: str | None = None, teacher: FrozenTeacher | None = None
+) -> Distiller:
     """A student worker's distiller; the objective's trained layers are initialised identically in every process.
 
     Args:
         name: which student's; None: the first one's.
+        teacher: if the caller has it.
     """
     name = config.student_name if name is None else name
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.runtime.seed, "objective", name))
-        teacher = build_frozen_teacher(config)
+        teacher = build_frozen_teacher(config) if teacher is None else teacher
         student = build_student(config, teacher, name)
         total_steps = config.schedule.total_steps
         return Distiller(config.students[name], teacher, student, total_steps, device, bf16=config.runtime.bf16)
@@ -263,7 +292,10 @@ def _recorded(weights: Path | None) -> dict[str, str]:
 def warnings_on(config: ExperimentConfig, teacher: FrozenTeacher, evaluator: Evaluator, device: torch.device) -> list[str]:
     """What some of the evaluation images show to be wrong with the teacher, or with the data."""
     weights = config.teacher.weights
-    return list(look_at(teacher.to(device), evaluator.dataset, class_names(weights), _recorded(weights), device))
+    told = list(look_at(teacher.to(device), evaluator.dataset, class_names(weights), _recorded(weights), device))
+    images = evaluator.dataset.images
+    some = torch.from_numpy(images[:: max(1, len(images) // NUM_WARNING_IMAGES)]).to(device)
+    return told + list(teacher_warnings.warnings_on(teacher, pixels_of(some)))
 
 
 def build_evaluator(config: ExperimentConfig, teacher: FrozenTeacher, device: torch.device) -> Evaluator | None:

@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from raydfkd.errors import RaydfkdError
+from raydfkd.errors import RaydfkdError, described, raised_in
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.pipeline.run import collecting
@@ -42,13 +42,18 @@ class Diagnosis:
     problems: list[str] = field(default_factory=list)
 
     def attempt(self, check: Callable[[], T]) -> T | None:
-        """The result of ``check``, or None with the problem recorded if it raises a user error."""
+        """The result of ``check``, or None with the problem recorded if it raises a user error, or code of the user's fails."""
         try:
             return check()
         except RaydfkdError as error:
-            if str(error) not in self.problems:
-                self.problems.append(str(error))
-            return None
+            problem = str(error)
+        except Exception as error:
+            if raised_in(error) is None:
+                raise
+            problem = f"the code of this experiment's networks or data ends with {described(error)}"
+        if problem not in self.problems:
+            self.problems.append(problem)
+        return None
 
 
 def diagnose(config: ExperimentConfig) -> Diagnosis:
@@ -60,20 +65,23 @@ def diagnose(config: ExperimentConfig) -> Diagnosis:
         audit = found.attempt(lambda: builder.audit(config, teacher))
         if audit is not None:
             found.rows += [(f"teacher: {what}", finding) for what, finding in audit.table()]
+    device = found.attempt(lambda: builder.choose_device(config))
     for name in config.students:
         student = found.attempt(partial(builder.build_student, config, None, name))
         if student is not None:
             size = count_params(student)
             times = f", {count_params(teacher.model) / size:.1f} times fewer than the teacher" if teacher is not None else ""
             found.rows.append((f"student {name!r}", f"{config.model_of(name)}, {size:,} parameters{times}"))
+            if teacher is not None and device is not None:
+                found.attempt(partial(builder.try_student, config, teacher, name, device))
     found.rows += _buffer_rows(config)
     found.attempt(lambda: build_rate_limiters(config))
-    device = found.attempt(lambda: builder.choose_device(config))
     if config.evaluation is not None and teacher is not None and device is not None:
         evaluator = found.attempt(lambda: builder.build_evaluator(config, teacher, device))
         if evaluator is not None:
             found.rows.append(("evaluation data", f"{evaluator.split}, {len(evaluator.dataset):,} images, for reporting only"))
-            found.rows += [("warning", told) for told in builder.warnings_on(config, teacher, evaluator, device)]
+            told = found.attempt(lambda: builder.warnings_on(config, teacher, evaluator, device))
+            found.rows += [("warning", warning) for warning in told or ()]
     collected = None
     if config.collected is not None and teacher is not None and device is not None:
         collected = found.attempt(lambda: collecting.collect(config, teacher, device))

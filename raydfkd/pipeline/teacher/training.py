@@ -20,10 +20,11 @@ from torch.nn import functional as F
 from raydfkd.augment import BatchAugmentation
 from raydfkd.data.datasets import ImageDataset, load_dataset
 from raydfkd.distillation.schedule import learning_rate
+from raydfkd.distillation.student_trial import require_logits
 from raydfkd.errors import CheckpointError, ResourceError, RunFailedError
 from raydfkd.evaluation import Evaluation, evaluate
 from raydfkd.models.catalog import build_classifier
-from raydfkd.models.features import find_head
+from raydfkd.models.features import probed_head
 from raydfkd.models.moving_average import update_average
 from raydfkd.models.precision import autocast
 from raydfkd.models.teachers.teacher import Normalization
@@ -180,6 +181,8 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, config.bf16):
             logits = self.network(view)
+        if self.num_steps == 0:
+            require_logits(logits, f"model {config.model!r}", len(view), config.num_classes)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
         loss.backward()
         if config.optimizer.max_grad_norm is not None:
@@ -210,7 +213,7 @@ def _initial_network(config: TeacherTrainingConfig) -> nn.Module:
     network = build_classifier(config.model, config.num_classes, config.image_shape)
     if config.initial_weights is None:
         return network
-    kept = load_weights(network, config.initial_weights, find_head(network, None, config.num_classes))
+    kept = load_weights(network, config.initial_weights, probed_head(network, None, config.num_classes, config.image_shape))
     random = f"; {' and '.join(kept)} are randomly initialised, for {config.num_classes} classes" if kept else ""
     logger.info("the network starts from %s%s", config.initial_weights, random)
     return network

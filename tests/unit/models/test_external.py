@@ -27,6 +27,29 @@ def partly_frozen(num_classes):
 def without_classes(width=3):
     return nn.Identity()
 
+def of_four_classes():
+    return flat(4, 2, (2, 8, 8))
+
+instance = of_four_classes().half()
+
+def half(num_classes):
+    return flat(num_classes, 2, (2, 8, 8)).half()
+
+def other_words(classes, in_chans):
+    return flat(classes, in_chans, (2, 8, 8))
+
+def never_shaped(num_classes):
+    model = flat(num_classes, 2, (2, 8, 8))
+    model.spare = nn.LazyLinear(3)
+    model.forward = lambda x: model[1](model[0](x))
+    return model
+
+def takes_dict(num_classes):
+    class TakesDict(nn.Module):
+        def forward(self, batch):
+            return batch["image"].mean((2, 3))
+    return TakesDict()
+
 def not_a_module(num_classes):
     return 7
 
@@ -36,11 +59,14 @@ def unlucky(num_classes):
 def tuple_giver(num_classes):
     class Pair(nn.Module):
         def forward(self, x):
-            return x.mean((2, 3)), x
+            return x.flatten(1)[:, :num_classes], x.flatten(1)[:, :num_classes]
     return Pair()
 
 def broken(num_classes):
     raise ZeroDivisionError("the user's own bug")
+
+def one_output():
+    return flat(1, 2, (2, 8, 8))
 
 number = 3
 """
@@ -55,7 +81,7 @@ def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "my_nets"
 
 
-@pytest.mark.parametrize("attribute", ["flat", "loose"])
+@pytest.mark.parametrize("attribute", ["flat", "loose", "of_four_classes", "instance", "half"])
 def test_a_users_callable_gets_what_it_names(user_module: str, attribute: str) -> None:
     model = build_classifier(f"{user_module}:{attribute}", 4, (2, 8, 8))
     assert model.training
@@ -72,23 +98,34 @@ def test_trying_a_network_out_leaves_its_layers_in_their_modes(user_module: str)
     [
         ("flatt", "no callable 'flatt'; did you mean 'flat'"),
         ("number", "no callable 'number'"),
-        ("without_classes", "must accept num_classes"),
+        ("without_classes", r"gives \[2, 2, 8, 8\] for 2 images; it must give logits \[2,4\]"),
+        ("other_words", "needs classes, in_chans, and is called with num_classes, in_channels and image_shape"),
+        ("never_shaped", "lazy layer that its forward pass does not call, so that the shape of 'spare.weight' stays unknown"),
+        ("takes_dict", r"IndexError.*my_nets.py:\d+.*wrap a network that takes a dict"),
+        ("broken", r"called with \(num_classes=4\), it ends with ZeroDivisionError: the user's own bug \(.*my_nets.py:\d+\)"),
         ("not_a_module", "returned a int"),
         ("unlucky", r"cannot take images of shape \(2, 8, 8\)"),
-        ("tuple_giver", "gives tuple for 2 images"),
+        ("tuple_giver", r"gives a tuple with the tensors 0 \[2, 4\], 1 \[2, 4\] for 2 images.*return them alone"),
         ("", "no callable ''"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence", "ignore:Lazy modules")
 def test_a_users_mistakes(user_module: str, attribute: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         build_classifier(f"{user_module}:{attribute}", 4, (2, 8, 8))
 
 
-def test_a_users_bug_keeps_its_traceback(user_module: str) -> None:
-    with pytest.raises(ZeroDivisionError):
-        build_classifier(f"{user_module}:broken", 4, (2, 8, 8))
-    with pytest.raises(ModuleNotFoundError, match="a_module_that_nobody_has"):
+def test_a_module_that_cannot_be_imported_says_where(user_module: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"ModuleNotFoundError: No module named 'a_module_that_nobody_has' \(.*half_broken.py:1\)"
+    ):
         build_classifier("half_broken:x", 4, (2, 8, 8))
+
+
+def test_one_output_will_do_for_two_classes(user_module: str) -> None:
+    assert build_classifier(f"{user_module}:one_output", 2, (2, 8, 8))(torch.rand(2, 2, 8, 8)).shape == (2, 1)
+    with pytest.raises(ConfigError, match=r"gives \[2, 1\]"):
+        build_classifier(f"{user_module}:one_output", 3, (2, 8, 8))
 
 
 @pytest.mark.parametrize("module", ["no_such_module", "no_such.package", ""])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from raydfkd.models.classifiers import ImageShape
 from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 from raydfkd.models.teachers.output_kind import kind_of
 from raydfkd.models.teachers.teacher_audit import audit_teacher
+from raydfkd.models.teachers.teacher_warnings import warnings_on
 
 SHAPE: ImageShape = (3, 8, 8)
 
@@ -119,6 +121,8 @@ def test_nearly_equal_logits_are_warned_of() -> None:
             return super().forward(x) / 1000
 
     assert any("all classes are about equally likely" in told for told in warnings(Cooled()))
+    (told,) = warnings_on(frozen(Cooled()), torch.rand(16, *SHAPE))
+    assert "something divides its logits, such as a temperature" in told
     assert warnings(Net()) == ()
 
 
@@ -132,9 +136,55 @@ def test_a_normalisation_inside_the_network_is_warned_of_where_it_is_done_twice(
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return (x - self.mean) / self.std
 
-    (told,) = warnings(Net(before=Normalize()), 0.5, 0.25)
-    assert "module 'before' holds a mean and a standard deviation for each channel" in told
-    assert warnings(Net(before=Normalize())) == ()
+    class Inline(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(F.pad((F.interpolate(x, size=(12, 12)) - 0.5) / 0.25, (1, 1, 1, 1), value=9.0))
+
+    for model in (Net(before=Normalize()), Inline()):
+        (told,) = warnings(model, 0.5, 0.25)
+        assert "normalises its images itself (mean 0.5, 0.5, 0.5 and std 0.25, 0.25, 0.25)" in told
+        assert warnings(model) == ()
+
+
+def test_pixels_of_0_to_255_that_the_network_divides_itself_are_warned_of() -> None:
+    class Divides(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward((x - 120) / 60)
+
+    for mean, std in ((0.0, 1.0), (0.5, 0.25)):
+        (told,) = warnings(Divides(), mean, std)
+        assert "as if their pixels were from 0 to 255" in told
+        assert "give mean 0 and std 0.003922" in told
+    assert warnings(Divides(), 0.0, 1 / 255) == ()
+
+
+@pytest.mark.parametrize(
+    "change", [lambda x: x, lambda x: x * 2 - 1, lambda x: x - x.mean((2, 3), keepdim=True), torch.sigmoid]
+)
+def test_what_a_network_may_do_to_its_images_is_not_warned_of(change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    class Changed(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(change(x))
+
+    assert warnings(Changed()) == ()
+
+
+def test_one_normalisation_turned_into_another_is_not_warned_of() -> None:
+    """As in torchvision's GoogLeNet and Inception, which were trained on images in [-1,1]."""
+
+    class Turned(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x * (0.229 / 0.5) + (0.485 - 0.5) / 0.5)
+
+    assert warnings(Turned(), 0.485, 0.229) == ()
+
+
+def test_decisions_in_place_of_probabilities_are_warned_of() -> None:
+    class Decides(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.one_hot(super().forward(x).argmax(1), 4).float()
+
+    assert any("outputs are its decisions" in told for told in warnings(Decides()))
 
 
 def test_a_network_trained_on_pixels_of_0_to_255_is_warned_of(images: torch.Tensor) -> None:
@@ -143,3 +193,19 @@ def test_a_network_trained_on_pixels_of_0_to_255_is_warned_of(images: torch.Tens
     assert "as if on pixels from 0 to 255" in told
     assert warnings(trained, 0.0, 1 / 255) == ()
     assert warnings(Net().learn_statistics((images - 0.5) / 0.25), 0.5, 0.25) == ()
+
+
+def test_a_normalisation_that_real_images_contradict_is_warned_of(images: torch.Tensor) -> None:
+    trained = Net().learn_statistics((images - 0.5) / 0.25)
+    assert list(warnings_on(frozen(trained, 0.5, 0.25), images)) == []
+    for mean, std, words in ((0.5, 1.0, "4 times as large as"), (0.5, 0.0625, "4 times smaller than")):
+        (told,) = (told for told in warnings_on(frozen(trained, mean, std), images) if "BatchNorm" in told)
+        assert f"was trained on inputs {words} those that the evaluation images give" in told
+    assert not any("BatchNorm" in told for told in warnings_on(frozen(Net()), images)), "untrained"
+
+
+def test_logits_that_depend_on_the_other_images_are_warned_of() -> None:
+    model = Net()
+    model.bn = nn.BatchNorm2d(8, track_running_stats=False)
+    (told,) = warnings(model)
+    assert "depend on the other images of the batch" in told

@@ -160,7 +160,9 @@ def test_the_attack_needs_a_gradient_whatever_the_method_needs(monkeypatch: pyte
     config = experiment("sources.a.batch_size=8", "sources.a.boundary_attack={}")
     plain = replace(METHODS.get("ssdkd"), needs_batch_norm=False, needs_gradient=False)
     monkeypatch.setattr(builder, "METHODS", {"ssdkd": plain})
-    monkeypatch.setattr(builder, "audit_teacher", lambda teacher: SimpleNamespace(input_gradient=False))
+    monkeypatch.setattr(
+        builder, "audit_teacher", lambda teacher: SimpleNamespace(input_gradient=False, no_gradient_because=None)
+    )
     with pytest.raises(TeacherError, match="method 'boundary_attack' needs the gradient"):
         builder.audit(config, builder.build_frozen_teacher(config))
 
