@@ -63,6 +63,7 @@ NEEDS: dict[str, list[str]] = {
     "schedule.max_staleness_rounds": ["schedule.mode=decoupled"],
     "replay.synthetic.remover.kind": ["replay.synthetic.capacity_bytes=1000000"],
     "replay.pinned.remover.kind": ["replay.pinned.capacity_bytes=1000000"],
+    "replay.synthetic.max_draws": ["replay.synthetic.sampler={kind: uniform}", "schedule.student_steps_per_round=2"],
     "evaluation.dataset.kind": ["evaluation.dataset={kind: parquet, path: x.parquet}"],
     "collected.dataset.kind": ["collected.dataset={kind: parquet, path: x.parquet}"],
     "students.s.optimizer.milestones": ["students.s.optimizer.schedule=multi_step"],
@@ -126,6 +127,7 @@ REFUSED = {
     "sources.a.student": "is not a student of this run",
     "replay.pinned.remover.kind": "the pinned table never evicts",
     "replay.pinned.max_item_age_batches": "the pinned table never evicts",
+    "replay.pinned.max_draws": "the pinned table never evicts",
     **{
         f"{selector}.{name}": "does not use"
         for selector in ("replay.synthetic.remover", "replay.pinned.remover", "replay.pinned.sampler")
