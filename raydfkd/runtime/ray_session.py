@@ -16,6 +16,7 @@ import ray._private.worker as ray_worker
 from ray.exceptions import RayError
 
 from raydfkd.errors import ResourceError
+from raydfkd.pipeline.run import stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ def session(config: RunsOnRay, dashboard: bool = False) -> Iterator[bool]:
 
     Raises:
         ResourceError: there is no cluster at that address.
+        StopSignal: SIGTERM arrived while Ray started.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -100,11 +102,17 @@ def session(config: RunsOnRay, dashboard: bool = False) -> Iterator[bool]:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
+    except SystemExit as end:  # from the handler of SIGTERM that Ray installs as it starts
+        if stop_signals.is_installed():
+            raise stop_signals.StopSignal("SIGTERM") from end
+        raise
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         if address is None:
             raise  # Starting a local Ray failed, which is not an authentication problem.
         raise _shut_out(address, error, "check runtime.address, or leave it out for a local Ray") from error
     try:
+        if stop_signals.is_installed():
+            stop_signals.install()  # in place of Ray's
         yield True
     finally:
         ray.shutdown()

@@ -205,7 +205,7 @@ def _condense(
     condenser = _condenser(config, material, work)
     spent_s, began = work.restore(condenser), time.monotonic()
     peak_bytes, figures = 0, dict[str, float]()
-    with open_pool(config, material) as pool:
+    with open_pool(config, material) as pool, stop_signals.deferred():
         work.begin(config)
         if condenser.progress[0] == 0 and spent_s == 0:
             announce(_estimate(condenser, pool))
@@ -217,9 +217,10 @@ def _condense(
             figures |= condenser.take([one.result for one in done])
             tell(what, *condenser.progress, figures)
             now = time.monotonic()
-            if now - saved >= config.runtime.checkpoint_period_s:
+            if stop_signals.requested() or now - saved >= config.runtime.checkpoint_period_s:
                 work.save(condenser, spent_s + now - began)
                 saved = now
+            stop_signals.interrupt_if_requested()
     seconds = spent_s + time.monotonic() - began
     about = {
         "seconds": round(seconds, 1),

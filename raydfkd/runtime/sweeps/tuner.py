@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import random
+import signal
 import time
 import warnings
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from ray import tune
 from raydfkd.errors import ResourceError, RunFailedError, WaitTimeoutError
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig
+from raydfkd.pipeline.run import stop_signals
 from raydfkd.pipeline.sweep.config import ASHAConfig, PBTConfig, Sweep, probed_points
 from raydfkd.pipeline.sweep.held_out_images import make_held_out
 from raydfkd.pipeline.sweep.space import explore
@@ -79,7 +81,9 @@ def run_sweep(sweep: Sweep, folder: SweepDir, *, resume: bool, watcher: SweepWat
         watcher.begin(sweep.num_trials, concurrent)
         WATCHERS[str(plan.path)] = watcher
         try:
-            results = _tuner(plan, concurrent, resume).fit()
+            # Tune ends in order at Ctrl-C.
+            with stop_signals.deferred(lambda: signal.raise_signal(signal.SIGINT)):
+                results = _tuner(plan, concurrent, resume).fit()
         finally:
             WATCHERS.pop(str(plan.path), None)
             _mark_interrupted(folder)
@@ -87,7 +91,9 @@ def run_sweep(sweep: Sweep, folder: SweepDir, *, resume: bool, watcher: SweepWat
     stopped = ended < sweep.num_trials
     result = write_end(sweep, folder, "stopped" if stopped else "finished", began)
     if stopped:
-        raise KeyboardInterrupt(f"{ended} of {sweep.num_trials} trials had ended")
+        end = stop_signals.interruption()
+        end.add_note(f"{ended} of {sweep.num_trials} trials had ended; resume it with --resume and the same sweep directory")
+        raise end
     watcher.finish(result)
     return result
 
