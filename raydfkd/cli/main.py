@@ -61,6 +61,7 @@ def settings(
     ] = False,
 ) -> None:
     """Distil a trained teacher into a small student without its training data."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home directory that it cannot write to
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

@@ -43,9 +43,7 @@ def _place(config: ExperimentConfig) -> bool:
 
 
 def report(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="One run or sweep directory, or several runs to compare.")
-    ],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run or sweep directory, or several runs to compare.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder of the comparison; otherwise 'comparison' next to the first run.")
     ] = None,

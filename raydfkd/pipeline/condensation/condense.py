@@ -42,6 +42,7 @@ from raydfkd.pipeline.condensation.measuring import Done, perform
 from raydfkd.pipeline.experiment.builder import device_of
 from raydfkd.pipeline.experiment.changes import described, differences
 from raydfkd.pipeline.experiment.yaml_files import dump_yaml
+from raydfkd.pipeline.run import stop_signals
 from raydfkd.pipeline.run.recorder import describe_environment
 from raydfkd.run_dir import write_atomically
 

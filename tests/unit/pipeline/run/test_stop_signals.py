@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP: a run ends at its next round with everything saved, other work is interrupted, a second one ends at once."""
+"""SIGTERM and SIGHUP: a run ends at its next round with everything saved, other work is interrupted, a second ends at once."""
 
 from __future__ import annotations
 
