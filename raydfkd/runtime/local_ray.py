@@ -67,7 +67,7 @@ def _made_elsewhere(place: Path) -> Path:
 
 
 def ensure_home() -> None:
-    """A user without a home directory (a container's numeric user) gets the folder of temporary files as such: Ray needs one."""
+    """A user without a home directory (as in many containers) gets the one of temporary files: Ray needs one."""
     if os.path.expanduser("~") == "~":
         os.environ["HOME"] = tempfile.gettempdir()
 

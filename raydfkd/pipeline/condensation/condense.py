@@ -44,6 +44,7 @@ from raydfkd.pipeline.experiment.changes import described, differences
 from raydfkd.pipeline.experiment.yaml_files import dump_yaml
 from raydfkd.pipeline.run import stop_signals
 from raydfkd.pipeline.run.recorder import describe_environment
+from raydfkd.resources import use_threads
 from raydfkd.run_dir import write_atomically
 
 Tell = Callable[[str, int, int, dict[str, float]], None]
@@ -121,6 +122,7 @@ class LocalPool:
     size = 1
 
     def __init__(self, config: CondenseConfig, material: Material) -> None:
+        use_threads(None)
         self._device = device_of(config.runtime.device)
         self._worker = material.worker(config, self._device)
 

@@ -21,6 +21,7 @@ from raydfkd.pipeline.run.few_shot_stage import run_few_shot_stage
 from raydfkd.pipeline.run.messages import NotYet, SampleRequest, Ticket
 from raydfkd.pipeline.run.recorder import Recorder
 from raydfkd.pipeline.run.student_loop import Batch, Emit, LoopHooks, StudentLoop
+from raydfkd.resources import use_threads
 from raydfkd.run_dir import RunDir
 from raydfkd.types import Synthesizer, WeightsVersion
 
@@ -122,8 +123,7 @@ def run_local(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_
     """
     device = builder.choose_device(config)
     threads = [s.resources.num_threads for s in config.students.values() if s.resources.num_threads is not None]
-    if threads:
-        torch.set_num_threads(max(threads))
+    use_threads(max(threads, default=None))
     exchange = build_exchange(config)
     collected = collecting.read(run)
     synthesizers = {
