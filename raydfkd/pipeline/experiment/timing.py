@@ -50,8 +50,8 @@ class Timing:
         if others < BUSY * available_cpus():
             return None
         return (
-            f"other processes keep about {others:.1f} of {available_cpus()} CPUs busy: a run takes longer than these times while "
-            "they do"
+            f"other processes keep about {others:.1f} of {available_cpus()} CPUs busy: a run takes longer than these times "
+            "while they do"
         )
 
 

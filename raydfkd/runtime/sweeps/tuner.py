@@ -40,7 +40,7 @@ from raydfkd.runtime.preflight import amounts, refusal_of
 from raydfkd.runtime.ray_session import assigned_device, session
 from raydfkd.runtime.sweeps.sweep_concurrency import Demands, most_at_once, trial_bundles, trial_demands
 from raydfkd.runtime.sweeps.sweep_search import optuna_searcher
-from raydfkd.runtime.sweeps.sweep_trainable import SETTINGS, WATCHERS, SweepCallback, TrialTrainable
+from raydfkd.runtime.sweeps.sweep_trainable import LIVE, SETTINGS, SweepCallback, TrialTrainable
 from raydfkd.sweep_dir import SweepDir
 
 POLL_S = 5.0
@@ -79,13 +79,14 @@ def run_sweep(sweep: Sweep, folder: SweepDir, *, resume: bool, watcher: SweepWat
             watcher.stage("making the held-out images", "with a separate generator")
             _hold_out(sweep, folder)
         watcher.begin(sweep.num_trials, concurrent)
-        WATCHERS[str(plan.path)] = watcher
+        began_at = str(folder.manifest().get("began_at", plan.path))
+        LIVE[began_at] = watcher, folder
         try:
             # Tune ends in order at Ctrl-C.
             with stop_signals.deferred(lambda: signal.raise_signal(signal.SIGINT)):
                 results = _tuner(plan, concurrent, resume).fit()
         finally:
-            WATCHERS.pop(str(plan.path), None)
+            LIVE.pop(began_at, None)
             _mark_interrupted(folder)
     ended = results.num_terminated + results.num_errors
     stopped = ended < sweep.num_trials
