@@ -12,6 +12,7 @@ from torch import Tensor
 
 from raydfkd.distillation.device_mirror import DeviceMirror
 from raydfkd.distillation.distiller import Distiller
+from raydfkd.evaluation.collapse import batch_figures
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig, generator_id, source_of
 from raydfkd.pipeline.run import checkpoints, collecting, stop_signals
@@ -56,7 +57,7 @@ class LocalSynthesis:
         self.exchange.insert(batch, batch)
         seconds = time.monotonic() - began
         self.emit("synthesis", step, generator_id=batch.generator_id, student_version=batch.student_version, seconds=seconds,
-                  num_images=len(batch), **batch.metrics)  # fmt: skip
+                  num_images=len(batch), **batch_figures(batch, self.config.task.num_classes), **batch.metrics)  # fmt: skip
         self.emit("replay", step, **self.exchange.stats())
         return seconds
 

@@ -13,6 +13,7 @@ import logging
 import os
 import random
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ QUIET_TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "5",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 
 
@@ -82,18 +84,18 @@ def run_sweep(sweep: Sweep, folder: SweepDir, *, resume: bool, watcher: SweepWat
         began_at = str(folder.manifest().get("began_at", plan.path))
         LIVE[began_at] = watcher, folder
         try:
-            # Tune ends in order at Ctrl-C.
-            with stop_signals.deferred(lambda: signal.raise_signal(signal.SIGINT)):
+            with _interruptible() as interrupted:
                 results = _tuner(plan, concurrent, resume).fit()
         finally:
             LIVE.pop(began_at, None)
             _mark_interrupted(folder)
     ended = results.num_terminated + results.num_errors
-    stopped = ended < sweep.num_trials
+    stopped = ended < sweep.num_trials or interrupted.is_set()  # Tune counts those that it interrupts as ended.
     result = write_end(sweep, folder, "stopped" if stopped else "finished", began)
     if stopped:
         end = stop_signals.interruption()
-        end.add_note(f"{ended} of {sweep.num_trials} trials had ended; resume it with --resume and the same sweep directory")
+        done = sum(trial.state in ("finished", "failed") for trial in folder.trials())
+        end.add_note(f"{done} of {sweep.num_trials} trials were done; resume it with --resume and the same sweep directory")
         raise end
     watcher.finish(result)
     return result
@@ -116,6 +118,28 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Lets Tune end in order at Ctrl-C or a signal, which sets the event; a second Ctrl-C interrupts it."""
+    interrupted = threading.Event()
+
+    def end(*received: Any) -> None:
+        if interrupted.is_set() or signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, None):  # Tune is not listening yet.
+            raise stop_signals.interruption()
+        interrupted.set()
+        signal.raise_signal(signal.SIGUSR1)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        with stop_signals.deferred(end):
+            yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _concurrency(sweep: Sweep) -> int:

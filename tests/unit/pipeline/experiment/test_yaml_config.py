@@ -76,7 +76,6 @@ def test_an_empty_file_is_an_empty_mapping(tmp_path):
         ("just words", "holds a string"),
         ("a: !!python/object/apply:os.system ['echo hi']", "line 1, column 4: could not determine a constructor"),
         ("a: \x01", "not valid YAML"),
-        ("a: 2020-13-45", "not valid YAML"),
         ("? [1]\n: 2\n", "line 1"),
     ],
 )
@@ -223,7 +222,8 @@ def test_tabs_and_unquoted_words_say_what_to_write(tmp_path):
     with pytest.raises(ConfigError, match=r"line 2, column 1: .* start any token: indent with spaces, not tabs$"):
         read_yaml(tmp_path / "c.yaml")
     assert refusal({"students": {"s": {"model": False}}}) == (
-        "students.s.model is False: it must be a valid string: quote it, because YAML reads yes, no, on and off as true and false"
+        "students.s.model is False: it must be a valid string: quote it, because YAML reads yes, no, on and off as true "
+        "and false"
     )
     assert refusal({"students": {"s": {"model": 18}}}) == "students.s.model is 18: it must be a valid string: quote it"
 
