@@ -25,6 +25,8 @@ LEAST_ENTROPY = 0.3
 MOST_REPEATED = 0.5
 TIMES_CHANCE = 2
 EARLY_SHARE = 1 / 3
+EARLY_STEPS = 100
+"""Fewer steps teach no student anything: a run of a few, to try something, gives no notice of its student."""
 LOST_SHARE = 0.5
 
 _AGREEMENT = {"held_out": "agreement_last", "evaluation": "agreement"}
@@ -96,7 +98,7 @@ class CollapseWatch:
         value = record[_AGREEMENT[record["kind"]]]
         where = "held-out" if record["kind"] == "held_out" else "evaluation"
         best = self._best[student] = max(self._best[student], value)
-        late = record["step"] >= EARLY_SHARE * self._total_steps
+        late = record["step"] >= max(EARLY_SHARE * self._total_steps, EARLY_STEPS)
         if late and best <= TIMES_CHANCE * self._chance:
             told = (
                 f"student {student!r} agrees with the teacher on {value:.1%} of the {where} images after "

@@ -87,7 +87,11 @@ class Recorder:
     def _advice(self, source: str) -> str:
         """Which settings of a source keep its images apart, of those that its method has."""
         settings = self.config.sources[source]
-        changes = [f"{change} sources.{source}.{name}" for name, change in KEEPS_APART.items() if hasattr(settings, name)]
+        changes = [
+            f"{change} sources.{source}.{name}"
+            for name, change in KEEPS_APART.items()
+            if getattr(settings, name, 0) or (change == "raise" and hasattr(settings, name))
+        ]
         return " or ".join(changes[:2]) or f"see the pictures in {self.run.samples}"
 
     def event(self, message: str) -> None:

@@ -12,7 +12,7 @@ from raydfkd.types import SyntheticBatch
 
 
 def watch() -> CollapseWatch:
-    return CollapseWatch(num_classes=10, total_steps=90, advice=lambda source: f"raise sources.{source}.bn_weight")
+    return CollapseWatch(num_classes=10, total_steps=900, advice=lambda source: f"raise sources.{source}.bn_weight")
 
 
 def synthesis(step: int, entropy: float, repeated: float, source: str = "inversion") -> dict[str, Any]:
@@ -32,8 +32,8 @@ def told(records: list[dict[str, Any]]) -> list[str]:
 
 def test_a_healthy_run_gives_no_notice() -> None:
     warm_up = [synthesis(0, 0.05, 0.9)] * 20
-    batches = [synthesis(step, 0.8, 0.02) for step in range(3, 90, 3)]
-    student = [measured(step, min(0.9, 0.1 + step / 90)) for step in range(9, 91, 9)]
+    batches = [synthesis(step, 0.8, 0.02) for step in range(3, 900, 30)]
+    student = [measured(step, min(0.9, 0.1 + step / 900)) for step in range(90, 901, 90)]
     assert told([*warm_up, *batches, *student]) == []
 
 
@@ -58,11 +58,13 @@ def test_repeated_images_are_noticed() -> None:
 
 @pytest.mark.parametrize("kind", ["held_out", "evaluation"])
 def test_a_student_at_chance_is_noticed_once_a_third_of_the_steps_are_done(kind: str) -> None:
-    assert told([measured(step, 0.12, kind) for step in (9, 18, 27)]) == []
-    (sentence,) = told([measured(step, 0.12, kind) for step in (9, 18, 30, 39)])
+    assert told([measured(step, 0.12, kind) for step in (90, 180, 270)]) == []
+    (sentence,) = told([measured(step, 0.12, kind) for step in (90, 180, 300, 390)])
     assert "agrees with the teacher on 12.0%" in sentence
-    assert "after 30 steps, where guessing gives 10.0%" in sentence
+    assert "after 300 steps, where guessing gives 10.0%" in sentence
     assert "lower students.small.optimizer.lr" in sentence
+    short = CollapseWatch(num_classes=10, total_steps=90, advice=str)
+    assert [short.notices(measured(step, 0.1, kind)) for step in (30, 90)] == [[], []], "a run of few steps is a trial"
 
 
 def test_a_student_that_loses_half_of_what_it_had_is_noticed() -> None:
