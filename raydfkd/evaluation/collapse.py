@@ -28,6 +28,8 @@ EARLY_SHARE = 1 / 3
 EARLY_STEPS = 100
 """Fewer steps teach no student anything: a run of a few, to try something, gives no notice of its student."""
 LOST_SHARE = 0.5
+LEARNT = 0.5
+"""Agreement from which a student has something to lose: below, an untrained one's comes and goes by chance."""
 
 _AGREEMENT = {"held_out": "agreement_last", "evaluation": "agreement"}
 """Where a record of this kind has the student's agreement with the teacher on images that it does not train on."""
@@ -106,7 +108,7 @@ class CollapseWatch:
                 f"does not carry over; check the teacher's normalization, and lower students.{student}.optimizer.lr"
             )
             yield (student, "chance"), told
-        elif value < LOST_SHARE * best and best > TIMES_CHANCE * self._chance:
+        elif record["step"] >= EARLY_STEPS and best >= LEARNT and value < LOST_SHARE * best:
             told = (
                 f"student {student!r} has fallen from {best:.1%} to {value:.1%} agreement with the teacher on the {where} "
                 f"images: lower students.{student}.optimizer.lr or set its max_grad_norm, and keep more images "

@@ -68,8 +68,9 @@ def test_a_student_at_chance_is_noticed_once_a_third_of_the_steps_are_done(kind:
 
 
 def test_a_student_that_loses_half_of_what_it_had_is_noticed() -> None:
-    assert told([measured(9, 0.8), measured(18, 0.5), measured(27, 0.7)]) == []
-    (sentence,) = told([measured(9, 0.8), measured(18, 0.3), measured(27, 0.2)])
+    assert told([measured(90, 0.8), measured(180, 0.5), measured(270, 0.7)]) == []
+    assert told([measured(90, 0.27), measured(180, 0.03), measured(270, 0.3)]) == [], "it had not learnt anything yet"
+    (sentence,) = told([measured(90, 0.8), measured(180, 0.3), measured(270, 0.2)])
     assert sentence.startswith("student 'small' has fallen from 80.0% to 30.0% agreement with the teacher on the held-out")
 
 
