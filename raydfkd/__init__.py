@@ -5,10 +5,15 @@ Importing the package imports neither torch nor ray: the public names are loaded
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+"""Read when torch is loaded. By default torch's threads spin while they wait for each other: where two processes share the
+cores, most of the time goes into waiting for a thread that is not running."""
 
 _LAZY = {
     "distill": "raydfkd.api",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,8 @@ def distill(
     with owned(path, what=f"run directory {path}", advice=_stop_advice(path)):
         run = _open(path, config, resume, file)
         result = execute(config, run, resume=resume, watcher=watcher, run_ray=_ray_runner, overrides=overrides)
-        return Result(result, run.path, write_report(run.path))
+        with _noted(f"the run is finished; write its report with: raydfkd report {run.path}"):
+            return Result(result, run.path, write_report(run.path))
 
 
 def resumed_overrides(
@@ -190,7 +192,8 @@ def _sweep(loaded: Sweep, folder: SweepDir, resume: bool, watcher: SweepWatcher)
         raise
     finally:
         if folder.result_path.exists():
-            write_sweep_report(folder.path)
+            with _noted(f"write the sweep's report with: raydfkd report {folder.path}"):
+                write_sweep_report(folder.path)
     return SweepResult(result, folder.path, folder.report_path, folder.best_path if folder.best_path.exists() else None)
 
 
@@ -328,6 +331,16 @@ def _open(path: Path, config: ExperimentConfig, resume: bool, file: Path | None)
                 f"with schedule.rounds above {config.schedule.rounds}"
             )
     return run
+
+
+@contextmanager
+def _noted(note: str) -> Iterator[None]:
+    """Adds a note on how to go on to an interruption of the block."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.add_note(note)
+        raise
 
 
 def _ray_runner(*args: Any) -> None:

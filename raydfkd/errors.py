@@ -7,16 +7,25 @@ exception is a bug and keeps its traceback.
 from __future__ import annotations
 
 import errno
+import re
 import sys
 import sysconfig
 import traceback
 from pathlib import Path
 
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
 
 class RaydfkdError(Exception):
-    """Base class of errors that the user can fix; ``exit_code`` is the exit code of the process."""
+    """Base class of errors that the user can fix; ``exit_code`` is the exit code of the process.
+
+    The message has no memory addresses, which Python shows of objects that have no better name.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_ADDRESS.sub("", message))
 
 
 class ConfigError(RaydfkdError):

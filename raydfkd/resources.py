@@ -1,8 +1,10 @@
-"""What an actor requests from a cluster. Imports neither torch nor ray."""
+"""What an actor requests from a cluster, and what this process has of its machine. Importing it loads neither torch nor ray."""
 
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import Field
@@ -28,6 +30,58 @@ class ResourcesConfig(Settings):
     def threads(self) -> int:
         """torch threads of an actor: as configured, otherwise its CPUs rounded up."""
         return max(1, math.ceil(self.num_cpus)) if self.num_threads is None else self.num_threads
+
+
+def available_cpus(root: Path = Path("/")) -> int:
+    """CPUs that this process may use: those of its affinity, at most the quota of its control group (as of a container).
+
+    Args:
+        root: where the machine's file systems are, for tests.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([affinity, *map(math.ceil, _quotas(root))]))
+
+
+def _quotas(root: Path) -> list[float]:
+    """CPUs of each limit above this process: cpu.max in version 2 of control groups, cfs_quota_us in version 1."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    quotas = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / controllers
+        group = top / path.lstrip("/")
+        for folder in (group, *group.parents):
+            quotas += _quota(folder)
+            if folder == top:
+                break
+    return quotas
+
+
+def _quota(folder: Path) -> list[float]:
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period"))
+        return [int(quota) / int(period)] if int(quota) > 0 else []
+    except (OSError, ValueError):  # there is none, or it says "max"
+        return []
+
+
+def use_threads(asked: int | None) -> None:
+    """Sets how many threads torch has in this process: as asked, otherwise as many as it has, at most ``available_cpus``.
+
+    torch itself starts one for each CPU of the machine (or OMP_NUM_THREADS), whatever share of them a container may use. Other
+    processes do not count: the number changes the order of sums, and the same seed is to give the same student.
+    """
+    import torch
+
+    torch.set_num_threads(min(torch.get_num_threads(), available_cpus()) if asked is None else asked)
 
 
 def without_gpus(settings: SettingsT) -> SettingsT:

@@ -1,7 +1,7 @@
 """``raydfkd``: the verbs and their exit codes, without heavy imports. Each verb imports what it needs when it runs.
 
-Exit codes: 0 done; 2 the user's input is wrong (one sentence on stderr, no traceback); 1 it failed; 3 ``raydfkd stop``
-stopped it; 130 by Ctrl-C.
+Exit codes: 0 done; 2 the user's input is wrong (one sentence on stderr, no traceback); 1 it failed; 3 ``raydfkd stop`` or a
+signal (SIGTERM, SIGHUP) stopped it; 130 Ctrl-C did; 143 or 129 a second signal ended it at once.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from raydfkd import __version__
+from raydfkd.cli.interruption import interrupted
 from raydfkd.cli.verbs import condense_verb as condense
 from raydfkd.cli.verbs import config_verb as config
 from raydfkd.cli.verbs import dataset_verb as dataset
@@ -36,9 +37,8 @@ class Verbs(TyperGroup):
         except RaydfkdError as error:
             typer.echo(f"raydfkd: {error}", err=True)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            typer.echo("raydfkd: stopped by Ctrl-C; resume a run that had started with: raydfkd run --resume RUN", err=True)
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as error:
+            raise interrupted(error, "resume a run that had started with: raydfkd run --resume RUN") from None
 
 
 app = typer.Typer(
@@ -61,6 +61,7 @@ def settings(
     ] = False,
 ) -> None:
     """Distil a trained teacher into a small student without its training data."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home directory that it cannot write to
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -87,6 +88,9 @@ app.add_typer(config.app, name="config")
 
 def main() -> None:
     """Entry point of the ``raydfkd`` command."""
+    from raydfkd.pipeline.run import stop_signals
+
+    stop_signals.install()
     app(prog_name="raydfkd")
 
 

@@ -21,7 +21,8 @@ def files_below(
     """All files below ``folder``, sorted by their paths.
 
     Links are followed, and what can be reached in several ways is there once, under a path without links where there is one.
-    So a link to a folder above it does not lead in a circle. A link to nothing is in the list: whoever reads it says so.
+    A link to a folder above ``folder`` is not followed: it leads to what is beside it, such as the other classes. A link to
+    nothing is in the list: whoever reads it says so.
 
     Args:
         folder: an existing folder; its own path is not asked about.
@@ -43,7 +44,8 @@ class _Tree:
     def walk(self, top: Path) -> None:
         """Folders without links first, then those behind links, in their order."""
         behind_links: list[Path] = []
-        folders = [(top, os.path.realpath(top))]
+        top_real = os.path.realpath(top)
+        folders = [(top, top_real)]
         while folders or behind_links:
             if not folders:
                 behind_links.sort(reverse=True)
@@ -60,7 +62,8 @@ class _Tree:
                 if entry.is_dir(follow_symlinks=False):
                     folders.append((path, os.path.join(real, entry.name)))
                 elif entry.is_symlink() and os.path.isdir(path):
-                    behind_links.append(path)
+                    if not _contains(os.path.realpath(path), top_real):
+                        behind_links.append(path)
                 elif entry.is_symlink() and self._is_wanted(entry.name):
                     self._links.append(path)
                 elif self._is_wanted(entry.name) and entry.is_file():
@@ -79,6 +82,10 @@ class _Tree:
 
     def _is_wanted(self, name: str) -> bool:
         return self._suffixes is None or os.path.splitext(name)[1].lower() in self._suffixes
+
+
+def _contains(folder: str, other: str) -> bool:
+    return os.path.commonpath([folder, other]) == folder
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

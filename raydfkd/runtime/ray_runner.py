@@ -24,8 +24,10 @@ from ray.train import WorkerGroupError
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raydfkd.errors import RunDirError, RunFailedError, RunStoppedError
+from raydfkd.errors import RunDirError, RunFailedError
 from raydfkd.pipeline.experiment.config import ExperimentConfig
+from raydfkd.pipeline.run import stop_signals
+from raydfkd.pipeline.run.checkpoints import steps_done, stopped_early
 from raydfkd.pipeline.run.recorder import Recorder
 from raydfkd.run_dir import RunDir
 from raydfkd.runtime.coordinator_actor import CoordinatorActor
@@ -36,7 +38,7 @@ from raydfkd.runtime.ray_session import session, whereabouts
 from raydfkd.runtime.replay.replay_actor import SNAPSHOT, ReplayActor
 from raydfkd.runtime.run_context import RunContext
 from raydfkd.runtime.run_follower import LogFollower
-from raydfkd.runtime.students.stopping import StopWatch, steps_done
+from raydfkd.runtime.students.stopping import StopWatch
 from raydfkd.runtime.students.student_trainer import TRAIN_FOLDER, train_student
 from raydfkd.runtime.students.weight_store_actor import WeightStoreActor
 
@@ -61,7 +63,7 @@ def run_ray(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_fr
         ResourceError: the cluster cannot place it.
         RaydfkdError: the first one raised anywhere in the run.
         RunFailedError: it failed, or died more often than ``runtime.max_restarts`` allows.
-        RunStoppedError: ``raydfkd stop`` asked for it.
+        RunStoppedError: ``raydfkd stop`` or a signal asked for it.
     """
     # Absolute, because Ray Train's workers have a working directory of their own.
     context = RunContext(config, run.path.absolute(), None if resume_from is None else resume_from.absolute())
@@ -71,7 +73,7 @@ def run_ray(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_fr
         context = replace(context, grouped=get_current_placement_group() is not None)
         _clean(run)
         run.update_manifest(actors=context.prefix, ray=whereabouts())
-        with _forgotten_at_the_end(run), _actors(context) as actors:
+        with _forgotten_at_the_end(run), _actors(context) as actors, stop_signals.deferred():
             num_workers = sum(student.num_workers for student in config.students.values())
             recorder.stage("starting", f"{len(config.generators)} generators, {num_workers} student workers")
             _drive(context, recorder, actors, patient=not ends_all)
@@ -196,24 +198,23 @@ def _drive(context: RunContext, recorder: Recorder, actors: dict[str, Any], pati
             failure, overdue = follower.follow() or _failure_of(groups, context), stop.is_overdue()
         if failure is None:
             failure = follower.follow(last=True) or _failure_of(groups, context)
+        if stop.is_ray_gone or (failure is not None and stop_signals.requested()):
+            if failure is not None:
+                logger.warning("after the signal: %s", failure.sentence)
+            actors.clear()  # The signal ended them too.
+            raise stopped_early(context.run, context.config.schedule.total_steps)
         if failure is not None:
             failure.raise_again()
         if context.run.latest_checkpoint() is None or steps_done(context.run) < context.config.schedule.total_steps:
             # Students end before the end of the schedule only because of a stop.
             stop.keep_preparation()
-            raise _stopped(context)
+            raise stopped_early(context.run, context.config.schedule.total_steps)
     finally:
-        if not _all_ended_within(groups, 0):
+        if actors and not _all_ended_within(groups, 0):
             # Whatever the reason, nothing must wait for this run any more.
             actors["replay"].abort.remote("the run was stopped")
             if not _all_ended_within(groups, STUDENT_END_S if patient else LAST_CALL_S) and patient:
                 logger.warning("the student workers do not end within %.0f s and are abandoned", STUDENT_END_S)
-
-
-def _stopped(context: RunContext) -> RunStoppedError:
-    done, total = steps_done(context.run), context.config.schedule.total_steps
-    where = f"at step {done:,} of {total:,}" if done else "before the student's first round was over"
-    return RunStoppedError(f"the run was stopped {where}; resume it with: raydfkd run {context.path} --resume")
 
 
 def _of_the_group(error: BaseException, context: RunContext, student: str) -> Failure:

@@ -16,6 +16,8 @@ import ray._private.worker as ray_worker
 from ray.exceptions import RayError
 
 from raydfkd.errors import ResourceError
+from raydfkd.pipeline.run import stop_signals
+from raydfkd.runtime.local_ray import temporary_folder, warn_of_little_shared_memory
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +77,7 @@ def session(config: RunsOnRay, dashboard: bool = False) -> Iterator[bool]:
 
     Raises:
         ResourceError: there is no cluster at that address.
+        StopSignal: SIGTERM arrived while Ray started.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -90,22 +93,33 @@ def session(config: RunsOnRay, dashboard: bool = False) -> Iterator[bool]:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         for name, value in {**ALLOCATOR, **PATIENT, **LEAN}.items():
             os.environ.setdefault(name, value)
+        warn_of_little_shared_memory()
+        options = {"num_cpus": _whole(config.runtime.num_cpus), "include_dashboard": dashboard}
+        with temporary_folder() as folder, _begun("local", _temp_dir=folder, **options):
+            yield True
+    else:
+        with _begun(address):
+            yield True
+
+
+@contextmanager
+def _begun(address: str, **options: Any) -> Iterator[None]:
+    """Ray at ``address`` ("local": a new one), until the block ends."""
     try:
-        with nullcontext() if address is None else _stderr_to_log():
-            ray.init(
-                address="local" if address is None else address,
-                namespace=NAMESPACE,
-                num_cpus=None if address is not None else _whole(config.runtime.num_cpus),
-                include_dashboard=dashboard if address is None else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+        with nullcontext() if address == "local" else _stderr_to_log():
+            ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **options)
+    except SystemExit as end:  # from the handler of SIGTERM that Ray installs as it starts
+        if stop_signals.is_installed():
+            raise stop_signals.StopSignal("SIGTERM") from end
+        raise
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        if address is None:
+        if address == "local":
             raise  # Starting a local Ray failed, which is not an authentication problem.
         raise _shut_out(address, error, "check runtime.address, or leave it out for a local Ray") from error
     try:
-        yield True
+        if stop_signals.is_installed():
+            stop_signals.install()  # in place of Ray's
+        yield
     finally:
         ray.shutdown()
 
@@ -190,6 +204,11 @@ def _stderr_to_log() -> Iterator[None]:
 
 def _shut_out(address: str, error: Exception, advice: str) -> ResourceError:
     """The error for a server that answers but refuses. Ray does not distinguish a wrong token from a server that is not Ray."""
+    if isinstance(error, ConnectionError) and address == "auto":
+        return ResourceError(
+            "no Ray cluster runs on this machine, and address 'auto' joins the one that does: start it with ray start --head, "
+            "give the address of another (HOST:PORT, ray://HOST:10001), or none for a Ray that the run starts itself"
+        )
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return ResourceError(
         f"the Ray cluster at {address!r} refuses this shell ({reason}): {advice}; a cluster with tokens requires "

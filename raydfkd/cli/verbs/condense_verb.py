@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from raydfkd.cli.arguments import Overrides
 from raydfkd.cli.console_table import render
+from raydfkd.cli.interruption import interrupted
 from raydfkd.cli.lines import Lines
 from raydfkd.errors import ConfigError
 
@@ -72,9 +73,8 @@ def make(
     given += [] if images_per_class is None else [f"images_per_class={images_per_class}"]
     try:
         done = condense(data, overrides=given, name=name, out=out, tell=Lines(), announce=_announce)
-    except KeyboardInterrupt:
-        typer.echo("raydfkd: stopped by Ctrl-C; the same command goes on from the last saved state", err=True)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as error:
+        raise interrupted(error, "the same command goes on from the last saved state") from None
     about = done.found.about
     rows = [("images", len(done.found)), ("seconds", about["seconds"]), ("image steps per second", about["image_steps_per_s"])]
     rows.append(("peak memory", _amount(about["peak_bytes"])))

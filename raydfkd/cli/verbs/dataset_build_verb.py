@@ -9,6 +9,7 @@ import typer
 
 from raydfkd.cli.arguments import Overrides
 from raydfkd.cli.console_table import render
+from raydfkd.cli.interruption import interrupted
 from raydfkd.cli.lines import Lines
 
 
@@ -29,9 +30,8 @@ def build(
 
     try:
         done = build_dataset(file, overrides=overrides or [], out=out, resume=resume, tell=Lines("images"))
-    except KeyboardInterrupt:
-        typer.echo("raydfkd: stopped by Ctrl-C; continue a started build with --resume and the same folder", err=True)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as error:
+        raise interrupted(error, "continue a started build with --resume and the same folder") from None
     found = done.manifest
     typer.echo(render(("figure", "value"), _rows(found)))
     typer.echo()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raydfkd.cli.console_table import render
+from raydfkd.cli.interruption import interrupted
 
 if TYPE_CHECKING:
     from raydfkd.data.fetching.fetch import FetchedSplit
@@ -44,9 +45,8 @@ def fetch(
     try:
         with Progress() as progress:
             splits = fetched(name, out, local, mirror, progress)
-    except KeyboardInterrupt:
-        typer.echo("raydfkd: stopped by Ctrl-C; the same command goes on from there", err=True)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as error:
+        raise interrupted(error, "the same command goes on from there") from None
     typer.echo(render(("data set", "images", "published", "file", "SHA-256"), [_row(name, one) for one in splits]))
     left_out = [text for one in splits for text in one.left_out]
     for text in left_out[:MOST_LEFT_OUT]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from raydfkd.cli.arguments import Overrides
+from raydfkd.cli.interruption import interrupted
 
 
 def sweep(
@@ -27,11 +28,9 @@ def sweep(
     with SweepProgress(title=f"raydfkd sweep {file.stem}") as progress:
         try:
             done = run_sweep(file, overrides=overrides or [], out=out, resume=resume, address=address, watcher=progress)
-        except KeyboardInterrupt as stop:
+        except KeyboardInterrupt as error:
             progress.close()
-            told = f"stopped ({stop})" if str(stop) else "stopped by Ctrl-C"
-            typer.echo(f"raydfkd: {told}; resume it with --resume and the same sweep directory", err=True)
-            raise typer.Exit(130) from None
+            raise interrupted(error, "resume it with --resume and the same sweep directory") from None
     _tell(outcome_lines(done.result), done)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from raydfkd.cli.arguments import Overrides
+from raydfkd.cli.interruption import interrupted
 
 
 def train(
@@ -22,6 +23,9 @@ def train(
     from raydfkd.pipeline.teacher.epoch_lines import EpochLines
     from raydfkd.pipeline.teacher.training import train_teacher
 
-    result = train_teacher(config, out, EpochLines(typer.echo))
+    try:
+        result = train_teacher(config, out, EpochLines(typer.echo))
+    except KeyboardInterrupt as error:
+        raise interrupted(error, "a training keeps nothing before its end: the same command begins anew") from None
     typer.echo(f"{config.model}: {result.summary}")
     typer.echo(f"weights: {result.path}")

@@ -42,7 +42,9 @@ from raydfkd.pipeline.condensation.measuring import Done, perform
 from raydfkd.pipeline.experiment.builder import device_of
 from raydfkd.pipeline.experiment.changes import described, differences
 from raydfkd.pipeline.experiment.yaml_files import dump_yaml
+from raydfkd.pipeline.run import stop_signals
 from raydfkd.pipeline.run.recorder import describe_environment
+from raydfkd.resources import use_threads
 from raydfkd.run_dir import write_atomically
 
 Tell = Callable[[str, int, int, dict[str, float]], None]
@@ -120,6 +122,7 @@ class LocalPool:
     size = 1
 
     def __init__(self, config: CondenseConfig, material: Material) -> None:
+        use_threads(None)
         self._device = device_of(config.runtime.device)
         self._worker = material.worker(config, self._device)
 
@@ -205,7 +208,7 @@ def _condense(
     condenser = _condenser(config, material, work)
     spent_s, began = work.restore(condenser), time.monotonic()
     peak_bytes, figures = 0, dict[str, float]()
-    with open_pool(config, material) as pool:
+    with open_pool(config, material) as pool, stop_signals.deferred():
         work.begin(config)
         if condenser.progress[0] == 0 and spent_s == 0:
             announce(_estimate(condenser, pool))
@@ -217,9 +220,10 @@ def _condense(
             figures |= condenser.take([one.result for one in done])
             tell(what, *condenser.progress, figures)
             now = time.monotonic()
-            if now - saved >= config.runtime.checkpoint_period_s:
+            if stop_signals.requested() or now - saved >= config.runtime.checkpoint_period_s:
                 work.save(condenser, spent_s + now - began)
                 saved = now
+            stop_signals.interrupt_if_requested()
     seconds = spent_s + time.monotonic() - began
     about = {
         "seconds": round(seconds, 1),

@@ -31,6 +31,7 @@ from raydfkd.pipeline.dataset.reading import Columns, ReadRows, ReadStored, Span
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.run.recorder import describe_environment
 from raydfkd.replay.arrow import to_parquet
+from raydfkd.resources import use_threads
 from raydfkd.run_dir import write_atomically
 from raydfkd.seeds import derive_seed
 from raydfkd.types import SyntheticBatch
@@ -51,6 +52,7 @@ MOST_NAMED = 100
 def execute_here(config: DatasetBuildConfig, work: Pass) -> Iterator[tuple[int, Columns]]:
     """One part after another in this process."""
     worker: Worker | None = None
+    use_threads(None)
     if work.worker is not None and work.parts:
         worker = work.worker(config, builder.device_of(config.runtime.device))
     for span in work.parts:

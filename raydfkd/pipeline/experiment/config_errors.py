@@ -164,6 +164,10 @@ def _allowed(entry: Any) -> str:
     for start in ("Input should be ", "Value error, "):
         message = message.removeprefix(start)
     message = message.split(", unable to parse")[0]
+    if entry["type"] == "string_type" and isinstance(entry["input"], bool):
+        message += ": quote it, because YAML reads yes, no, on and off as true and false"
+    elif entry["type"] == "string_type" and isinstance(entry["input"], int | float):
+        message += ": quote it"
     return f"it must be {message}" if entry["msg"].startswith("Input should be ") else message
 
 

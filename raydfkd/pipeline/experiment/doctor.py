@@ -19,12 +19,12 @@ import torch
 from raydfkd.errors import RaydfkdError, described, raised_in
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig
+from raydfkd.pipeline.experiment.timing import Timing
 from raydfkd.pipeline.run import collecting
 from raydfkd.pipeline.run.exchange_state import build_rate_limiters
 from raydfkd.pipeline.run.outcome import count_params, device_name
+from raydfkd.resources import use_threads
 from raydfkd.types import BufferSummary, SyntheticBatch
-
-TIMED_STEPS = 3
 
 T = TypeVar("T")
 
@@ -106,11 +106,19 @@ def _buffer_rows(config: ExperimentConfig) -> list[tuple[str, str]]:
 
 
 def _time_rows(config: ExperimentConfig, device: torch.device, collected: SyntheticBatch | None) -> list[tuple[str, str]]:
-    """Measured on this machine while otherwise idle: other machines or a shared one give different times."""
-    timed = {source: _time_synthesis(config, source, device, collected) for source in config.sources}
+    """Measured on this machine, with the threads of the settings; other machines give different times."""
+    timing, is_local = Timing(device), config.runtime.runner == "local"
+    together = max((s.resources.num_threads or 0 for s in config.students.values()), default=0) or None
+    timed, step_s = {}, {}
+    for source, settings in config.sources.items():
+        use_threads(together if is_local else settings.resources.threads)
+        timed[source] = _time_synthesis(config, source, device, collected, timing)
+    for name, student in config.students.items():
+        use_threads(together if is_local else student.resources.threads)
+        step_s[name] = _time_student(config, name, device, timing)
     preparation_s = {source: prepare_s for source, (prepare_s, _) in timed.items()}
     batch_s = {source: seconds for source, (_, seconds) in timed.items()}
-    step_s = {name: _time_student(config, name, device) for name in config.students}
+    busy = timing.warning()
     schedule = config.schedule
     # Ray Train's worker groups run in parallel; the slowest determines the pace.
     student_s = schedule.total_steps * (sum if config.runtime.runner == "local" else max)(step_s.values())
@@ -140,6 +148,7 @@ def _time_rows(config: ExperimentConfig, device: torch.device, collected: Synthe
             for name, seconds in step_s.items()
         ),
         ("the whole run", f"about {_duration(whole_s)}: {schedule.total_steps:,} student steps, {how}"),
+        *([] if busy is None else [("warning", busy)]),
     ]
 
 
@@ -150,7 +159,7 @@ def _duration(seconds: float) -> str:
 
 
 def _time_synthesis(
-    config: ExperimentConfig, source: str, device: torch.device, collected: SyntheticBatch | None
+    config: ExperimentConfig, source: str, device: torch.device, collected: SyntheticBatch | None, timing: Timing
 ) -> tuple[float, float]:
     """Seconds before the first batch, extrapolated from a slice, and per batch with every loss active, after warm-up."""
     synthesizer = builder.build_synthesizer(config, source, 0, device, collected)
@@ -160,20 +169,14 @@ def _time_synthesis(
     counts = np.ones(config.task.num_classes, dtype=np.int64)
     summary = BufferSummary(int(counts.sum()), counts, config.schedule.warmup_batches + 1)
     synthesizer.step(summary)
-    began = time.perf_counter()
-    synthesizer.step(summary)
-    return prepare_s, time.perf_counter() - began
+    return prepare_s, timing.seconds(lambda: synthesizer.step(summary))
 
 
-def _time_student(config: ExperimentConfig, name: str, device: torch.device) -> float:
+def _time_student(config: ExperimentConfig, name: str, device: torch.device, timing: Timing) -> float:
     """Seconds per student step on a resident batch, after warm-up; for all workers together on one device."""
     distiller = builder.build_distiller(config, device, name)
     size = config.students[name].batch_size
     images = torch.randint(0, 256, (size, *config.task.image_shape), dtype=torch.uint8, device=device)
     weights = torch.ones(size, device=device)
     float(distiller.step(images, weights).loss)
-    began = time.perf_counter()
-    for _ in range(TIMED_STEPS):
-        loss = distiller.step(images, weights).loss
-    float(loss)
-    return (time.perf_counter() - began) / TIMED_STEPS
+    return timing.seconds(lambda: float(distiller.step(images, weights).loss))

@@ -25,14 +25,27 @@ BASE = "base"
 """Key with which a file names the file it is based on."""
 
 
+_NOT_TEXT = {
+    "tag:yaml.org,2002:bool": "true or false",
+    "tag:yaml.org,2002:int": "a number",
+    "tag:yaml.org,2002:float": "a number",
+    "tag:yaml.org,2002:null": "null",
+}
+"""What a key is read as that was written without quotes."""
+
+
 class _Strict:
-    """Additions of both loaders below to PyYAML's: duplicate keys are rejected, and ``1e-3`` is a number as in YAML 1.2."""
+    """Additions of both loaders below to PyYAML's: keys that are given twice, or are no text, are rejected, and numbers are
+    those of YAML 1.2: ``1e-3`` is one, ``010`` is ten, and ``1:30`` and ``2024-05-01`` are texts."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         first: dict[str, int] = {}
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 line = key.start_mark.line + 1
+                if key.tag in _NOT_TEXT:
+                    problem = f"the key {key.value} is read as {_NOT_TEXT[key.tag]}: quote it ('{key.value}')"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
                 if key.value in first:
                     problem = f"key {key.value!r} is given twice, in lines {first[key.value]} and {line}: remove one"
                     raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
@@ -50,8 +63,22 @@ class _FastLoader(_Strict, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # ty
 
 
 for _loader in (_Loader, _FastLoader):
+    _loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("int", "float", "timestamp")]
+        for first, resolvers in _loader.yaml_implicit_resolvers.items()
+    }
     _loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+        "tag:yaml.org,2002:int",
+        re.compile(r"^[-+]?(?:0|[1-9][0-9_]*|0b[01_]+|0x[0-9a-fA-F_]+)$"),
+        list("-+0123456789"),
+    )
+    _loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(
+            r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?$"
+            r"|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+        ),
+        list("-+0123456789."),
     )
 
 
@@ -182,7 +209,8 @@ def _parse(text: str, where: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        raise ConfigError(f"{where}{place}: {error.problem or 'not valid YAML'}") from error
+        advice = ": indent with spaces, not tabs" if "'\\t'" in str(error.problem) else ""
+        raise ConfigError(f"{where}{place}: {error.problem or 'not valid YAML'}{advice}") from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
 

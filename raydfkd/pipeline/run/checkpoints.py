@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from raydfkd.distillation.distiller import Distiller
-from raydfkd.errors import CheckpointError
+from raydfkd.errors import CheckpointError, RunStoppedError
 from raydfkd.run_dir import RunDir, generator_path, write_atomically
 from raydfkd.types import Synthesizer
 
@@ -49,6 +49,19 @@ def writing(run: RunDir, step: int) -> Iterator[Path]:
     except OSError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def steps_done(run: RunDir) -> int:
+    """Student steps in the newest checkpoint, 0 without one."""
+    folder = run.latest_checkpoint()
+    return 0 if folder is None else int(folder.name.removeprefix("step-"))
+
+
+def stopped_early(run: RunDir, total_steps: int) -> RunStoppedError:
+    """The error of a run that was asked to stop and has saved its state."""
+    done = steps_done(run)
+    where = f"at step {done:,} of {total_steps:,}" if done else "before the student's first round was over"
+    return RunStoppedError(f"the run was stopped {where}; resume it with: raydfkd run {run.path} --resume")
 
 
 def folder_of(run: RunDir, step: int) -> Path:

@@ -12,15 +12,17 @@ from torch import Tensor
 
 from raydfkd.distillation.device_mirror import DeviceMirror
 from raydfkd.distillation.distiller import Distiller
+from raydfkd.evaluation.collapse import batch_figures
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig, generator_id, source_of
-from raydfkd.pipeline.run import checkpoints, collecting
+from raydfkd.pipeline.run import checkpoints, collecting, stop_signals
 from raydfkd.pipeline.run.exchange import Exchange
 from raydfkd.pipeline.run.exchange_state import build_exchange, load_exchange, save_exchange
 from raydfkd.pipeline.run.few_shot_stage import run_few_shot_stage
 from raydfkd.pipeline.run.messages import NotYet, SampleRequest, Ticket
 from raydfkd.pipeline.run.recorder import Recorder
 from raydfkd.pipeline.run.student_loop import Batch, Emit, LoopHooks, StudentLoop
+from raydfkd.resources import use_threads
 from raydfkd.run_dir import RunDir
 from raydfkd.types import Synthesizer, WeightsVersion
 
@@ -55,7 +57,7 @@ class LocalSynthesis:
         self.exchange.insert(batch, batch)
         seconds = time.monotonic() - began
         self.emit("synthesis", step, generator_id=batch.generator_id, student_version=batch.student_version, seconds=seconds,
-                  num_images=len(batch), **batch.metrics)  # fmt: skip
+                  num_images=len(batch), **batch_figures(batch, self.config.task.num_classes), **batch.metrics)  # fmt: skip
         self.emit("replay", step, **self.exchange.stats())
         return seconds
 
@@ -81,6 +83,8 @@ class LocalSource:
             reply = self.exchange.try_sample(request)
             if not isinstance(reply, NotYet):
                 break
+            if self.exchange.buffer.num_samples == 0:  # in the warm-up, of which nothing is kept
+                stop_signals.interrupt_if_requested()
             seconds = self.synthesis.make_batch(step)
             if step > 0 or self.exchange.buffer.num_batches > self._warmup_batches:
                 self._waited_s += seconds
@@ -114,11 +118,13 @@ def run_local(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_
 
     Args:
         resume_from: a checkpoint folder to resume from, None to start anew.
+
+    Raises:
+        RunStoppedError: a signal asked for it.
     """
     device = builder.choose_device(config)
     threads = [s.resources.num_threads for s in config.students.values() if s.resources.num_threads is not None]
-    if threads:
-        torch.set_num_threads(max(threads))
+    use_threads(max(threads, default=None))
     exchange = build_exchange(config)
     collected = collecting.read(run)
     synthesizers = {
@@ -158,11 +164,14 @@ def run_local(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_
         newest = exchange.buffer.shards_after(-1)[-1].payload
         recorder.save_grid(newest.images, step)
 
-    hooks = LoopHooks(recorder.emit, save)
+    hooks = LoopHooks(recorder.emit, save, lambda number: stop_signals.requested())
     loops = [_build_loop(config, name, distillers[name], sources[name], hooks, device) for name in distillers]
-    if resume_from is None:
-        _prepare(run, recorder, synthesizers)
-    _alternate(loops)
+    with stop_signals.deferred():
+        if resume_from is None:
+            _prepare(run, recorder, synthesizers)
+        _alternate(loops)
+        if loops[0].distiller.num_steps < config.schedule.total_steps:
+            raise checkpoints.stopped_early(run, config.schedule.total_steps)
 
 
 def _build_loop(
@@ -192,8 +201,10 @@ def _prepare(run: RunDir, recorder: Recorder, synthesizers: dict[str, Synthesize
     for name, synthesizer in synthesizers.items():
         while (prepared := synthesizer.prepare()) is not None:
             recorder.emit("preparation", 0, generator_id=name, **prepared.record())
-            if time.monotonic() - saved_at > recorder.config.runtime.snapshot_period_s:
+            if stop_signals.requested() or time.monotonic() - saved_at > recorder.config.runtime.snapshot_period_s:
                 checkpoints.save_generator(run.preparation, name, synthesizer.state_dict())
                 saved_at = time.monotonic()
+            if stop_signals.requested():
+                raise checkpoints.stopped_early(run, recorder.config.schedule.total_steps)
         if run.preparation.exists():
             checkpoints.save_generator(run.preparation, name, synthesizer.state_dict())

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from raydfkd.evaluation.collapse import CollapseWatch
 from raydfkd.metrics import scalars
 from raydfkd.ownership import require_owned
 from raydfkd.pipeline.experiment.config import ExperimentConfig
@@ -27,6 +28,8 @@ STAGES = {
     "distillation": "distilling",
 }
 """Stages by the kind of record that marks their beginning, in order."""
+KEEPS_APART = {"class_weight": "raise", "bn_weight": "raise", "adversarial_weight": "lower", "generator_lr": "lower"}
+"""What keeps the images of a source from becoming alike, most effective first."""
 
 
 class Watcher:
@@ -59,6 +62,7 @@ class Recorder:
         self._tensorboard: Any = None
         self.finished = False
         """Set once the run has ended."""
+        self._collapse = CollapseWatch(config.task.num_classes, config.schedule.total_steps, self._advice)
         self._coming = dict(STAGES)
         self._restarts = sum(bool(record.get("restart")) for record in run.metrics("event"))
 
@@ -75,8 +79,20 @@ class Recorder:
         self.watcher.update(record)
         self._restarts += kind == "event" and bool(values.get("restart"))
         self._to_tensorboard(record)
+        for notice in self._collapse.notices(record):
+            self.event(f"warning: {notice}")
         if self._mlflow is not None:
             self._mlflow.take(self._scalars(record), step)
+
+    def _advice(self, source: str) -> str:
+        """Which settings of a source keep its images apart, of those that its method has."""
+        settings = self.config.sources[source]
+        changes = [
+            f"{change} sources.{source}.{name}"
+            for name, change in KEEPS_APART.items()
+            if getattr(settings, name, 0) or (change == "raise" and hasattr(settings, name))
+        ]
+        return " or ".join(changes[:2]) or f"see the pictures in {self.run.samples}"
 
     def event(self, message: str) -> None:
         """One line on a notable event: a restart, a resume, a warning."""

@@ -151,7 +151,7 @@ class SweepConfig(_Config):
     experiment: Path
     """The experiment's YAML file, relative to the sweep's."""
     overrides: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the experiment overridden in all trials, as a tree."""
+    """Settings of the experiment overridden in all trials, as a tree or by dotted key."""
     space: dict[str, SpaceConfig] = Field(min_length=1)
     """What to try, by dotted key of the experiment."""
     search: SearchConfig = SearchConfig()
@@ -164,6 +164,17 @@ class SweepConfig(_Config):
     """What trials are compared by."""
     runtime: SweepRuntimeConfig = SweepRuntimeConfig()
     """Where the trials run."""
+
+    @field_validator("overrides", mode="before")
+    @classmethod
+    def _dotted(cls, value: Any) -> Any:
+        """The tree that dotted keys are short for; of two that set the same, the later one holds."""
+        if not isinstance(value, dict):
+            return value
+        tree: dict[str, Any] = {}
+        for key, below in value.items():
+            tree = set_dotted(tree, key, below) if isinstance(key, str) and "." in key else merge(tree, {key: below})
+        return tree
 
     @field_validator("objective", mode="before")
     @classmethod
@@ -277,6 +288,9 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     path = Path(path)
     config = validate(SweepConfig, apply_overrides(read_yaml(path), list(overrides)), path)
     file = path.parent / config.experiment.expanduser()
+    beside = path.with_name("experiment.yaml")
+    if not file.is_file() and path.name == "sweep.yaml" and beside.is_file():
+        file = beside  # a sweep directory that was moved
     if not file.is_file():
         raise ConfigError(f"{path}: its experiment {file} does not exist: correct the path, relative to the file's folder")
     below, where = read_experiment(file)

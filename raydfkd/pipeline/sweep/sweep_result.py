@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -30,12 +31,14 @@ class SweepWatcher:
 def write_beginning(sweep: Sweep, folder: SweepDir) -> None:
     """Writes sweep.yaml, experiment.yaml and the manifest of a new sweep."""
     write_atomically(folder.experiment_path, _dump(sweep.tree))
-    resolved = sweep.config.model_copy(update={"experiment": folder.experiment_path.absolute(), "overrides": {}})
+    beside = Path(folder.experiment_path.name)  # so that the folder can be moved
+    resolved = sweep.config.model_copy(update={"experiment": beside, "overrides": {}})
     write_atomically(folder.sweep_path, dump_yaml(resolved))
     plan = TrialPlan(sweep, folder.path.absolute())
     folder.update_manifest(
         state="running",
         error=None,
+        began_at=str(folder.path.absolute()),
         num_trials=sweep.num_trials,
         objective={
             "record": plan.record,

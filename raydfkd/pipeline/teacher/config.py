@@ -69,6 +69,8 @@ class TeacherTrainingConfig(Settings):
     """Train with bfloat16 autocast if the device supports it (the accuracy is measured in float32)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: CUDA if available."""
+    num_threads: int | None = Field(None, ge=1)
+    """torch threads; null: as many as this process may use CPUs."""
     seed: int = 0
     """Seed of initial weights, order and augmentation."""
 

@@ -31,6 +31,7 @@ from raydfkd.models.teachers.teacher import Normalization
 from raydfkd.models.weights import load_weights, save_weights
 from raydfkd.ownership import owned
 from raydfkd.pipeline.teacher.config import TeacherTrainingConfig
+from raydfkd.resources import use_threads
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ def train_teacher(
 
 def _train(config: TeacherTrainingConfig, path: Path, progress: Progress | None) -> TeacherTrainingResult:
     device = _device(config.device)
+    use_threads(config.num_threads)
     train = load_dataset(config.dataset, config.image_shape, config.num_classes)
     test = (
         None

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from raydfkd.errors import WaitTimeoutError
+from raydfkd.evaluation.collapse import batch_figures
 from raydfkd.pipeline.run.messages import NotYet, Ticket
 from raydfkd.types import Preparation, Synthesizer, SyntheticBatch, WeightsVersion
 
@@ -72,7 +73,8 @@ class GeneratorLoop:
                 self.num_batches += 1
             weights_s, seconds = ready - began, time.monotonic() - ready
             waits = {"seconds": seconds, "generator_wait_limiter_s": limiter_s, "generator_wait_weights_s": weights_s}
-            yield replace(batch, metrics={**batch.metrics, **waits})
+            figures = batch_figures(batch, len(ticket.summary.class_counts))
+            yield replace(batch, metrics={**batch.metrics, **figures, **waits})
 
     def drain(self) -> None:
         """Makes the current batch the last one."""

@@ -1,4 +1,4 @@
-"""Stops a run cleanly when ``raydfkd stop`` requests it: who sees the request, and what the run waits for."""
+"""Stops a run cleanly when ``raydfkd stop`` or a signal requests it: who sees the request, and what the run waits for."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import ray
 import torch
 from ray.exceptions import GetTimeoutError, RayError
 
-from raydfkd.run_dir import RunDir
+from raydfkd.pipeline.run import stop_signals
 
 logger = logging.getLogger(__name__)
 
 ASK_TIMEOUT_S = 2.0
 PROGRESS_PERIOD_S = 1.0
 KEEP_TIMEOUT_S = 30.0
+GONE_S = 6.0
+"""After a signal, actors that do not answer for this long have been ended by it."""
 
 
 class StopAsker:
@@ -61,7 +63,7 @@ class StopWatch:
 
     Students end by themselves at their next round, after a checkpoint. The run does not wait for them in two cases: while no
     student has drawn an image yet, because they may wait for the whole warm-up and have nothing to save; and when they make
-    no progress.
+    no progress. Where the stop is a signal, it may have ended Ray's processes too, so that nothing answers any more.
 
     Args:
         actors: handles of ``coordinator``, ``replay`` and ``pool``.
@@ -75,12 +77,16 @@ class StopWatch:
         self._moved_at = self._next_look = 0.0
         self.asked = False
         """Whether a stop was requested."""
+        self.is_ray_gone = False
+        """Whether the signal that requested it ended Ray's processes too."""
 
     def is_overdue(self) -> bool:
         """Whether to end without waiting for the students any longer."""
         now = time.monotonic()
         if not self.asked:
-            self.asked = is_stopping(self._coordinator)
+            if stop_signals.requested():
+                self._coordinator.request_stop.remote()
+            self.asked = is_stopping(self._coordinator) or stop_signals.requested()
             self._moved_at = now
         if not self.asked or now < self._next_look:
             return False
@@ -89,7 +95,8 @@ class StopWatch:
             has_drawn, steps = ray.get(self._replay.progress.remote(), timeout=ASK_TIMEOUT_S)
         except (RayError, GetTimeoutError) as error:
             logger.info("the replay actor does not answer at the moment: %s", type(error).__name__)
-            return now - self._moved_at > self._timeout_s
+            self.is_ray_gone = stop_signals.requested() and now - self._moved_at > GONE_S
+            return self.is_ray_gone or now - self._moved_at > self._timeout_s
         if steps != self._steps:
             self._steps, self._moved_at = steps, now
         return not has_drawn or now - self._moved_at > self._timeout_s
@@ -100,9 +107,3 @@ class StopWatch:
             ray.get(self._pool.keep_preparation.remote(), timeout=KEEP_TIMEOUT_S)
         except (RayError, GetTimeoutError) as error:
             logger.warning("the generators' preparation could not be saved: %s", type(error).__name__)
-
-
-def steps_done(run: RunDir) -> int:
-    """Student steps in the newest checkpoint, 0 without one."""
-    folder = run.latest_checkpoint()
-    return 0 if folder is None else int(folder.name.removeprefix("step-"))

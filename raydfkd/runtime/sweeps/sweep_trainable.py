@@ -19,8 +19,9 @@ SETTINGS = "settings"
 """Key under which Tune's configuration of a trial holds its point."""
 STOP_TIMEOUT_S = 60.0
 
-WATCHERS: dict[str, SweepWatcher] = {}
-"""The watchers of this process's sweeps by path: Tune pickles its callbacks, and a terminal cannot be pickled."""
+LIVE: dict[str, tuple[SweepWatcher, SweepDir]] = {}
+"""This process's sweeps, by the path at which each began: Tune pickles its callbacks, but a terminal cannot be pickled, and a
+sweep directory may be moved before the sweep is resumed."""
 
 
 def name_of(trial_id: str) -> str:
@@ -51,7 +52,7 @@ class SweepCallback(tune.Callback):
     """Notifies the sweep's watcher, records the failure of a trial that died, and ends a sweep that makes no progress.
 
     Args:
-        path: the sweep directory.
+        path: the sweep directory when the sweep began, a key of ``LIVE``.
         patience_s: how long the sweep may go without a running trial, because none can be placed, before it ends.
     """
 
@@ -98,7 +99,7 @@ class SweepCallback(tune.Callback):
         self._tell(trial, state="finished" if trial.last_result.get(DONE) else "stopped")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        folder, name = SweepDir(self._path), name_of(trial.trial_id)
+        (_, folder), name = LIVE[str(self._path)], name_of(trial.trial_id)
         error = folder.read_trial_file(name).get("error")
         if error is None:
             error = "its process died; see its run directory and Ray's logs"
@@ -109,6 +110,5 @@ class SweepCallback(tune.Callback):
         self._tell(trial, state="failed", error=error)
 
     def _tell(self, trial: Any, **values: Any) -> None:
-        watcher = WATCHERS.get(str(self._path))
-        if watcher is not None:
-            watcher.update(name_of(trial.trial_id), **values)
+        watcher, _ = LIVE[str(self._path)]
+        watcher.update(name_of(trial.trial_id), **values)

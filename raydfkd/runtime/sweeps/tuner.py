@@ -12,6 +12,8 @@ import contextlib
 import logging
 import os
 import random
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ from ray import tune
 from raydfkd.errors import ResourceError, RunFailedError, WaitTimeoutError
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig
+from raydfkd.pipeline.run import stop_signals
 from raydfkd.pipeline.sweep.config import ASHAConfig, PBTConfig, Sweep, probed_points
 from raydfkd.pipeline.sweep.held_out_images import make_held_out
 from raydfkd.pipeline.sweep.space import explore
@@ -38,7 +41,7 @@ from raydfkd.runtime.preflight import amounts, refusal_of
 from raydfkd.runtime.ray_session import assigned_device, session
 from raydfkd.runtime.sweeps.sweep_concurrency import Demands, most_at_once, trial_bundles, trial_demands
 from raydfkd.runtime.sweeps.sweep_search import optuna_searcher
-from raydfkd.runtime.sweeps.sweep_trainable import SETTINGS, WATCHERS, SweepCallback, TrialTrainable
+from raydfkd.runtime.sweeps.sweep_trainable import LIVE, SETTINGS, SweepCallback, TrialTrainable
 from raydfkd.sweep_dir import SweepDir
 
 POLL_S = 5.0
@@ -51,6 +54,7 @@ QUIET_TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "5",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 
 
@@ -77,17 +81,22 @@ def run_sweep(sweep: Sweep, folder: SweepDir, *, resume: bool, watcher: SweepWat
             watcher.stage("making the held-out images", "with a separate generator")
             _hold_out(sweep, folder)
         watcher.begin(sweep.num_trials, concurrent)
-        WATCHERS[str(plan.path)] = watcher
+        began_at = str(folder.manifest().get("began_at", plan.path))
+        LIVE[began_at] = watcher, folder
         try:
-            results = _tuner(plan, concurrent, resume).fit()
+            with _interruptible() as interrupted:
+                results = _tuner(plan, concurrent, resume).fit()
         finally:
-            WATCHERS.pop(str(plan.path), None)
+            LIVE.pop(began_at, None)
             _mark_interrupted(folder)
     ended = results.num_terminated + results.num_errors
-    stopped = ended < sweep.num_trials
+    stopped = ended < sweep.num_trials or interrupted.is_set()  # Tune counts those that it interrupts as ended.
     result = write_end(sweep, folder, "stopped" if stopped else "finished", began)
     if stopped:
-        raise KeyboardInterrupt(f"{ended} of {sweep.num_trials} trials had ended")
+        end = stop_signals.interruption()
+        done = sum(trial.state in ("finished", "failed") for trial in folder.trials())
+        end.add_note(f"{done} of {sweep.num_trials} trials were done; resume it with --resume and the same sweep directory")
+        raise end
     watcher.finish(result)
     return result
 
@@ -109,6 +118,28 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Lets Tune end in order at Ctrl-C or a signal, which sets the event; a second Ctrl-C interrupts it."""
+    interrupted = threading.Event()
+
+    def end(*received: Any) -> None:
+        if interrupted.is_set() or signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, None):  # Tune is not listening yet.
+            raise stop_signals.interruption()
+        interrupted.set()
+        signal.raise_signal(signal.SIGUSR1)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        with stop_signals.deferred(end):
+            yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _concurrency(sweep: Sweep) -> int:

@@ -90,19 +90,49 @@ def test_a_run_that_was_stopped_in_order_is_exit_code_3(monkeypatch: pytest.Monk
     assert result.stderr == "raydfkd: the run was stopped at step 4 of 8; resume it with: raydfkd run RUN --resume\n"
 
 
-def test_ctrl_c_says_how_to_go_on() -> None:
+def start_waiting(then: str = "pass") -> subprocess.Popen[str]:
     waits = (
         # Under nohup, or in a script's background, a process starts with Ctrl-C ignored.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import time, raydfkd.cli.config_reference as m\n"
-        "def wait():\n    sys.stdout.write('waiting\\n'); sys.stdout.flush(); time.sleep(50)\n"
+        "def wait():\n    try: sys.stdout.write('waiting\\n'); sys.stdout.flush(); time.sleep(50)\n"
+        f"    except KeyboardInterrupt: {then}; raise\n"
         "m.reference_text = wait"
     )
     process = start("config", "reference", prepare=waits)
     assert process.stdout is not None
     assert process.stdout.readline() == "waiting\n"
-    process.send_signal(signal.SIGINT)
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "expected", "by"),
+    [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 3, "SIGTERM"), (signal.SIGHUP, 3, "SIGHUP")],
+)
+def test_an_interruption_says_how_to_go_on(number: signal.Signals, expected: int, by: str) -> None:
+    process = start_waiting()
+    process.send_signal(number)
     code, _, err = finish(process)
-    assert code == 130
-    assert "run --resume" in err
-    assert "Traceback" not in err
+    assert code == expected
+    assert err == f"raydfkd: stopped by {by}; resume a run that had started with: raydfkd run --resume RUN\n"
+
+
+def test_a_second_signal_ends_what_does_not_end_by_itself() -> None:
+    process = start_waiting(then="sys.stdout.write('ending\\n'); sys.stdout.flush(); time.sleep(50)")
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ending\n"
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 143
+
+
+def test_an_interruption_may_know_better_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop() -> str:
+        error = KeyboardInterrupt()
+        error.add_note("the run is finished; write its report with: raydfkd report RUN")
+        raise error
+
+    monkeypatch.setattr("raydfkd.cli.config_reference.reference_text", stop)
+    result = CliRunner().invoke(app, ["config", "reference"])
+    assert result.exit_code == 130
+    assert result.stderr == "raydfkd: stopped by Ctrl-C; the run is finished; write its report with: raydfkd report RUN\n"

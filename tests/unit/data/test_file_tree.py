@@ -100,3 +100,12 @@ def test_hidden_parquet_files_are_not_data(tmp_path: Path) -> None:
     (tmp_path / "images-0.parquet").write_bytes(b"PAR1")
     (tmp_path / "._images-0.parquet").write_bytes(b"\0\5\x16\7")
     assert parquet_files(str(tmp_path)) == [tmp_path / "images-0.parquet"]
+
+
+def test_a_link_in_a_class_to_the_folder_of_all_classes_adds_none_of_theirs(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.png").touch()
+    (tmp_path / "cat" / "up").symlink_to(tmp_path)
+    assert [path.name for path in files_below(tmp_path / "cat")] == ["cat.png"]
+    assert [path.name for path in files_below(tmp_path)] == ["cat.png", "dog.png"]

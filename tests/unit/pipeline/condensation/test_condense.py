@@ -15,6 +15,8 @@ from raydfkd.errors import ConfigError, DataError, RunDirError
 from raydfkd.pipeline.condensation.condense import Estimate, LocalPool, condense
 from raydfkd.pipeline.condensation.config import CondenseConfig, load_condense
 from raydfkd.pipeline.condensation.evaluation import Recipe, accuracies, random_real
+from raydfkd.pipeline.run import stop_signals
+from raydfkd.pipeline.run.stop_signals import StopSignal
 
 
 def settings(**sections: Any) -> CondenseConfig:
@@ -47,6 +49,23 @@ def test_a_set_says_what_it_is_and_how_it_was_made(tmp_path: Path) -> None:
     assert estimate.hours > 0
     assert estimate.peak_bytes > 50e6, "torch alone takes more"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checksums.json", "toy.parquet", "toy.png"]
+
+
+def test_a_signal_stops_it_with_what_it_has_done_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unbroken = condense(settings(), tmp_path / "unbroken.parquet").found
+
+    def stop(what: str, done: int, total: int, figures: dict[str, float]) -> None:
+        if done == 4:
+            monkeypatch.setattr(stop_signals._received, "name", "SIGTERM")
+
+    path = tmp_path / "broken.parquet"
+    with pytest.raises(StopSignal, match="SIGTERM"):
+        condense(settings(runtime={"checkpoint_period_s": 1000}), path, tell=stop)
+    monkeypatch.setattr(stop_signals._received, "name", None)
+    told: list[int] = []
+    found = condense(settings(), path, tell=lambda what, done, total, figures: told.append(done)).found
+    assert told == [6]
+    np.testing.assert_array_equal(found.images, unbroken.images)
 
 
 def test_stopped_it_goes_on_where_it_was(tmp_path: Path) -> None:

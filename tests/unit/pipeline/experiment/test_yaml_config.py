@@ -76,7 +76,6 @@ def test_an_empty_file_is_an_empty_mapping(tmp_path):
         ("just words", "holds a string"),
         ("a: !!python/object/apply:os.system ['echo hi']", "line 1, column 4: could not determine a constructor"),
         ("a: \x01", "not valid YAML"),
-        ("a: 2020-13-45", "not valid YAML"),
         ("? [1]\n: 2\n", "line 1"),
     ],
 )
@@ -194,3 +193,40 @@ def test_dumped_yaml_reads_back_to_an_equal_model(tmp_path):
     model = Tree(mode="decoupled", learning_rate=3e-5, students={"a": student}, out=Path("x/y"))
     (tmp_path / "c.yaml").write_text(dump_yaml(model))
     assert validate(Tree, read_yaml(tmp_path / "c.yaml"), "c.yaml") == model
+
+
+@pytest.mark.parametrize(
+    ("key", "read_as"),
+    [("no", "true or false"), ("on", "true or false"), ("1", "a number"), ("1.5", "a number"), ("~", "null")],
+)
+def test_a_key_that_yaml_does_not_read_as_text_is_to_be_quoted(tmp_path, key, read_as):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"students:\n  {key}: {{model: x}}\n")
+    with pytest.raises(ConfigError) as caught:
+        read_yaml(path)
+    assert str(caught.value) == f"{path}, line 2, column 3: the key {key} is read as {read_as}: quote it ('{key}')"
+    path.write_text(f"students:\n  '{key}': {{model: x}}\n")
+    assert read_yaml(path) == {"students": {key: {"model": "x"}}}
+
+
+def test_numbers_are_those_of_yaml_1_2(tmp_path):
+    texts = ["1e-3", "-.5", "2.", "1_000", "0x10", "1:30", "2024-05-01", ".inf", "0", "1e5x"]
+    (tmp_path / "c.yaml").write_text(f"a: [{', '.join(texts)}]\nseed: 010\n")
+    tree = read_yaml(tmp_path / "c.yaml")
+    assert tree["a"] == [1e-3, -0.5, 2.0, 1000, 16, "1:30", "2024-05-01", float("inf"), 0, "1e5x"]
+    assert validate(Tree, {"seed": tree["seed"], "students": {}}, "c.yaml").seed == 10, "and not eight"
+
+
+def test_tabs_and_unquoted_words_say_what_to_write(tmp_path):
+    (tmp_path / "c.yaml").write_text("a:\n\tb: 1\n")
+    with pytest.raises(ConfigError, match=r"line 2, column 1: .* start any token: indent with spaces, not tabs$"):
+        read_yaml(tmp_path / "c.yaml")
+    assert refusal({"students": {"s": {"model": False}}}) == (
+        "students.s.model is False: it must be a valid string: quote it, because YAML reads yes, no, on and off as true "
+        "and false"
+    )
+    assert refusal({"students": {"s": {"model": 18}}}) == "students.s.model is 18: it must be a valid string: quote it"
+
+
+def test_no_message_shows_a_memory_address():
+    assert refusal({"students": {"s": {"model": object()}}}) == "students.s.model is <object object>: it must be a valid string"

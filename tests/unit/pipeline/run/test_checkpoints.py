@@ -94,3 +94,12 @@ def test_a_damaged_file_is_one_sentence(run: RunDir, damage: str) -> None:
     with pytest.raises(CheckpointError, match=r"small\.pt cannot be read .*remove that checkpoint") as caught:
         checkpoints.load_student(folder, "small", distiller())
     assert "\n" not in str(caught.value)
+
+
+def test_steps_done_are_the_newest_checkpoints(tmp_path: Path) -> None:
+    directory = RunDir.create(tmp_path / "run")
+    assert checkpoints.steps_done(directory) == 0
+    folder = directory.checkpoints / "step-00000024"
+    folder.mkdir()
+    directory.commit_checkpoint(folder)
+    assert checkpoints.steps_done(directory) == 24

@@ -10,6 +10,8 @@ import yaml
 
 from raydfkd.errors import ConfigError
 from raydfkd.pipeline.sweep.config import MUTABLE, load_sweep
+from raydfkd.pipeline.sweep.sweep_result import write_beginning
+from raydfkd.sweep_dir import SweepDir
 
 LR = "students.small.optimizer.lr"
 EXPERIMENT = {
@@ -48,6 +50,30 @@ def test_a_grid_with_overrides(tmp_path: Path) -> None:
     assert (first.schedule.rounds, first.student.flip, first.student.crop_padding) == (20, False, 1)
     assert first.teacher.checkpoint == (tmp_path / "teacher.safetensors").resolve()
     assert sweep.experiment_of({}) == sweep.base
+
+
+def test_overrides_take_dotted_keys_as_the_space_does_and_later_ones_hold(tmp_path: Path) -> None:
+    given = {"schedule.rounds": 20, "students": {"small": {"flip": False}}, "students.small.crop_padding": 1}
+    sweep = load_sweep(write(tmp_path, space={LR: GRID}, overrides=given), ["overrides.schedule.rounds=30"])
+    assert (sweep.base.schedule.rounds, sweep.base.student.flip, sweep.base.student.crop_padding) == (30, False, 1)
+    with pytest.raises(ConfigError, match=r"unknown key schedule\.round: did you mean 'rounds'"):
+        load_sweep(write(tmp_path, space={LR: GRID}, overrides={"schedule.round": 3}))
+
+
+def test_a_sweep_s_folder_can_be_moved(tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path, space={LR: GRID}))
+    old, new = SweepDir.create(tmp_path / "old"), SweepDir(tmp_path / "elsewhere" / "new")
+    write_beginning(sweep, old)
+    new.path.parent.mkdir()
+    old.path.rename(new.path)
+    moved = load_sweep(new.sweep_path)
+    assert moved.points == sweep.points
+    assert moved.experiment_of({}) == sweep.base
+    assert new.manifest()["began_at"] == str(old.path)
+    settings = yaml.safe_load(new.sweep_path.read_text())
+    settings["experiment"] = str(old.experiment_path)  # as earlier versions wrote it
+    new.sweep_path.write_text(yaml.safe_dump(settings))
+    assert load_sweep(new.sweep_path).experiment_of({}) == sweep.base
 
 
 def test_one_at_a_time_takes_the_experiment_s_own_values_for_the_others(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +9,9 @@ import ray
 from pool_rig import LATER, FakeActor, get
 from ray.exceptions import ActorUnavailableError
 
-from raydfkd.run_dir import RunDir
+from raydfkd.pipeline.run import stop_signals
 from raydfkd.runtime.students import stopping
-from raydfkd.runtime.students.stopping import StopAsker, StopWatch, is_stopping, steps_done
+from raydfkd.runtime.students.stopping import StopAsker, StopWatch, is_stopping
 
 TIMEOUT_S = 60.0
 
@@ -107,10 +106,17 @@ def test_what_generators_learnt_is_kept(run: Run) -> None:
     assert run.kept == 1
 
 
-def test_steps_done_are_the_newest_checkpoints(tmp_path: Path) -> None:
-    directory = RunDir.create(tmp_path / "run")
-    assert steps_done(directory) == 0
-    folder = directory.checkpoints / "step-00000024"
-    folder.mkdir()
-    directory.commit_checkpoint(folder)
-    assert steps_done(directory) == 24
+def test_a_signal_is_passed_on_and_actors_that_it_ended_are_not_waited_for(
+    run: Run, now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed_on: list[str] = []
+    run.do_request_stop = lambda: passed_on.append("asked")  # type: ignore[attr-defined]
+    monkeypatch.setattr(stop_signals, "requested", lambda: True)
+    stop = watch(run)
+    run.asked, run.told = LATER, LATER
+    assert not stop.is_overdue()
+    assert passed_on == ["asked"]
+    assert stop.asked
+    now[0] += 7
+    assert stop.is_overdue()
+    assert stop.is_ray_gone

@@ -23,7 +23,7 @@ from raydfkd.replay.arrow import to_parquet
 from raydfkd.runtime.sweeps import sweep_trainable
 from raydfkd.runtime.sweeps import tuner as runtime_sweep
 from raydfkd.runtime.sweeps.sweep_search import optuna_searcher
-from raydfkd.runtime.sweeps.sweep_trainable import SETTINGS, WATCHERS, SweepCallback, TrialTrainable, name_of
+from raydfkd.runtime.sweeps.sweep_trainable import LIVE, SETTINGS, SweepCallback, TrialTrainable, name_of
 from raydfkd.sweep_dir import SweepDir
 
 LR = "students.small.optimizer.lr"
@@ -141,8 +141,9 @@ def test_callbacks_tell_the_watcher_and_write_down_a_death(tmp_path: Path, teach
         def update(self, trial: str, **values: Any) -> None:
             told.append({"trial": trial, **values})
 
-    callback = cloudpickle.loads(cloudpickle.dumps(SweepCallback(plan.path, 60)))
-    WATCHERS[str(plan.path)] = Told()
+    began_at = tmp_path / "where the sweep began"
+    callback = cloudpickle.loads(cloudpickle.dumps(SweepCallback(began_at, 60)))
+    LIVE[str(began_at)] = Told(), plan.folder
     try:
         common: dict[str, Any] = {"iteration": 1, "trials": []}
         callback.on_trial_start(trial=FakeTrial(), **common)
@@ -151,7 +152,7 @@ def test_callbacks_tell_the_watcher_and_write_down_a_death(tmp_path: Path, teach
         callback.on_trial_complete(trial=FakeTrial(**{DONE: True}), **common)
         callback.on_trial_error(trial=FakeTrial(), **common)
     finally:
-        del WATCHERS[str(plan.path)]
+        del LIVE[str(began_at)]
     assert [values.get("state") for values in told] == ["running", None, "stopped", "finished", "failed"]
     assert {values["trial"] for values in told} == {"00003"}
     (died,) = plan.folder.trials()
@@ -234,10 +235,10 @@ def test_a_resumed_sweep_tells_once_of_the_trials_that_had_ended(tmp_path: Path)
     ended, waiting = FakeTrial(**{STEPS: 4, OBJECTIVE: 0.5, DONE: True}), FakeTrial()
     ended.status, waiting.status = "TERMINATED", "PENDING"
     callback = SweepCallback(tmp_path, 60)
-    WATCHERS[str(tmp_path)] = Told()
+    LIVE[str(tmp_path)] = Told(), SweepDir(tmp_path)
     try:
         for _ in range(2):
             callback.on_step_begin(0, [ended, waiting])
     finally:
-        WATCHERS.pop(str(tmp_path))
+        del LIVE[str(tmp_path)]
     assert told == [("00003", {"settings": {LR: 0.1}, "step": 4, "objective": 0.5}), ("00003", {"state": "finished"})]
