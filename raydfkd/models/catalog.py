@@ -109,12 +109,12 @@ for _depth in (3, 4):
     CLASSIFIERS.add(f"conv_net_{_depth}", _conv_net(_depth))
 
 
-def build_classifier(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
+def build_classifier(name: str, num_classes: int, image_shape: ImageShape, *, pretrained: bool = False) -> nn.Module:
     """A new classifier, images [B,C,H,W] to logits [B,num_classes], in training mode.
 
     ``name`` is one of ``CLASSIFIERS``, ``wrn_D_K``, ``small_cnn_W``, ``planar_cnn_W``, ``conv_net_D``, ``torchvision:NAME``,
-    ``timm:NAME`` or ``package.module:callable``. The callable gets ``num_classes``, and ``in_channels`` and ``image_shape`` if
-    it names them.
+    ``timm:NAME``, ``hf:FOLDER``, ``hf:ORG/NAME`` or ``package.module:callable``. The callable gets ``num_classes``, and
+    ``in_channels`` and ``image_shape`` if it names them. ``pretrained``: ``hf:`` with the weights in its folder.
 
     Raises:
         UnknownNameError: the name is unknown.
@@ -128,7 +128,7 @@ def build_classifier(name: str, num_classes: int, image_shape: ImageShape) -> nn
     if name.endswith(EXPORTED_SUFFIX):
         raise ConfigError(f"{name} is an exported program, which can only be a teacher; name a model from the catalog")
     if ":" in name:
-        return build_external(name, num_classes, image_shape)
+        return build_external(name, num_classes, image_shape, pretrained=pretrained)
     entry = _entry(name)
     if min(image_shape[1:]) < entry.min_size:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Classifiers from outside the catalog: torchvision, timm, and the user's own ``package.module:callable``."""
+"""Classifiers from outside the catalog: torchvision, timm, Hugging Face folders, and the user's own ``package.module:callable``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from torch import nn
 
 from raydfkd.errors import ConfigError, UnknownNameError
 from raydfkd.models.classifiers import ImageShape
+from raydfkd.models.hugging_face.hub_folder import PREFIX
+from raydfkd.models.hugging_face.hub_models import build_from_hub
 from raydfkd.models.precision import evaluating
 from raydfkd.registry import nearest
 
 
-def build_external(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
-    """Builds ``torchvision:NAME``, ``timm:NAME`` or ``package.module:callable``, and tests it on two black images.
+def build_external(name: str, num_classes: int, image_shape: ImageShape, *, pretrained: bool = False) -> nn.Module:
+    """Builds ``torchvision:NAME``, ``timm:NAME``, ``hf:FOLDER_OR_NAME`` or ``package.module:callable``, and tests it on two
+    black images.
+
+    Args:
+        pretrained: ``hf:`` with the weights in its folder; nothing changes for the others.
 
     Raises:
         UnknownNameError: the library has no such model.
@@ -27,6 +33,8 @@ def build_external(name: str, num_classes: int, image_shape: ImageShape) -> nn.M
         model = _from_torchvision(rest, num_classes, image_shape)
     elif source == "timm":
         model = _from_timm(rest, num_classes, image_shape)
+    elif name.startswith(PREFIX):
+        model = build_from_hub(name, num_classes, image_shape, pretrained=pretrained)
     else:
         model = _from_callable(source, rest, num_classes, image_shape)
     _try_out(model, name, num_classes, image_shape)
