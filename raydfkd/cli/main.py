@@ -16,6 +16,7 @@ from raydfkd import __version__
 from raydfkd.cli.verbs import condense_verb as condense
 from raydfkd.cli.verbs import config_verb as config
 from raydfkd.cli.verbs import dataset_verb as dataset
+from raydfkd.cli.verbs import init_verb as init
 from raydfkd.cli.verbs import inspect_verbs as inspect
 from raydfkd.cli.verbs import live_verbs as live
 from raydfkd.cli.verbs import reproduce_verb as reproduce
@@ -67,6 +68,8 @@ def settings(
 
 
 app.command("demo")(run.demo)
+app.command("init")(init.init)
+app.command("distill")(init.distill)
 app.command("run")(run.run)
 app.command("status")(live.status)
 app.command("scale")(live.scale)

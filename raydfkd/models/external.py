@@ -1,4 +1,4 @@
-"""Classifiers from outside the catalog: torchvision, timm, Hugging Face folders, and the user's own ``package.module:callable``."""
+"""Classifiers from outside the catalog: torchvision, timm, Hugging Face's, and the user's own ``package.module:callable``."""
 
 from __future__ import annotations
 

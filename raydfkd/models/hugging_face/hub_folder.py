@@ -120,7 +120,9 @@ def open_hub_folder(reference: str) -> HubFolder:
     if not config:
         raise ConfigError(f"model {reference!r}: {folder} holds no {CONFIG}: give a folder that transformers or timm wrote")
     if "architecture" not in config and "model_type" not in config:
-        raise ConfigError(f"model {reference!r}: {folder / CONFIG} names neither a model_type (transformers) nor an architecture (timm)")
+        raise ConfigError(
+            f"model {reference!r}: {folder / CONFIG} names neither a model_type (transformers) nor an architecture (timm)"
+        )
     return HubFolder(folder.absolute(), config, _read(folder / PROCESSOR, reference))
 
 
@@ -168,13 +170,13 @@ def _from_hub(name: str) -> Path:
         ) from error
     try:
         return Path(snapshot_download(name, allow_patterns=list(NEEDED_FILES), local_files_only=True))
-    except Exception:  # no local copy, or not a whole one  # noqa: BLE001
+    except Exception:  # no local copy, or not a whole one
         pass
     try:
         return Path(snapshot_download(name, allow_patterns=list(NEEDED_FILES), etag_timeout=HUB_TIMEOUT_S))
     except Exception as error:  # of many libraries
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ConfigError(
-            f"model 'hf:{name}': there is no folder {name}, no local copy from the hub, and the hub cannot be asked or has none "
-            f"({reason}): correct the name, or download it where there is a network and give its folder"
+            f"model 'hf:{name}': there is no folder {name}, no local copy from the hub, and the hub cannot be asked or "
+            f"has none ({reason}): correct the name, or download it where there is a network and give its folder"
         ) from error

@@ -37,9 +37,13 @@ def build_from_hub(reference: str, num_classes: int, image_shape: ImageShape, *,
 
 def _require_fitting(folder: HubFolder, reference: str, num_classes: int, image_shape: ImageShape) -> None:
     if folder.num_classes is not None and folder.num_classes != num_classes:
-        raise ConfigError(f"model {reference!r} has {folder.num_classes} classes, not {num_classes}: give that number of classes")
+        raise ConfigError(
+            f"model {reference!r} has {folder.num_classes} classes, not {num_classes}: give that number of classes"
+        )
     if folder.channels is not None and folder.channels != image_shape[0]:
-        raise ConfigError(f"model {reference!r} takes {folder.channels}-channel images, not {image_shape[0]}-channel ones")
+        raise ConfigError(
+            f"model {reference!r} takes {folder.channels}-channel images, the task has {image_shape[0]}: change the task"
+        )
 
 
 def _build_transformers(
@@ -48,9 +52,7 @@ def _build_transformers(
     transformers = import_transformers(reference)
     factory = transformers.AutoModelForImageClassification
     if pretrained:
-        model, info = factory.from_pretrained(
-            folder.path, local_files_only=True, dtype=torch.float32, output_loading_info=True
-        )
+        model, info = factory.from_pretrained(folder.path, local_files_only=True, dtype=torch.float32, output_loading_info=True)
         lacking = sorted(info["missing_keys"])
         if lacking:
             raise CheckpointError(
@@ -147,8 +149,9 @@ def write_folder(
         import timm
         from timm.models import save_for_hf
 
-        given = {"input_size": list(image_shape), "mean": list(mean), "std": list(std), "num_classes": network.num_classes}
-        settings: dict[str, Any] = {"num_classes": network.num_classes, "pretrained_cfg": {**network.pretrained_cfg, **given}}
+        model: Any = network
+        given = {"input_size": list(image_shape), "mean": list(mean), "std": list(std), "num_classes": model.num_classes}
+        settings: dict[str, Any] = {"num_classes": model.num_classes, "pretrained_cfg": {**model.pretrained_cfg, **given}}
         if image_shape[0] != 3:
             settings["model_args"] = {"in_chans": image_shape[0]}
         if classes is not None:
@@ -174,6 +177,6 @@ def write_folder(
     }
     (folder / PROCESSOR).write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
     assert (folder / CONFIG).is_file()
-    model: nn.Module = transformers.AutoModelForImageClassification.from_pretrained(folder, local_files_only=True).eval()
-    model.register_forward_hook(_logits)
-    return model
+    loaded: nn.Module = transformers.AutoModelForImageClassification.from_pretrained(folder, local_files_only=True).eval()
+    loaded.register_forward_hook(_logits)
+    return loaded

@@ -99,10 +99,10 @@ def _buffer_rows(config: ExperimentConfig) -> list[tuple[str, str]]:
 
 def _time_rows(config: ExperimentConfig, device: torch.device, collected: SyntheticBatch | None) -> list[tuple[str, str]]:
     """Measured on this machine while otherwise idle: other machines or a shared one give different times."""
-    timed = {source: _time_synthesis(config, source, device, collected) for source in config.sources}
+    timed = {source: time_synthesis(config, source, device, collected) for source in config.sources}
     preparation_s = {source: prepare_s for source, (prepare_s, _) in timed.items()}
     batch_s = {source: seconds for source, (_, seconds) in timed.items()}
-    step_s = {name: _time_student(config, name, device) for name in config.students}
+    step_s = {name: time_student(config, name, device) for name in config.students}
     schedule = config.schedule
     # Ray Train's worker groups run in parallel; the slowest determines the pace.
     student_s = schedule.total_steps * (sum if config.runtime.runner == "local" else max)(step_s.values())
@@ -141,7 +141,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _time_synthesis(
+def time_synthesis(
     config: ExperimentConfig, source: str, device: torch.device, collected: SyntheticBatch | None
 ) -> tuple[float, float]:
     """Seconds before the first batch, extrapolated from a slice, and per batch with every loss active, after warm-up."""
@@ -157,7 +157,7 @@ def _time_synthesis(
     return prepare_s, time.perf_counter() - began
 
 
-def _time_student(config: ExperimentConfig, name: str, device: torch.device) -> float:
+def time_student(config: ExperimentConfig, name: str, device: torch.device) -> float:
     """Seconds per student step on a resident batch, after warm-up; for all workers together on one device."""
     distiller = builder.build_distiller(config, device, name)
     size = config.students[name].batch_size
