@@ -15,7 +15,8 @@ from raydfkd.models.classifiers.planar import PlanarCNN
 from raydfkd.models.classifiers.shufflenet import ShuffleNetV1, ShuffleNetV2
 from raydfkd.models.classifiers.small import SmallCNN
 from raydfkd.models.classifiers.wide_resnet import WideResNet
-from raydfkd.models.external import build_external
+from raydfkd.models.external import build_external, import_callable, import_library
+from raydfkd.models.hugging_face.hub_folder import PREFIX, open_hub_folder
 from raydfkd.registry import Registry
 
 EXPORTED_SUFFIX = ".pt2"
@@ -136,6 +137,23 @@ def build_classifier(name: str, num_classes: int, image_shape: ImageShape, *, pr
             f"got {image_shape[1]} x {image_shape[2]}"
         )
     return entry.build(num_classes, image_shape)
+
+
+def require_known(name: str) -> None:
+    """Refuses a network that does not exist, whatever its images and classes; see :func:`build_classifier`.
+
+    Raises:
+        UnknownNameError, ConfigError: it does not, or its library is missing.
+    """
+    source, colon, rest = name.partition(":")
+    if name.startswith(PREFIX):
+        open_hub_folder(name)
+    elif source in ("torchvision", "timm"):
+        import_library(name)
+    elif colon:
+        import_callable(source, rest)
+    elif not name.endswith(EXPORTED_SUFFIX):
+        _entry(name)
 
 
 def _entry(name: str) -> ClassifierEntry:

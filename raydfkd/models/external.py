@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,32 +42,49 @@ def build_external(name: str, num_classes: int, image_shape: ImageShape, *, pret
     return model
 
 
-def _from_torchvision(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
-    try:
-        from torchvision import models
-    except ImportError as error:
-        raise ConfigError(f"model 'torchvision:{name}' needs torchvision: pip install torchvision") from error
-    known = models.list_models(module=models)
-    if name not in known:
-        raise UnknownNameError(f"torchvision has no classifier {name!r}: {nearest(name, known)}")
-    if image_shape[0] != 3:
-        raise ConfigError(f"model 'torchvision:{name}' takes 3-channel images, got {image_shape[0]} channels")
-    return models.get_model(name, weights=None, num_classes=num_classes)
+def import_library(model: str) -> Any:
+    """torchvision's models for ``torchvision:NAME``, timm for ``timm:NAME``.
 
-
-def _from_timm(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
+    Raises:
+        ConfigError: it is not installed.
+        UnknownNameError: it has no model of that name.
+    """
+    source, _, name = model.partition(":")
+    if source == "torchvision":
+        try:
+            from torchvision import models
+        except ImportError as error:
+            raise ConfigError(f"model {model!r} needs torchvision: pip install torchvision") from error
+        known = models.list_models(module=models)
+        if name not in known:
+            raise UnknownNameError(f"torchvision has no classifier {name!r}: {nearest(name, known)}")
+        return models
     try:
         import timm
     except ImportError as error:
-        raise ConfigError(f"model 'timm:{name}' needs timm, which is not installed: pip install 'raydfkd[timm]'") from error
+        raise ConfigError(f"model {model!r} needs timm, which is not installed: pip install 'raydfkd[timm]'") from error
     if not timm.is_model(name):
         raise UnknownNameError(f"timm has no model {name!r}: {nearest(name, timm.list_models())}")
-    return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=image_shape[0])
+    return timm
+
+
+def _from_torchvision(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
+    models = import_library(f"torchvision:{name}")
+    if image_shape[0] != 3:
+        raise ConfigError(f"model 'torchvision:{name}' takes 3-channel images, got {image_shape[0]} channels")
+    network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes)
+    return network
+
+
+def _from_timm(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
+    timm = import_library(f"timm:{name}")
+    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=image_shape[0])
+    return network
 
 
 def _from_callable(module_name: str, attribute: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
     name = f"{module_name}:{attribute}"
-    factory = _import_callable(module_name, attribute)
+    factory = import_callable(module_name, attribute)
     parameters = inspect.signature(factory).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     if "num_classes" not in parameters and not takes_any:
@@ -83,7 +101,7 @@ def _from_callable(module_name: str, attribute: str, num_classes: int, image_sha
     return model
 
 
-def _import_callable(module_name: str, attribute: str) -> Callable[..., object]:
+def import_callable(module_name: str, attribute: str) -> Callable[..., object]:
     name = f"{module_name}:{attribute}"
     try:
         module = importlib.import_module(module_name)

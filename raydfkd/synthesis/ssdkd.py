@@ -78,9 +78,9 @@ class SSDKDSynthesizer(FastSynthesizer):
 
 
 def suggest(teacher: TeacherTraits) -> Suggestion | None:
-    """SSD-KD for a teacher with a gradient whose image sides the generator can make; without BatchNorm, without its loss."""
+    """For every teacher with a gradient; without BatchNorm, without the loss that reads it."""
     channels, height, width = teacher.image_shape
-    if not teacher.input_gradient or height % 4 or width % 4:
+    if not teacher.input_gradient:
         return None
     side = min(height, width)
     settings: dict[str, Any] = {"crop_padding": side // 8, "flip": channels != 1}

@@ -114,10 +114,11 @@ def distill(
 
     run = Path("runs") / (Path(teacher.rpartition(":")[2]).stem or "teacher") if out is None else out
     file = run / EXPERIMENT
-    _require_free(file, force)
     told = _told(classes, image_size, channels, mean, std)
     with owned(run, what=f"run directory {run}"):
-        RunDir.create(run)
+        if RunDir(run).manifest_path.exists():
+            RunDir.create(run)  # raises, and says what it holds
+        _require_free(file, force)
         proposal = _propose(teacher, model, told, evaluation, student, max_params, minutes, address)
         _write(proposal, file)
         distill_with_progress(load_experiment(file), file, [], out=run)
@@ -128,8 +129,6 @@ def _require_free(file: Path, force: bool) -> None:
         raise ConfigError(f"{file} is a folder: give the name of a file with --out")
     if file.exists() and not force:
         raise ConfigError(f"{file} exists already: give another --out, or overwrite it with --force")
-    if not file.absolute().parent.is_dir() and file.name != EXPERIMENT:
-        raise ConfigError(f"{file} cannot be written: there is no folder {file.parent}")
 
 
 def _propose(

@@ -14,8 +14,9 @@ from raydfkd.data.data_root import named_teacher
 from raydfkd.data.dataset_kind import DatasetConfig
 from raydfkd.data.kinds import open_source
 from raydfkd.errors import CheckpointError, ConfigError, RaydfkdError
-from raydfkd.models.catalog import EXPORTED_SUFFIX, build_classifier
+from raydfkd.models.catalog import EXPORTED_SUFFIX, build_classifier, require_known
 from raydfkd.models.exported import load_exported
+from raydfkd.models.external import import_library
 from raydfkd.models.hugging_face.hub_folder import PREFIX, HubFolder, is_hub_folder, open_hub_folder
 from raydfkd.models.weights import read_metadata, read_states
 
@@ -27,6 +28,8 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 NO_WEIGHTS = ("torchvision", "timm")
 """Libraries whose networks are built with random weights."""
 TRIED_CLASSES, TRIED_SIDE = 10, 32
+MULTIPLE = 4
+"""What image sides are multiples of, in every task."""
 SAID = "what you gave"
 FIXED = {"num_classes": ("classes", "--classes"), "channels": ("channels", "--channels")}
 LOOKED_AT = 5
@@ -151,6 +154,7 @@ def find_out(model: str, checkpoint: str | None, told: Told, evaluation: Dataset
         CheckpointError: its file cannot be read.
         ConfigError: what the user says contradicts the file, or the model's files cannot be read.
     """
+    require_known(model)
     known: dict[str, Found[Any]] = _told(told)
     path = None if checkpoint is None else _path_of(checkpoint)
     for source in (_of_header(path), _of_hub(model, path), _of_program(model), _of_shapes(model, path, known)):
@@ -170,7 +174,7 @@ def _refuse_contradiction(name: str, believed: Found[Any], found: Found[Any]) ->
     if name in FIXED and believed.where == SAID and believed.value != found.value:
         what, option = FIXED[name]
         raise ConfigError(
-            f"the teacher has {found.value} {what}, from {found.where}, and {option} is {believed.value}: leave {option} out, or "
+            f"the teacher has {found.value} {what}, from {found.where}, and {option} is {believed.value}: leave it out, or "
             "give other weights"
         )
 
@@ -258,7 +262,7 @@ def _of_program(model: str) -> dict[str, Found[Any]]:
     return found
 
 
-def _of_shapes(model: str, path: Path | None, known: Mapping[str, Found[Any]]) -> dict[str, Found[int]]:
+def _of_shapes(model: str, path: Path | None, known: Mapping[str, Found[Any]]) -> dict[str, Found[Any]]:
     """Channels by the first convolution of the weights, classes by their last matrix."""
     if path is None or ("num_classes" in known and "channels" in known and "normalization" in known):
         return {}
@@ -267,7 +271,7 @@ def _of_shapes(model: str, path: Path | None, known: Mapping[str, Found[Any]]) -
     names = list(state) if path.suffix != ".safetensors" else _in_order(model, state, known)
     filters = [state[name] for name in names if state[name].ndim == 4]
     matrices = [state[name] for name in names if state[name].ndim == 2 and name.endswith("weight")]
-    found = {}
+    found: dict[str, Found[Any]] = {}
     if filters:
         found["channels"] = Found(filters[0].shape[1], f"the first convolution in {path.name}")
     if matrices:
@@ -304,20 +308,12 @@ def _of_library(model: str) -> dict[str, Found[Any]]:
     """What the library's own weights of that name take, which these weights probably do too."""
     library, _, name = model.partition(":")
     if library == "torchvision":
-        from torchvision import models
-
-        if name not in models.list_models(module=models):
-            return {}
-        weights: Any = models.get_model_weights(name).DEFAULT
+        weights: Any = import_library(model).get_model_weights(name).DEFAULT
         transforms = weights.transforms()
         mean, std, side = transforms.mean, transforms.std, int(transforms.crop_size[0])
         classes = tuple(weights.meta["categories"])
     elif library == "timm":
-        try:
-            import timm
-        except ImportError:
-            return {}
-        config: Any = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+        config: Any = import_library(model).get_pretrained_cfg(name)
         if config is None:
             return {}
         mean, std, side, classes = config.mean, config.std, int(config.input_size[1]), ()
@@ -325,7 +321,7 @@ def _of_library(model: str) -> dict[str, Found[Any]]:
         return {}
     where = f"what {library}'s own weights of {name} take"
     found: dict[str, Found[Any]] = {
-        "image_size": Found((side, side), where, assumed=True),
+        "image_size": Found((MULTIPLE * round(side / MULTIPLE),) * 2, where, assumed=True),
         "normalization": Found((tuple(mean), tuple(std)), where, assumed=True),
     }
     if classes:

@@ -198,15 +198,12 @@ class ProceduralSynthesizer:
 
 
 def suggest(teacher: TeacherTraits) -> Suggestion | None:
-    """For every teacher of grey or colour images: it needs its predictions alone."""
+    """For every teacher of grey or colour images, whose predictions are enough."""
     if teacher.image_shape[0] not in (1, 3):
         return None
-    lacking = (
-        "its images cannot be generated (sides that are no multiple of 4)" if teacher.input_gradient else "it has no gradient"
-    )
     return Suggestion(
         settings={},
-        reasons={"method": f"the teacher's predictions are enough for it, and {lacking}: images are rendered"},
+        reasons={"method": "the teacher gives no gradient: images are rendered, and chosen by its predictions"},
         student={"augmentation": {"level": "high", "mixup": "batch"}},
     )
 
