@@ -254,7 +254,7 @@ def build_dataset(
             from raydfkd.runtime.dataset_build_on_ray import build_on_ray
 
             manifest = build_on_ray(build, folder, told)
-    names = class_names(config.teacher.weights)
+    names = class_names(config.teacher.weights, config.teacher.model)
     words = describe_starvation(manifest["class_counts"], manifest["distinct_class_counts"], names)
     return BuiltDataset(place, manifest, words)
 
