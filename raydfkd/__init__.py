@@ -13,6 +13,8 @@ __version__ = "0.1.0"
 _LAZY = {
     "distill": "raydfkd.api",
     "Result": "raydfkd.api",
+    "propose": "raydfkd.api",
+    "Told": "raydfkd.pipeline.proposal.findings",
     "sweep": "raydfkd.api",
     "SweepResult": "raydfkd.api",
     "build_dataset": "raydfkd.api",

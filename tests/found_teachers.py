@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 LABELS = ("cat", "dog", "owl", "fox")
-MODULE = '''
+MODULE = """
 from torch import nn
 
 def group_norm(num_classes, in_channels=3):
@@ -19,7 +19,7 @@ def group_norm(num_classes, in_channels=3):
 def grey(num_classes):
     return nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                          nn.Linear(8, num_classes))
-'''
+"""
 """The file ``their_nets.py`` of a user."""
 
 

@@ -225,13 +225,18 @@ OPTIONS = {"num_classes": "classes", "image_size": "image-size"}
 """Where an option is called otherwise."""
 
 
+def on_terminal() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty()
+
+
 def _ask(option: str, question: str, parse: Callable[[str], T]) -> T:
     """The answer on a terminal.
 
     Raises:
         ConfigError: there is nobody to ask.
     """
-    if not sys.stdin.isatty():
+    if not on_terminal():
         raise ConfigError(f"{question[0].lower()}{question[1:]} is not known: give {option}")
     while True:
         try:

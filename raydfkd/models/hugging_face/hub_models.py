@@ -37,9 +37,7 @@ def build_from_hub(reference: str, num_classes: int, image_shape: ImageShape, *,
 
 def _require_fitting(folder: HubFolder, reference: str, num_classes: int, image_shape: ImageShape) -> None:
     if folder.num_classes is not None and folder.num_classes != num_classes:
-        raise ConfigError(
-            f"model {reference!r} has {folder.num_classes} classes, not {num_classes}: give that number of classes"
-        )
+        raise ConfigError(f"model {reference!r} has {folder.num_classes} classes, the task has {num_classes}: change the task")
     if folder.channels is not None and folder.channels != image_shape[0]:
         raise ConfigError(
             f"model {reference!r} takes {folder.channels}-channel images, the task has {image_shape[0]}: change the task"

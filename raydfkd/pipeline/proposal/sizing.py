@@ -10,14 +10,17 @@ from raydfkd.errors import ConfigError
 from raydfkd.pipeline.proposal.machine import Machine
 
 BATCHES = (256, 128, 64, 32, 16)
-ENOUGH_STEPS = 1000
-"""Student steps below which a smaller batch, and so more steps, are better."""
+ENOUGH_STEPS, ENOUGH_BATCHES = 400, 40
+"""Student steps, and batches of images that a generator has learned from, below which a smaller batch and so more of them are
+better: with the papers' batch of 256 a student of CIFAR-10 is half as good as its teacher by then
+(experiments/results/cifar10_wrn16_2_wrn16_1)."""
 MOST_STEPS = 40_000
 """As many as the longest schedules of the papers (200 epochs of 50,000 images, 256 a batch)."""
 FEWEST_ROUNDS = 4
 STEPS_PER_ROUND = (20, 200)
 """Fewest and most student steps after each batch of images: the papers' T_kd is 20."""
-WARMUP_BATCHES = 20
+WARMUP_BATCHES, WARMUP_SHARE = 20, 0.25
+"""Batches before the student's first step, as in the papers, unless they take more than this share of the time."""
 CAPACITY, CAPACITY_PER_CLASS = 5000, 50
 """Images in the buffer: SSD-KD's data scale, and what is left of it for each class where there are many."""
 SHARE_OF_MEMORY = 0.25
@@ -82,6 +85,10 @@ class Sizes:
     def steps(self) -> int:
         return self.rounds * self.steps_per_round
 
+    @property
+    def batches(self) -> int:
+        return self.warmup_batches + self.rounds
+
 
 def sizes_for(
     costs: Costs, minutes: float, machine: Machine, num_classes: int, image_bytes: int, generators: int = 1
@@ -96,10 +103,10 @@ def sizes_for(
     room = SHARE_OF_MEMORY * machine.memory_bytes
     fitting = [batch for batch in BATCHES if batch * costs.activation_bytes <= room] or [BATCHES[-1]]
     tried = [_schedule(costs, batch, budget_s, generators) for batch in fitting]
-    chosen = next((one for one in tried if one.steps >= ENOUGH_STEPS), tried[-1])
+    chosen = next((one for one in tried if one.steps >= ENOUGH_STEPS and one.batches >= ENOUGH_BATCHES), tried[-1])
     if chosen.rounds < FEWEST_ROUNDS:
         return None
-    made = (chosen.warmup_batches + chosen.rounds) * chosen.batch
+    made = chosen.batches * chosen.batch
     wanted = max(CAPACITY, CAPACITY_PER_CLASS * num_classes)
     capacity = max(chosen.batch, min(wanted, made, int(room / image_bytes)))
     return Sizes(chosen.batch, capacity, chosen.warmup_batches, chosen.rounds, chosen.steps_per_round, chosen.seconds)
@@ -109,7 +116,8 @@ def fewest_minutes(costs: Costs) -> float:
     """The budget from which ``sizes_for`` gives sizes."""
     least = BATCHES[-1]
     batch_s, steps = costs.synthesis.of(least), _schedule(costs, least, 0.0, 1).steps_per_round
-    needed = FEWEST_ROUNDS * (batch_s + steps * costs.step.of(least)) + batch_s
+    rounds_s = FEWEST_ROUNDS * (batch_s + steps * costs.step.of(least))
+    needed = max(rounds_s + batch_s, rounds_s / (1 - WARMUP_SHARE))
     return needed / (1 - RESERVED) / 60
 
 
@@ -129,8 +137,7 @@ def _schedule(costs: Costs, batch: int, budget_s: float, generators: int) -> Siz
     fewest, most = STEPS_PER_ROUND
     steps = min(most, max(fewest, math.ceil(batch_s / generators / step_s)))
     round_s = batch_s + steps * step_s if generators == 1 else max(batch_s / generators, steps * step_s)
-    rounds = min(int(budget_s / round_s), max(FEWEST_ROUNDS, MOST_STEPS // steps))
-    warmup = max(1, min(WARMUP_BATCHES, rounds // 10))
-    if rounds * round_s + warmup * batch_s > budget_s:
-        rounds = int(max(0.0, budget_s - warmup * batch_s) / round_s)
+    warmup = max(1, min(WARMUP_BATCHES, int(WARMUP_SHARE * budget_s / batch_s)))
+    left_s = max(0.0, budget_s - warmup * batch_s)
+    rounds = min(int(left_s / round_s), max(FEWEST_ROUNDS, MOST_STEPS // steps))
     return Sizes(batch, 0, warmup, rounds, steps, rounds * round_s + warmup * batch_s)

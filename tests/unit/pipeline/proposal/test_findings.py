@@ -62,7 +62,9 @@ def test_of_a_transformers_folder_everything(tmp_path: Path) -> None:
 
 def test_of_our_own_file_everything_is_in_its_header(tmp_path: Path) -> None:
     about = {"model": "small_cnn_4", "num_classes": "3", "image_shape": "[1, 8, 8]", "mean": "[0.1]", "std": "[0.2]"}
-    save_weights(build_classifier("small_cnn_4", 3, (1, 8, 8)), tmp_path / "own.safetensors", {**about, "classes": '["a","b","c"]'})
+    save_weights(
+        build_classifier("small_cnn_4", 3, (1, 8, 8)), tmp_path / "own.safetensors", {**about, "classes": '["a","b","c"]'}
+    )
     known = found(tmp_path / "own.safetensors")
     assert (known.model, known.missing(), known.image_shape) == ("small_cnn_4", [], (1, 8, 8))
     assert known.normalization.value == ((0.1,), (0.2,))  # type: ignore[union-attr]
