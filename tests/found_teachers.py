@@ -1,4 +1,4 @@
-"""Small teachers as people have them: files of torchvision's and timm's weights, a folder of transformers, modules of their own."""
+"""Small teachers as people have them: files of weights, folders of transformers and timm, modules of their own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ MODULE = """
 from torch import nn
 
 def group_norm(num_classes, in_channels=3):
-    return nn.Sequential(nn.Conv2d(in_channels, 8, 3, 2, 1), nn.GroupNorm(2, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                         nn.Linear(8, num_classes))
+    return nn.Sequential(nn.Conv2d(in_channels, 8, 3, 2, 1), nn.GroupNorm(2, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                         nn.Flatten(), nn.Linear(8, num_classes))
 
 def grey(num_classes):
     return nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),

@@ -62,6 +62,7 @@ def test_of_a_transformers_folder_everything(tmp_path: Path) -> None:
 
 def test_of_our_own_file_everything_is_in_its_header(tmp_path: Path) -> None:
     about = {"model": "small_cnn_4", "num_classes": "3", "image_shape": "[1, 8, 8]", "mean": "[0.1]", "std": "[0.2]"}
+    about["classes"] = '["a", "b", "c"]'
     save_weights(
         build_classifier("small_cnn_4", 3, (1, 8, 8)), tmp_path / "own.safetensors", {**about, "classes": '["a","b","c"]'}
     )
@@ -105,9 +106,11 @@ def test_evaluation_images_of_one_size_say_it(tmp_path: Path) -> None:
 
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     path = save_state(models.mobilenet_v3_small(num_classes=9), tmp_path / "weights.pth")
-    with pytest.raises(ConfigError, match="the teacher has 9 classes, from the last layer in weights.pth, and --classes is 5"):
+    with pytest.raises(
+        ConfigError, match=r"the teacher has 9 classes, from the last layer in weights\.pth, and --classes is 5"
+    ):
         found(path, "torchvision:mobilenet_v3_small", num_classes=5)
-    with pytest.raises(ConfigError, match="the teacher has 3 channels, .* and --channels is 1"):
+    with pytest.raises(ConfigError, match=r"the teacher has 3 channels, .* and --channels is 1"):
         found(path, "torchvision:mobilenet_v3_small", channels=1)
     with pytest.raises(ConfigError, match="--mean and --std belong together"):
         found(path, "torchvision:mobilenet_v3_small", mean=(0.5,))
