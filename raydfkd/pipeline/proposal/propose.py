@@ -32,8 +32,8 @@ QUICK_S, LARGER = 1.0, 8
 """Where a batch takes no longer, one so many times as large is timed too, which is more exact."""
 LOOKED_AT = 200
 """Evaluation images that are read to see whether they and the teacher fit together."""
-EVALUATED_SHARE = 0.05
-"""Share of the time that evaluation may take; it may then read a part of the images."""
+EVALUATED_SHARE, LEAST_EVALUATED = 0.1, 500
+"""Share of the time that evaluation may take, and how many images it has in any case."""
 PASSES = 13
 """Times that a run reads its evaluation images."""
 LR, LR_BATCH, WARMUP_STEPS = 0.2, 256, 300
@@ -276,8 +276,8 @@ def _evaluation(dataset: DatasetConfig, minutes: float, costs: Costs) -> tuple[d
     tree = {"kind": dataset.kind, **dataset.model_dump(mode="json", exclude_defaults=True)}
     total = open_source(dataset, labelled=False).total
     # Of a step, about half is the two forward passes that an evaluation consists of.
-    affordable = max(LOOKED_AT, int(EVALUATED_SHARE * minutes * 60 / (PASSES * costs.step.image_s / 2)))
-    if total <= affordable:
+    affordable = max(LEAST_EVALUATED, int(EVALUATED_SHARE * minutes * 60 / (PASSES * costs.step.image_s / 2)))
+    if min(total, dataset.max_images or total) <= affordable:
         return tree, "labelled images for reporting only, never for training"
     return {**tree, "max_images": affordable}, f"for reporting only; of {total:,} images so many as take little time"
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from raydfkd.pipeline.experiment.config import ExperimentConfig, load_experiment
 from raydfkd.run_dir import RunDir, write_atomically
 
 LICENSE_REMARK = (
@@ -69,7 +70,10 @@ def write_card(
         RunDirError: the run has no result.
     """
     path = card_path(exported, format)
-    text = "\n".join(_card(run.result(), run.manifest(), exported, format, header, student, ema)) + "\n"
+    text = (
+        "\n".join(_card(run.result(), run.manifest(), load_experiment(run.config_path), exported, format, header, student, ema))
+        + "\n"
+    )
     write_atomically(path, text)
     return path
 
@@ -77,6 +81,7 @@ def write_card(
 def _card(
     result: dict[str, Any],
     manifest: dict[str, Any],
+    config: ExperimentConfig,
     exported: Path,
     format: str,
     header: dict[str, str],
@@ -95,7 +100,7 @@ def _card(
         f"An image classifier ({_plain_name(own['model'])}, {own['params']:,} parameters), distilled from a teacher "
         f"({_plain_name(teacher['model'])}, {teacher['params']:,} parameters) by raydfkd."
     )
-    yield from ("", "## Results", "", *_results(result, own, ema), "")
+    yield from ("", "## Results", "", *_results(result, own, config, ema), "")
     yield from ("## Input and classes", "")
     shape, mean, std = (json.loads(header[key]) for key in ("image_shape", "mean", "std"))
     yield from _table(
@@ -113,23 +118,30 @@ def _card(
     yield "Not chosen yet: see the remark at the top of this file."
 
 
-def _results(result: dict[str, Any], own: dict[str, Any], ema: bool) -> list[str]:
+def _results(result: dict[str, Any], own: dict[str, Any], config: ExperimentConfig, ema: bool) -> list[str]:
     metric = own["metric_ema" if ema else "metric_last"]
+    part = None if config.evaluation is None else config.evaluation.dataset.max_images
+    images = "" if part is None else f"{part:,} images of "
     label = result.get("metric_label", "accuracy")
     if metric is None and own["agreement"] is None:
         return ["Not measured: the run had no evaluation data."]
     read = [one for one in result.get("data", []) if one["purpose"].startswith("evaluation")]
-    place = f"{_plain_name(read[0]['dataset'])}, {read[0]['split']}" if read else "the evaluation data"
+    place = _data_set(read[0]) if read else "the evaluation data"
     rows = [(f"{label} of the teacher", result["teacher"]["metric"]), (f"{label} of the student", metric)]
     if not ema:  # it is the last weights'
         rows.append(("agreement with the teacher", own["agreement"]))
-    return _table([(name, f"{value:.2%}") for name, value in rows if value is not None], ("on " + place, ""))
+    return _table([(name, f"{value:.2%}") for name, value in rows if value is not None], (f"on {images}{place}", ""))
 
 
 def _data(read: list[dict[str, Any]]) -> list[str]:
     if not read:
         return ["None: neither the teacher's training data nor any other images were read."]
-    return [f"- for {one['purpose']}: {_plain_name(one['dataset'])}, {one['split']}" for one in read]
+    return [f"- for {one['purpose']}: {_data_set(one)}" for one in read]
+
+
+def _data_set(read: dict[str, Any]) -> str:
+    name = _plain_name(read["dataset"])
+    return name if name.endswith(f"/{read['split']}") else f"{name} ({read['split']})"
 
 
 def _making(result: dict[str, Any], own: dict[str, Any], teacher: dict[str, Any], version: str) -> list[tuple[str, str]]:

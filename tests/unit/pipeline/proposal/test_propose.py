@@ -10,6 +10,7 @@ import torch
 import yaml
 from torch import nn
 
+import raydfkd
 from raydfkd.errors import ConfigError, TeacherError
 from raydfkd.models.classifiers import ImageShape
 from raydfkd.pipeline.experiment.config import load_experiment
@@ -157,7 +158,7 @@ def test_a_large_machine_gets_generators_beside_the_student(
 def test_evaluation_images_are_only_as_many_as_there_is_time_for(tmp_path: Path) -> None:
     from raydfkd.data.kinds.digits import DigitsConfig
 
-    data = DigitsConfig(split="test")
+    data = DigitsConfig(split="train")
     found = teacher("with_batch_norm", num_classes=10)
     proposal = propose(found, Wishes(minutes=30, evaluation=data), LAPTOP)
     assert proposal.config.evaluation is not None
@@ -165,7 +166,7 @@ def test_evaluation_images_are_only_as_many_as_there_is_time_for(tmp_path: Path)
     assert any("which is chance for 10 classes" in warning for warning in proposal.warnings), "its weights are random"
     proposal = propose(found, Wishes(minutes=0.2, evaluation=data), LAPTOP)
     assert proposal.config.evaluation is not None
-    assert proposal.config.evaluation.dataset.max_images == proposing.LOOKED_AT
+    assert proposal.config.evaluation.dataset.max_images == proposing.LEAST_EVALUATED
     reads_back(proposal, tmp_path)
 
 
@@ -173,3 +174,16 @@ def test_costs_are_measured_here() -> None:
     proposal = propose(teacher("with_batch_norm"), Wishes(minutes=5), this_machine())
     assert 0 < proposal.seconds <= 5 * 60
     assert yaml.safe_load(yaml_text(proposal)) == proposal.tree
+
+
+@pytest.mark.usefixtures("quick")
+def test_python_has_it_too(tmp_path: Path) -> None:
+    told = Told(image_size=(8, 8), mean=(0.5,), std=(0.25,))
+    weights = tmp_path / "weights.pt"
+    torch.save(with_batch_norm(5, 1).state_dict(), weights)
+    proposal = raydfkd.propose(weights, f"{__name__}:with_batch_norm", told=told, minutes=5)
+    assert proposal.config.task.num_classes == 5
+    with pytest.raises(ConfigError, match="image_size, mean, std of the teacher .* are not known: give them in told"):
+        raydfkd.propose(weights, f"{__name__}:with_batch_norm")
+    with pytest.raises(ConfigError, match="does not say which network it is"):
+        raydfkd.propose(weights)
