@@ -183,7 +183,7 @@ def test_python_has_it_too(tmp_path: Path) -> None:
     torch.save(with_batch_norm(5, 1).state_dict(), weights)
     proposal = raydfkd.propose(weights, f"{__name__}:with_batch_norm", told=told, minutes=5)
     assert proposal.config.task.num_classes == 5
-    with pytest.raises(ConfigError, match="image_size, mean, std of the teacher .* are not known: give them in told"):
+    with pytest.raises(ConfigError, match=r"image_size, mean, std of the teacher .* are not known: give them in told"):
         raydfkd.propose(weights, f"{__name__}:with_batch_norm")
     with pytest.raises(ConfigError, match="does not say which network it is"):
         raydfkd.propose(weights)
