@@ -320,7 +320,7 @@ def _reasons(
     reasons[f"{source}.batch_size"] = _why_batch(sizes)
     reasons["replay.synthetic.capacity"] = "the newest images; older ones are discarded"
     reasons[f"{learner}.model"] = (
-        f"{student.why}: {student.params:,} parameters, the teacher has {audit.num_params:,} ({share:.2g} times as many)"
+        f"{student.why}: {student.params:,} parameters, the teacher has {audit.num_params:,} ({share:,.1f} times as many)"
     )
     reasons["schedule.rounds"] = (
         f"about {sizes.seconds / 60:.2g} of {wishes.minutes:g} minutes, measured here: {batch_s:.2g} s for a batch of images, "
