@@ -14,6 +14,7 @@ from raydfkd.pipeline.proposal.sizing import (
     FEWEST_ROUNDS,
     RESERVED,
     SHARE_OF_MEMORY,
+    WARMUP_SHARE,
     Costs,
     Duration,
     fewest_minutes,
@@ -45,7 +46,8 @@ def test_a_schedule_never_takes_longer_than_the_time(
         return
     assert sizes.seconds <= 60 * minutes * (1 - RESERVED) * (1 + 1e-9)
     assert sizes.rounds >= FEWEST_ROUNDS
-    assert sizes.warmup_batches >= 1
+    warmup_s = sizes.warmup_batches * sizes.batch * synthesis_s
+    assert sizes.warmup_batches == 1 or warmup_s <= WARMUP_SHARE * 60 * minutes
     assert sizes.batch <= sizes.capacity <= max(CAPACITY, sizes.batch)
 
 
