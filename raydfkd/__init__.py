@@ -18,6 +18,8 @@ cores, most of the time goes into waiting for a thread that is not running."""
 _LAZY = {
     "distill": "raydfkd.api",
     "Result": "raydfkd.api",
+    "propose": "raydfkd.api",
+    "Told": "raydfkd.pipeline.proposal.findings",
     "sweep": "raydfkd.api",
     "SweepResult": "raydfkd.api",
     "build_dataset": "raydfkd.api",

@@ -1,4 +1,4 @@
-"""The Python entry points: ``raydfkd.distill``, ``sweep`` and ``build_dataset``. The command line calls them too."""
+"""The Python entry points, ``raydfkd.distill``, ``propose``, ``sweep``, ``build_dataset``; the command line calls them too."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from raydfkd.run_dir import RunDir, write_atomically
 
 if TYPE_CHECKING:
     from raydfkd.pipeline.condensation.condense import Condensed, Estimate
+    from raydfkd.pipeline.proposal.findings import Told
+    from raydfkd.pipeline.proposal.propose import Proposal
     from raydfkd.pipeline.sweep.config import Sweep
     from raydfkd.pipeline.sweep.sweep_result import SweepWatcher
     from raydfkd.sweep_dir import SweepDir
@@ -114,6 +116,46 @@ def _experiment(config: ExperimentConfig | dict[str, Any] | str | Path, override
 
 def _run_path(config: ExperimentConfig, name: str, out: str | Path | None) -> Path:
     return Path(out or config.runtime.out or f"runs/{name}-seed{config.runtime.seed}")
+
+
+def propose(
+    teacher: str | Path | None,
+    model: str | None = None,
+    *,
+    told: Told | None = None,
+    student: str | None = None,
+    max_params: int | None = None,
+    minutes: float = 30.0,
+    evaluation: str | Path | None = None,
+) -> Proposal:
+    """An experiment for a teacher, as ``raydfkd init`` writes it: ``distill(propose("teacher.safetensors").config)``.
+
+    Args:
+        teacher: a file of weights, a named teacher, a ``.pt2`` file, a Hugging Face folder or ``hf:ORG/NAME``.
+        model: the network of a file of weights that does not say it.
+        told: what the teacher's files do not say.
+        student: its network; None: one that suits.
+        max_params: most parameters of the student.
+        minutes: time for the run.
+        evaluation: labelled images to report on: a folder, Parquet files, or ``NAME/SPLIT``.
+
+    Raises:
+        RaydfkdError: something is missing or cannot be, in one sentence.
+    """
+    from raydfkd.pipeline.dataset.inspection import dataset_of
+    from raydfkd.pipeline.proposal.findings import Told, find_out, locate_teacher
+    from raydfkd.pipeline.proposal.machine import this_machine
+    from raydfkd.pipeline.proposal.propose import Wishes
+    from raydfkd.pipeline.proposal.propose import propose as proposed
+
+    network, checkpoint = locate_teacher(None if teacher is None else str(teacher), model)
+    if network is None:
+        raise ConfigError(f"{teacher} does not say which network it is: give model")
+    data = None if evaluation is None else dataset_of(Path(evaluation))
+    findings = find_out(network, checkpoint, told or Told(), data)
+    if findings.missing():
+        raise ConfigError(f"{', '.join(findings.missing())} of the teacher {teacher or model} are not known: give them in told")
+    return proposed(findings, Wishes(student, max_params, minutes, data), this_machine())
 
 
 @dataclass(frozen=True)
@@ -257,7 +299,7 @@ def build_dataset(
             from raydfkd.runtime.dataset_build_on_ray import build_on_ray
 
             manifest = build_on_ray(build, folder, told)
-    names = class_names(config.teacher.weights)
+    names = class_names(config.teacher.weights, config.teacher.model)
     words = describe_starvation(manifest["class_counts"], manifest["distinct_class_counts"], names)
     return BuiltDataset(place, manifest, words)
 

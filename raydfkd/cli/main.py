@@ -17,6 +17,7 @@ from raydfkd.cli.interruption import interrupted
 from raydfkd.cli.verbs import condense_verb as condense
 from raydfkd.cli.verbs import config_verb as config
 from raydfkd.cli.verbs import dataset_verb as dataset
+from raydfkd.cli.verbs import init_verb as init
 from raydfkd.cli.verbs import inspect_verbs as inspect
 from raydfkd.cli.verbs import live_verbs as live
 from raydfkd.cli.verbs import reproduce_verb as reproduce
@@ -68,6 +69,8 @@ def settings(
 
 
 app.command("demo")(run.demo)
+app.command("init")(init.init)
+app.command("distill")(init.distill)
 app.command("run")(run.run)
 app.command("status")(live.status)
 app.command("scale")(live.scale)

@@ -69,7 +69,8 @@ class StudentConfig(Settings):
     """One student: its network, how it starts, how it learns, and where it runs."""
 
     model: str | None = None
-    """Network: a catalog name, torchvision:NAME, timm:NAME or package.module:callable; null: the one that ``pruned`` makes."""
+    """Network: a catalog name, torchvision:NAME, timm:NAME, hf:FOLDER or hf:ORG/NAME (with new weights) or
+    package.module:callable; null: the one that ``pruned`` makes."""
     pruned: PrunedConfig | None = None
     """The teacher with fewer filters as the network, in place of a ``model``."""
     checkpoint: InputPath | None = None

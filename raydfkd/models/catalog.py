@@ -15,7 +15,8 @@ from raydfkd.models.classifiers.planar import PlanarCNN
 from raydfkd.models.classifiers.shufflenet import ShuffleNetV1, ShuffleNetV2
 from raydfkd.models.classifiers.small import SmallCNN
 from raydfkd.models.classifiers.wide_resnet import WideResNet
-from raydfkd.models.external import build_external
+from raydfkd.models.external import build_external, import_callable, import_library
+from raydfkd.models.hugging_face.hub_folder import PREFIX, open_hub_folder
 from raydfkd.registry import Registry
 
 EXPORTED_SUFFIX = ".pt2"
@@ -109,12 +110,12 @@ for _depth in (3, 4):
     CLASSIFIERS.add(f"conv_net_{_depth}", _conv_net(_depth))
 
 
-def build_classifier(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
+def build_classifier(name: str, num_classes: int, image_shape: ImageShape, *, pretrained: bool = False) -> nn.Module:
     """A new classifier, images [B,C,H,W] to logits [B,num_classes], in training mode.
 
     ``name`` is one of ``CLASSIFIERS``, ``wrn_D_K``, ``small_cnn_W``, ``planar_cnn_W``, ``conv_net_D``, ``torchvision:NAME``,
-    ``timm:NAME`` or ``package.module:callable``. The callable gets ``num_classes``, and ``in_channels`` and ``image_shape`` if
-    it names them.
+    ``timm:NAME``, ``hf:FOLDER``, ``hf:ORG/NAME`` or ``package.module:callable``. The callable gets ``num_classes``, and
+    ``in_channels`` and ``image_shape`` if it names them. ``pretrained``: ``hf:`` with the weights in its folder.
 
     Raises:
         UnknownNameError: the name is unknown.
@@ -128,7 +129,7 @@ def build_classifier(name: str, num_classes: int, image_shape: ImageShape) -> nn
     if name.endswith(EXPORTED_SUFFIX):
         raise ConfigError(f"{name} is an exported program, which can only be a teacher; name a model from the catalog")
     if ":" in name:
-        return build_external(name, num_classes, image_shape)
+        return build_external(name, num_classes, image_shape, pretrained=pretrained)
     entry = _entry(name)
     if min(image_shape[1:]) < entry.min_size:
         raise ConfigError(
@@ -136,6 +137,23 @@ def build_classifier(name: str, num_classes: int, image_shape: ImageShape) -> nn
             f"got {image_shape[1]} x {image_shape[2]}"
         )
     return entry.build(num_classes, image_shape)
+
+
+def require_known(name: str) -> None:
+    """Refuses a network that does not exist, whatever its images and classes; see :func:`build_classifier`.
+
+    Raises:
+        UnknownNameError, ConfigError: it does not, or its library is missing.
+    """
+    source, colon, rest = name.partition(":")
+    if name.startswith(PREFIX):
+        open_hub_folder(name)
+    elif source in ("torchvision", "timm"):
+        import_library(name)
+    elif colon:
+        import_callable(source, rest)
+    elif not name.endswith(EXPORTED_SUFFIX):
+        _entry(name)
 
 
 def _entry(name: str) -> ClassifierEntry:

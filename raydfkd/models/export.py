@@ -1,4 +1,4 @@
-"""Exports a finished student for other programs, and verifies the file by loading it again."""
+"""Exports a finished student for other programs, as a file or a folder, and verifies it by loading it again."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from torch import nn
 from raydfkd.errors import ConfigError, RunFailedError
 from raydfkd.models.classifiers import ImageShape
 from raydfkd.models.exported import load_exported
+from raydfkd.models.hugging_face.hub_models import require_library, write_folder
 from raydfkd.models.teachers.frozen_teacher import Normalization
 from raydfkd.models.weights import load_weights, save_weights
 
 EXPORT_FORMATS = ("pt2", "onnx", "safetensors")
+FOLDER_FORMATS = ("transformers", "timm")
 MAX_ABS_DIFFERENCE = 1e-4
 """Allowed difference between the logits of the exported file and the source model."""
 TRACED_BATCH_SIZE = 2
@@ -61,6 +63,41 @@ def export_model(
         header = {"mean": json.dumps(list(mean)), "std": json.dumps(list(std)), **(metadata or {})}
         rerun = _export_safetensors(whole, path, header)
     return _largest_difference(whole, rerun, image_shape, path)
+
+
+def export_folder(
+    network: nn.Module,
+    model: str,
+    image_shape: ImageShape,
+    folder: str | Path,
+    format: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+    classes: Sequence[str] | None = None,
+) -> float:
+    """Writes a network of transformers or timm as a folder that the library loads, and returns the largest absolute difference
+    of its logits after loading it again. The folder's settings say how to normalise; the network takes normalised images.
+
+    Args:
+        model: what the network was built from, ``hf:...`` or ``timm:NAME``.
+        classes: their names, in the order of the logits.
+
+    Raises:
+        ConfigError: the network is not of that library, or the folder cannot be written or holds something.
+        RunFailedError: as :func:`export_model`.
+    """
+    folder = Path(folder)
+    require_library(format, model)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ConfigError(f"{folder} holds something already: give the name of a new folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written ({error.strerror}): choose another path") from error
+    own = copy.deepcopy(network).cpu().float().requires_grad_(False)
+    loaded = write_folder(own, format, folder, image_shape, mean, std, classes)
+    whole, rerun = (nn.Sequential(Normalization(mean, std), one).eval() for one in (own, loaded))
+    return _largest_difference(whole, rerun, image_shape, folder)
 
 
 def _require_writable(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Classifiers from outside the catalog: torchvision, timm, and the user's own ``package.module:callable``."""
+"""Classifiers from outside the catalog: torchvision, timm, Hugging Face's, and the user's own ``package.module:callable``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import importlib
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +15,8 @@ from torch.nn.parameter import is_lazy
 from raydfkd.errors import ConfigError, RaydfkdError, UnknownNameError, described
 from raydfkd.models.classifiers import ImageShape
 from raydfkd.models.exported import ScriptedClassifier
+from raydfkd.models.hugging_face.hub_folder import PREFIX
+from raydfkd.models.hugging_face.hub_models import build_from_hub
 from raydfkd.models.network_output import give_logits, output_described
 from raydfkd.models.precision import evaluating, in_float32
 from raydfkd.registry import nearest
@@ -25,8 +28,12 @@ WRAP = (
 _ANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def build_external(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
-    """Builds ``torchvision:NAME``, ``timm:NAME`` or ``package.module:callable``, and tests it on two black images.
+def build_external(name: str, num_classes: int, image_shape: ImageShape, *, pretrained: bool = False) -> nn.Module:
+    """Builds ``torchvision:NAME``, ``timm:NAME``, ``hf:FOLDER_OR_NAME`` or ``package.module:callable``, and tests it on two
+    black images.
+
+    Args:
+        pretrained: ``hf:`` with the weights in its folder; nothing changes for the others.
 
     Lazy layers get their shapes, and weights of another precision are converted to float32. Where the model gives an object, a
     tuple or a dict, its logits are found in it, and it gives them alone from then on. One logit will do for two classes.
@@ -40,38 +47,57 @@ def build_external(name: str, num_classes: int, image_shape: ImageShape) -> nn.M
         model = _from_torchvision(rest, num_classes, image_shape)
     elif source == "timm":
         model = _from_timm(rest, num_classes, image_shape)
+    elif name.startswith(PREFIX):
+        model = build_from_hub(name, num_classes, image_shape, pretrained=pretrained)
     else:
         model = _from_callable(source, rest, num_classes, image_shape)
     _try_out(model, name, num_classes, image_shape)
     return model
 
 
-def _from_torchvision(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
-    try:
-        from torchvision import models
-    except ImportError as error:
-        raise ConfigError(f"model 'torchvision:{name}' needs torchvision: pip install torchvision") from error
-    known = models.list_models(module=models)
-    if name not in known:
-        raise UnknownNameError(f"torchvision has no classifier {name!r}: {nearest(name, known)}")
-    if image_shape[0] != 3:
-        raise ConfigError(f"model 'torchvision:{name}' takes 3-channel images, got {image_shape[0]} channels")
-    return models.get_model(name, weights=None, num_classes=num_classes)
+def import_library(model: str) -> Any:
+    """torchvision's models for ``torchvision:NAME``, timm for ``timm:NAME``.
 
-
-def _from_timm(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
+    Raises:
+        ConfigError: it is not installed.
+        UnknownNameError: it has no model of that name.
+    """
+    source, _, name = model.partition(":")
+    if source == "torchvision":
+        try:
+            from torchvision import models
+        except ImportError as error:
+            raise ConfigError(f"model {model!r} needs torchvision: pip install torchvision") from error
+        known = models.list_models(module=models)
+        if name not in known:
+            raise UnknownNameError(f"torchvision has no classifier {name!r}: {nearest(name, known)}")
+        return models
     try:
         import timm
     except ImportError as error:
-        raise ConfigError(f"model 'timm:{name}' needs timm, which is not installed: pip install 'raydfkd[timm]'") from error
+        raise ConfigError(f"model {model!r} needs timm, which is not installed: pip install 'raydfkd[timm]'") from error
     if not timm.is_model(name):
         raise UnknownNameError(f"timm has no model {name!r}: {nearest(name, timm.list_models())}")
-    return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=image_shape[0])
+    return timm
+
+
+def _from_torchvision(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
+    models = import_library(f"torchvision:{name}")
+    if image_shape[0] != 3:
+        raise ConfigError(f"model 'torchvision:{name}' takes 3-channel images, got {image_shape[0]} channels")
+    network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes)
+    return network
+
+
+def _from_timm(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
+    timm = import_library(f"timm:{name}")
+    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=image_shape[0])
+    return network
 
 
 def _from_callable(module_name: str, attribute: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
     name = f"{module_name}:{attribute}"
-    factory = _import_callable(module_name, attribute)
+    factory = import_callable(module_name, attribute)
     if isinstance(factory, nn.Module):
         return _module(copy.deepcopy(factory))
     parameters = inspect.signature(factory).parameters
@@ -104,7 +130,7 @@ def _module(model: nn.Module) -> nn.Module:
     return ScriptedClassifier(model) if isinstance(model, torch.jit.ScriptModule) else model
 
 
-def _import_callable(module_name: str, attribute: str) -> Callable[..., object]:
+def import_callable(module_name: str, attribute: str) -> Callable[..., object]:
     name = f"{module_name}:{attribute}"
     try:
         module = importlib.import_module(module_name)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import ray
 from ray._private.state import available_resources_per_node
 
 from raydfkd.errors import ResourceError
 from raydfkd.pipeline.experiment.config import ExperimentConfig, generator_id
+from raydfkd.pipeline.experiment.runtime_config import RuntimeConfig
 from raydfkd.resources import ResourcesConfig
+from raydfkd.runtime.ray_session import session
 
 ROUNDING = 1e-6
 
@@ -50,6 +54,24 @@ def preflight(config: ExperimentConfig) -> None:
     refusal = refusal_of_workers(config) or refusal_of(demands(config), nodes)
     if refusal is not None:
         raise ResourceError(refusal)
+
+
+def cluster_size(address: str) -> tuple[int, int]:
+    """(CPUs, GPUs) of all nodes of the cluster at an address.
+
+    Raises:
+        ResourceError: there is none.
+    """
+    with session(_At(RuntimeConfig(address=address))):
+        total = ray.cluster_resources()
+    return int(total.get("CPU", 1)), int(total.get("GPU", 0))
+
+
+@dataclass(frozen=True)
+class _At:
+    """Settings that select a cluster and nothing else."""
+
+    runtime: RuntimeConfig
 
 
 def refusal_of_workers(config: ExperimentConfig) -> str | None:

@@ -8,7 +8,7 @@ another package. Importing it imports no torch (see ``raydfkd.deferred``).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
@@ -165,6 +165,32 @@ class SynthesisParts:
     collected: SyntheticBatch | None = None
 
 
+@dataclass(frozen=True)
+class TeacherTraits:
+    """What a method may ask of a teacher before it is suggested for it."""
+
+    image_shape: tuple[int, int, int]
+    has_batch_norm: bool
+    input_gradient: bool
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Settings of a method, and of what goes with it, for a teacher.
+
+    Attributes:
+        settings: of the source, besides ``method``, ``batch_size`` and what it runs on.
+        reasons: why, by the setting's name; ``method`` says why the method suits the teacher.
+        student: settings of its student.
+        sampler: settings of the buffer's.
+    """
+
+    settings: dict[str, Any]
+    reasons: dict[str, str]
+    student: dict[str, Any] = field(default_factory=dict)
+    sampler: dict[str, Any] = field(default_factory=lambda: {"kind": "uniform"})
+
+
 Build = Callable[[Any, SynthesisParts, SynthesisContext, "torch.device"], Synthesizer]
 """From a method's settings, a run's networks and images, its context and a device to a synthesizer."""
 
@@ -181,6 +207,8 @@ class Method:
         needs_gradient: it differentiates the teacher with respect to its input.
         needs_collected: it trains on collected images.
         figures: those of its metrics that the report plots besides losses.
+        suggest: its settings for a teacher, or None if it does not suit it. ``raydfkd init`` takes the first method that suits,
+            in the registry's order; None: it never does.
     """
 
     config: type[SynthesisConfig]
@@ -191,6 +219,7 @@ class Method:
     needs_gradient: bool = False
     needs_collected: bool = False
     figures: tuple[Figure, ...] = ()
+    suggest: Callable[[TeacherTraits], Suggestion | None] | None = None
 
     @property
     def needs_student(self) -> bool:

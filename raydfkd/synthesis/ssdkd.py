@@ -11,13 +11,13 @@ exists: steps, rates and BN momentum are FastDFKD's, whose settings the paper sa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from raydfkd.deferred import deferred
 from raydfkd.synthesis.fast import FastConfig, FastSynthesizer
-from raydfkd.synthesis.method import Method
+from raydfkd.synthesis.method import Method, Suggestion, TeacherTraits
 from raydfkd.types import BufferSummary
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from raydfkd.losses import inversion
 else:
     torch, inversion = deferred("torch"), deferred("raydfkd.losses.inversion")
+
+SMALL_SIDE = 16
 
 
 class SSDKDConfig(FastConfig):
@@ -75,6 +77,24 @@ class SSDKDSynthesizer(FastSynthesizer):
         return targets_B if self.config.target == "random" else teacher_logits_BK.detach().argmax(1)
 
 
+def suggest(teacher: TeacherTraits) -> Suggestion | None:
+    """For every teacher with a gradient; without BatchNorm, without the loss that reads it."""
+    channels, height, width = teacher.image_shape
+    if not teacher.input_gradient:
+        return None
+    side = min(height, width)
+    settings: dict[str, Any] = {"crop_padding": side // 8, "flip": channels != 1}
+    reasons = {"method": "the teacher has BatchNorm statistics and a gradient: images are made by inverting it"}
+    if not teacher.has_batch_norm:
+        settings["bn_weight"] = 0
+        reasons["method"] = "the teacher has a gradient: images are made by inverting it"
+        reasons["bn_weight"] = "the teacher has no BatchNorm statistics to match"
+    if side < SMALL_SIDE:
+        settings |= {"steps_per_batch": 5, "base_channels": 32, "latent_dim": 64}
+        reasons["base_channels"] = f"a small generator is enough for {height} x {width} pixels"
+    return Suggestion(settings, reasons, sampler={"kind": "prioritized"})
+
+
 METHOD = Method(
     config=SSDKDConfig,
     build=SSDKDSynthesizer.build,
@@ -82,4 +102,5 @@ METHOD = Method(
     paper="Liu et al., CVPR 2024",
     needs_batch_norm=True,
     needs_gradient=True,
+    suggest=suggest,
 )

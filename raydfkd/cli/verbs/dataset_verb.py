@@ -84,7 +84,7 @@ def _measure(
     if (path / "manifest.json").exists():
         config, images = inspection.run_images(RunDir.open(path), max_images)
         if teacher_path is None:
-            teacher, names = build_frozen_teacher(config), class_names(config.teacher.weights)
+            teacher, names = build_frozen_teacher(config), class_names(config.teacher.weights, config.teacher.model)
         else:
             teacher, names = inspection.teacher_of(teacher_path)
     elif teacher_path is None:

@@ -45,7 +45,7 @@ def run(
         from raydfkd.api import resumed_overrides
 
         settings = resumed_overrides(path, settings, out)
-    _distill(load_experiment(path, settings), path, settings, out=out, resume=resume, address=address)
+    distill_with_progress(load_experiment(path, settings), path, settings, out=out, resume=resume, address=address)
 
 
 def demo(
@@ -70,10 +70,10 @@ def demo(
     recipe = validate(TeacherTrainingConfig, {**read_yaml(DEMO_TEACHER), "seed": seed}, DEMO_TEACHER.name)
     with owned(folder, what=f"run directory {folder}"):
         RunDir.create(folder)
-        _distill(experiment, DEMO, settings, out=folder, recipe=recipe)
+        distill_with_progress(experiment, DEMO, settings, out=folder, recipe=recipe)
 
 
-def _distill(
+def distill_with_progress(
     experiment: ExperimentConfig,
     path: Path,
     settings: list[str],

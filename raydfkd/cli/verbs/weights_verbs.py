@@ -26,6 +26,8 @@ class Format(StrEnum):
     pt2 = "pt2"
     onnx = "onnx"
     safetensors = "safetensors"
+    transformers = "transformers"
+    timm = "timm"
 
 
 def evaluate(
@@ -100,14 +102,19 @@ def _measure(experiment: ExperimentConfig, files: list[tuple[Path, str]]) -> lis
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run directory, or a weights file made by raydfkd.")],
     format: Annotated[Format, typer.Option(help="File format.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write; of transformers and timm a new folder.")],
     ema: Annotated[bool, typer.Option("--ema", help="Export the moving average instead of the last weights.")] = False,
     name: StudentName = None,
+    card: Annotated[
+        bool | None,
+        typer.Option("--card/--no-card", help="Write a model card beside it, from the run; by default in folders only."),
+    ] = None,
 ) -> None:
-    """Write a student as a file for other programs.
+    """Write a student as a file for other programs, or as a folder that transformers or timm load.
 
-    pt2 and onnx take images in [0,1] and normalise them inside. The file is loaded again and its outputs compared.
+    pt2 and onnx take images in [0,1] and normalise them inside. What is written is loaded again and its outputs compared.
     """
+    from raydfkd.models.export import FOLDER_FORMATS, export_folder, export_model
     from raydfkd.run_dir import RunDir
 
     if not run.is_dir() and (ema or name is not None):
@@ -119,21 +126,31 @@ def export(
         weights = RunDir(run).student_path(ema=ema) if run.is_dir() else run
     from raydfkd.models.catalog import build_classifier
     from raydfkd.models.classifiers.pruning import rebuild_pruned
-    from raydfkd.models.export import export_model
     from raydfkd.models.shared_classifier import rebuild_shared_classifier
     from raydfkd.models.weights import load_weights, read_metadata
 
     metadata = read_metadata(weights)
     try:
-        model, classes = metadata["model"], int(metadata["num_classes"])
+        model, num_classes = metadata["model"], int(metadata["num_classes"])
         shape, mean, std = (json.loads(metadata[key]) for key in ("image_shape", "mean", "std"))
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{weights} does not say which model it belongs to: give a file that raydfkd wrote") from error
-    network = build_classifier(model, classes, tuple(shape))
+    finished = RunDir(run if run.is_dir() else run.parent)
+    if card and not finished.result_path.exists():
+        raise ConfigError(f"a model card needs a finished run, and {finished.path} is none: leave --card out")
+    network = build_classifier(model, num_classes, tuple(shape))
     if "pruned" in metadata:
         network = rebuild_pruned(network, metadata["pruned"], tuple(shape))
     if "shared_classifier" in metadata:
-        network = rebuild_shared_classifier(network, metadata["shared_classifier"], classes)
+        network = rebuild_shared_classifier(network, metadata["shared_classifier"], num_classes)
     load_weights(network, weights)
-    difference = export_model(network, tuple(shape), out, format.value, mean, std, metadata)
+    if format.value in FOLDER_FORMATS:
+        classes = json.loads(metadata["classes"]) if "classes" in metadata else None
+        difference = export_folder(network, model, tuple(shape), out, format.value, mean, std, classes)
+    else:
+        difference = export_model(network, tuple(shape), out, format.value, mean, std, metadata)
     typer.echo(f"{model} exported to {out} ({format.value}); its logits differ by at most {difference:.1e}")
+    if card or (card is None and format.value in FOLDER_FORMATS and finished.result_path.exists()):
+        from raydfkd.pipeline.run.model_card import write_card
+
+        typer.echo(f"model card: {write_card(finished, out, format.value, metadata, student=name, ema=ema)}")

@@ -35,7 +35,8 @@ def build_teacher(
     classifier_head: str | None = None,
     feature_layers: Sequence[str] | None = None,
 ) -> FrozenTeacher:
-    """Builds the network ``model``, loads ``checkpoint`` into it if there is one, and freezes it.
+    """Builds the network ``model``, loads ``checkpoint`` into it if there is one, and freezes it. Without one, ``hf:`` brings
+    the weights in its folder.
 
     Args:
         model: any name accepted by :func:`build_classifier`, or the path of a torch.export file, which ends in ``.pt2``.
@@ -49,7 +50,7 @@ def build_teacher(
         if checkpoint is not None:
             raise ConfigError(f"the teacher {model} holds its own weights; leave out the checkpoint {checkpoint}")
         return FrozenTeacher(load_exported(model), num_classes, image_shape, mean, std, classifier_head, feature_layers)
-    network = build_classifier(model, num_classes, image_shape)
+    network = build_classifier(model, num_classes, image_shape, pretrained=checkpoint is None)
     if checkpoint is not None:
         load_weights(network, checkpoint)
     return FrozenTeacher(network, num_classes, image_shape, mean, std, classifier_head, feature_layers)

@@ -37,7 +37,7 @@ def teacher_of(path: Path) -> tuple[FrozenTeacher, tuple[str, ...] | None]:
     """
     if path.suffix != ".safetensors":
         config = load_experiment(path)
-        return build_frozen_teacher(config), class_names(config.teacher.weights)
+        return build_frozen_teacher(config), class_names(config.teacher.weights, config.teacher.model)
     metadata = read_metadata(path)
     try:
         model, num_classes = metadata["model"], int(metadata["num_classes"])

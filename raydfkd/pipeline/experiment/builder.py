@@ -20,6 +20,7 @@ from raydfkd.evaluation.held_out_agreement import HeldOutEvaluator
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.classifiers.pruning import Kept, draw_anew, find_chain, shrink, strongest_filters
 from raydfkd.models.exported import ScriptedClassifier
+from raydfkd.models.hugging_face.hub_folder import PREFIX, open_hub_folder
 from raydfkd.models.precision import evaluating, require_compiler, supports_bfloat16
 from raydfkd.models.teachers import teacher_warnings
 from raydfkd.models.teachers.output_kind import kind_of
@@ -279,9 +280,10 @@ def build_distiller(
         return Distiller(config.students[name], teacher, student, total_steps, device, bf16=config.runtime.bf16)
 
 
-def class_names(weights: Path | None) -> tuple[str, ...] | None:
-    """The class names in the metadata of a teacher's weights, if there are any."""
-    return tuple(json.loads(_recorded(weights).get("classes", "[]"))) or None
+def class_names(weights: Path | None, model: str = "") -> tuple[str, ...] | None:
+    """The class names in the metadata of a teacher's weights, or else in the configuration of an ``hf:`` model, if any."""
+    recorded = tuple(json.loads(_recorded(weights).get("classes", "[]")))
+    return recorded or (open_hub_folder(model).classes if model.startswith(PREFIX) else None)
 
 
 def _recorded(weights: Path | None) -> dict[str, str]:
@@ -292,7 +294,8 @@ def _recorded(weights: Path | None) -> dict[str, str]:
 def warnings_on(config: ExperimentConfig, teacher: FrozenTeacher, evaluator: Evaluator, device: torch.device) -> list[str]:
     """What some of the evaluation images show to be wrong with the teacher, or with the data."""
     weights = config.teacher.weights
-    told = list(look_at(teacher.to(device), evaluator.dataset, class_names(weights), _recorded(weights), device))
+    names = class_names(weights, config.teacher.model)
+    told = list(look_at(teacher.to(device), evaluator.dataset, names, _recorded(weights), device))
     images = evaluator.dataset.images
     some = torch.from_numpy(images[:: max(1, len(images) // NUM_WARNING_IMAGES)]).to(device)
     return told + list(teacher_warnings.warnings_on(teacher, pixels_of(some)))
@@ -304,7 +307,7 @@ def build_evaluator(config: ExperimentConfig, teacher: FrozenTeacher, device: to
         return None
     from raydfkd.data.datasets import load_dataset
 
-    order = class_names(config.teacher.weights)
+    order = class_names(config.teacher.weights, config.teacher.model)
     dataset = load_dataset(config.evaluation.dataset, config.task.image_shape, config.task.num_classes, order)
     precision = torch.bfloat16 if config.runtime.bf16 and supports_bfloat16(device) else None
     return build_task(config.task).evaluator(dataset, teacher, config.evaluation.batch_size, device, precision)

@@ -39,10 +39,11 @@ class TeacherConfig(Settings):
     """The trained network."""
 
     model: Annotated[str, InputFile(".pt2")]
-    """A catalog name, torchvision:NAME, timm:NAME, package.module:callable, or a .pt2 file."""
+    """A catalog name, torchvision:NAME, timm:NAME, hf:FOLDER or hf:ORG/NAME (transformers' and timm's image classifiers),
+    package.module:callable, or a .pt2 file."""
     checkpoint: Annotated[Path, InputFile(or_name=True)] | None = None
     """Its weights (.safetensors, or a safely loaded .pt or .pth), or a teacher's NAME (teachers/NAME.safetensors below the data
-    root); null for a .pt2 file or a callable that loads its own."""
+    root); null for a .pt2 file, for hf: with the folder's own weights, or a callable that loads its own."""
     normalization: NormalizationConfig | None = None
     """Input statistics; null: read from the checkpoint's metadata."""
     classifier_head: str | None = None

@@ -112,10 +112,10 @@ def _time_rows(config: ExperimentConfig, device: torch.device, collected: Synthe
     timed, step_s = {}, {}
     for source, settings in config.sources.items():
         use_threads(together if is_local else settings.resources.threads)
-        timed[source] = _time_synthesis(config, source, device, collected, timing)
+        timed[source] = time_synthesis(config, source, device, collected, timing)
     for name, student in config.students.items():
         use_threads(together if is_local else student.resources.threads)
-        step_s[name] = _time_student(config, name, device, timing)
+        step_s[name] = time_student(config, name, device, timing)
     preparation_s = {source: prepare_s for source, (prepare_s, _) in timed.items()}
     batch_s = {source: seconds for source, (_, seconds) in timed.items()}
     busy = timing.warning()
@@ -158,7 +158,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _time_synthesis(
+def time_synthesis(
     config: ExperimentConfig, source: str, device: torch.device, collected: SyntheticBatch | None, timing: Timing
 ) -> tuple[float, float]:
     """Seconds before the first batch, extrapolated from a slice, and per batch with every loss active, after warm-up."""
@@ -172,7 +172,7 @@ def _time_synthesis(
     return prepare_s, timing.seconds(lambda: synthesizer.step(summary))
 
 
-def _time_student(config: ExperimentConfig, name: str, device: torch.device, timing: Timing) -> float:
+def time_student(config: ExperimentConfig, name: str, device: torch.device, timing: Timing) -> float:
     """Seconds per student step on a resident batch, after warm-up; for all workers together on one device."""
     distiller = builder.build_distiller(config, device, name)
     size = config.students[name].batch_size

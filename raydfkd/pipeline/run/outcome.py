@@ -70,7 +70,7 @@ def _save_student(config: ExperimentConfig, run: RunDir, name: str, distiller: D
         "mean": str(normalization.mean.flatten().tolist()),
         "std": str(normalization.std.flatten().tolist()),
     }
-    classes = builder.class_names(config.teacher.weights)
+    classes = builder.class_names(config.teacher.weights, config.teacher.model)
     if classes is not None:
         metadata["classes"] = json.dumps(classes)
     if pruned is not None:

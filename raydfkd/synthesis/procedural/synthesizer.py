@@ -15,7 +15,14 @@ from pydantic import Field, model_validator
 from raydfkd.deferred import deferred
 from raydfkd.errors import DataError
 from raydfkd.replay.statistics import relative_entropy
-from raydfkd.synthesis.method import Method, SynthesisConfig, SynthesisContext, SynthesisParts
+from raydfkd.synthesis.method import (
+    Method,
+    Suggestion,
+    SynthesisConfig,
+    SynthesisContext,
+    SynthesisParts,
+    TeacherTraits,
+)
 from raydfkd.synthesis.procedural.balance import choose_even, even_shares
 from raydfkd.synthesis.procedural.image_kinds import AnyImages, build_source
 from raydfkd.synthesis.procedural.images import ImageSource, to_uint8
@@ -190,9 +197,21 @@ class ProceduralSynthesizer:
         self.rng.set_state(state["rng"].cpu())
 
 
+def suggest(teacher: TeacherTraits) -> Suggestion | None:
+    """For every teacher of grey or colour images, whose predictions are enough."""
+    if teacher.image_shape[0] not in (1, 3):
+        return None
+    return Suggestion(
+        settings={},
+        reasons={"method": "the teacher gives no gradient: images are rendered, and chosen by its predictions"},
+        student={"augmentation": {"level": "high", "mixup": "batch"}},
+    )
+
+
 METHOD = Method(
     config=ProceduralConfig,
     build=ProceduralSynthesizer.build,
     title="Surrogate images: rendered noise, dead leaves, shaders or crops, chosen by the teacher's classes",
     paper="What Makes a Good Dataset for Knowledge Distillation?",
+    suggest=suggest,
 )
