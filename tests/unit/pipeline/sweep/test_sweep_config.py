@@ -70,6 +70,7 @@ def test_a_sweep_s_folder_can_be_moved(tmp_path: Path) -> None:
     assert moved.points == sweep.points
     assert moved.experiment_of({}) == sweep.base
     assert new.manifest()["began_at"] == str(old.path)
+    assert yaml.safe_load(new.sweep_path.read_text())["experiment"] == "experiment.yaml"
     settings = yaml.safe_load(new.sweep_path.read_text())
     settings["experiment"] = str(old.experiment_path)  # as earlier versions wrote it
     new.sweep_path.write_text(yaml.safe_dump(settings))
