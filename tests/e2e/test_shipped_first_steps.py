@@ -25,12 +25,14 @@ KINDS = one_of_each(RUNS, lambda run: kind_of(run.config))
 KINDS_OF_BUILDS = one_of_each(BUILDS, lambda build: kind_of(build.config))
 
 ONE_THREAD = "resources={num_cpus: 1, num_threads: 1}"
-SHORT = ["runtime.runner=local", "replay.synthetic.capacity=8", "evaluation=null"]
+SHORT = ["runtime.runner=local", "replay.synthetic.capacity=8", "replay.synthetic.max_draws=null", "evaluation=null"]
 INVERSION = ["base_channels=4", "num_generators=1", "steps_per_batch=1"]
 TINY = {
     "fast": INVERSION,
     "ssdkd": INVERSION,
+    "deep_inversion": ["num_generators=1", "steps_per_batch=1"],
     "cmi": INVERSION,
+    **{key: [*INVERSION, "generator_batch_size=8"] for key in ("dafl", "dfad", "dfq", "zskt")},
     "predfkd": [*INVERSION, "generator_batch_size=16", "memory_steps_per_batch=1", "memory_share=0"],
     "hidfd": ["gan_batch_size=2", "pretrain_steps=1", "generator_channels=1", "discriminator_channels=1"],
     "procedural": ["max_tries=1"],

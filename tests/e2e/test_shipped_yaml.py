@@ -45,6 +45,7 @@ from raydfkd.pipeline.run.exchange_state import build_exchange, build_rate_limit
 from raydfkd.pipeline.sweep.config import load_sweep
 from raydfkd.pipeline.teacher.config import load_teacher_training
 from raydfkd.settings import Settings
+from raydfkd.synthesis.deep_inversion import DeepInversionConfig
 from raydfkd.synthesis.hidfd import HiDFDConfig
 from raydfkd.synthesis.predfkd import PreDFKDConfig
 from raydfkd.synthesis.procedural.shaders.shader_catalog import family_names
@@ -61,7 +62,7 @@ COUNTS = {
     "surrogate/table4": 14, "surrogate/table5": 16, "surrogate/table6": 34, "surrogate/attacks": 12, "surrogate/table7": 11,
     "surrogate/figure2": 6,
     "laptop/cifar10": 5, "laptop/hidfd": 4, "laptop/surrogate": 13, "laptop/augmentation": 10, "laptop/builds": 8,
-    "laptop/cde": 50, "laptop/digits": 6, "laptop/digits_hidfd": 8, "laptop/digits_build": 1,
+    "laptop/cde": 50, "laptop/digits": 11, "laptop/digits_hidfd": 8, "laptop/digits_build": 1,
     "teachers/teachers": 36,
 }  # fmt: skip
 """How many files each folder ships and how many rows each table runs; change it with them."""
@@ -105,6 +106,8 @@ def check_run(run: Shipped) -> None:
                 assert set(getattr(source.images, "families", None) or ()) <= set(family_names())
             case PreDFKDConfig():
                 build_memory_on_meta(config.task.image_shape, source.latent_dim, source.base_channels)
+            case DeepInversionConfig():
+                pass  # it has no generator
             case _:
                 try_generator(source.generator, config.task.image_shape, source.latent_dim, source.base_channels)
     build_rate_limiters(config)
