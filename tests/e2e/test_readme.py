@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from real_data import real
 
 from raydfkd.testing.command import run_command
@@ -98,6 +99,23 @@ def test_report(checkout: Path) -> None:
     page = (checkout / "runs/digits/report.html").read_text(encoding="utf-8")
     assert "resumed from" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.slow
+def test_one_line(checkout: Path) -> None:
+    """In half the time; what ``init`` writes is what ``distill`` runs, but for sizes, which are measured."""
+    of_teacher = "experiments/teachers/digits.safetensors --evaluation digits/test --minutes 0.5"
+    told = typed(f"raydfkd distill {of_teacher} --out runs/one-line", checkout)
+    assert "method: ssdkd: the teacher has BatchNorm statistics and a gradient" in told
+    result = json.loads((checkout / "runs/one-line/result.json").read_text())
+    assert result["student"]["metric_last"] > 0.5
+    assert result["student"]["params"] < result["teacher"]["params"]
+    typed(f"raydfkd init --teacher {of_teacher} --out runs/one-line.yaml", checkout)
+    ran, written = (
+        yaml.safe_load((checkout / "runs" / name).read_text()) for name in ("one-line/experiment.yaml", "one-line.yaml")
+    )
+    for part in ("task", "teacher", "evaluation"):
+        assert ran[part] == written[part]
 
 
 @pytest.mark.slow
