@@ -37,15 +37,14 @@ lint: $(STAMP)
 check: lint
 	$(PYTEST) tests/architecture
 
-# Each process of the Ray tests starts a Ray of its own, so there are two of them at most. Tests that share what is set up
-# for their file are a group (xdist_group), which one process runs; the others go to whichever is free.
+# Each process of the Ray tests starts a Ray of its own, so there are two of them at most.
 test: lint
 	PYTHONHASHSEED=0 $(PYTEST) -m "not ray and not slow" --numprocesses=auto tests
-	PYTHONHASHSEED=0 $(PYTEST) --dist=loadgroup -m "ray and not slow" --numprocesses=$(RAY_PROCESSES) tests/ray tests/e2e
+	PYTHONHASHSEED=0 $(PYTEST) --dist=loadfile -m "ray and not slow" --numprocesses=$(RAY_PROCESSES) tests/ray tests/e2e
 
 test-slow: $(STAMP)
 	RAYDFKD_HYPOTHESIS=free $(PYTEST) -m "(slow or hypothesis) and not ray" --numprocesses=auto tests
-	$(PYTEST) --dist=loadgroup -m "ray and slow" --numprocesses=$(RAY_PROCESSES) tests/ray tests/e2e
+	$(PYTEST) --dist=loadfile -m "ray and slow" --numprocesses=$(RAY_PROCESSES) tests/ray tests/e2e
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

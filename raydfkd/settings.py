@@ -101,18 +101,28 @@ class InputFile:
     (see ``pipeline.experiment.input_paths``), and a submitted job takes the file along.
 
     Attributes:
-        suffix: only a value that ends in this is a path; None: every value is.
+        suffix: only a value that ends in this is a path.
+        prefix: a value that begins with this has a path behind it if what follows begins with ``.``, ``/`` or ``~``. Where
+            either is given, every other value is none.
         or_name: a single word without a suffix is no path but the name of something below the data root.
     """
 
     suffix: str | None = None
+    prefix: str | None = None
     or_name: bool = False
+
+    def prefix_of(self, value: object) -> str:
+        """What stands before the path in a value, usually nothing."""
+        found = self.prefix is not None and str(value).startswith(self.prefix)
+        return self.prefix or "" if found else ""
 
     def is_path(self, value: object) -> bool:
         text = str(value)
         if self.or_name and "/" not in text and not Path(text).suffix:
             return False
-        return self.suffix is None or text.endswith(self.suffix)
+        if prefix := self.prefix_of(value):
+            return text.removeprefix(prefix).startswith((".", "/", "~"))
+        return text.endswith(self.suffix) if self.suffix is not None else self.prefix is None
 
 
 InputPath = Annotated[Path, InputFile()]

@@ -9,8 +9,9 @@ from pydantic import Field, field_validator, model_validator
 from raydfkd.augment.config import AugmentationConfig, Augmentations
 from raydfkd.distillation.few_shot import FEW_SHOT, AnyFewShot
 from raydfkd.distillation.objectives import DEFAULT_KIND, OBJECTIVES, AnyObjective
+from raydfkd.models.hugging_face.hub_folder import PREFIX
 from raydfkd.resources import ResourcesConfig
-from raydfkd.settings import Budget, InputPath, Settings
+from raydfkd.settings import Budget, InputFile, InputPath, Settings
 
 
 class OptimizerConfig(Settings):
@@ -68,7 +69,7 @@ class PrunedConfig(Settings):
 class StudentConfig(Settings):
     """One student: its network, how it starts, how it learns, and where it runs."""
 
-    model: str | None = None
+    model: Annotated[str, InputFile(prefix=PREFIX)] | None = None
     """Network: a catalog name, torchvision:NAME, timm:NAME, hf:FOLDER or hf:ORG/NAME (with new weights) or
     package.module:callable; null: the one that ``pruned`` makes."""
     pruned: PrunedConfig | None = None

@@ -8,19 +8,22 @@ from torch import Tensor
 from raydfkd.distillation.distiller import Distiller
 from raydfkd.errors import ConfigError, RaydfkdError, described
 from raydfkd.models.network_output import output_described
-from raydfkd.models.precision import autocast
+from raydfkd.models.precision import autocast, evaluating
 
 BACKWARD_IMAGES = 8
 """Images of the backward pass, which needs much memory; what depends on the batch size shows in the forward pass."""
 
 
-def try_student(distiller: Distiller, name: str, opponent: bool = False) -> None:
+def try_student(distiller: Distiller, name: str, opponent: bool = False) -> list[str]:
     """One training-mode forward pass of the batch that a worker sees, and a backward pass of a few of its images.
 
     It leaves BatchNorm's running statistics changed: give it a distiller for this alone.
 
     Args:
         opponent: whether generators play against it, which takes the gradient of its logits to its images.
+
+    Returns:
+        What looks wrong, one sentence each.
 
     Raises:
         ConfigError: the student fails, gives something else than logits [B,K], or has no weight that learns.
@@ -34,6 +37,19 @@ def try_student(distiller: Distiller, name: str, opponent: bool = False) -> None
             output = _forward(distiller, view, name)
         require_logits(output, f"students.{name}", size, teacher.num_classes)
         _require_gradient(distiller, view[:BACKWARD_IMAGES].requires_grad_(opponent), name)
+        return _warnings(distiller, view[:BACKWARD_IMAGES].detach(), name)
+
+
+@torch.no_grad()
+def _warnings(distiller: Distiller, view: Tensor, name: str) -> list[str]:
+    with evaluating(distiller.student):
+        first, again = distiller.student(view), distiller.student(view)
+    if isinstance(first, Tensor) and torch.equal(first, again):
+        return []
+    return [
+        f"students.{name} gives other logits for the same images from call to call, in evaluation mode too, such as by a "
+        "dropout that does not heed it (F.dropout without training=self.training): its accuracy and export have that noise"
+    ]
 
 
 def _forward(distiller: Distiller, view: Tensor, name: str) -> Tensor:

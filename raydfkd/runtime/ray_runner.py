@@ -38,7 +38,7 @@ from raydfkd.runtime.ray_session import session, whereabouts
 from raydfkd.runtime.replay.replay_actor import SNAPSHOT, ReplayActor
 from raydfkd.runtime.run_context import RunContext
 from raydfkd.runtime.run_follower import LogFollower
-from raydfkd.runtime.students.stopping import StopWatch
+from raydfkd.runtime.students.stopping import OrphanWatch, StopWatch
 from raydfkd.runtime.students.student_trainer import TRAIN_FOLDER, train_student
 from raydfkd.runtime.students.weight_store_actor import WeightStoreActor
 
@@ -68,12 +68,12 @@ def run_ray(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_fr
     # Absolute, because Ray Train's workers have a working directory of their own.
     context = RunContext(config, run.path.absolute(), None if resume_from is None else resume_from.absolute())
     recorder.stage("starting Ray")
-    with session(config) as ends_all:
+    with OrphanWatch(run, config.schedule.total_steps) as orphan, session(config) as ends_all:
         preflight(config)
         context = replace(context, grouped=get_current_placement_group() is not None)
         _clean(run)
         run.update_manifest(actors=context.prefix, ray=whereabouts())
-        with _forgotten_at_the_end(run), _actors(context) as actors, stop_signals.deferred():
+        with _forgotten_at_the_end(run), _actors(context) as actors, stop_signals.deferred(orphan.begin):
             num_workers = sum(student.num_workers for student in config.students.values())
             recorder.stage("starting", f"{len(config.generators)} generators, {num_workers} student workers")
             _drive(context, recorder, actors, patient=not ends_all)

@@ -124,6 +124,12 @@ def _begun(address: str, **options: Any) -> Iterator[None]:
         ray.shutdown()
 
 
+def has_local_ray_ended() -> bool:
+    """Whether a process of the Ray that this one started has ended by itself."""
+    node = ray_worker._global_node
+    return node is not None and bool(node.dead_processes())
+
+
 PROBE_TIMEOUT_S = 3.0
 
 

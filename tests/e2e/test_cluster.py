@@ -27,7 +27,7 @@ BIN = Path(sys.executable).parent
 START_S = 300
 JOB_S = 900
 
-pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 
 SHORT = [
     "schedule={mode: decoupled, rounds: 2, student_steps_per_round: 5, warmup_batches: 2}",

@@ -24,7 +24,7 @@ from raydfkd.testing.waiting import wait_until
 ROOT = Path(__file__).parents[2]
 RAYDFKD = Path(sys.executable).with_name("raydfkd")
 
-pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.xdist_group("readme")]
+pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 
 
 def typed(command: str, folder: Path, data: str = "") -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import alive, processes_under
 from tiny_experiment import GATED, distil, distil_locally, events, experiment, same, student_of
 
 from raydfkd.testing.waiting import wait_until
@@ -50,26 +51,3 @@ def test_a_killed_drivers_run_resumes_to_the_same_student(
     assert same(student_of(out), student_of(tmp_path / "unbroken"))
     assert events(out) == ["resumed from step-00000008"]
     assert result["student_steps"] == 6 * 4
-
-
-def processes_under(pid: int) -> list[int]:
-    """Process ids of all descendants."""
-    found, open_ = [], [pid]
-    while open_:
-        parent = open_.pop()
-        for task in Path(f"/proc/{parent}/task").glob("*/children"):
-            try:
-                children = [int(child) for child in task.read_text().split()]
-            except OSError:
-                continue
-            found += children
-            open_ += children
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (OSError, IndexError):
-        return False
-    return state != "Z"

@@ -16,7 +16,7 @@ from tiny_experiment import experiment
 from raydfkd.testing.command import run_command
 from raydfkd.testing.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tokens")]
+pytestmark = pytest.mark.slow
 
 TOKEN, OTHER = "a" * 40, "b" * 40
 START = "import sys; from ray.scripts.scripts import main; sys.exit(main())"

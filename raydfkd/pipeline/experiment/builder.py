@@ -247,8 +247,8 @@ def build_synthesizer(
     return AttackedSynthesizer(synthesizer, settings, teacher, context, device)
 
 
-def try_student(config: ExperimentConfig, teacher: FrozenTeacher, name: str, device: torch.device) -> None:
-    """Tries a student's first step, in part, before a run starts (see ``student_trial``).
+def try_student(config: ExperimentConfig, teacher: FrozenTeacher, name: str, device: torch.device) -> list[str]:
+    """Tries a student's first step, in part, before a run starts; what looks wrong with it (see ``student_trial``).
 
     Raises:
         TeacherError, ConfigError: it, its objective or torch.compile would fail.
@@ -259,7 +259,7 @@ def try_student(config: ExperimentConfig, teacher: FrozenTeacher, name: str, dev
     opponent = any(
         METHODS.get(source.method).needs_student and config.student_of(key) == name for key, source in config.sources.items()
     )
-    student_trial.try_student(build_distiller(config, device, name, teacher), name, opponent)
+    return student_trial.try_student(build_distiller(config, device, name, teacher), name, opponent)
 
 
 def build_distiller(

@@ -73,7 +73,8 @@ def diagnose(config: ExperimentConfig) -> Diagnosis:
             times = f", {count_params(teacher.model) / size:.1f} times fewer than the teacher" if teacher is not None else ""
             found.rows.append((f"student {name!r}", f"{config.model_of(name)}, {size:,} parameters{times}"))
             if teacher is not None and device is not None:
-                found.attempt(partial(builder.try_student, config, teacher, name, device))
+                told = found.attempt(partial(builder.try_student, config, teacher, name, device))
+                found.rows += [("warning", warning) for warning in told or ()]
     found.rows += _buffer_rows(config)
     found.attempt(lambda: build_rate_limiters(config))
     if config.evaluation is not None and teacher is not None and device is not None:

@@ -23,14 +23,14 @@ def anchor_paths(tree: dict[str, Any], model: type[BaseModel], folder: Path) -> 
     return result
 
 
-def input_paths(tree: dict[str, Any], model: type[BaseModel]) -> Iterator[tuple[str, list[str]]]:
-    """(dotted key, its one or more paths) of every input path in ``tree``, settings of ``model``."""
-    found: list[tuple[str, list[str]]] = []
+def input_paths(tree: dict[str, Any], model: type[BaseModel]) -> Iterator[tuple[str, str, list[str]]]:
+    """(dotted key, what stands before the path, its one or more paths) of every input path in ``tree``, of ``model``."""
+    found: list[tuple[str, str, list[str]]] = []
 
-    def note(value: Any, dotted: str) -> Any:
+    def note(value: Any, dotted: str, prefix: str) -> Any:
         values = value if isinstance(value, list) else [value]
         if values and all(isinstance(one, str) for one in values):
-            found.append((dotted, values))
+            found.append((dotted, prefix, values))
         return value
 
     _walk(tree, model, note, "")
@@ -52,14 +52,20 @@ def absolute(value: Any, folder: Path) -> Any:
 
 
 def _mapped(tree: Any, model: type[BaseModel], change: Any) -> Any:
-    return _walk(tree, model, lambda value, dotted: change(value), "")
+    return _walk(tree, model, lambda value, dotted, prefix: change(value), "")
 
 
 def _walk(node: Any, annotation: Any, visit: Any, dotted: str) -> Any:
-    """A copy of ``node``, which ``annotation`` describes, with ``visit(value, dotted key)`` in place of each input path."""
+    """A copy of ``node``, which ``annotation`` describes, with ``visit(path, dotted key, what stands before it)`` in place of
+    each input path."""
     marker = _marker(annotation)
     if marker is not None and node is not None:
-        return visit(node, dotted) if isinstance(node, list) or marker.is_path(node) else node
+        if isinstance(node, list):
+            return visit(node, dotted, "")
+        if not marker.is_path(node):
+            return node
+        prefix = marker.prefix_of(node)
+        return f"{prefix}{visit(str(node).removeprefix(prefix), dotted, prefix)}" if prefix else visit(node, dotted, "")
     members = list(_members(annotation))
     if isinstance(node, dict):
         result = {}

@@ -142,7 +142,7 @@ def _check(config: ExperimentConfig, run: RunDir, checkpoint: Path | None, devic
     teacher = builder.build_frozen_teacher(config)
     warnings = list(builder.audit(config, teacher).warnings)
     for name in config.students:
-        builder.try_student(config, teacher, name, device)
+        warnings += builder.try_student(config, teacher, name, device)
     kept = collecting.read(run)
     collected = collecting.collect(config, teacher, device) if kept is None else None
     images = kept if collected is None else collected.batch

@@ -105,15 +105,15 @@ def _inputs(config: ExperimentConfig, raw: dict[str, Any], root: Path) -> tuple[
     """
     named: list[Path] = []
     settings: list[str] = []
-    resolved = dict(input_paths(config.model_dump(mode="json"), ExperimentConfig))
-    for dotted, written in input_paths(raw, ExperimentConfig):
+    resolved = {dotted: paths for dotted, _, paths in input_paths(config.model_dump(mode="json"), ExperimentConfig)}
+    for dotted, prefix, written in input_paths(raw, ExperimentConfig):
         if all(Path(path).is_absolute() for path in written) or dotted not in resolved:
             continue
         found = [_placed(Path(path), root) for path in resolved[dotted]]
         if all(path.is_relative_to(root) for path in found):
             named += found
         else:
-            texts = [str(path) for path in found]
+            texts = [f"{prefix}{path}" for path in found]
             settings.append(f"{dotted}={json.dumps(texts if len(texts) > 1 else texts[0])}")
     return named, settings
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
+import threading
 import time
+from types import TracebackType
 from typing import Any
 
 import ray
@@ -11,6 +15,9 @@ import torch
 from ray.exceptions import GetTimeoutError, RayError
 
 from raydfkd.pipeline.run import stop_signals
+from raydfkd.pipeline.run.checkpoints import stopped_early
+from raydfkd.run_dir import RunDir
+from raydfkd.runtime.ray_session import has_local_ray_ended
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +26,8 @@ PROGRESS_PERIOD_S = 1.0
 KEEP_TIMEOUT_S = 30.0
 GONE_S = 6.0
 """After a signal, actors that do not answer for this long have been ended by it."""
+ORPHANED_S = 20.0
+"""After a signal that has ended Ray too, the driver has this long to end by itself."""
 
 
 class StopAsker:
@@ -56,6 +65,44 @@ def _answer(ref: Any) -> bool:
     except (RayError, GetTimeoutError) as error:
         logger.info("the coordinator does not answer at the moment: %s", type(error).__name__)
         return False
+
+
+class OrphanWatch:
+    """For the time of a run: ends this process if a signal has ended the Ray that it started as well, and it does not notice.
+
+    Batch systems and systemd send SIGTERM to every process. A call to Ray without its server waits for a minute, whatever its
+    timeout, and then aborts the process, which would leave a run that seems to be alive.
+
+    Args:
+        run: its manifest will say that it was stopped.
+        total_steps: student steps of the schedule.
+    """
+
+    def __init__(self, run: RunDir, total_steps: int) -> None:
+        self._run, self._total_steps = run, total_steps
+        self._has_ended = threading.Event()
+
+    def __enter__(self) -> OrphanWatch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._has_ended.set()
+
+    def begin(self) -> None:
+        """To be called when the signal arrives."""
+        threading.Thread(target=self._watch, name="orphan watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        while not has_local_ray_ended():
+            if self._has_ended.wait(PROGRESS_PERIOD_S):
+                return
+        if self._has_ended.wait(ORPHANED_S):
+            return
+        self._run.update_manifest(state="stopped", actors=None, ray=None)
+        end = stopped_early(self._run, self._total_steps)
+        sys.stderr.write(f"raydfkd: {end}\n")
+        sys.stderr.flush()
+        os._exit(end.exit_code)
 
 
 class StopWatch:

@@ -41,8 +41,8 @@ def distiller_of(student: nn.Module, **settings: Any) -> Distiller:
     return Distiller(config, teacher, student, 1, torch.device("cpu"), bf16=False)
 
 
-def try_out(student: nn.Module, opponent: bool = False, **settings: Any) -> None:
-    try_student(distiller_of(student, **settings), "small", opponent)
+def try_out(student: nn.Module, opponent: bool = False, **settings: Any) -> list[str]:
+    return try_student(distiller_of(student, **settings), "small", opponent)
 
 
 class Pooled(Student):
@@ -197,3 +197,15 @@ def test_a_missing_compiler_is_said_before_the_run(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(precision.torch, "compile", compile)
     with pytest.raises(ConfigError, match=r"students.a.compile is on.*Failed to find C compiler.*install a C\+\+ compiler"):
         require_compiler(torch.device("cpu"), "students.a.compile")
+
+
+class AlwaysDropping(Student):
+    def features(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(super().features(x), 0.5)
+
+
+def test_a_dropout_that_is_always_on_is_warned_of_and_one_that_heeds_the_mode_is_not() -> None:
+    (warning,) = try_out(AlwaysDropping())
+    assert warning.startswith("students.small gives other logits for the same images from call to call, in evaluation mode too")
+    heeding = nn.Sequential(Student(), nn.Dropout(0.5))
+    assert try_out(heeding) == []

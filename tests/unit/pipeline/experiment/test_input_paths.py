@@ -37,6 +37,8 @@ def test_a_path_is_looked_for_beside_the_file_then_in_the_working_directory(fold
         "/absolute.parquet",
     ]
     assert tree["dataset"]["path"][0] == "both.parquet", "the given settings stay as they were"
+    hub = anchor_paths({"teacher": {"model": "hf:./vit"}}, ExperimentConfig, beside)
+    assert hub == {"teacher": {"model": f"hf:{beside / 'vit'}"}}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,8 @@ def test_a_path_is_looked_for_beside_the_file_then_in_the_working_directory(fold
         ({"evaluation": {"dataset": {"kind": "torchvision", "name": "MNIST", "root": "x"}}}, {"evaluation.dataset.root"}),
         ({"teacher": {"model": "net.pt2", "checkpoint": "t.pt"}}, {"teacher.model", "teacher.checkpoint"}),
         ({"teacher": {"model": "wrn_16_2"}}, set()),
+        ({"teacher": {"model": "hf:./vit"}, "students": {"a": {"model": "hf:../vit"}}}, {"teacher.model", "students.a.model"}),
+        ({"teacher": {"model": "hf:org/vit"}, "students": {"a": {"model": "./no_prefix"}}}, set()),
         ({"students": {"a": {"checkpoint": "a.pt"}, "b": {"checkpoint": None}}}, {"students.a.checkpoint"}),
         ({"sources": {"s": {"images": {"kind": "glsl_folder", "path": "x"}}}}, {"sources.s.images.path"}),
         (
@@ -57,7 +61,7 @@ def test_a_path_is_looked_for_beside_the_file_then_in_the_working_directory(fold
     ],
 )
 def test_what_is_a_path_is_said_by_its_type(tree: dict[str, Any], anchored: set[str]) -> None:
-    assert {dotted for dotted, _ in input_paths(tree, ExperimentConfig)} == anchored
+    assert {dotted for dotted, _, _ in input_paths(tree, ExperimentConfig)} == anchored
 
 
 @pytest.mark.parametrize("model", [ExperimentConfig, DatasetBuildConfig, TeacherTrainingConfig])

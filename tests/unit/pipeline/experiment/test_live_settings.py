@@ -26,6 +26,7 @@ from raydfkd.synthesis.method import AutoscaleConfig
 PACKAGE = Path(raydfkd.__file__).parent
 CONFIG_FILES = [
     "config.py",
+    "pace.py",
     "teacher_config.py",
     "yaml_config.py",
     "config_errors.py",

@@ -73,6 +73,13 @@ def test_an_exported_teacher_goes_along_and_a_network_s_name_is_no_file(project:
     assert not any("small_cnn_8" in str(path) for path in command(project).named)
 
 
+def test_a_hugging_face_folder_goes_along_or_is_named_where_it_is(project: Path) -> None:
+    inside = command(project, "teacher={model: hf:../weights/vit}", name="experiments/base.yaml")
+    assert project.resolve() / "weights/vit" in inside.named
+    outside = command(project, "students.small.model=hf:../../vit", name="experiments/base.yaml")
+    assert f'students.small.model="hf:{project.parent.resolve() / "vit"}"' in outside.words
+
+
 def test_a_sweep(project: Path) -> None:
     (project / "sweep.yaml").write_text("experiment: experiments/exp.yaml\nspace: {schedule.rounds: [1, 2]}\n")
     found = command(project, "x=1", name="sweep.yaml")
