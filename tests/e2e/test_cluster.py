@@ -45,8 +45,11 @@ from raydfkd.models.classifiers.small import SmallCNN
 
 
 class Broken(SmallCNN):
+    passes = 0
+
     def forward(self, images):
-        if self.training:
+        self.passes += self.training
+        if self.passes > 4:
             raise ZeroDivisionError("this student has a bug")
         return super().forward(images)
 

@@ -64,7 +64,8 @@ ALIGNED: dict[str, dict[str, Any]] = {
 """Methods with feature alignment that no other test runs through Ray."""
 
 
-@pytest.mark.parametrize("method", [pytest.param("cmi"), pytest.param("predfkd", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["cmi", "predfkd"])
 def test_alignment_through_ray_gives_the_local_runners_student(
     method: str, teacher: Path, tmp_path: Path, no_actor_left: None
 ) -> None:

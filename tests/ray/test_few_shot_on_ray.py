@@ -19,6 +19,7 @@ def few_shot_experiment(teacher: Path, **schedule: Any) -> dict[str, Any]:
     return tree
 
 
+@pytest.mark.slow
 def test_fskd_before_an_adversarial_source_gives_the_local_runners_student(
     teacher: Path, tmp_path: Path, no_actor_left: None
 ) -> None:

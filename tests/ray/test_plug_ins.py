@@ -59,6 +59,7 @@ def test_its_entries_are_listed_and_their_settings_are_in_the_reference(package:
     assert "[kind=toy_ramps].num_images`" in reference
 
 
+@pytest.mark.slow
 def test_it_runs_by_name_through_both_runners(package: Path, teacher: Path, tmp_path: Path) -> None:
     tree = experiment(teacher, student={"objective": {"kind": "toy_squared", "weight": 0.5}})
     stripes = {"method": "toy_stripes", "width": 4, "batch_size": 32, "resources": {"num_cpus": 1, "num_threads": 1}}

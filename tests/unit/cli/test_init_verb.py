@@ -160,7 +160,7 @@ def test_from_a_teacher_to_a_student_in_one_line(which: str, theirs: Path, tmp_p
 
     if which == "torchvision":
         save_state(models.resnet18(num_classes=7), tmp_path / "weights.pth")
-        given = ["weights.pth", "--model", "torchvision:resnet18", "--image-size", "64", "--student", "small_cnn_8"]
+        given = ["weights.pth", "--model", "torchvision:resnet18", "--image-size", "32", "--student", "small_cnn_8"]
     elif which == "timm":
         save_state(timm.create_model("test_resnet", num_classes=6), tmp_path / "weights.pth")
         given = ["weights.pth", "--model", "timm:test_resnet", "--image-size", "32", "--student", "timm:test_resnet"]
@@ -171,5 +171,5 @@ def test_from_a_teacher_to_a_student_in_one_line(which: str, theirs: Path, tmp_p
         given = [str(theirs / "group_norm.pt"), *network]
     else:
         given = [str(theirs / "grey.pt"), *GREY]
-    raydfkd("distill", *given, "--minutes", "5" if which == "torchvision" else "1.5", "--out", "run")
+    raydfkd("distill", *given, "--minutes", "2" if which == "torchvision" else "0.75", "--out", "run")
     assert json.loads((tmp_path / "run" / "result.json").read_text())["student_steps"] > 0
