@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import sys
-from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -39,22 +38,3 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if (torch := sys.modules.get("torch")) is not None:
         torch.manual_seed(0)
         torch.set_num_threads(1)
-
-
-TOGETHER = ("e2e/test_readme.py", "e2e/test_cluster.py", "ray/test_tokens.py")
-"""Files whose tests build on one another, or share what takes long to set up."""
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With ``--dist=loadfile`` only these files stay whole; all other tests go one by one to whichever process is free."""
-    if config.getvalue("dist") != "loadfile":
-        return None
-    from xdist.scheduler import LoadFileScheduling
-
-    class Spread(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = super()._split_scope(nodeid)
-            return file if file.endswith(TOGETHER) else nodeid
-
-    return Spread(config, log)

@@ -182,6 +182,7 @@ def joined(known: dict[str, Any], address: str | None = None) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         with _stderr_to_log():
+            _keep_raylet_off_the_terminal()
             ray.init(where, namespace=known.get("namespace", NAMESPACE), log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise _shut_out(where, error, "join it from a machine of the cluster, or give --address ray://HOST:10001") from error
