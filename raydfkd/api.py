@@ -143,18 +143,18 @@ def propose(
         RaydfkdError: something is missing or cannot be, in one sentence.
     """
     from raydfkd.pipeline.dataset.inspection import dataset_of
-    from raydfkd.pipeline.proposal.findings import Told, find_out, locate_teacher
+    from raydfkd.pipeline.proposal.findings import Told, identify
     from raydfkd.pipeline.proposal.machine import this_machine
     from raydfkd.pipeline.proposal.propose import Wishes
     from raydfkd.pipeline.proposal.propose import propose as proposed
 
-    network, checkpoint = locate_teacher(None if teacher is None else str(teacher), model)
-    if network is None:
-        raise ConfigError(f"{teacher} does not say which network it is: give model")
+    def refuse(missing: list[str]) -> dict[str, Any]:
+        if missing == ["model"]:
+            raise ConfigError(f"{teacher} does not say which network it is: give model")
+        raise ConfigError(f"{', '.join(missing)} of the teacher {teacher or model} are not known: give them in told")
+
     data = None if evaluation is None else dataset_of(Path(evaluation))
-    findings = find_out(network, checkpoint, told or Told(), data)
-    if findings.missing():
-        raise ConfigError(f"{', '.join(findings.missing())} of the teacher {teacher or model} are not known: give them in told")
+    findings = identify(None if teacher is None else str(teacher), model, told or Told(), data, refuse)
     return proposed(findings, Wishes(student, max_params, minutes, data), this_machine())
 
 

@@ -142,20 +142,13 @@ def _propose(
     address: str | None,
 ) -> Proposal:
     from raydfkd.pipeline.dataset.inspection import dataset_of
-    from raydfkd.pipeline.proposal.findings import find_out, locate_teacher
+    from raydfkd.pipeline.proposal.findings import identify
     from raydfkd.pipeline.proposal.machine import this_machine
     from raydfkd.pipeline.proposal.propose import Wishes, propose
     from raydfkd.pipeline.proposal.writing import summary
 
-    network, checkpoint = locate_teacher(teacher, model)
-    if network is None:
-        network = _ask("--model", "Its network (a catalog name, torchvision:NAME, timm:NAME or package.module:callable)", str)
     data = None if evaluation is None else dataset_of(Path(evaluation))
-    findings = find_out(network, checkpoint, told, data)
-    for name in findings.missing():
-        question, parse = QUESTIONS[name]
-        told = replace(told, **{name: _ask(f"--{OPTIONS.get(name, name)}", question, parse)})
-    findings = find_out(network, checkpoint, told, data)
+    findings = identify(teacher, model, told, data, _ask_for)
     if address is None:
         machine = this_machine()
     else:
@@ -214,13 +207,14 @@ def parse_numbers(text: str) -> tuple[float, ...]:
 
 
 QUESTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "model": ("Its network (a catalog name, torchvision:NAME, timm:NAME or package.module:callable)", str),
     "num_classes": ("How many classes it has", int),
     "channels": ("How many channels its images have (1 or 3)", int),
     "image_size": ("The size of its images in pixels (SIDE or HEIGHTxWIDTH)", parse_size),
     "mean": ("The mean of its images, for pixels in [0,1], one number per channel (0 if it takes plain images)", parse_numbers),
     "std": ("Their standard deviation (1 if it takes plain images)", parse_numbers),
 }
-"""By the name in ``Told``."""
+"""By the name in ``Told``, or of the option."""
 OPTIONS = {"num_classes": "classes", "image_size": "image-size"}
 """Where an option is called otherwise."""
 
@@ -228,6 +222,10 @@ OPTIONS = {"num_classes": "classes", "image_size": "image-size"}
 def on_terminal() -> bool:
     """Whether there is somebody to ask."""
     return sys.stdin.isatty()
+
+
+def _ask_for(names: list[str]) -> dict[str, Any]:
+    return {name: _ask(f"--{OPTIONS.get(name, name)}", *QUESTIONS[name]) for name in names}
 
 
 def _ask(option: str, question: str, parse: Callable[[str], T]) -> T:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -144,6 +144,29 @@ def _without_file(model: str) -> str:
     if ":" not in model or model.split(":")[0] in NO_WEIGHTS:
         raise ConfigError(f"{model} has random weights: give the file of its trained weights with --teacher")
     return model
+
+
+def identify(
+    teacher: str | None,
+    model: str | None,
+    told: Told,
+    evaluation: DatasetConfig | None,
+    ask: Callable[[list[str]], dict[str, Any]],
+) -> Findings:
+    """As :func:`find_out`, of a teacher as a user names it (see :func:`locate_teacher`); what is missing is asked for.
+
+    Args:
+        ask: from names of ``Told``, or ``model``, to their values; raises where nobody answers.
+
+    Raises:
+        CheckpointError, ConfigError: see both.
+    """
+    network, checkpoint = locate_teacher(teacher, model)
+    if network is None:
+        network = ask(["model"])["model"]
+    findings = find_out(network, checkpoint, told, evaluation)
+    missing = findings.missing()
+    return findings if not missing else find_out(network, checkpoint, replace(told, **ask(missing)), evaluation)
 
 
 def find_out(model: str, checkpoint: str | None, told: Told, evaluation: DatasetConfig | None = None) -> Findings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny_synthesis import SHAPE, build, build_student, build_teacher, summary
+from tiny_synthesis import SHAPE, assert_alike, build, build_student, build_teacher, hand_over, summary
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -105,13 +104,8 @@ def test_student_and_teacher_are_driven_apart(kind: str) -> None:
 def test_a_restored_synthesizer_goes_on_bit_for_bit(method: str) -> None:
     one, other = make(method), make(method, seed=9)
     one.step(summary())
-    packed = io.BytesIO()
-    torch.save(one.state_dict(), packed)
-    packed.seek(0)
-    other.load_state_dict(torch.load(packed, weights_only=True))
-    expected, found = one.step(summary()), other.step(summary())
-    np.testing.assert_array_equal(found.images, expected.images)
-    assert found.metrics == expected.metrics
+    hand_over(one, other)
+    assert_alike(one, other)
 
 
 @pytest.mark.parametrize(

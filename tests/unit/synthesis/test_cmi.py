@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import io
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_synthesis import SHAPE, TASK, build, build_teacher, summary
+from tiny_synthesis import SHAPE, TASK, assert_alike, build, build_teacher, hand_over, summary
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -190,15 +189,9 @@ def test_what_is_stored_is_as_other_methods_store_it() -> None:
 def test_a_restored_synthesizer_goes_on_bit_for_bit() -> None:
     one, other = make(), make(seed=9)
     one.step(summary())
-    packed = io.BytesIO()
-    torch.save(one.state_dict(), packed)
-    packed.seek(0)
     other.step(summary())
-    other.load_state_dict(torch.load(packed, weights_only=True))
-    for _ in range(2):
-        expected, found = one.step(summary()), other.step(summary())
-        np.testing.assert_array_equal(found.images, expected.images)
-        assert found.metrics == expected.metrics
+    hand_over(one, other)
+    assert_alike(one, other)
 
 
 def test_a_seed_repeats_and_global_randomness_is_left_alone() -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny_synthesis import CLASSES, MEAN, SHAPE, STD, build, build_student, build_teacher, summary
+from tiny_synthesis import CLASSES, MEAN, SHAPE, STD, assert_alike, build, build_student, build_teacher, hand_over, summary
 from torch.nn import functional as F
 
 from raydfkd.models.teachers.bn_statistics import BatchNormStatistics
@@ -112,13 +111,8 @@ def test_a_restored_synthesizer_goes_on_bit_for_bit() -> None:
     settings: dict[str, Any] = {"bn_relative": True, "bn_weight": 3.0, "shift": 2, "flip": True}
     one, other = make(**settings), make(seed=9, **settings)
     one.step(summary())
-    packed = io.BytesIO()
-    torch.save(one.state_dict(), packed)
-    packed.seek(0)
-    other.load_state_dict(torch.load(packed, weights_only=True))
-    expected, found = one.step(summary()), other.step(summary())
-    np.testing.assert_array_equal(found.images, expected.images)
-    assert found.metrics == expected.metrics
+    hand_over(one, other)
+    assert_alike(one, other)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_synthesis import CLASSES, SHAPE, build, build_teacher, summary
+from tiny_synthesis import CLASSES, SHAPE, assert_alike, build, build_teacher, hand_over, summary
 from torch import Tensor, nn
 
 from raydfkd.errors import ConfigError, TeacherError
@@ -258,15 +257,9 @@ def test_the_discriminator_goes_on_from_batch_to_batch_and_from_a_state(method: 
     one, other = make(method), make(method, seed=9)
     one.step(summary())
     learnt = flat_weights(one.alignment.discriminator)
-    packed = io.BytesIO()
-    torch.save(one.state_dict(), packed)
-    packed.seek(0)
-    other.load_state_dict(torch.load(packed, weights_only=True))
+    hand_over(one, other)
     np.testing.assert_array_equal(flat_weights(other.alignment.discriminator), learnt)
-    for _ in range(2):
-        expected, found = one.step(summary()), other.step(summary())
-        np.testing.assert_array_equal(found.images, expected.images)
-        assert found.metrics == expected.metrics
+    assert_alike(one, other)
     assert 0 < np.abs(flat_weights(one.alignment.discriminator) - learnt).max() < 0.05, "a few steps on, and not drawn anew"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from typing import Any
 
 import numpy as np
@@ -89,3 +90,19 @@ def weights_of(synthesizer: FastSynthesizer) -> dict[str, torch.Tensor]:
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def hand_over(one: Any, other: Any) -> None:
+    """Loads the state of one synthesizer into another, as a checkpoint does."""
+    packed = io.BytesIO()
+    torch.save(one.state_dict(), packed)
+    packed.seek(0)
+    other.load_state_dict(torch.load(packed, weights_only=True))
+
+
+def assert_alike(one: Any, other: Any) -> None:
+    """Both make the same next two batches, to the bit."""
+    for _ in range(2):
+        expected, found = one.step(summary()), other.step(summary())
+        np.testing.assert_array_equal(found.images, expected.images)
+        assert found.metrics == expected.metrics
