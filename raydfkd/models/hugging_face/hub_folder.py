@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from raydfkd.errors import ConfigError
+from raydfkd.errors import ConfigError, first_line
 
 PREFIX = "hf:"
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -175,8 +175,7 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(NEEDED_FILES), etag_timeout=HUB_TIMEOUT_S))
     except Exception as error:  # of many libraries
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ConfigError(
             f"model 'hf:{name}': there is no folder {name}, no local copy from the hub, and the hub cannot be asked or "
-            f"has none ({reason}): correct the name, or download it where there is a network and give its folder"
+            f"has none ({first_line(error)}): correct the name, or download it where there is a network and give its folder"
         ) from error

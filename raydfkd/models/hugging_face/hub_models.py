@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from raydfkd.errors import CheckpointError, ConfigError
+from raydfkd.errors import CheckpointError, ConfigError, first_line
 from raydfkd.models.classifiers import ImageShape
 from raydfkd.models.hugging_face.hub_folder import CONFIG, PREFIX, PROCESSOR, HubFolder, open_hub_folder
 
@@ -109,8 +109,7 @@ def _first_line_of_errors(reference: str, folder: HubFolder) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ConfigError(f"model {reference!r} cannot be built from {folder.path}: {reason}") from error
+        raise ConfigError(f"model {reference!r} cannot be built from {folder.path}: {first_line(error)}") from error
 
 
 def require_library(format: str, model: str) -> None:

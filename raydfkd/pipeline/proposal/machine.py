@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from raydfkd.resources import available_cpus
+
 MANY_CORES = 8
 """Cores from which generators beside the student, by Ray, are worth their own processes."""
 
@@ -45,4 +47,4 @@ def this_machine() -> Machine:
         memory = torch.cuda.get_device_properties(0).total_memory
     else:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return Machine(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, gpus, memory)
+    return Machine(available_cpus(), gpus, memory)
