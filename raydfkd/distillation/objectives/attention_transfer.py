@@ -57,8 +57,8 @@ class AttentionTransferObjective(Objective):
         if sizes["student"] != sizes["teacher"]:
             raise ConfigError(
                 "objective 'attention_transfer' is for networks of one family, and the stages of the student are of "
-                f"{', '.join(sizes['student'])} pixels, those of the teacher of {', '.join(sizes['teacher'])}: choose a student "
-                "of the teacher's family, or objective kl with temperature 1, ZSKT's for other pairs"
+                f"{', '.join(sizes['student'])} pixels, those of the teacher of {', '.join(sizes['teacher'])}: choose a "
+                "student of the teacher's family, or objective kl with temperature 1, ZSKT's for other pairs"
             )
 
     def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:

@@ -6,8 +6,8 @@ discrepancy between student and teacher, which the student (objective l1) makes 
     bn_weight * L_BN + one_hot_weight * CE(t, argmax t) + entropy_weight * sum p log10 p - adversarial_weight * mean |t - s|
 
 There is no code, and of the paper's text the abstract alone was at hand, which names L_BN and the discrepancy. That this is
-DFAD's L1, with its schedule (batches of 256, 5 student steps for each of the generator's), the two terms of DAFL, and all weights
-are our choice.
+DFAD's L1, with its schedule (batches of 256, 5 student steps for each of the generator's), the two terms of DAFL, and all
+weights are our choice.
 """
 
 from __future__ import annotations
