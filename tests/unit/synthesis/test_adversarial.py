@@ -1,8 +1,9 @@
-"""DAFL, DFAD, DFQ and ZSKT: each generator's step against its formula, and batches of fresh images."""
+"""DAFL, DFAD, DDAD, DFQ and ZSKT: each generator's step against its formula, and batches of fresh images."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,7 @@ def kl(s: Tensor, t: Tensor) -> Tensor:
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "dafl": lambda s, t, features, bn: certainty(t) + 20 * imbalance(t) - 1e-3 * features.abs().mean(),
     "dfad": lambda s, t, features, bn: -(t - s).abs().mean(),
+    "ddad": lambda s, t, features, bn: 0.05 * certainty(t) + 5 / math.log(10) * imbalance(t) + bn - (t - s).abs().mean(),
     "dfq": lambda s, t, features, bn: certainty(t) + 20 * imbalance(t) + bn - kl(s, t),
     "zskt": lambda s, t, features, bn: -kl(s, t),
 }
