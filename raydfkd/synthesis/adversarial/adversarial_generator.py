@@ -34,11 +34,12 @@ if TYPE_CHECKING:
     from raydfkd.losses import inversion
     from raydfkd.models import generators, precision
     from raydfkd.models import weights as weight_files
-    from raydfkd.models.generators.upsampling import UpsamplingGenerator
+    from raydfkd.models.generators import memory_networks
     from raydfkd.models.teachers import bn_statistics
 else:
     torch, inversion = deferred("torch"), deferred("raydfkd.losses.inversion")
     generators, precision = deferred("raydfkd.models.generators"), deferred("raydfkd.models.precision")
+    memory_networks = deferred("raydfkd.models.generators.memory_networks")
     weight_files = deferred("raydfkd.models.weights")
     bn_statistics = deferred("raydfkd.models.teachers.bn_statistics")
 
@@ -52,8 +53,8 @@ class AdversarialConfig(InversionConfig):
     """Steps of the generator before each batch."""
     generator_batch_size: int = Field(256, ge=1)
     """Images of a generator step, which are not kept."""
-    generator: str = "large"
-    """Generator network: standard or large."""
+    generator: Literal["standard", "large", "normalized"] = "large"
+    """Generator network: standard, large, or DAFL's own, whose images are normalised as a batch (normalized)."""
     base_channels: int = Field(64, ge=4)
     """Channels of the generator's last hidden layer (ngf)."""
     latent_dim: int = Field(256, ge=1)
@@ -98,7 +99,7 @@ class AdversarialSynthesizer(InversionSynthesizer):
     """One generator and its optimizer; ``step`` trains it and makes a batch of fresh images.
 
     Raises:
-        UnknownNameError, ConfigError: there is no such generator, or it cannot make such images.
+        ConfigError: the generator cannot make such images.
         TeacherError: ``activation_weight`` is above 0 and the teacher's penultimate features cannot be found.
         ConfigError, TeacherError: feature alignment lacks something.
     """
@@ -114,11 +115,18 @@ class AdversarialSynthesizer(InversionSynthesizer):
         self._statistics = bn_statistics.BatchNormStatistics(self.teacher, required=config.reads_batch_norm)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
-            network = generators.build_generator(
-                config.generator, self.teacher.image_shape, config.latent_dim, config.base_channels
-            )
-        self.generator: UpsamplingGenerator = network.to(device).to(memory_format=torch.channels_last).train()
+            network = self._network()
+        self.generator = network.to(device).to(memory_format=torch.channels_last).train()
         self._optimizer = torch.optim.Adam(self.generator.parameters(), config.generator_lr, config.generator_betas)
+
+    def _network(self) -> nn.Module:
+        config, shape, statistics = self.config, self.teacher.image_shape, self.teacher.normalization
+        if config.generator == "normalized":
+            mean, std = statistics.mean.tolist(), statistics.std.tolist()
+            return memory_networks.NormalizedGenerator(
+                shape, config.latent_dim, config.base_channels, mean, std, spectral=False
+            )
+        return generators.build_generator(config.generator, shape, config.latent_dim, config.base_channels)
 
     def step(self, summary: BufferSummary) -> SyntheticBatch:
         config, metrics = self.config, {}

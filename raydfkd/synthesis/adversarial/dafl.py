@@ -3,8 +3,7 @@
 The generator plays for the teacher alone: one-hot predictions, large activations and evenly many images of each class. The
 defaults are those of the re-implementation that later papers compare with (Fang et al., AAAI 2022, whose entropy is to base e,
 hence 20 ln 10); its schedule has 5 student steps for each of the generator's. The presets are the paper's own runs, which have
-one student step for each of the generator's, on the same images, and a generator that ends in a Tanh and a BatchNorm; here the
-student's images are made after the generator's step, and the generator ends in a sigmoid.
+one student step for each of the generator's, on the same images; here the student's are made after the generator's step.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from raydfkd.synthesis.adversarial.adversarial_generator import AdversarialConfi
 from raydfkd.synthesis.method import Method, Presets
 
 _CIFAR: dict[str, Any] = {
-    "generator": "standard",
+    "generator": "normalized",
     "generator_betas": (0.9, 0.999),
     "batch_size": 1024,
     "generator_batch_size": 1024,
@@ -32,7 +31,7 @@ class DAFLConfig(AdversarialConfig):
 
     presets: ClassVar[Presets] = {
         "published_mnist": {
-            "generator": "standard",
+            "generator": "normalized",
             "generator_betas": (0.9, 0.999),
             "batch_size": 512,
             "generator_batch_size": 512,

@@ -6,7 +6,8 @@ generator's. The preset is the paper's own run: ten student steps on one batch o
 gradient is cut to length 5, and a KL averaged over all elements, hence ``adversarial_weight`` 1 / K for its K = 10 classes. A
 student of the teacher's family has attention transfer (objective attention_transfer), any other kl with temperature 1; with
 replay.synthetic capacity 128 and max_draws 10 its ten steps are on one batch. Here that batch is of new latents, where the
-paper's is of those of the generator's step, and the student learns by SGD, where the paper's does by Adam.
+paper's is of those of the generator's step, the generator's rate stays, where the paper's falls along a cosine, and it ends
+in a sigmoid, where the paper's ends in a BatchNorm.
 """
 
 from __future__ import annotations

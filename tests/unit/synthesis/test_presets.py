@@ -16,7 +16,7 @@ ADAM = (0.9, 0.999)
 PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
     ("dafl", "published_mnist"): {
         "batch_size": 512, "generator_batch_size": 512, "latent_dim": 100, "generator_lr": 0.2, "generator_betas": ADAM,
-        "one_hot_weight": 1, "entropy_weight": 5, "activation_weight": 0.1, "generator": "standard",
+        "one_hot_weight": 1, "entropy_weight": 5, "activation_weight": 0.1, "generator": "normalized",
     },
     ("dafl", "published_cifar10"): {
         "batch_size": 1024, "generator_batch_size": 1024, "latent_dim": 1000, "generator_lr": 0.02,
@@ -28,14 +28,14 @@ PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("dfad", "published"): {
         "batch_size": 5 * 256, "generator_batch_size": 256, "latent_dim": 256, "generator_lr": 1e-3,
-        "generator_betas": ADAM, "adversarial_distance": "l1", "adversarial_weight": 1, "generator": "standard",
+        "generator_betas": ADAM, "adversarial_distance": "l1", "adversarial_weight": 1, "generator": "normalized",
     },
     ("dfad", "published_nyuv2"): {
         "batch_size": 5 * 64, "generator_batch_size": 64, "adversarial_distance": "log_l1", "generator_betas": ADAM,
     },
     ("zskt", "published"): {
         "batch_size": 128, "generator_batch_size": 128, "latent_dim": 100, "generator_lr": 1e-3, "max_grad_norm": 5,
-        "adversarial_weight": 1 / 10, "adversarial_distance": "kl", "generator_betas": ADAM,
+        "adversarial_weight": 1 / 10, "adversarial_distance": "kl", "generator_betas": ADAM, "generator": "standard",
     },
     ("nayer", "cifar10"): {"batch_size": 400, "steps_per_batch": 30, "lr": 4e-3, "life_batches": 20},
     ("nayer", "cifar100"): {
