@@ -39,7 +39,7 @@ class NetworkOutput:
             tuple(x.detach() for x in self.maps),
             None if self.embedding is None else self.embedding.detach(),
             None if self.head_weight is None else self.head_weight.detach(),
-            tuple(x.detach() for x in self.gradients),
+            gradients=tuple(x.detach() for x in self.gradients),
         )
 
 

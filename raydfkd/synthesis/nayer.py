@@ -87,8 +87,10 @@ class NAYERConfig(InversionConfig):
     """Names that text_encoder encodes, in the order of the teacher's logits."""
     code_dim: int = Field(512, ge=1)
     """Width of drawn class codes; an embedding has its own."""
-    noisy_dim: int = Field(256, ge=1)
-    """Width of the noisy layers' output."""
+    generator: str = "standard"
+    """Generator network behind the noisy layers: standard or large."""
+    latent_dim: int = Field(256, ge=1)
+    """Width of the noisy layers' output, which is that network's latent vector."""
     base_channels: int = Field(64, ge=4)
     """Channels of the generator's last hidden layer (ngf)."""
     lr: float = Field(4e-3, gt=0)
@@ -134,7 +136,8 @@ class NAYERSynthesizer(InversionSynthesizer):
     """One generator network that lives for some batches, and the smoothed statistics of what it made.
 
     Raises:
-        ConfigError: the class embeddings cannot be read, or the generator cannot make such images.
+        ConfigError: the class embeddings cannot be read.
+        UnknownNameError, ConfigError: there is no such generator, or it cannot make such images.
         ConfigError, TeacherError: feature alignment lacks something.
     """
 
@@ -142,7 +145,6 @@ class NAYERSynthesizer(InversionSynthesizer):
 
     def __init__(self, config: NAYERConfig, parts: SynthesisParts, context: SynthesisContext, device: torch.device) -> None:
         super().__init__(config, parts, context, device)
-        generators.require_quarters("nayer", self.teacher.image_shape)
         self._statistics = bn_statistics.BatchNormStatistics(self.teacher, required=config.reads_batch_norm)
         self._average: list[tuple[Tensor, Tensor]] | None = None
         self._in_warmup = True
@@ -167,9 +169,10 @@ class NAYERSynthesizer(InversionSynthesizer):
         config = self.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(LARGEST_SEED, (), generator=self.rng)))
-            network = noisy_label_generator.NoisyLabelGenerator(
-                self.teacher.image_shape, embeddings, config.batch_size, config.noisy_dim, config.base_channels
+            body = generators.build_generator(
+                config.generator, self.teacher.image_shape, config.latent_dim, config.base_channels
             )
+            network = noisy_label_generator.NoisyLabelGenerator(body, embeddings, config.batch_size)
         self.generator = network.to(self.device).to(memory_format=torch.channels_last).train()
         self._age_batches = 0
 

@@ -66,8 +66,8 @@ class SpaceshipNetConfig(InversionConfig):
     """Probability that a group exchanges channels; the others' images are of the maps as they were."""
     bank_size: int = Field(2560, ge=1)
     """Images whose hidden maps are kept, the newest (published: all)."""
-    generator: str = "standard"
-    """Generator network: standard or large."""
+    generator: Literal["standard", "large"] = "standard"
+    """Generator network."""
     base_channels: int = Field(64, ge=4)
     """Channels of the generator's last hidden layer (ngf)."""
     latent_dim: int = Field(256, ge=1)

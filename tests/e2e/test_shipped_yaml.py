@@ -37,7 +37,6 @@ from raydfkd.models.catalog import build_classifier
 from raydfkd.models.discriminators import build_discriminator
 from raydfkd.models.generators import build_conditional_generator, build_generator
 from raydfkd.models.generators.memory_networks import MemoryEncoder, NormalizedGenerator
-from raydfkd.models.generators.noisy_label_generator import NoisyLabelGenerator
 from raydfkd.pipeline.dataset.config import load_dataset_build
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig, load_experiment
@@ -48,7 +47,6 @@ from raydfkd.pipeline.teacher.config import load_teacher_training
 from raydfkd.settings import Settings
 from raydfkd.synthesis.deep_inversion import DeepInversionConfig
 from raydfkd.synthesis.hidfd import HiDFDConfig
-from raydfkd.synthesis.nayer import NAYERConfig
 from raydfkd.synthesis.predfkd import PreDFKDConfig
 from raydfkd.synthesis.procedural.shaders.shader_catalog import family_names
 from raydfkd.synthesis.procedural.synthesizer import ProceduralConfig
@@ -110,10 +108,6 @@ def check_run(run: Shipped) -> None:
                 build_memory_on_meta(config.task.image_shape, source.latent_dim, source.base_channels)
             case DeepInversionConfig():
                 pass  # it has no generator
-            case NAYERConfig():
-                build_of_codes_on_meta(
-                    config.task.image_shape, config.task.num_classes, source.batch_size, source.base_channels
-                )
             case _:
                 try_generator(source.generator, config.task.image_shape, source.latent_dim, source.base_channels)
     build_rate_limiters(config)
@@ -126,12 +120,6 @@ def try_generator(generator: str, shape: tuple[int, int, int], latent_dim: int, 
     with torch.device("meta"):
         network = build_generator(generator, shape, latent_dim, channels)
         assert tuple(network(torch.zeros(2, latent_dim)).shape[1:]) == shape
-
-
-@cache
-def build_of_codes_on_meta(shape: tuple[int, int, int], classes: int, batch_size: int, channels: int) -> None:
-    with torch.device("meta"):
-        NoisyLabelGenerator(shape, torch.zeros(classes, 512), batch_size, 256, channels)
 
 
 @cache

@@ -29,7 +29,9 @@ def build_generator(
         UnknownNameError: there is no generator of that name.
         ConfigError: a side of the image is not a positive multiple of 4.
     """
-    require_quarters(name, image_shape)
+    channels, height, width = image_shape
+    if min(channels, height, width) < 1 or height % 4 != 0 or width % 4 != 0:
+        raise ConfigError(f"generator {name!r} cannot make images of {image_shape}: height and width must be multiples of 4")
     if latent_dim < 1 or base_channels < 1:
         raise ConfigError(
             f"generator {name!r} needs latent_dim and base_channels of at least 1, got {latent_dim}, {base_channels}"
@@ -37,13 +39,6 @@ def build_generator(
     from raydfkd.models.generators.upsampling import UpsamplingGenerator
 
     return UpsamplingGenerator(image_shape, latent_dim, base_channels, GENERATORS.get(name))
-
-
-def require_quarters(name: str, image_shape: tuple[int, int, int]) -> None:
-    """Raises ConfigError if a side of the image is not a positive multiple of 4, as two upsamplings give it."""
-    channels, height, width = image_shape
-    if min(channels, height, width) < 1 or height % 4 != 0 or width % 4 != 0:
-        raise ConfigError(f"generator {name!r} cannot make images of {image_shape}: height and width must be multiples of 4")
 
 
 CONDITIONAL_GENERATORS: Registry[Callable[[tuple[int, int, int], int, int, int, Conditioning], ResidualGenerator]] = Registry(

@@ -12,7 +12,7 @@ from raydfkd.models.generators.upsampling import UpsamplingGenerator
 
 
 class NoisyLabelGenerator(nn.Module):
-    """Classes [B] to images [B,C,H,W], float32 in [0,1]: BatchNorm of the class embedding, a noisy linear layer, G-std.
+    """Classes [B] to images [B,C,H,W], float32 in [0,1]: BatchNorm of the class embedding, a noisy linear layer, the body.
 
     There is no latent vector: what differs between two images of a class is their noisy layer. Consecutive groups of K images,
     for K classes, have a noisy layer each, so that a class that comes once in each group is made in as many ways as there
@@ -20,24 +20,20 @@ class NoisyLabelGenerator(nn.Module):
     which ``redraw_noise`` draws.
 
     Args:
-        image_shape: (C, H, W); H and W are multiples of 4.
+        body: latents [B,Z] to images; the published one is the standard generator.
         embeddings_KD: of the classes; they are not trained.
         batch_size: most images of a batch; there are ceil(batch_size / K) noisy layers.
-        noisy_dim: width of the noisy layers' output.
-        base_channels: the papers' ``ngf``.
     """
 
     embeddings_KD: Tensor
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], embeddings_KD: Tensor, batch_size: int, noisy_dim: int, base_channels: int
-    ) -> None:
+    def __init__(self, body: UpsamplingGenerator, embeddings_KD: Tensor, batch_size: int) -> None:
         super().__init__()
         self.register_buffer("embeddings_KD", embeddings_KD)
         num_classes, width = embeddings_KD.shape
         self.norm = nn.BatchNorm1d(width)
-        self.noisy_layers = nn.ModuleList(nn.Linear(width, noisy_dim) for _ in range(-(-batch_size // num_classes)))
-        self.body = UpsamplingGenerator(image_shape, noisy_dim, base_channels)
+        self.noisy_layers = nn.ModuleList(nn.Linear(width, body.latent_dim) for _ in range(-(-batch_size // num_classes)))
+        self.body = body
 
     def forward(self, classes_B: Tensor) -> Tensor:
         groups = self.norm(self.embeddings_KD[classes_B]).split(len(self.embeddings_KD))

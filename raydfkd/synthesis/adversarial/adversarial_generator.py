@@ -1,4 +1,4 @@
-"""What DAFL, DFAD, DFQ and ZSKT share: one generator for the whole run, trained against the student, whose images are not kept.
+"""What DAFL, DFAD, DDAD, DFQ and ZSKT share: one generator for the run, trained against the student, whose images are not kept.
 
 These papers alternate one step of the generator with k steps of the student, each on images that are made for it and dropped.
 Here images reach the student through the buffer, so an alternation is a batch: the generator's steps, then ``batch_size``
@@ -29,7 +29,7 @@ from raydfkd.types import BufferSummary, SyntheticBatch
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from raydfkd.losses import inversion
     from raydfkd.models import generators, precision
@@ -53,8 +53,8 @@ class AdversarialConfig(InversionConfig):
     """Steps of the generator before each batch."""
     generator_batch_size: int = Field(256, ge=1)
     """Images of a generator step, which are not kept."""
-    generator: Literal["standard", "large", "normalized"] = "large"
-    """Generator network: standard, large, or DAFL's own, whose images are normalised as a batch (normalized)."""
+    generator: str = "large"
+    """Generator network: standard, large, or normalized, DAFL's own, which normalises its images as a batch."""
     base_channels: int = Field(64, ge=4)
     """Channels of the generator's last hidden layer (ngf)."""
     latent_dim: int = Field(256, ge=1)
@@ -99,7 +99,7 @@ class AdversarialSynthesizer(InversionSynthesizer):
     """One generator and its optimizer; ``step`` trains it and makes a batch of fresh images.
 
     Raises:
-        ConfigError: the generator cannot make such images.
+        UnknownNameError, ConfigError: there is no such generator, or it cannot make such images.
         TeacherError: ``activation_weight`` is above 0 and the teacher's penultimate features cannot be found.
         ConfigError, TeacherError: feature alignment lacks something.
     """

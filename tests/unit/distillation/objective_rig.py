@@ -50,7 +50,7 @@ def outputs(shapes: FeatureShapes, seed: int, batch_size: int = 4, dtype: torch.
         maps,
         noise(batch_size, shapes.embedding).requires_grad_(),
         noise(CLASSES, shapes.embedding).requires_grad_(),
-        tuple(noise(batch_size, shape[0]).requires_grad_() for shape in shapes.maps),
+        gradients=tuple(noise(batch_size, shape[0]).requires_grad_() for shape in shapes.maps),
     )
 
 

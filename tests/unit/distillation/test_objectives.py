@@ -30,7 +30,7 @@ def asked_for(output: NetworkOutput, needs: frozenset[str]) -> NetworkOutput:
         output.maps if "maps" in needs else (),
         output.embedding if "embedding" in needs else None,
         output.head_weight if "head" in needs else None,
-        output.gradients if "gradients" in needs else (),
+        gradients=output.gradients if "gradients" in needs else (),
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from raydfkd.errors import ConfigError
+from raydfkd.models.generators import build_generator
 from raydfkd.models.generators.class_embeddings import encode_names, random_codes, read_embeddings
 from raydfkd.models.generators.noisy_label_generator import NoisyLabelGenerator
 
@@ -123,7 +124,7 @@ def test_a_text_encoder_without_its_library_or_model_is_refused(monkeypatch: pyt
 
 def test_the_generator_has_a_noisy_layer_for_each_group_of_classes() -> None:
     with torch.device("meta"):
-        generator = NoisyLabelGenerator((3, 32, 32), torch.empty(100, 512), 400, 256, 64)
+        generator = NoisyLabelGenerator(build_generator("standard", (3, 32, 32), 256, 64), torch.empty(100, 512), 400)
     assert len(generator.noisy_layers) == 4
     noisy = 4 * (512 * 256 + 256)
     # NAYER's: BatchNorm of the embedding, the noisy layers, and the standard generator with a latent of 256.
@@ -132,7 +133,7 @@ def test_the_generator_has_a_noisy_layer_for_each_group_of_classes() -> None:
 
 def test_images_are_of_the_normalised_embedding_through_the_layer_of_their_group() -> None:
     torch.manual_seed(0)
-    generator = NoisyLabelGenerator((1, 8, 8), torch.randn(3, 5), 7, 6, 4)
+    generator = NoisyLabelGenerator(build_generator("standard", (1, 8, 8), 6, 4), torch.randn(3, 5), 7)
     generator.redraw_noise(torch.Generator().manual_seed(2))
     classes = torch.tensor([0, 1, 2, 2, 1, 0, 1])
     seen: list[torch.Tensor] = []
@@ -145,7 +146,7 @@ def test_images_are_of_the_normalised_embedding_through_the_layer_of_their_group
 
 
 def test_noise_is_standard_normal_without_a_bias() -> None:
-    generator = NoisyLabelGenerator((1, 8, 8), torch.randn(2, 64), 4, 128, 4)
+    generator = NoisyLabelGenerator(build_generator("standard", (1, 8, 8), 128, 4), torch.randn(2, 64), 4)
     before = generator.body.first_linear.weight.clone()
     generator.redraw_noise(torch.Generator().manual_seed(2))
     weights = [layer.weight.detach() for layer in generator.noisy_layers]

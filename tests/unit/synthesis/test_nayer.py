@@ -23,7 +23,7 @@ SMALL: dict[str, Any] = {
     "steps_per_batch": 3,
     "base_channels": 4,
     "code_dim": 16,
-    "noisy_dim": 6,
+    "latent_dim": 6,
     "crop_padding": 0,
     "flip": False,
 }

@@ -40,7 +40,7 @@ PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
     ("nayer", "cifar10"): {"batch_size": 400, "steps_per_batch": 30, "lr": 4e-3, "life_batches": 20},
     ("nayer", "cifar100"): {
         "batch_size": 400, "steps_per_batch": 40, "lr": 4e-3, "bn_weight": 10, "one_hot_weight": 0.5,
-        "adversarial_weight": 1.33, "life_batches": 20, "warmup_life_batches": 100, "noisy_dim": 256,
+        "adversarial_weight": 1.33, "life_batches": 20, "warmup_life_batches": 100, "latent_dim": 256, "generator": "standard",
     },
     ("nayer", "tiny_imagenet"): {
         "batch_size": 200, "steps_per_batch": 60, "life_batches": 40, "warmup_life_batches": 200, "flip": False,
