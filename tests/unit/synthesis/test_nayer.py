@@ -137,8 +137,8 @@ def test_class_names_are_encoded_by_the_text_encoder(monkeypatch: pytest.MonkeyP
 
 
 def test_the_teacher_comes_to_see_the_targets() -> None:
-    made = make(steps_per_batch=120, lr=0.02, bn_weight=0.1, one_hot_weight=2.0).step(WARM)
-    assert (made.teacher_class == made.targets).mean() > 0.6
+    made = make(steps_per_batch=120, bn_weight=0.0, base_channels=16, latent_dim=32).step(WARM)
+    assert (made.teacher_class == made.targets).mean() > 0.5
 
 
 def test_a_restored_synthesizer_goes_on_bit_for_bit() -> None:
