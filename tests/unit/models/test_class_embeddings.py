@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -156,3 +157,26 @@ def test_noise_is_standard_normal_without_a_bias() -> None:
         assert weight.std().item() == pytest.approx(1, rel=0.05)
         assert not layer.bias.any()
     assert torch.equal(generator.body.first_linear.weight, before)
+
+
+@pytest.mark.slow
+def test_names_are_encoded_by_a_clip_model_of_transformers(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(vocabulary)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = transformers.CLIPTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    tokenizer.save_pretrained(tmp_path)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    end = len(vocabulary) - 1
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(vocabulary), projection_dim=12, eos_token_id=end, bos_token_id=end - 1, pad_token_id=end, **sizes
+    )
+    torch.manual_seed(0)
+    model = transformers.CLIPTextModelWithProjection(config).eval()
+    model.save_pretrained(tmp_path)
+    found = encode_names(f"hf:{tmp_path}", ["cat", "pick-up"])
+    with torch.no_grad():
+        expected = [model(**tokenizer([f"a image of {name}"], return_tensors="pt")).text_embeds for name in ("cat", "pick up")]
+    torch.testing.assert_close(found, torch.cat(expected), rtol=1e-4, atol=1e-5)
