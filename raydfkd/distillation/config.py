@@ -133,6 +133,13 @@ class StudentConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _compilable(self) -> StudentConfig:
+        kind = self.objective.kind
+        if self.compile and "gradients" in OBJECTIVES.get(kind).objective.teacher_needs:
+            raise ValueError(f"objective {kind} differentiates both networks within a step, which compile cannot: leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _few_shot_fits(self) -> StudentConfig:
         if self.few_shot is None:
             return self

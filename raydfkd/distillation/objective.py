@@ -133,3 +133,13 @@ def stage_shapes(shapes: FeatureShapes, network: str, kind: str) -> tuple[tuple[
             "a stem's and a stage's; name more layers in its feature_layers"
         )
     return shapes.maps[1:]
+
+
+def require_pooled_head(shapes: FeatureShapes, network: str, kind: str) -> None:
+    """Raises ConfigError if a network has more between its last map and its head than global average pooling."""
+    if shapes.maps[-1][0] != shapes.embedding:
+        raise ConfigError(
+            f"objective {kind!r} applies the head at each pixel of the last map, but the {network}'s head takes "
+            f"{shapes.embedding} features and its last map has {shapes.maps[-1][0]} channels: name the layer that is pooled "
+            "last in its feature_layers, or take another objective"
+        )

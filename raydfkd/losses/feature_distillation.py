@@ -127,6 +127,35 @@ def class_attention_loss_per_sample(
     return (pooled[0] - pooled[1]).square().mean((1, 2, 3))
 
 
+def attention_transfer_loss_per_sample(student_map_BCHW: Tensor, teacher_map_BCHW: Tensor) -> Tensor:
+    """AT (Zagoruyko and Komodakis, ICLR 2017) in the form of ZSKT's code: mean squared difference of two attention maps.
+
+    An attention map is the mean over channels of the squared activations, as a vector of length 1 over pixels; the mean is over
+    pixels.
+
+    Args:
+        student_map_BCHW, teacher_map_BCHW: of one height and width; their channels may differ in number.
+
+    Returns:
+        float32 [B].
+    """
+    student_BP, teacher_BP = (_attention(each) for each in (student_map_BCHW, teacher_map_BCHW))
+    return (student_BP - teacher_BP).square().mean(1)
+
+
+def _attention(map_BCHW: Tensor) -> Tensor:
+    return F.normalize(map_BCHW.float().square().mean(1).flatten(1), dim=1)
+
+
+def grad_cam(map_BCHW: Tensor, gradient_BC: Tensor) -> Tensor:
+    """sum_c g_c F_c, float32 [B,H,W]: Grad-CAM (Selvaraju et al., ICCV 2017) without its ReLU, as SpaceshipNet takes it.
+
+    Args:
+        gradient_BC: mean over pixels of the gradient of a class's logit with respect to the map; a constant here.
+    """
+    return (map_BCHW.float() * gradient_BC.detach().float()[:, :, None, None]).sum(1)
+
+
 def _scaled_distances(embeddings_BD: Tensor) -> Tensor:
     """Euclidean distances [B,B] divided by the mean of those above 0."""
     x = embeddings_BD.float()

@@ -7,11 +7,12 @@ they are captured with forward hooks on named layers, which :func:`stage_layers`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from raydfkd.errors import RaydfkdError
+from raydfkd.errors import RaydfkdError, first_line
 from raydfkd.models.classifiers import ImageShape
 from raydfkd.models.layer_capture import Role, capture, error_of, executed_layers
 from raydfkd.models.network_output import Feature, FeatureShapes, MapClassifier, NetworkOutput, join_outputs
@@ -85,6 +86,26 @@ class FeatureReader(nn.Module):
             self._require_maps()
 
     def forward(self, images: Tensor) -> NetworkOutput:
+        return self._with_gradients(images) if "gradients" in self.needs else self._read(images)
+
+    def _with_gradients(self, images: Tensor) -> NetworkOutput:
+        """Also where the caller has switched gradients off, as around a teacher.
+
+        Raises:
+            TeacherError, ConfigError (of a student): an operation of the network has no derivative.
+        """
+        with torch.enable_grad():
+            output = self._read(images.detach().requires_grad_())
+            try:
+                gradients = torch.autograd.grad(output.logits.max(1).values.sum(), output.maps)
+            except RuntimeError as error:
+                raise error_of(self._role)(
+                    f"the {self._role}'s logits have no gradient with respect to its stage maps ({first_line(error)}): choose "
+                    "an objective that does not need it"
+                ) from error
+        return replace(output.detached(), gradients=tuple(each.float().mean((2, 3)) for each in gradients))
+
+    def _read(self, images: Tensor) -> NetworkOutput:
         if not self.needs:
             return NetworkOutput(self.network(images))
         head_weight = self._head_layer().weight if "head" in self.needs else None

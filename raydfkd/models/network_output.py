@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from raydfkd.errors import ConfigError
 
-Feature = Literal["maps", "embedding", "head"]
-"""What can be read besides the logits."""
+Feature = Literal["maps", "embedding", "head", "gradients"]
+"""What can be read besides the logits; gradients of a frozen network only, and with its maps."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,14 @@ class NetworkOutput:
         maps: stage outputs [B,C_i,H_i,W_i], the stem's first; the last one is what is pooled, after its activation.
         embedding: [B,d], the pooled feature that the head takes.
         head_weight: [K,d] of the final linear layer.
+        gradients: for each of the maps float32 [B,C_i], the mean over pixels of the gradient of the predicted class's logit.
     """
 
     logits: Tensor
     maps: tuple[Tensor, ...] = ()
     embedding: Tensor | None = None
     head_weight: Tensor | None = None
+    gradients: tuple[Tensor, ...] = ()
 
     def detached(self) -> NetworkOutput:
         return NetworkOutput(
@@ -37,6 +39,7 @@ class NetworkOutput:
             tuple(x.detach() for x in self.maps),
             None if self.embedding is None else self.embedding.detach(),
             None if self.head_weight is None else self.head_weight.detach(),
+            gradients=tuple(x.detach() for x in self.gradients),
         )
 
 
@@ -62,6 +65,7 @@ def join_outputs(parts: Sequence[NetworkOutput]) -> NetworkOutput:
         parts[0],
         logits=torch.cat([part.logits for part in parts]),
         maps=tuple(torch.cat(maps) for maps in zip(*(part.maps for part in parts), strict=True)),
+        gradients=tuple(torch.cat(each) for each in zip(*(part.gradients for part in parts), strict=True)),
         embedding=torch.cat(embeddings) if embeddings else None,
     )
 

@@ -5,9 +5,12 @@ Yin et al., "Dreaming to Distill: Data-Free Knowledge Transfer via DeepInversion
     bn_weight * L_BN + one_hot_weight * CE(t, y) + tv_weight * L_TV + l2_weight * ||x||_2 + competition_weight * (1 - JS)
 
 seen through random views; the last term, against the student, makes it Adaptive DeepInversion. The defaults are those published
-for CIFAR-10; the settings' descriptions give those for ImageNet. The crops are those of SRe2L (Yin et al., NeurIPS 2023) and
-their curriculum is CDA's (Yin and Shen, arXiv 2311.18838): the smallest part that a step may show falls from the whole image to
-``least_area`` along half a cosine, so that images are drawn from the whole to details.
+for CIFAR-10; the presets are those for ImageNet, plain and adaptive, those of the re-implementations that later papers compare
+with (Fang et al., IJCAI 2021 and AAAI 2022, on CIFAR), and those of SRe2L and CDA. With ``half_size_steps`` there are two
+stages, as published: in the first the teacher and the losses of pixels see the images at half their size. Each has an Adam
+and a course of the rate of its own. The crops are those of SRe2L (Yin et al., NeurIPS 2023) and their curriculum is CDA's (Yin
+and Shen, arXiv 2311.18838): the smallest part that a step may show falls from the whole image to ``least_area`` along half a
+cosine, so that images are drawn from the whole to details.
 
 As published, pixels are optimised in the teacher's normalised units, to which rate and weights refer, from N(0,1), and are
 cut to the valid range after each step. Where we deviate: each image has a view of its own, where the published code shifts and
@@ -19,13 +22,13 @@ weight, tuned for one teacher, is wrong for another; relative, L_BN is divided b
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from raydfkd.deferred import deferred
 from raydfkd.metrics import Figure
-from raydfkd.synthesis.method import Method, SynthesisContext, SynthesisParts
+from raydfkd.synthesis.method import Method, Presets, SynthesisContext, SynthesisParts
 from raydfkd.synthesis.teacher_inversion import InversionConfig, InversionSynthesizer
 from raydfkd.types import BufferSummary, SyntheticBatch
 
@@ -45,23 +48,74 @@ else:
     bn_statistics = deferred("raydfkd.models.teachers.bn_statistics")
 
 
+_IMAGENET: dict[str, Any] = {
+    "batch_size": 84,
+    "steps_per_batch": 3000,
+    "half_size_steps": 2000,
+    "lr": 0.25,
+    "betas": (0.5, 0.9),
+    "lr_schedule": "cosine",
+    "lr_warmup_steps": 100,
+    "bn_weight": 0.01,
+    "first_bn_weight": 10.0,
+    "tv_weight": 1e-4,
+    "l2_weight": 1e-5,
+    "shift": 30,
+    "flip": True,
+}
+_FANG: dict[str, Any] = {
+    "steps_per_batch": 1000,
+    "lr": 0.1,
+    "betas": (0.5, 0.99),
+    "competition_weight": 1.0,
+    "shift": 4,
+    "flip": True,
+}
+_SRE2L: dict[str, Any] = {
+    "batch_size": 100,
+    "steps_per_batch": 4000,
+    "lr": 0.25,
+    "betas": (0.5, 0.9),
+    "lr_schedule": "cosine",
+    "bn_weight": 0.01,
+    "first_bn_weight": 10.0,
+    "tv_weight": 0.0,
+    "shift": 32,
+    "flip": True,
+    "least_area": 0.08,
+    "kept_step": "last",
+}
+
+
 class DeepInversionConfig(InversionConfig):
     """DeepInversion (Yin et al., CVPR 2020): pixels optimised through the teacher, without a generator."""
 
+    presets: ClassVar[Presets] = {
+        "imagenet": _IMAGENET,
+        "imagenet_adaptive": {**_IMAGENET, "competition_weight": 0.2},
+        "fang2021": {**_FANG, "tv_weight": 1e-3},
+        "fang2022": {**_FANG, "tv_weight": 0.0},
+        "sre2l": _SRE2L,
+        "cda": {**_SRE2L, "crop_curriculum": True},
+        "cda_tiny_imagenet": {**_SRE2L, "crop_curriculum": True, "lr": 0.4, "bn_weight": 0.05},
+    }
+
     method: Literal["deep_inversion"] = "deep_inversion"
     """Name of the synthesis method."""
+    preset: Literal["imagenet", "imagenet_adaptive", "fang2021", "fang2022", "sre2l", "cda", "cda_tiny_imagenet"] | None = None
+    """Published settings, for what is not given here; the defaults are CIFAR-10's."""
     steps_per_batch: int = Field(2000, ge=1)
     """Steps of each batch of images (ImageNet: 3000)."""
     half_size_steps: int = Field(0, ge=0)
-    """The first of them, in which the teacher sees images averaged over 2 x 2 pixels (ImageNet: 2000)."""
+    """The first of them, in which the teacher sees images averaged over 2 x 2 pixels, a stage of its own (ImageNet: 2000)."""
     lr: float = Field(0.05, gt=0)
     """Adam rate of the pixels, in the teacher's normalised units (ImageNet: 0.25)."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay rates (ImageNet: 0.5, 0.9)."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
-    """Course of the rate over a batch's steps (ImageNet: cosine)."""
+    """Course of the rate over a stage's steps (ImageNet: cosine)."""
     lr_warmup_steps: int = Field(0, ge=0)
-    """Steps in which the rate rises from 0 (ImageNet: 100)."""
+    """Steps of a stage in which the rate rises from 0 (ImageNet: 100)."""
     bn_weight: float = Field(10.0, ge=0)
     """Weight of the BatchNorm-statistics loss (ImageNet: 0.01 to 0.05)."""
     bn_relative: bool = False
@@ -113,11 +167,14 @@ class DeepInversionConfig(InversionConfig):
 
     def rate(self, step: int) -> float:
         """Share of ``lr`` in force at a step of a batch, counted from 0."""
+        steps = self.half_size_steps
+        if step >= self.half_size_steps:
+            step, steps = step - self.half_size_steps, self.steps_per_batch - self.half_size_steps
         if step < self.lr_warmup_steps:
             return (step + 1) / self.lr_warmup_steps
         if self.lr_schedule == "constant":
             return 1.0
-        return 0.5 * (1 + math.cos(math.pi * (step - self.lr_warmup_steps) / (self.steps_per_batch - self.lr_warmup_steps)))
+        return 0.5 * (1 + math.cos(math.pi * (step - self.lr_warmup_steps) / (steps - self.lr_warmup_steps)))
 
     def smallest_part(self, step: int) -> float:
         """Least share of an image's area that a view of this step shows."""
@@ -155,6 +212,8 @@ class DeepInversionSynthesizer(InversionSynthesizer):
         optimizer = torch.optim.Adam([pixels], config.lr, config.betas)
         best_loss, kept, metrics = float("inf"), None, {}
         for step in range(config.steps_per_batch):
+            if step == config.half_size_steps:  # the first of the stage in full size, whose losses are others
+                optimizer, best_loss = torch.optim.Adam([pixels], config.lr, config.betas), float("inf")
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * config.rate(step)
             optimizer.zero_grad(set_to_none=True)
@@ -178,8 +237,11 @@ class DeepInversionSynthesizer(InversionSynthesizer):
     def _loss(self, pixels: Tensor, targets: Tensor, step: int) -> tuple[Tensor, Tensor, dict[str, float]]:
         """Images in [0,1], the loss, and its terms."""
         config = self.config
-        images = self._images(pixels)
-        view = self._view(images, step)
+        images, seen = self._images(pixels), pixels
+        shown, shift = images, config.shift
+        if step < config.half_size_steps:
+            shown, seen, shift = functional.avg_pool2d(images, 2), functional.avg_pool2d(pixels, 2), config.shift // 2
+        view = self._view(shown, shift, step)
         with precision.autocast(self.device, self.context.bf16):
             with self._statistics.capture():
                 teacher_logits = self.teacher(view)
@@ -187,8 +249,8 @@ class DeepInversionSynthesizer(InversionSynthesizer):
         terms = {
             "bn_loss": self._bn_loss(teacher_logits),
             "one_hot_loss": inversion.one_hot_loss(teacher_logits, targets),
-            "tv_loss": inversion.total_variation(pixels),
-            "l2_loss": torch.linalg.vector_norm(pixels.flatten(1), dim=1).mean(),
+            "tv_loss": inversion.total_variation(seen),
+            "l2_loss": torch.linalg.vector_norm(seen.flatten(1), dim=1).mean(),
         }
         loss = config.bn_weight * terms["bn_loss"] + config.one_hot_weight * terms["one_hot_loss"]
         loss = loss + config.tv_weight * terms["tv_loss"] + config.l2_weight * terms["l2_loss"]
@@ -198,12 +260,12 @@ class DeepInversionSynthesizer(InversionSynthesizer):
         loss, terms = self._aligned(loss, terms, images, targets)
         return images, loss, {name: float(term.detach()) for name, term in terms.items()} | {"bn_scale": self.bn_scale or 1.0}
 
-    def _view(self, images: Tensor, step: int) -> Tensor:
+    def _view(self, images: Tensor, shift: int, step: int) -> Tensor:
         config = self.config
-        view = augment.random_roll_flip(images, config.shift, config.flip, self.rng)
+        view = augment.random_roll_flip(images, shift, config.flip, self.rng)
         if config.least_area < 1:
             view = augment.random_resized_crop_flip(view, config.smallest_part(step), False, self.rng)
-        return functional.avg_pool2d(view, 2) if step < config.half_size_steps else view
+        return view
 
     def _bn_loss(self, teacher_logits: Tensor) -> Tensor:
         batch = self._statistics.batch

@@ -7,9 +7,9 @@ another package. Importing it imports no torch (see ``raydfkd.deferred``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
     from raydfkd.tasks.task import Task
+
+
+Presets = Mapping[str, Mapping[str, Any]]
+"""Settings of a method by the name of the run that they are published for."""
 
 
 class AutoscaleConfig(Settings):
@@ -52,7 +56,10 @@ class AutoscaleConfig(Settings):
 
 
 class SynthesisConfig(Settings):
-    """What every synthesis method has. One that plays against a student has a setting ``student`` besides, its name or null."""
+    """What every synthesis method has. One that plays against a student has a setting ``student`` besides, its name or null.
+    One with several published runs has ``presets``, and a setting ``preset`` that names one of them or is null."""
+
+    presets: ClassVar[Presets] = {}
 
     method: str
     """Name of the synthesis method."""
@@ -66,6 +73,21 @@ class SynthesisConfig(Settings):
     """Images per batch added to the buffer."""
     boundary_attack: BoundaryAttackConfig | None = None
     """Attack some images of each batch; null: none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_by_preset(cls, settings: Any) -> Any:
+        """What is given comes first. The settings that result are all there is, so that they can be saved and read again."""
+        name = settings.get("preset") if isinstance(settings, dict) else None
+        if not isinstance(name, str) or name not in cls.presets:
+            return settings
+        preset = cls.presets[name]
+        if preset and all(key in settings for key in preset):
+            raise ValueError(
+                f"preset {name} changes nothing, since all that it sets is given too ({', '.join(preset)}): leave it out, or "
+                "some of them"
+            )
+        return {**preset, **settings, "preset": None}
 
     @model_validator(mode="after")
     def _attack_has_room(self) -> Self:

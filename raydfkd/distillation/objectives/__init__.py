@@ -25,6 +25,8 @@ OBJECTIVES.add("rkd", "raydfkd.distillation.objectives.rkd:OBJECTIVE")
 OBJECTIVES.add("cat_kd", "raydfkd.distillation.objectives.cat_kd:OBJECTIVE")
 OBJECTIVES.add("nkd", "raydfkd.distillation.objectives.nkd:OBJECTIVE")
 OBJECTIVES.add("ofa", "raydfkd.distillation.objectives.ofa:OBJECTIVE")
+OBJECTIVES.add("attention_transfer", "raydfkd.distillation.objectives.attention_transfer:OBJECTIVE")
+OBJECTIVES.add("msarc", "raydfkd.distillation.objectives.msarc:OBJECTIVE")
 OBJECTIVES.add("classifier_sharing", "raydfkd.distillation.objectives.classifier_sharing:OBJECTIVE")
 
 DEFAULT_KIND = "kl"

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from raydfkd.deferred import deferred
-from raydfkd.distillation.objective import Objective, ObjectiveConfig, ObjectiveContext, ObjectiveEntry
-from raydfkd.errors import ConfigError
+from raydfkd.distillation.objective import Objective, ObjectiveConfig, ObjectiveContext, ObjectiveEntry, require_pooled_head
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from raydfkd.losses import feature_distillation, logit_distillation
-    from raydfkd.models.network_output import FeatureShapes, NetworkOutput
+    from raydfkd.models.network_output import NetworkOutput
 else:
     feature_distillation = deferred("raydfkd.losses.feature_distillation")
     logit_distillation = deferred("raydfkd.losses.logit_distillation")
@@ -51,8 +50,8 @@ class CATKDObjective(Objective):
 
     def __init__(self, config: CATKDObjectiveConfig, context: ObjectiveContext) -> None:
         super().__init__(config, context)
-        _require_pooled_head(context.student_shapes, "student")
-        _require_pooled_head(context.teacher_shapes, "teacher")
+        require_pooled_head(context.student_shapes, "student", config.kind)
+        require_pooled_head(context.teacher_shapes, "teacher", config.kind)
 
     def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
         config = self.config
@@ -66,15 +65,6 @@ class CATKDObjective(Objective):
 def _maps(output: NetworkOutput) -> Tensor:
     assert output.head_weight is not None
     return feature_distillation.class_activation_maps(output.maps[-1], output.head_weight)
-
-
-def _require_pooled_head(shapes: FeatureShapes, network: str) -> None:
-    if shapes.maps[-1][0] != shapes.embedding:
-        raise ConfigError(
-            f"objective 'cat_kd' applies the head at each pixel of the last map, but the {network}'s head takes "
-            f"{shapes.embedding} features and its last map has {shapes.maps[-1][0]} channels: name the layer that is pooled "
-            "last in its feature_layers, or take another objective"
-        )
 
 
 OBJECTIVE = ObjectiveEntry(

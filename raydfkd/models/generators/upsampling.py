@@ -39,9 +39,8 @@ class UpsamplingGenerator(nn.Module):
         self.to_image = nn.Conv2d(full_width, channels, 3, 1, 1)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        seed = self.first_linear(latents).view(-1, *self.seed_shape)
-        x = self.full_scale(self.half_scale(self.first_norm(seed)))
-        return torch.sigmoid(self.to_image(x).float())
+        seed = self.first_norm(self.first_linear(latents).view(-1, *self.seed_shape))
+        return self.decode(seed, 0)
 
     @torch.no_grad()
     def reset_first_layer(self, bn_weight_mean: float = 0.0, generator: torch.Generator | None = None) -> None:
@@ -64,6 +63,18 @@ class UpsamplingGenerator(nn.Module):
                 layer.weight.copy_(torch.empty(layer.weight.shape).normal_(mean, 0.02, generator=generator))
                 if layer.bias is not None:
                     layer.bias.zero_()
+
+    def maps(self, latents: torch.Tensor) -> list[torch.Tensor]:
+        """Hidden maps [B,C,h,w] at 1/4 (the normalised seed), 1/2 and full resolution."""
+        seed = self.first_norm(self.first_linear(latents).view(-1, *self.seed_shape))
+        half = self.half_scale(seed)
+        return [seed, half, self.full_scale(half)]
+
+    def decode(self, hidden: torch.Tensor, index: int) -> torch.Tensor:
+        """Images from the hidden map of this index in ``maps``."""
+        for layer in (self.half_scale, self.full_scale)[index:]:
+            hidden = layer(hidden)
+        return torch.sigmoid(self.to_image(hidden).float())
 
 
 def upsample_block(in_width: int, out_width: int) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""What DAFL, DFAD, DFQ and ZSKT share: one generator for the whole run, trained against the student, whose images are not kept.
+"""What DAFL, DFAD, DDAD, DFQ and ZSKT share: one generator for the run, trained against the student, whose images are not kept.
 
 These papers alternate one step of the generator with k steps of the student, each on images that are made for it and dropped.
 Here images reach the student through the buffer, so an alternation is a batch: the generator's steps, then ``batch_size``
@@ -29,16 +29,17 @@ from raydfkd.types import BufferSummary, SyntheticBatch
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from raydfkd.losses import inversion
     from raydfkd.models import generators, precision
     from raydfkd.models import weights as weight_files
-    from raydfkd.models.generators.upsampling import UpsamplingGenerator
+    from raydfkd.models.generators import memory_networks
     from raydfkd.models.teachers import bn_statistics
 else:
     torch, inversion = deferred("torch"), deferred("raydfkd.losses.inversion")
     generators, precision = deferred("raydfkd.models.generators"), deferred("raydfkd.models.precision")
+    memory_networks = deferred("raydfkd.models.generators.memory_networks")
     weight_files = deferred("raydfkd.models.weights")
     bn_statistics = deferred("raydfkd.models.teachers.bn_statistics")
 
@@ -53,7 +54,7 @@ class AdversarialConfig(InversionConfig):
     generator_batch_size: int = Field(256, ge=1)
     """Images of a generator step, which are not kept."""
     generator: str = "large"
-    """Generator network: standard or large."""
+    """Generator network: standard, large, or normalized, DAFL's own, which normalises its images as a batch."""
     base_channels: int = Field(64, ge=4)
     """Channels of the generator's last hidden layer (ngf)."""
     latent_dim: int = Field(256, ge=1)
@@ -114,11 +115,18 @@ class AdversarialSynthesizer(InversionSynthesizer):
         self._statistics = bn_statistics.BatchNormStatistics(self.teacher, required=config.reads_batch_norm)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
-            network = generators.build_generator(
-                config.generator, self.teacher.image_shape, config.latent_dim, config.base_channels
-            )
-        self.generator: UpsamplingGenerator = network.to(device).to(memory_format=torch.channels_last).train()
+            network = self._network()
+        self.generator = network.to(device).to(memory_format=torch.channels_last).train()
         self._optimizer = torch.optim.Adam(self.generator.parameters(), config.generator_lr, config.generator_betas)
+
+    def _network(self) -> nn.Module:
+        config, shape, statistics = self.config, self.teacher.image_shape, self.teacher.normalization
+        if config.generator == "normalized":
+            mean, std = statistics.mean.tolist(), statistics.std.tolist()
+            return memory_networks.NormalizedGenerator(
+                shape, config.latent_dim, config.base_channels, mean, std, spectral=False
+            )
+        return generators.build_generator(config.generator, shape, config.latent_dim, config.base_channels)
 
     def step(self, summary: BufferSummary) -> SyntheticBatch:
         config, metrics = self.config, {}

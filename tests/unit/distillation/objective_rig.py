@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,12 @@ STUDENT = FeatureShapes(((3, 8, 8), (4, 8, 8), (6, 4, 4)), 6)
 TEACHER = FeatureShapes(((4, 8, 8), (6, 4, 4), (8, 2, 2), (8, 2, 2)), 8)
 ALIGNED = FeatureShapes(((3, 8, 8), (8, 2, 2)), 8)
 """What a student with its teacher's classifier gives."""
+RELATED = FeatureShapes(((3, 8, 8), (5, 8, 8), (6, 4, 4), (6, 2, 2)), 6)
+"""What a student that is as deep as its teacher gives."""
+FAMILY = FeatureShapes(((3, 8, 8), (5, 4, 4), (6, 2, 2), (6, 2, 2)), 6)
+"""What a student of its teacher's family gives."""
+SHAPES = {"classifier_sharing": ALIGNED, "msarc": RELATED, "attention_transfer": FAMILY}
+"""Of the student for objectives that ask something of it."""
 KINDS = sorted(OBJECTIVES)
 
 
@@ -26,12 +33,11 @@ def config_of(kind: str, **settings: Any) -> ObjectiveConfig:
 
 def build(kind: str, batch_size: int = 4, **settings: Any) -> Objective:
     torch.manual_seed(7)
-    student = ALIGNED if kind == "classifier_sharing" else STUDENT
-    return build_objective(config_of(kind, **settings), student, TEACHER, CLASSES, batch_size)
+    return build_objective(config_of(kind, **settings), SHAPES.get(kind, STUDENT), TEACHER, CLASSES, batch_size)
 
 
 def outputs(shapes: FeatureShapes, seed: int, batch_size: int = 4, dtype: torch.dtype = torch.float32) -> NetworkOutput:
-    """Leaves that require a gradient; the embedding is what pooling makes of the last map."""
+    """Leaves that require a gradient."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> Tensor:
@@ -44,9 +50,15 @@ def outputs(shapes: FeatureShapes, seed: int, batch_size: int = 4, dtype: torch.
         maps,
         noise(batch_size, shapes.embedding).requires_grad_(),
         noise(CLASSES, shapes.embedding).requires_grad_(),
+        gradients=tuple(noise(batch_size, shape[0]).requires_grad_() for shape in shapes.maps),
     )
 
 
 def pair(kind: str, batch_size: int = 4, dtype: torch.dtype = torch.float32) -> tuple[NetworkOutput, NetworkOutput]:
-    shapes = ALIGNED if kind == "classifier_sharing" else STUDENT
-    return outputs(shapes, 0, batch_size, dtype), outputs(TEACHER, 1, batch_size, dtype)
+    student = outputs(SHAPES.get(kind, STUDENT), 0, batch_size, dtype)
+    if kind == "msarc":  # it differentiates the student's logits with respect to its maps
+        weights = torch.randn(CLASSES, generator=torch.Generator().manual_seed(2))
+        pooled = torch.stack([x.float().square().mean((1, 2, 3)) for x in student.maps]).sum(0)
+        student = replace(student, logits=student.logits + (pooled[:, None] * weights).to(dtype))
+        student.logits.retain_grad()
+    return student, outputs(TEACHER, 1, batch_size, dtype)

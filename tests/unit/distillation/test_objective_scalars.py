@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raydfkd.distillation.objectives import build_objective
+from raydfkd.distillation.objectives.msarc import MSARCObjective
 from raydfkd.distillation.objectives.ofa import OFAObjective
 from raydfkd.distillation.objectives.semckd import SemCKDObjective
 from raydfkd.losses.distillation import kd_loss_per_sample
@@ -26,7 +28,10 @@ from raydfkd.losses.logit_distillation import (
     normalized_kd_per_sample,
     ofa_loss_per_sample,
 )
+from raydfkd.models.catalog import build_classifier
+from raydfkd.models.features import FeatureReader
 from raydfkd.models.network_output import FeatureShapes, NetworkOutput
+from raydfkd.models.teachers.teacher import FrozenTeacher
 
 
 def cross_entropy(student: NetworkOutput, teacher: NetworkOutput) -> Tensor:
@@ -197,3 +202,49 @@ def test_classifier_sharing_is_zero_where_the_student_arrived() -> None:
     pooled = build("classifier_sharing", alignment="pooled")(student, teacher, 0.0)
     difference = student.maps[-1].mean((2, 3)) - teacher.maps[-1].mean((2, 3))
     torch.testing.assert_close(pooled, difference.norm(dim=1))
+
+
+def test_attention_transfer_is_zskts_published_scalar() -> None:
+    """Of one family: KL averaged over all elements, and 250 times the stages' mean squared differences of attention."""
+    student, teacher = pair("attention_transfer")
+    expected = F.kl_div(student.logits.log_softmax(1), teacher.logits.softmax(1), reduction="batchmean") / CLASSES
+    for own, theirs in zip(student.maps[1:], teacher.maps[1:], strict=True):
+        attention = [x.pow(2).mean(1).flatten(1) for x in (own, theirs)]
+        unit = [x / x.norm(dim=1, keepdim=True) for x in attention]
+        expected = expected + 250 * (unit[0] - unit[1]).pow(2).mean()
+    torch.testing.assert_close(build("attention_transfer")(student, teacher, 0.0).mean(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_msarc_is_the_published_scalar_of_networks() -> None:
+    """Gradients of both networks are those of the class that the teacher predicts."""
+    torch.manual_seed(0)
+    shape = (1, 8, 8)
+    networks = [build_classifier(name, CLASSES, shape) for name in ("small_cnn_4", "small_cnn_6")]
+    networks[1].eval()
+    teacher = FrozenTeacher(copy.deepcopy(networks[1]), CLASSES, shape, (0.4,), (0.3,))
+    needs = MSARCObjective.needs, MSARCObjective.teacher_needs
+    read_student = FeatureReader(networks[0], needs[0], CLASSES, shape)
+    read_teacher = teacher.feature_reader(needs[1])
+    objective = build_objective(config_of("msarc"), read_student.shapes(), read_teacher.shapes(), CLASSES, 6)
+    images = torch.randn(6, *shape)
+    with torch.no_grad():
+        wanted = read_teacher(images)
+    found = objective(read_student(images), wanted, 0.0)
+
+    (s_maps, s), (t_maps, t) = ((maps, n.pool_and_classify(maps[-1])) for n in networks for maps in [n.forward_maps(images)])
+    p, q = (t / 30).log_softmax(1).exp(), (s / 30).log_softmax(1).exp()
+    expected = 900 * (p * (p.log() - q.log())).mean()
+    heads = [n.fc.weight for n in networks]
+    expected = expected + F.mse_loss(
+        *(torch.einsum("bchw,kc->bkhw", m[-1], w) for m, w in zip((s_maps, t_maps), heads, strict=True))
+    )
+    predicted = t.argmax(1)
+    for stage in (1, 2):
+        cams = []
+        for maps, logits in ((s_maps, s), (t_maps, t)):
+            chosen = logits[torch.arange(6), predicted].sum()
+            (gradient,) = torch.autograd.grad(chosen, maps[stage], retain_graph=True)
+            cams.append((maps[stage] * gradient.mean((2, 3), keepdim=True)).sum(1))
+        expected = expected + F.mse_loss(*cams)
+    assert found.shape == (6,)
+    torch.testing.assert_close(found.mean(), expected, rtol=1e-4, atol=1e-6)

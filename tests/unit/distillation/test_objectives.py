@@ -30,11 +30,13 @@ def asked_for(output: NetworkOutput, needs: frozenset[str]) -> NetworkOutput:
         output.maps if "maps" in needs else (),
         output.embedding if "embedding" in needs else None,
         output.head_weight if "head" in needs else None,
+        gradients=output.gradients if "gradients" in needs else (),
     )
 
 
 def tensors(output: NetworkOutput) -> list[Tensor]:
-    return [x for x in (output.logits, *output.maps, output.embedding, output.head_weight) if x is not None]
+    every = (output.logits, *output.maps, output.embedding, output.head_weight, *output.gradients)
+    return [x for x in every if x is not None]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,6 +72,9 @@ def test_gradients_reach_the_student_and_the_objectives_own_parameters_and_not_t
         only_last = kind in ("cat_kd", "classifier_sharing")
         for index in range(len(student.maps)):
             expected[1 + index] = index == len(student.maps) - 1 if only_last else index >= stem
+    if kind == "msarc":
+        # Through the logits too, to which the rig adds the stem's map; the head is a constant.
+        expected[1], expected[-1] = True, False
     assert reached == expected
 
 
@@ -125,6 +130,9 @@ def test_only_a_warm_up_depends_on_progress(kind: str) -> None:
         ("ofa", "ce_weight"),
         ("ofa", "logit_weight"),
         ("ofa", "stage_weight"),
+        ("attention_transfer", "attention_weight"),
+        ("msarc", "class_map_weight"),
+        ("msarc", "stage_map_weight"),
     ],
 )
 def test_the_loss_is_linear_in_each_weight(kind: str, weight: str) -> None:
@@ -151,6 +159,8 @@ def test_the_loss_is_linear_in_each_weight(kind: str, weight: str) -> None:
         ("ofa", {"temperature": 2.0}),
         ("ofa", {"exponent": 1.5}),
         ("classifier_sharing", {"alignment": "pooled"}),
+        ("attention_transfer", {"temperature": 2.0}),
+        ("msarc", {"temperature": 2.0}),
     ],
 )
 def test_every_other_setting_changes_the_loss(kind: str, settings: dict[str, Any]) -> None:
@@ -167,7 +177,7 @@ def test_two_steps_with_real_networks_lower_the_loss_and_leave_the_teacher(kind:
     shape = (1, 8, 8)
     teacher = FrozenTeacher(build_classifier("small_cnn_8", CLASSES, shape), CLASSES, shape, (0.4,), (0.3,))
     before = teacher.state_sha256()
-    student = build_classifier("wrn_10_1", CLASSES, shape)
+    student = build_classifier("small_cnn_4" if kind in ("attention_transfer", "msarc") else "wrn_10_1", CLASSES, shape)
     if kind == "classifier_sharing":
         student = share_classifier(student, teacher)
     reads = OBJECTIVES.get(kind).objective
@@ -195,7 +205,7 @@ def test_two_steps_with_real_networks_lower_the_loss_and_leave_the_teacher(kind:
 
 
 def test_settings_are_those_of_the_kind_that_they_name() -> None:
-    assert len(KINDS) == 11
+    assert len(KINDS) == 13
     for kind in KINDS:
         settings = config_of(kind)
         assert type(settings) is OBJECTIVES.get(kind).config
@@ -241,6 +251,12 @@ def test_networks_that_do_not_fit_are_refused() -> None:
         build_objective(config_of("semckd"), STUDENT, stem_only, CLASSES, 4)
     with pytest.raises(ConfigError, match=r"'cat_kd'.*teacher's head takes 9 features and its last map has 8 channels"):
         build_objective(config_of("cat_kd"), STUDENT, FeatureShapes(TEACHER.maps, 9), CLASSES, 4)
+    with pytest.raises(ConfigError, match=r"'msarc'.*the student has 2 and the teacher 3: name as many layers"):
+        build_objective(config_of("msarc"), STUDENT, TEACHER, CLASSES, 4)
+    with pytest.raises(ConfigError, match=r"'attention_transfer'.* of 8x8, 4x4 pixels, those of the teacher of 4x4, 2x2, 2x2"):
+        build_objective(config_of("attention_transfer"), STUDENT, TEACHER, CLASSES, 4)
+    with pytest.raises(ValidationError, match="objective msarc differentiates both networks within a step, which compile"):
+        StudentConfig.model_validate({"model": "x", "objective": {"kind": "msarc"}, "compile": True})
     with pytest.raises(ValueError, match="share_classifier"):
         build_objective(config_of("classifier_sharing"), STUDENT, TEACHER, CLASSES, 4)
     for kind in ("dkd", "nkd"):

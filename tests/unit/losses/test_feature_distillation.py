@@ -12,11 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raydfkd.losses.feature_distillation import (
+    attention_transfer_loss_per_sample,
     attention_weighted_loss,
     class_activation_maps,
     class_attention_loss_per_sample,
     correlation_loss_per_sample,
     feature_alignment_per_sample,
+    grad_cam,
     layer_attention,
     pooled_alignment_per_sample,
     relational_angle_loss_per_sample,
@@ -201,3 +203,23 @@ def test_low_precision_is_computed_in_float32_even_under_autocast(name: str, los
         maps = noise(2, 2, 3, 2, 2)
         assert similarity_matrix(maps).dtype == torch.float32
         assert class_activation_maps(maps, noise(3, 4, 3)).dtype == torch.float32
+
+
+def test_attention_transfer_compares_directions_of_squared_activations() -> None:
+    student, teacher = noise(0, 3, 4, 2, 3), noise(1, 3, 6, 2, 3)
+    found = attention_transfer_loss_per_sample(student, teacher)
+    for sample in range(3):
+        maps = [np.square(x[sample].numpy()).mean(0).ravel() for x in (student, teacher)]
+        directions = [x / np.linalg.norm(x) for x in maps]
+        assert found[sample].item() == pytest.approx(np.mean((directions[0] - directions[1]) ** 2), rel=1e-5)
+    torch.testing.assert_close(attention_transfer_loss_per_sample(-3 * student, teacher), found)
+    assert not attention_transfer_loss_per_sample(student, 2 * student).gt(1e-12).any()
+
+
+def test_grad_cam_is_the_sum_of_channels_by_their_gradients_which_are_constants() -> None:
+    maps, gradients = noise(0, 2, 4, 3, 3).requires_grad_(), noise(1, 2, 4).requires_grad_()
+    found = grad_cam(maps, gradients)
+    torch.testing.assert_close(found, torch.einsum("bchw,bc->bhw", maps, gradients))
+    found.sum().backward()
+    assert gradients.grad is None
+    torch.testing.assert_close(maps.grad, gradients.detach()[:, :, None, None].expand(2, 4, 3, 3))

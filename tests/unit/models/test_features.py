@@ -275,3 +275,29 @@ def test_joined_parts_are_the_whole() -> None:
 def test_a_detached_output_has_no_gradient() -> None:
     output = reader_of(foreign())(images()).detached()
     assert not any(x.requires_grad for x in (output.logits, *output.maps, output.embedding, output.head_weight))
+
+
+@pytest.mark.parametrize("name", ["wrn_10_1", "vgg8_bn", "mobilenet_v2"])
+def test_gradients_are_of_the_predicted_class_by_every_map_even_where_they_are_switched_off(name: str) -> None:
+    network = seeded(name)
+    needs = frozenset({"maps", "gradients"})
+    reader = reader_of(network.requires_grad_(False), needs, frozen=True)
+    with torch.no_grad():
+        found = join_outputs([reader(part) for part in images(3).split(2)])
+    maps = network.forward_maps(images(3).requires_grad_())
+    logits = network.pool_and_classify(maps[-1])
+    expected = torch.autograd.grad(logits[torch.arange(3), logits.argmax(1)].sum(), maps)
+    for own, theirs in zip(found.gradients, expected, strict=True):
+        torch.testing.assert_close(own, theirs.mean((2, 3)), rtol=1e-4, atol=1e-7)
+    assert not any(x.requires_grad for x in (found.logits, *found.maps, *found.gradients))
+
+
+def test_a_network_without_a_derivative_is_refused() -> None:
+    class Constant(Foreign):
+        def forward(self, images: Tensor) -> Tensor:
+            with torch.no_grad():
+                return super().forward(images)
+
+    teacher = FrozenTeacher(Constant(), 5, SHAPE, (0.5,) * 3, (0.3,) * 3)
+    with pytest.raises(TeacherError, match="the teacher's logits have no gradient with respect to its stage maps"):
+        teacher.feature_reader(frozenset({"maps", "gradients"})).shapes()

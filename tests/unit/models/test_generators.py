@@ -128,3 +128,13 @@ def test_sizes_that_the_memory_cannot_have_are_refused() -> None:
         NormalizedGenerator((3, 30, 32), 4, 4, MEAN, STD, spectral=True)
     with pytest.raises(ConfigError, match="height and width must be multiples of 8"):
         MemoryEncoder((3, 36, 32), 4, 4)
+
+
+def test_images_are_decoded_from_each_hidden_map() -> None:
+    torch.manual_seed(0)
+    generator = build_generator("standard", (3, 12, 20), 6, 4).eval()
+    latents = torch.randn(2, 6)
+    maps = generator.maps(latents)
+    assert [tuple(x.shape[1:]) for x in maps] == [(8, 3, 5), (8, 6, 10), (4, 12, 20)]
+    for index, hidden in enumerate(maps):
+        assert torch.equal(generator.decode(hidden, index), generator(latents))

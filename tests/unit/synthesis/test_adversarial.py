@@ -1,8 +1,9 @@
-"""DAFL, DFAD, DFQ and ZSKT: each generator's step against its formula, and batches of fresh images."""
+"""DAFL, DFAD, DDAD, DFQ and ZSKT: each generator's step against its formula, and batches of fresh images."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from tiny_synthesis import SHAPE, assert_alike, build, build_student, build_teac
 from torch import Tensor
 from torch.nn import functional as F
 
+from raydfkd.models.generators.memory_networks import NormalizedGenerator
 from raydfkd.models.teachers.bn_statistics import BatchNormStatistics
 from raydfkd.synthesis.methods import METHODS
 
@@ -41,6 +43,7 @@ def kl(s: Tensor, t: Tensor) -> Tensor:
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "dafl": lambda s, t, features, bn: certainty(t) + 20 * imbalance(t) - 1e-3 * features.abs().mean(),
     "dfad": lambda s, t, features, bn: -(t - s).abs().mean(),
+    "ddad": lambda s, t, features, bn: 0.05 * certainty(t) + 5 / math.log(10) * imbalance(t) + bn - (t - s).abs().mean(),
     "dfq": lambda s, t, features, bn: certainty(t) + 20 * imbalance(t) + bn - kl(s, t),
     "zskt": lambda s, t, features, bn: -kl(s, t),
 }
@@ -82,6 +85,19 @@ def test_a_batch_is_of_fresh_images_without_targets(method: str) -> None:
     assert (made.targets == -1).all()
     assert (made.source, made.generator_id) == (method, "inversion-0")
     assert all(parameter.grad is None for parameter in synthesizer.student.parameters())
+
+
+def test_the_generator_may_be_dafls_own() -> None:
+    """Layer for layer, at its published size; its images are in the teacher's units, here mapped back to [0,1]."""
+    with torch.device("meta"):
+        network = NormalizedGenerator((3, 32, 32), 1000, 64, [0.5] * 3, [0.2] * 3, spectral=False)
+    assert sum(p.numel() for p in network.parameters()) == 8_423_939
+    synthesizer = make("dafl", generator="normalized")
+    assert type(synthesizer.generator) is NormalizedGenerator
+    before = copy.deepcopy(synthesizer.generator.state_dict())
+    made = synthesizer.step(summary())
+    assert made.images.shape == (40, *SHAPE)
+    assert not torch.equal(synthesizer.generator.to_image.weight, before["to_image.weight"])
 
 
 @pytest.mark.parametrize("kind", ["kl", "l1", "log_l1"])

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from tiny_synthesis import CLASSES, MEAN, SHAPE, STD, assert_alike, build, build_student, build_teacher, hand_over, summary
 from torch.nn import functional as F
 
+from raydfkd.losses.inversion import total_variation
 from raydfkd.models.teachers.bn_statistics import BatchNormStatistics
 from raydfkd.synthesis.deep_inversion import DeepInversionConfig
 
@@ -89,6 +90,10 @@ def test_rate_and_crops_take_their_courses() -> None:
     assert [config.smallest_part(step) for step in (0, 100, 200)] == pytest.approx([1, 0.54, 0.08])
     fixed = DeepInversionConfig.model_validate({"least_area": 0.08})
     assert (fixed.rate(1999), fixed.smallest_part(0)) == (1, 0.08)
+    published = DeepInversionConfig.model_validate({"preset": "imagenet"})
+    steps = (0, 99, 100, 1050, 1999, 2000, 2099, 2100, 2550)
+    stages = [0.01, 1, 1, 0.5, 0, 0.01, 1, 1, 0.5]
+    assert [published.rate(step) for step in steps] == pytest.approx(stages, abs=1e-5)
 
 
 def test_the_first_steps_show_the_teacher_half_the_size() -> None:
@@ -96,6 +101,33 @@ def test_the_first_steps_show_the_teacher_half_the_size() -> None:
     synthesizer.teacher.normalization.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[2:])))
     synthesizer.step(summary())
     assert sizes[:3] == [(4, 4), (4, 4), (8, 8)]
+
+
+def test_the_stage_in_full_size_begins_anew_from_the_images_of_the_other() -> None:
+    """Each has an Adam of its own, and the best images are those of the second; pixels' losses see what the teacher sees."""
+    settings: dict[str, Any] = {"bn_weight": 0, "tv_weight": 0.3, "l2_weight": 0.2, "lr": 0.1, "steps_per_batch": 5}
+    made = make(**settings, half_size_steps=2).step(summary())
+
+    teacher, random = build_teacher(), torch.Generator().manual_seed(1)
+    pixels = torch.randn(12, *SHAPE, generator=random).requires_grad_()
+    targets = torch.randint(0, CLASSES, (12,), generator=random)
+    losses, pictures = [], []
+    for half, steps in ((True, 2), (False, 3)):
+        optimizer = torch.optim.Adam([pixels], 0.1)
+        for _ in range(steps):
+            seen = F.avg_pool2d(pixels, 2) if half else pixels
+            loss = F.cross_entropy(teacher.model(seen), targets) + 0.3 * total_variation(seen)
+            loss = loss + 0.2 * seen.flatten(1).norm(dim=1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            losses.append(loss.item())
+            pictures.append((pixels.detach() * STD[0] + MEAN[0]).mul(255).round())
+            optimizer.step()
+            with torch.no_grad():
+                pixels.clamp_(-MEAN[0] / STD[0], (1 - MEAN[0]) / STD[0])
+    best = 2 + int(np.argmin(losses[2:]))
+    assert made.metrics["loss"] == pytest.approx(losses[best], rel=1e-4)
+    np.testing.assert_allclose(made.images.astype(np.float32), pictures[best].clamp(0, 255).numpy(), atol=1)
 
 
 def test_relative_the_bn_loss_is_one_on_the_first_images_of_any_teacher() -> None:
