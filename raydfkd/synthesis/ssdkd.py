@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from raydfkd.deferred import deferred
 from raydfkd.synthesis.fast import FastConfig, FastSynthesizer
 from raydfkd.synthesis.method import Method, Suggestion, TeacherTraits
+from raydfkd.synthesis.teacher_inversion import LAYER_FIGURES
 from raydfkd.types import BufferSummary
 
 if TYPE_CHECKING:
@@ -102,5 +103,6 @@ METHOD = Method(
     paper="Liu et al., CVPR 2024",
     needs_batch_norm=True,
     needs_gradient=True,
+    figures=LAYER_FIGURES,
     suggest=suggest,
 )
