@@ -73,9 +73,9 @@ def one_hot_loss(teacher_logits_BK: Tensor, targets_B: Tensor, weights_B: Tensor
 def gap_aware_loss(
     student_logits_BK: Tensor, teacher_logits_BK: Tensor, targets_B: Tensor, weights_B: Tensor | None = None
 ) -> Tensor:
-    """GapSSG's class loss: (1 - e^-g) (CE((t - s) / 2, y) + 0.2 CE(t + s, y)), by its published code, with its weights.
+    """GapSSG's class loss: (1 - e^-g) (CE((t - s) / 2, y) + 0.2 CE(t + s, y)), by its published code.
 
-    g is the batch's mean of max_c |p_T(c) - p_S(c)|, detached: where student and teacher agree everywhere nothing is left to
+    Wang et al., "Unpacking the Gap Box Against Data-Free Knowledge Distillation", TPAMI 2024. g is the batch's mean of max_c |p_T(c) - p_S(c)|, detached: where student and teacher agree everywhere nothing is left to
     gain from the class. The first term makes the class one that the teacher sees and the student does not.
 
     Args:

@@ -18,12 +18,12 @@ which go on changing).
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from raydfkd.deferred import deferred
-from raydfkd.synthesis.method import Method, SynthesisContext, SynthesisParts
+from raydfkd.synthesis.method import Method, Suggestion, SynthesisContext, SynthesisParts, TeacherTraits
 from raydfkd.synthesis.teacher_inversion import LAYER_FIGURES, TargetedConfig, TargetedSynthesizer
 from raydfkd.types import BufferSummary, SyntheticBatch
 
@@ -39,6 +39,9 @@ else:
     torch, functional = deferred("torch"), deferred("torch.nn.functional")
     augment, inversion = deferred("raydfkd.augment"), deferred("raydfkd.losses.inversion")
     precision = deferred("raydfkd.models.precision")
+
+FEW_STEPS, MANY_STEPS, LARGE_SIDE = 200, 1000, 64
+"""Suggested steps a batch, below so many pixels and from there on; the papers' 2000 to 4000 make few images in an hour."""
 
 
 class DeepInversionConfig(TargetedConfig):
@@ -196,6 +199,35 @@ class DeepInversionSynthesizer(TargetedSynthesizer):
         return functional.avg_pool2d(view, 2) if step < config.half_size_steps else view
 
 
+def suggest(teacher: TeacherTraits) -> Suggestion | None:
+    """For every teacher with a gradient; without BatchNorm, by classes, smoothness and shifted views alone.
+
+    The latter's rate and weights are those of sparse model inversion (Hu et al., ICML 2024), whose vision transformers have no
+    BatchNorm; a transformer's patches are told apart besides, as in PSAQ-ViT.
+    """
+    channels, height, width = teacher.image_shape
+    if not teacher.input_gradient:
+        return None
+    settings: dict[str, Any] = {
+        "steps_per_batch": FEW_STEPS if min(height, width) < LARGE_SIDE else MANY_STEPS,
+        "shift": min(height, width) // 8,
+        "flip": channels != 1,
+        "balanced_targets": True,
+    }
+    reasons = {"method": "the teacher has BatchNorm statistics and a gradient: pixels are optimised until they are as its data"}
+    if teacher.has_batch_norm:
+        settings |= {"lr": 0.1, "bn_relative": True, "competition_weight": 1}
+        reasons["bn_relative"] = "so that the weight suits a teacher of this depth"
+        return Suggestion(2, settings, reasons)
+    settings |= {"lr": 0.25, "betas": [0.5, 0.99], "bn_weight": 0, "tv_weight": 1e-4}
+    reasons["method"] = "the teacher has a gradient: pixels are optimised until it sees the class that each is to show"
+    reasons["bn_weight"] = "the teacher has no BatchNorm statistics to match"
+    if teacher.has_attention:
+        settings["patch_weight"] = 1
+        reasons["patch_weight"] = "the teacher's attention layers tell how alike an image's patches are"
+    return Suggestion(3, settings, reasons, student={"augmentation": {"level": "standard", "mixup": "batch"}})
+
+
 METHOD = Method(
     config=DeepInversionConfig,
     build=DeepInversionSynthesizer,
@@ -204,4 +236,5 @@ METHOD = Method(
     needs_batch_norm=True,
     needs_gradient=True,
     figures=LAYER_FIGURES,
+    suggest=suggest,
 )

@@ -6,12 +6,14 @@ makes smaller, in 5 steps for each of the generator's. On segmentation the paper
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from raydfkd.synthesis.adversarial.adversarial_generator import AdversarialConfig, AdversarialSynthesizer
-from raydfkd.synthesis.method import Method
+from raydfkd.synthesis.method import Method, Suggestion, TeacherTraits
+
+SMALL_SIDE = 16
 
 
 class DFADConfig(AdversarialConfig):
@@ -25,6 +27,21 @@ class DFADConfig(AdversarialConfig):
     """That distance: KL of student from teacher at temperature 1, mean L1 of the logits, or log(L1 + 1)."""
 
 
+def suggest(teacher: TeacherTraits) -> Suggestion | None:
+    """For teachers without BatchNorm, which DFAD needs none of: with DAFL's balance of classes, which keeps it from collapse."""
+    _, height, width = teacher.image_shape
+    if not teacher.input_gradient or teacher.has_batch_norm:
+        return None
+    settings: dict[str, Any] = {"steps_per_batch": 4, "entropy_weight": 5, "one_hot_weight": 0.05}
+    if min(height, width) < SMALL_SIDE:
+        settings |= {"generator_batch_size": 128, "base_channels": 32, "latent_dim": 64}
+    reasons = {
+        "method": "the teacher has a gradient: a generator makes images of all classes on which student and teacher differ",
+        "entropy_weight": "without BatchNorm statistics nothing else makes images of all classes",
+    }
+    return Suggestion(2, settings, reasons, student={"objective": {"kind": "l1"}})
+
+
 METHOD = Method(
     config=DFADConfig,
     build=AdversarialSynthesizer,
@@ -32,4 +49,5 @@ METHOD = Method(
     paper="Fang et al., arXiv 1912.11006",
     needs_batch_norm=True,
     needs_gradient=True,
+    suggest=suggest,
 )
