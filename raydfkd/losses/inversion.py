@@ -75,8 +75,9 @@ def gap_aware_loss(
 ) -> Tensor:
     """GapSSG's class loss: (1 - e^-g) (CE((t - s) / 2, y) + 0.2 CE(t + s, y)), by its published code.
 
-    Wang et al., "Unpacking the Gap Box Against Data-Free Knowledge Distillation", TPAMI 2024. g is the batch's mean of max_c |p_T(c) - p_S(c)|, detached: where student and teacher agree everywhere nothing is left to
-    gain from the class. The first term makes the class one that the teacher sees and the student does not.
+    Wang et al., "Unpacking the Gap Box Against Data-Free Knowledge Distillation", TPAMI 2024. g is the batch's mean of
+    max_c |p_T(c) - p_S(c)|, detached: where student and teacher agree everywhere nothing is left to gain from the class. The
+    first term makes the class one that the teacher sees and the student does not.
 
     Args:
         targets_B, weights_B: as in :func:`one_hot_loss`.

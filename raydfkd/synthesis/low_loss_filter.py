@@ -1,9 +1,10 @@
 """TA-DFKD's filter as a stage after any source: images of which the teacher is not sure are not stored.
 
-"Teacher as a Lenient Expert: Teacher-Agnostic Data-Free Knowledge Distillation" (Shin and Choi, AAAI 2024), in the form of its code: a mixture of two Gaussians is fitted to a batch's cross-entropies to the teacher's own prediction,
-scaled to [0,1]; an image is kept if it is more likely of the component of low loss. Batches are made until one is full. The
-paper filters what its generator is trained on too; here the filter stands between any source and the buffer. Ours: after
-``max_tries`` batches, the dropped images of lowest loss fill it; the images kept beyond a full batch are dropped.
+"Teacher as a Lenient Expert: Teacher-Agnostic Data-Free Knowledge Distillation" (Shin and Choi, AAAI 2024), in the form of its
+code: a mixture of two Gaussians is fitted to a batch's cross-entropies to the teacher's own prediction, scaled to [0,1]; an
+image is kept if it is more likely of the component of low loss. Batches are made until one is full. The paper filters what
+its generator is trained on too; here the filter stands between any source and the buffer. Ours: after ``max_tries`` batches,
+the dropped images of lowest loss fill it; the images kept beyond a full batch are dropped.
 """
 
 from __future__ import annotations

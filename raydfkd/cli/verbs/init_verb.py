@@ -74,8 +74,8 @@ def init(
 ) -> None:
     """Write an experiment for a teacher.
 
-    Finds out what it can about the teacher, asks for the rest on a terminal, audits it, picks the best method that it allows, and
-    sizes student, batch and schedule to this machine and the time.
+    Finds out what it can about the teacher, asks for the rest on a terminal, audits it, picks the best method that it allows,
+    and sizes student, batch and schedule to this machine and the time.
     """
     _require_free(out, force)
     if teacher is None and model is None:

@@ -28,7 +28,7 @@ class DFADConfig(AdversarialConfig):
 
 
 def suggest(teacher: TeacherTraits) -> Suggestion | None:
-    """For teachers without BatchNorm, which DFAD needs none of: with DAFL's balance of classes, which keeps it from collapse."""
+    """For teachers without BatchNorm, with DAFL's balance of classes, which keeps a generator from collapse."""
     _, height, width = teacher.image_shape
     if not teacher.input_gradient or teacher.has_batch_norm:
         return None
