@@ -7,7 +7,8 @@ Yin et al., "Dreaming to Distill: Data-Free Knowledge Transfer via DeepInversion
 seen through random views; the last term, against the student, makes it Adaptive DeepInversion. The defaults are those published
 for CIFAR-10; the settings' descriptions give those for ImageNet. The crops are those of SRe2L (Yin et al., NeurIPS 2023) and
 their curriculum is CDA's (Yin and Shen, arXiv 2311.18838): the smallest part that a step may show falls from the whole image to
-``least_area`` along half a cosine, so that images are drawn from the whole to details.
+``least_area`` along half a cosine, so that images are drawn from the whole to details. The change of colours is that of Plug-In
+Inversion (Ghiasi et al., ICML 2022), which inverts networks of any kind without a loss on their layers.
 
 As published, pixels are optimised in the teacher's normalised units, to which rate and weights refer, from N(0,1), and are
 cut to the valid range after each step. Where we deviate: each image has a view of its own, where the published code shifts and
@@ -79,6 +80,9 @@ class DeepInversionConfig(TargetedConfig):
     """Mirror views at random (ImageNet: true)."""
     least_area: float = Field(1.0, gt=0, le=1)
     """Show the teacher a random part, of at least this share, of each image, enlarged to its size (SRe2L: 0.08); 1: none."""
+    color_shift: float = Field(0.0, ge=0)
+    """Multiply each channel of a view by e^u and add v, u and v uniform within plus and minus this, in the teacher's normalised
+    units (Plug-In Inversion: 1); 0: no change of colours."""
     crop_curriculum: bool = False
     """Let the smallest part fall from the whole image to least_area over a batch's steps (CDA)."""
     kept_step: Literal["best", "last"] = "best"
@@ -196,7 +200,15 @@ class DeepInversionSynthesizer(TargetedSynthesizer):
         view = augment.random_roll_flip(images, config.shift, config.flip, self.rng)
         if config.least_area < 1:
             view = augment.random_resized_crop_flip(view, config.smallest_part(step), False, self.rng)
+        if config.color_shift > 0:
+            view = self._recoloured(view)
         return functional.avg_pool2d(view, 2) if step < config.half_size_steps else view
+
+    def _recoloured(self, view: Tensor) -> Tensor:
+        """Images in [0,1] with their channels scaled and moved, each image by draws of its own."""
+        draws = torch.rand(2, *view.shape[:2], 1, 1, generator=self.rng).to(self.device)
+        log_scale, offset = self.config.color_shift * (2 * draws - 1)
+        return (view - self._mean) * log_scale.exp() + self._mean + offset * self._std
 
 
 def suggest(teacher: TeacherTraits) -> Suggestion | None:

@@ -67,7 +67,7 @@ def test_equals_a_plain_loop_over_its_published_terms() -> None:
 def test_the_teacher_comes_to_see_the_targets() -> None:
     made = make(steps_per_batch=150, lr=0.1, bn_weight=0.1).step(summary())
     assert (made.teacher_class == made.targets).mean() >= 0.9
-    assert set(made.metrics) == {"loss", "bn_loss", "one_hot_loss", "tv_loss", "l2_loss", "bn_scale"}
+    assert set(made.metrics) == {"loss", "bn_loss", "one_hot_loss", "tv_loss", "l2_loss"}
 
 
 def test_the_best_steps_images_are_kept_as_they_were() -> None:
@@ -96,6 +96,22 @@ def test_the_first_steps_show_the_teacher_half_the_size() -> None:
     synthesizer.teacher.normalization.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[2:])))
     synthesizer.step(summary())
     assert sizes[:3] == [(4, 4), (4, 4), (8, 8)]
+
+
+def test_colours_of_views_are_scaled_and_moved_in_normalised_units() -> None:
+    synthesizer = make(color_shift=1.0)
+    images = torch.rand(12, *SHAPE)
+    view = synthesizer._view(images, 0)
+    before, after = (images - MEAN[0]) / STD[0], (view - MEAN[0]) / STD[0]
+    scales, offsets = [], []
+    for x, y in zip(before.flatten(1), after.flatten(1), strict=True):
+        (scale, offset), *_ = torch.linalg.lstsq(torch.stack([x, torch.ones_like(x)], 1), y)
+        torch.testing.assert_close(y, scale * x + offset, atol=1e-4, rtol=1e-4)
+        scales.append(scale.log().item())
+        offsets.append(offset.item())
+    for drawn in (scales, offsets):
+        assert -1 <= min(drawn) < -0.2, "uniform within plus and minus one, each image for itself"
+        assert 0.2 < max(drawn) <= 1
 
 
 def test_relative_the_bn_loss_is_one_on_the_first_images_of_any_teacher() -> None:
