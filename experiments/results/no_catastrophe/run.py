@@ -50,7 +50,7 @@ RECIPE: dict[str, Any] = {
     "num_threads": 1,
 }
 OPTIMIZER = {"lr": 0.1, "schedule": "one_cycle", "warmup_steps": 100, "max_grad_norm": 1.0, "weight_decay": 5e-4}
-SMALLER_RATES = {"none": 0.03, "layer": 0.05, "smoothed": 0.05}
+SMALLER_RATES = {"layer": 0.05, "smoothed": 0.05}
 """By the last part of a teacher's name, where 0.1 is too much."""
 MACHINE = Machine(cores=2, gpus=0, memory_bytes=8 * 2**30)
 TEST = DigitsConfig(split="test")
