@@ -1,4 +1,4 @@
-"""Four small designs for 8 x 8 digits, each with BatchNorm, with a normalisation of single images, and without any."""
+"""Four small designs for 8 x 8 digits: with BatchNorm, with a normalisation of single images, and two without any."""
 
 from __future__ import annotations
 
@@ -98,6 +98,7 @@ def vit(norm: Norm, num_classes: int, in_channels: int) -> nn.Module:
 
 plain_batch, plain_group, plain_none = partial(plain, BATCH), partial(plain, GROUP), partial(plain, none)
 residual_batch, residual_group, residual_none = partial(residual, BATCH), partial(residual, GROUP), partial(residual, none)
-mobile_batch, mobile_group, mobile_none = partial(mobile, BATCH), partial(mobile, GROUP), partial(mobile, none)
+mobile_batch, mobile_group = partial(mobile, BATCH), partial(mobile, GROUP)
+mobile_smoothed = mobile_batch
 vit_batch, vit_layer = partial(vit, TokenBatchNorm), partial(vit, partial(torch.nn.LayerNorm, eps=1e-6))
 vit_smoothed = vit_layer
