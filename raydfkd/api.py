@@ -125,6 +125,7 @@ def propose(
     told: Told | None = None,
     student: str | None = None,
     max_params: int | None = None,
+    method: str | None = None,
     minutes: float = 30.0,
     evaluation: str | Path | None = None,
 ) -> Proposal:
@@ -136,6 +137,7 @@ def propose(
         told: what the teacher's files do not say.
         student: its network; None: one that suits.
         max_params: most parameters of the student.
+        method: that makes the images; None: the best that suits the teacher.
         minutes: time for the run.
         evaluation: labelled images to report on: a folder, Parquet files, or ``NAME/SPLIT``.
 
@@ -155,7 +157,7 @@ def propose(
 
     data = None if evaluation is None else dataset_of(Path(evaluation))
     findings = identify(None if teacher is None else str(teacher), model, told or Told(), data, refuse)
-    return proposed(findings, Wishes(student, max_params, minutes, data), this_machine())
+    return proposed(findings, Wishes(student, max_params, minutes, data, method), this_machine())
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from pydantic import Field
+
 from raydfkd.deferred import deferred
 from raydfkd.errors import ConfigError
 from raydfkd.settings import Settings
@@ -17,10 +19,28 @@ from raydfkd.settings import Settings
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from raydfkd.losses import distillation
     from raydfkd.models.network_output import Feature, FeatureShapes, NetworkOutput
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 else:
-    nn = deferred("torch.nn")
+    nn, distillation = deferred("torch.nn"), deferred("raydfkd.losses.distillation")
+
+
+class SelfPacingConfig(Settings):
+    """CuDFKD's easy-to-hard weight of each image (Li et al., 2022): v = (1 + e^-lambda) / (1 + e^(loss - lambda)).
+
+    The weighted losses are also the new priorities, so that prioritized replay comes to hard images when they count. The
+    published lambda grows by 1e-4 (CIFAR-10) or 2e-5 with each step, 6 or 1.2 in 60,000 of them; here evenly from start to end.
+    """
+
+    start: float = Field(1.0, ge=0)
+    """lambda at the first step, in the objective's own units (1 to 2.2 as published, for L1 of logits)."""
+    end: float = Field(7.0, ge=0)
+    """lambda at the last step."""
+
+    def threshold(self, progress: float) -> float:
+        """lambda after this share of training."""
+        return self.start + (self.end - self.start) * progress
 
 
 class ObjectiveConfig(Settings):
@@ -28,6 +48,8 @@ class ObjectiveConfig(Settings):
 
     kind: str
     """Name of the objective."""
+    self_pacing: SelfPacingConfig | None = None
+    """Weigh each image's loss by how easy it is, hard ones from late in training on; null: all alike."""
 
     @property
     def first_priority_temperature(self) -> float | None:
@@ -110,7 +132,11 @@ class Objective:
         Args:
             progress: completed share of training, in [0,1].
         """
-        return self.losses(student, teacher.detached(), progress)
+        losses = self.losses(student, teacher.detached(), progress)
+        pacing: SelfPacingConfig | None = self.config.self_pacing
+        if pacing is None:
+            return losses
+        return distillation.self_paced_weights(losses, pacing.threshold(progress)) * losses
 
     def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
         """As ``forward`` with a detached teacher; implemented by each objective."""

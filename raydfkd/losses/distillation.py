@@ -5,6 +5,9 @@ Logits may have position axes after the classes, as in [B,K,H,W]: see ``raydfkd.
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -43,6 +46,18 @@ def importance_weighted_mean(losses_B: Tensor, importance_weights_B: Tensor) -> 
     """
     weighted_B = importance_weights_B * losses_B
     return weighted_B.mean(), weighted_B.detach()
+
+
+def self_paced_weights(losses_B: Tensor, threshold: float) -> Tensor:
+    """CuDFKD's weight of a sample: v = (1 + e^-lambda) / (1 + e^(l - lambda)), 1 for a loss l of 0, about 1/2 at lambda.
+
+    By the published code (Li et al., "Dynamic data-free knowledge distillation by easy-to-hard learning strategy", 2022,
+    arXiv 2208.13648). The less, the harder the sample; with a growing ``threshold`` lambda all weights go to 1.
+
+    Returns:
+        float32 [B], without gradient.
+    """
+    return (1 + math.exp(-threshold)) * torch.sigmoid(threshold - losses_B.detach().float())
 
 
 def agreement(student_logits_BK: Tensor, teacher_logits_BK: Tensor) -> Tensor:

@@ -70,6 +70,25 @@ def one_hot_loss(teacher_logits_BK: Tensor, targets_B: Tensor, weights_B: Tensor
     return mean_over_positions(losses if weights_B is None else weights_B * losses).mean()
 
 
+def gap_aware_loss(
+    student_logits_BK: Tensor, teacher_logits_BK: Tensor, targets_B: Tensor, weights_B: Tensor | None = None
+) -> Tensor:
+    """GapSSG's class loss: (1 - e^-g) (CE((t - s) / 2, y) + 0.2 CE(t + s, y)), by its published code.
+
+    Wang et al., "Unpacking the Gap Box Against Data-Free Knowledge Distillation", TPAMI 2024. g is the batch's mean of
+    max_c |p_T(c) - p_S(c)|, detached: where student and teacher agree everywhere nothing is left to gain from the class. The
+    first term makes the class one that the teacher sees and the student does not.
+
+    Args:
+        targets_B, weights_B: as in :func:`one_hot_loss`.
+    """
+    student_BK, teacher_BK = student_logits_BK.float(), teacher_logits_BK.float()
+    gaps_B = (teacher_BK.detach().softmax(1) - student_BK.detach().softmax(1)).abs().amax(1)
+    apart = one_hot_loss((teacher_BK - student_BK) / 2, targets_B, weights_B)
+    together = one_hot_loss(teacher_BK + student_BK, targets_B, weights_B)
+    return -torch.expm1(-gaps_B.mean()) * (apart + 0.2 * together)
+
+
 def adversarial_loss(student_logits_BK: Tensor, teacher_logits_BK: Tensor) -> Tensor:
     """Rewards images on which the student differs from the teacher although both choose the same class.
 

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from raydfkd.deferred import deferred
 from raydfkd.synthesis.method import Method, SynthesisContext, SynthesisParts
-from raydfkd.synthesis.teacher_inversion import InversionConfig, InversionSynthesizer
+from raydfkd.synthesis.teacher_inversion import LAYER_FIGURES, TargetedConfig, TargetedSynthesizer
 from raydfkd.types import BufferSummary, SyntheticBatch
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ ADAM_BETAS = (0.5, 0.999)
 """Of generator and latents; the head's are Adam's defaults."""
 
 
-class CMIConfig(InversionConfig):
+class CMIConfig(TargetedConfig):
     """CMI (Fang et al., IJCAI 2021): a new generator for each batch, with a contrastive loss against earlier batches."""
 
     method: Literal["cmi"] = "cmi"
@@ -144,7 +144,7 @@ class FeatureBank:
         self._num_added = state["num_added"]
 
 
-class CMISynthesizer(InversionSynthesizer):
+class CMISynthesizer(TargetedSynthesizer):
     """One generator network, re-drawn for each batch, with the head and the bank that last.
 
     Args:
@@ -170,7 +170,6 @@ class CMISynthesizer(InversionSynthesizer):
     ) -> None:
         super().__init__(config, parts, context, device)
         self.generator = generator.to(device).to(memory_format=torch.channels_last).train()
-        self._statistics = bn_statistics.BatchNormStatistics(self.teacher, required=config.reads_batch_norm)
         self.contrast = None
         if config.contrastive_weight > 0:
             self.contrast = _Contrast(config, self.teacher, context.seed, device)
@@ -194,8 +193,7 @@ class CMISynthesizer(InversionSynthesizer):
         config, contrast = self.config, self.contrast
         self.generator.reset(self.rng)
         latents = torch.randn(config.batch_size, config.latent_dim, generator=self.rng).to(self.device).requires_grad_()
-        targets = torch.randint(0, self.teacher.num_classes, (config.batch_size,), generator=self.rng).sort().values
-        targets = targets.to(self.device)
+        targets = self._draw_targets().sort().values.to(self.device)
         optimizer = torch.optim.Adam([*self.generator.parameters(), latents], config.lr, ADAM_BETAS)
         best_loss, best_images, best_features, metrics = float("inf"), None, None, {}
         for _ in range(config.steps_per_batch):
@@ -222,29 +220,29 @@ class CMISynthesizer(InversionSynthesizer):
         with precision.autocast(self.device, self.context.bf16):
             images = self.generator(latents).float()
             view = self.teacher.normalize(augment.random_crop_flip(images, config.crop_padding, config.flip, self.rng))
-            with self._statistics.capture():
+            with self._reading_layers():
                 if contrast is None:
                     teacher_logits = self.teacher.model(view)
                 else:
                     teacher_logits, global_Bd = contrast.read(view)
-            student_logits = self.student(view) if adversarial else None
+            student_logits = self.student(view) if adversarial or self._is_gap_aware else None
             if contrast is not None:
                 crop = augment.random_resized_crop_flip(images, config.least_area, config.flip, self.rng)
                 _, local_Bd = contrast.read(self.teacher.normalize(crop))
                 features_B2d = torch.stack([local_Bd, global_Bd], 1)
-        batch = self._statistics.batch
         terms = {
-            "bn_loss": inversion.bn_loss(batch, self._statistics.running) if batch else teacher_logits.new_zeros(()),
-            "one_hot_loss": inversion.one_hot_loss(teacher_logits, targets),
+            "bn_loss": self._bn_loss(teacher_logits),
+            "one_hot_loss": self._class_loss(teacher_logits, student_logits, targets),
         }
         loss = config.bn_weight * terms["bn_loss"] + config.one_hot_weight * terms["one_hot_loss"]
-        if student_logits is not None:
+        if adversarial and student_logits is not None:
             terms["adversarial_loss"] = inversion.adversarial_loss(student_logits, teacher_logits)
             loss = loss + config.adversarial_weight * terms["adversarial_loss"]
         if contrast is not None and features_B2d is not None:
             terms["contrastive_loss"] = contrast.loss(features_B2d, self.rng)
             loss = loss + config.contrastive_weight * terms["contrastive_loss"]
             features_B2d = features_B2d.detach()
+        loss, terms = self._with_patches(loss, terms)
         loss, terms = self._aligned(loss, terms, images, targets)
         return images, features_B2d, loss, {name: float(term.detach()) for name, term in terms.items()}
 
@@ -314,4 +312,5 @@ METHOD = Method(
     paper="Fang et al., IJCAI 2021",
     needs_batch_norm=True,
     needs_gradient=True,
+    figures=LAYER_FIGURES,
 )

@@ -10,13 +10,13 @@ with (Fang et al., IJCAI 2021 and AAAI 2022, on CIFAR), and those of SRe2L and C
 stages, as published: in the first the teacher and the losses of pixels see the images at half their size. Each has an Adam
 and a course of the rate of its own. The crops are those of SRe2L (Yin et al., NeurIPS 2023) and their curriculum is CDA's (Yin
 and Shen, arXiv 2311.18838): the smallest part that a step may show falls from the whole image to ``least_area`` along half a
-cosine, so that images are drawn from the whole to details.
+cosine, so that images are drawn from the whole to details. The change of colours is that of Plug-In Inversion (Ghiasi et al.,
+ICML 2022), which inverts networks of any kind without a loss on their layers.
 
 As published, pixels are optimised in the teacher's normalised units, to which rate and weights refer, from N(0,1), and are
 cut to the valid range after each step. Where we deviate: each image has a view of its own, where the published code shifts and
 mirrors a whole batch alike; the images of the best step are kept as they were then (the code keeps a reference to the pixels,
-which go on changing). ``bn_relative`` is ours: L_BN grows with the teacher's depth by orders of magnitude, so that a published
-weight, tuned for one teacher, is wrong for another; relative, L_BN is divided by its value on the first images.
+which go on changing).
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from raydfkd.deferred import deferred
-from raydfkd.metrics import Figure
-from raydfkd.synthesis.method import Method, Presets, SynthesisContext, SynthesisParts
-from raydfkd.synthesis.teacher_inversion import InversionConfig, InversionSynthesizer
+from raydfkd.synthesis.method import Method, Presets, Suggestion, SynthesisContext, SynthesisParts, TeacherTraits
+from raydfkd.synthesis.teacher_inversion import LAYER_FIGURES, TargetedConfig, TargetedSynthesizer
 from raydfkd.types import BufferSummary, SyntheticBatch
 
 if TYPE_CHECKING:
@@ -40,12 +39,13 @@ if TYPE_CHECKING:
     from raydfkd import augment
     from raydfkd.losses import inversion
     from raydfkd.models import precision
-    from raydfkd.models.teachers import bn_statistics
 else:
     torch, functional = deferred("torch"), deferred("torch.nn.functional")
     augment, inversion = deferred("raydfkd.augment"), deferred("raydfkd.losses.inversion")
     precision = deferred("raydfkd.models.precision")
-    bn_statistics = deferred("raydfkd.models.teachers.bn_statistics")
+
+FEW_STEPS, MANY_STEPS, LARGE_SIDE = 200, 1000, 64
+"""Suggested steps a batch, below so many pixels and from there on; the papers' 2000 to 4000 make few images in an hour."""
 
 
 _IMAGENET: dict[str, Any] = {
@@ -87,7 +87,7 @@ _SRE2L: dict[str, Any] = {
 }
 
 
-class DeepInversionConfig(InversionConfig):
+class DeepInversionConfig(TargetedConfig):
     """DeepInversion (Yin et al., CVPR 2020): pixels optimised through the teacher, without a generator."""
 
     presets: ClassVar[Presets] = {
@@ -118,8 +118,6 @@ class DeepInversionConfig(InversionConfig):
     """Steps of a stage in which the rate rises from 0 (ImageNet: 100)."""
     bn_weight: float = Field(10.0, ge=0)
     """Weight of the BatchNorm-statistics loss (ImageNet: 0.01 to 0.05)."""
-    bn_relative: bool = False
-    """Divide the BatchNorm-statistics loss by its value on the first images, so that a weight suits teachers of any depth."""
     first_bn_weight: float = Field(1.0, gt=0)
     """Weight of the first BatchNorm layer within that loss (ImageNet: 10)."""
     one_hot_weight: float = Field(1.0, ge=0)
@@ -136,6 +134,9 @@ class DeepInversionConfig(InversionConfig):
     """Mirror views at random (ImageNet: true)."""
     least_area: float = Field(1.0, gt=0, le=1)
     """Show the teacher a random part, of at least this share, of each image, enlarged to its size (SRe2L: 0.08); 1: none."""
+    color_shift: float = Field(0.0, ge=0)
+    """Multiply each channel of a view by e^u and add v, u and v uniform within plus and minus this, in the teacher's normalised
+    units (Plug-In Inversion: 1); 0: no change of colours."""
     crop_curriculum: bool = False
     """Let the smallest part fall from the whole image to least_area over a batch's steps (CDA)."""
     kept_step: Literal["best", "last"] = "best"
@@ -144,7 +145,7 @@ class DeepInversionConfig(InversionConfig):
     @model_validator(mode="after")
     def _refuse_ignored(self) -> Self:
         if self.bn_weight == 0:
-            self.refuse_idle("bn_weight 0", "bn_relative", "first_bn_weight")
+            self.refuse_idle("bn_weight 0", "first_bn_weight")
         if self.least_area == 1:
             self.refuse_idle("least_area 1", "crop_curriculum")
         if self.half_size_steps >= self.steps_per_batch:
@@ -160,10 +161,6 @@ class DeepInversionConfig(InversionConfig):
 
     def images_trained_on(self, batches: int) -> int:
         return self.with_alignment(batches * self.steps_per_batch * self.batch_size)
-
-    @property
-    def reads_batch_norm(self) -> bool:
-        return self.bn_weight > 0
 
     def rate(self, step: int) -> float:
         """Share of ``lr`` in force at a step of a batch, counted from 0."""
@@ -183,7 +180,7 @@ class DeepInversionConfig(InversionConfig):
         return self.least_area + (1 - self.least_area) * 0.5 * (1 + math.cos(math.pi * step / self.steps_per_batch))
 
 
-class DeepInversionSynthesizer(InversionSynthesizer):
+class DeepInversionSynthesizer(TargetedSynthesizer):
     """Nothing lasts from batch to batch but the draws and, with ``bn_relative``, the scale of L_BN.
 
     Args:
@@ -199,16 +196,14 @@ class DeepInversionSynthesizer(InversionSynthesizer):
         self, config: DeepInversionConfig, parts: SynthesisParts, context: SynthesisContext, device: torch.device
     ) -> None:
         super().__init__(config, parts, context, device)
-        self._statistics = bn_statistics.BatchNormStatistics(self.teacher, required=config.reads_batch_norm)
         self._mean = self.teacher.normalization.mean.view(-1, 1, 1)
         self._std = self.teacher.normalization.std.view(-1, 1, 1)
-        self.bn_scale: float | None = None if config.bn_relative else 1.0
 
     def step(self, summary: BufferSummary) -> SyntheticBatch:
         config = self.config
         shape = (config.batch_size, *self.teacher.image_shape)
         pixels = torch.randn(shape, generator=self.rng).to(self.device).requires_grad_()
-        targets = torch.randint(0, self.teacher.num_classes, (config.batch_size,), generator=self.rng).to(self.device)
+        targets = self._draw_targets().to(self.device)
         optimizer = torch.optim.Adam([pixels], config.lr, config.betas)
         best_loss, kept, metrics = float("inf"), None, {}
         for step in range(config.steps_per_batch):
@@ -237,51 +232,72 @@ class DeepInversionSynthesizer(InversionSynthesizer):
     def _loss(self, pixels: Tensor, targets: Tensor, step: int) -> tuple[Tensor, Tensor, dict[str, float]]:
         """Images in [0,1], the loss, and its terms."""
         config = self.config
+        competing = config.competition_weight > 0
         images, seen = self._images(pixels), pixels
         shown, shift = images, config.shift
         if step < config.half_size_steps:
             shown, seen, shift = functional.avg_pool2d(images, 2), functional.avg_pool2d(pixels, 2), config.shift // 2
         view = self._view(shown, shift, step)
         with precision.autocast(self.device, self.context.bf16):
-            with self._statistics.capture():
+            with self._reading_layers():
                 teacher_logits = self.teacher(view)
-            student_logits = self.student(self.teacher.normalize(view)) if config.competition_weight > 0 else None
+            student_logits = self.student(self.teacher.normalize(view)) if competing or self._is_gap_aware else None
         terms = {
-            "bn_loss": self._bn_loss(teacher_logits),
-            "one_hot_loss": inversion.one_hot_loss(teacher_logits, targets),
+            "bn_loss": self._bn_loss(teacher_logits, first_weight=config.first_bn_weight),
+            "one_hot_loss": self._class_loss(teacher_logits, student_logits, targets),
             "tv_loss": inversion.total_variation(seen),
             "l2_loss": torch.linalg.vector_norm(seen.flatten(1), dim=1).mean(),
         }
         loss = config.bn_weight * terms["bn_loss"] + config.one_hot_weight * terms["one_hot_loss"]
         loss = loss + config.tv_weight * terms["tv_loss"] + config.l2_weight * terms["l2_loss"]
-        if student_logits is not None:
+        if competing and student_logits is not None:
             terms["competition_loss"] = inversion.disagreement_loss(student_logits, teacher_logits)
             loss = loss + config.competition_weight * terms["competition_loss"]
+        loss, terms = self._with_patches(loss, terms)
         loss, terms = self._aligned(loss, terms, images, targets)
-        return images, loss, {name: float(term.detach()) for name, term in terms.items()} | {"bn_scale": self.bn_scale or 1.0}
+        return images, loss, {name: float(term.detach()) for name, term in terms.items()}
 
     def _view(self, images: Tensor, shift: int, step: int) -> Tensor:
         config = self.config
         view = augment.random_roll_flip(images, shift, config.flip, self.rng)
         if config.least_area < 1:
             view = augment.random_resized_crop_flip(view, config.smallest_part(step), False, self.rng)
-        return view
+        return self._recoloured(view) if config.color_shift > 0 else view
 
-    def _bn_loss(self, teacher_logits: Tensor) -> Tensor:
-        batch = self._statistics.batch
-        if not batch:
-            return teacher_logits.new_zeros(())
-        loss = inversion.bn_loss(batch, self._statistics.running, self.config.first_bn_weight)
-        if self.bn_scale is None:
-            self.bn_scale = 1 / float(loss.detach())
-        return self.bn_scale * loss
+    def _recoloured(self, view: Tensor) -> Tensor:
+        """Images in [0,1] with their channels scaled and moved, each image by draws of its own."""
+        draws = torch.rand(2, *view.shape[:2], 1, 1, generator=self.rng).to(self.device)
+        log_scale, offset = self.config.color_shift * (2 * draws - 1)
+        return (view - self._mean) * log_scale.exp() + self._mean + offset * self._std
 
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"bn_scale": self.bn_scale}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.bn_scale = state["bn_scale"]
+def suggest(teacher: TeacherTraits) -> Suggestion | None:
+    """For every teacher with a gradient; without BatchNorm, by classes, smoothness and shifted views alone.
+
+    The latter's rate and weights are those of sparse model inversion (Hu et al., ICML 2024), whose vision transformers have no
+    BatchNorm; a transformer's patches are told apart besides, as in PSAQ-ViT.
+    """
+    channels, height, width = teacher.image_shape
+    if not teacher.input_gradient:
+        return None
+    settings: dict[str, Any] = {
+        "steps_per_batch": FEW_STEPS if min(height, width) < LARGE_SIDE else MANY_STEPS,
+        "shift": min(height, width) // 8,
+        "flip": channels != 1,
+        "balanced_targets": True,
+    }
+    reasons = {"method": "the teacher has BatchNorm statistics and a gradient: pixels are optimised until they are as its data"}
+    if teacher.has_batch_norm:
+        settings |= {"lr": 0.1, "bn_relative": True, "competition_weight": 1}
+        reasons["bn_relative"] = "so that the weight suits a teacher of this depth"
+        return Suggestion(2, settings, reasons)
+    settings |= {"lr": 0.25, "betas": [0.5, 0.99], "bn_weight": 0, "tv_weight": 1e-4}
+    reasons["method"] = "the teacher has a gradient: pixels are optimised until it sees the class that each is to show"
+    reasons["bn_weight"] = "the teacher has no BatchNorm statistics to match"
+    if teacher.has_attention:
+        settings["patch_weight"] = 1
+        reasons["patch_weight"] = "the teacher's attention layers tell how alike an image's patches are"
+    return Suggestion(3, settings, reasons, student={"augmentation": {"level": "standard", "mixup": "batch"}})
 
 
 METHOD = Method(
@@ -291,5 +307,6 @@ METHOD = Method(
     paper="Yin et al., CVPR 2020",
     needs_batch_norm=True,
     needs_gradient=True,
-    figures=(Figure("Scale of the BatchNorm-statistics loss", {"bn_scale": "scale"}),),
+    figures=LAYER_FIGURES,
+    suggest=suggest,
 )

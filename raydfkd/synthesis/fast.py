@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from raydfkd.deferred import deferred
 from raydfkd.settings import Budget
 from raydfkd.synthesis.method import Method, SynthesisContext, SynthesisParts
-from raydfkd.synthesis.teacher_inversion import InversionConfig, InversionSynthesizer
+from raydfkd.synthesis.teacher_inversion import LAYER_FIGURES, TargetedConfig, TargetedSynthesizer
 from raydfkd.types import BufferSummary, SyntheticBatch
 
 if TYPE_CHECKING:
@@ -25,13 +25,11 @@ if TYPE_CHECKING:
     from raydfkd.models import generators, precision
     from raydfkd.models import weights as weight_files
     from raydfkd.models.generators.upsampling import UpsamplingGenerator
-    from raydfkd.models.teachers import bn_statistics
 else:
     torch, augment = deferred("torch"), deferred("raydfkd.augment")
     inversion = deferred("raydfkd.losses.inversion")
     generators, precision = deferred("raydfkd.models.generators"), deferred("raydfkd.models.precision")
     weight_files = deferred("raydfkd.models.weights")
-    bn_statistics = deferred("raydfkd.models.teachers.bn_statistics")
 
 ADAM_BETAS = (0.5, 0.999)
 REPTILE_SCALE = 67.0
@@ -40,7 +38,7 @@ PUBLISHED_RATES = {2: (5e-3, 0.015), 5: (3e-3, 0.01), 10: (2e-3, 0.01)}
 """FastDFKD's (generator, latent) learning rates for 2, 5 and 10 steps a batch."""
 
 
-class FastConfig(InversionConfig):
+class FastConfig(TargetedConfig):
     """FastDFKD (Fang et al., AAAI 2022): a meta-learned generator adapted for a few steps to each batch."""
 
     method: Literal["fast"] = "fast"
@@ -87,10 +85,6 @@ class FastConfig(InversionConfig):
     def images_trained_on(self, batches: int) -> int:
         return self.with_alignment(batches * self.steps_per_batch * self.batch_size)
 
-    @property
-    def reads_batch_norm(self) -> bool:
-        return self.bn_weight > 0
-
     def rates(self) -> tuple[float, float]:
         """The (generator, latent) learning rates in force."""
         nearest = min(PUBLISHED_RATES, key=lambda k: abs(k - self.steps_per_batch))
@@ -101,7 +95,7 @@ class FastConfig(InversionConfig):
         )
 
 
-class FastSynthesizer(InversionSynthesizer):
+class FastSynthesizer(TargetedSynthesizer):
     """One meta-generator; ``step`` makes a batch.
 
     Args:
@@ -124,7 +118,6 @@ class FastSynthesizer(InversionSynthesizer):
     ) -> None:
         super().__init__(config, parts, context, device)
         self.generator = generator.to(device).to(memory_format=torch.channels_last).train()
-        self._statistics = bn_statistics.BatchNormStatistics(self.teacher, required=config.reads_batch_norm)
         self._average: list[tuple[Tensor, Tensor]] | None = None
         self._was_reset = False
         generator_lr, self._latent_lr = config.rates()
@@ -152,7 +145,7 @@ class FastSynthesizer(InversionSynthesizer):
         self._reset_when_due(summary)
         config = self.config
         latents = torch.randn(config.batch_size, config.latent_dim, generator=self.rng).to(self.device).requires_grad_()
-        targets = torch.randint(0, self.teacher.num_classes, (config.batch_size,), generator=self.rng).to(self.device)
+        targets = self._draw_targets().to(self.device)
         sequential = config.meta == "sequential"
         worker = self.generator if sequential else copy.deepcopy(self.generator)
         optimizer = torch.optim.Adam(
@@ -198,22 +191,26 @@ class FastSynthesizer(InversionSynthesizer):
         with precision.autocast(self.device, self.context.bf16):
             images = worker(latents).float()
             view = augment.random_crop_flip(images, config.crop_padding, config.flip, self.rng)
-            with self._statistics.capture():
+            with self._reading_layers():
                 teacher_logits = self.teacher(view)
-            student_logits = self.student(self.teacher.normalize(view)) if adversarial else None
+            student_logits = self.student(self.teacher.normalize(view)) if adversarial or self._is_gap_aware else None
         batch = self._statistics.batch
         if self._average is not None and config.bn_momentum > 0:
             batch = inversion.smoothed_statistics(batch, self._average, config.bn_momentum)
         terms = {
-            "bn_loss": inversion.bn_loss(batch, self._statistics.running) if batch else teacher_logits.new_zeros(()),
-            "one_hot_loss": inversion.one_hot_loss(
-                teacher_logits, self.task_targets(teacher_logits, targets), self.task_weights(teacher_logits, targets, summary)
+            "bn_loss": self._bn_loss(teacher_logits, batch),
+            "one_hot_loss": self._class_loss(
+                teacher_logits,
+                student_logits,
+                self.task_targets(teacher_logits, targets),
+                self.task_weights(teacher_logits, targets, summary),
             ),
         }
         loss = config.bn_weight * terms["bn_loss"] + config.one_hot_weight * terms["one_hot_loss"]
-        if student_logits is not None:
+        if adversarial and student_logits is not None:
             terms["adversarial_loss"] = inversion.adversarial_loss(student_logits, teacher_logits)
             loss = loss + config.adversarial_weight * terms["adversarial_loss"]
+        loss, terms = self._with_patches(loss, terms)
         loss, terms = self._aligned(loss, terms, images, self.task_targets(teacher_logits, targets))
         return images, loss, {name: float(term.detach()) for name, term in terms.items()}
 
@@ -274,4 +271,5 @@ METHOD = Method(
     paper="Fang et al., AAAI 2022",
     needs_batch_norm=True,
     needs_gradient=True,
+    figures=LAYER_FIGURES,
 )

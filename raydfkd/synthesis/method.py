@@ -18,6 +18,7 @@ from raydfkd.metrics import Figure
 from raydfkd.resources import ResourcesConfig
 from raydfkd.settings import Settings
 from raydfkd.synthesis.boundary import BoundaryAttackConfig
+from raydfkd.synthesis.low_loss_filter import LowLossFilterConfig
 from raydfkd.types import Synthesizer, SyntheticBatch
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
+    from raydfkd.models.teachers.teacher_audit import TeacherAudit
     from raydfkd.tasks.task import Task
 
 
@@ -71,6 +73,8 @@ class SynthesisConfig(Settings):
     """decoupled, on Ray: let the run add and remove generators itself; null: only `raydfkd scale` changes their number."""
     batch_size: int = Field(256, ge=1)
     """Images per batch added to the buffer."""
+    low_loss_filter: LowLossFilterConfig | None = None
+    """Store only images of which the teacher is sure (TA-DFKD); null: all. A boundary attack comes after it."""
     boundary_attack: BoundaryAttackConfig | None = None
     """Attack some images of each batch; null: none."""
 
@@ -189,11 +193,24 @@ class SynthesisParts:
 
 @dataclass(frozen=True)
 class TeacherTraits:
-    """What a method may ask of a teacher before it is suggested for it."""
+    """What a method may ask of a teacher before it is suggested for it.
+
+    Attributes:
+        image_shape: (C,H,W).
+        has_batch_norm: it has BatchNorm statistics that can be read.
+        input_gradient: its logits have a gradient with respect to the images.
+        has_attention: it has attention layers over patches.
+    """
 
     image_shape: tuple[int, int, int]
     has_batch_norm: bool
     input_gradient: bool
+    has_attention: bool = False
+
+    @classmethod
+    def of(cls, image_shape: tuple[int, int, int], audit: TeacherAudit) -> Self:
+        """Those of an audited teacher."""
+        return cls(image_shape, audit.has_batch_norm, audit.input_gradient, bool(audit.attention_layers))
 
 
 @dataclass(frozen=True)
@@ -201,12 +218,14 @@ class Suggestion:
     """Settings of a method, and of what goes with it, for a teacher.
 
     Attributes:
+        rank: its place among the methods that suit such a teacher; 1 is the best.
         settings: of the source, besides ``method``, ``batch_size`` and what it runs on.
         reasons: why, by the setting's name; ``method`` says why the method suits the teacher.
         student: settings of its student.
         sampler: settings of the buffer's.
     """
 
+    rank: int
     settings: dict[str, Any]
     reasons: dict[str, str]
     student: dict[str, Any] = field(default_factory=dict)
@@ -229,8 +248,8 @@ class Method:
         needs_gradient: it differentiates the teacher with respect to its input.
         needs_collected: it trains on collected images.
         figures: those of its metrics that the report plots besides losses.
-        suggest: its settings for a teacher, or None if it does not suit it. ``raydfkd init`` takes the first method that suits,
-            in the registry's order; None: it never does.
+        suggest: its settings for a teacher, or None if it does not suit it. ``raydfkd doctor`` names the methods that suit,
+            best first, and ``raydfkd init`` takes the best; None: it never does.
     """
 
     config: type[SynthesisConfig]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raydfkd.registry import Registry
-from raydfkd.synthesis.method import Method, SynthesisConfig
+from raydfkd.synthesis.method import Method, Suggestion, SynthesisConfig, TeacherTraits
 
 METHODS: Registry[Method] = Registry("method", Method, "raydfkd.methods")
 METHODS.add("fast", "raydfkd.synthesis.fast:METHOD")
@@ -28,3 +28,10 @@ if TYPE_CHECKING:
 else:
     AnySource = METHODS.union("method")
     """Settings of any method, told apart by ``method``."""
+
+
+def suggestions(teacher: TeacherTraits) -> dict[str, Suggestion]:
+    """The methods that suit a teacher, by name, best first."""
+    of_each = {name: suggest(teacher) for name in METHODS if (suggest := METHODS.get(name).suggest) is not None}
+    suiting = {name: suggestion for name, suggestion in of_each.items() if suggestion is not None}
+    return dict(sorted(suiting.items(), key=lambda item: item[1].rank))

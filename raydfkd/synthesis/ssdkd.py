@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from raydfkd.deferred import deferred
 from raydfkd.synthesis.fast import FastConfig, FastSynthesizer
 from raydfkd.synthesis.method import Method, Suggestion, TeacherTraits
+from raydfkd.synthesis.teacher_inversion import LAYER_FIGURES
 from raydfkd.types import BufferSummary
 
 if TYPE_CHECKING:
@@ -84,15 +85,15 @@ def suggest(teacher: TeacherTraits) -> Suggestion | None:
         return None
     side = min(height, width)
     settings: dict[str, Any] = {"crop_padding": side // 8, "flip": channels != 1}
-    reasons = {"method": "the teacher has BatchNorm statistics and a gradient: images are made by inverting it"}
+    reasons = {"method": "the teacher has BatchNorm statistics and a gradient: a generator makes images by inverting it"}
     if not teacher.has_batch_norm:
-        settings["bn_weight"] = 0
-        reasons["method"] = "the teacher has a gradient: images are made by inverting it"
+        settings |= {"bn_weight": 0, "balanced_targets": True}
+        reasons["method"] = "the teacher has a gradient: a generator makes images of all classes by inverting it"
         reasons["bn_weight"] = "the teacher has no BatchNorm statistics to match"
     if side < SMALL_SIDE:
         settings |= {"steps_per_batch": 5, "base_channels": 32, "latent_dim": 64}
         reasons["base_channels"] = f"a small generator is enough for {height} x {width} pixels"
-    return Suggestion(settings, reasons, sampler={"kind": "prioritized"})
+    return Suggestion(1 if teacher.has_batch_norm else 4, settings, reasons, sampler={"kind": "prioritized"})
 
 
 METHOD = Method(
@@ -102,5 +103,6 @@ METHOD = Method(
     paper="Liu et al., CVPR 2024",
     needs_batch_norm=True,
     needs_gradient=True,
+    figures=LAYER_FIGURES,
     suggest=suggest,
 )

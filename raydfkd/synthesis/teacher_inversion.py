@@ -1,16 +1,25 @@
 """What the methods that optimise images through the teacher share: their student, the rounding and judging of what is stored.
 
-FastDFKD, SSD-KD, DeepInversion, CMI and PRE-DFKD are of this kind.
+FastDFKD, SSD-KD, DeepInversion, CMI, PRE-DFKD and the generators of ``adversarial`` are of this kind. All but PRE-DFKD may also
+look at what the teacher's layers compute (``LayerLossConfig``): the statistics of BatchNorm's inputs, and how alike a vision
+transformer finds an image's patches. The first four aim each image at a class (``TargetedConfig``).
+
+``bn_relative`` is ours: L_BN grows with the teacher's depth by orders of magnitude, so that a published weight, tuned for one
+teacher, is wrong for another; relative, L_BN is divided by its value on the first images.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from raydfkd.deferred import deferred
 from raydfkd.errors import ConfigError
+from raydfkd.metrics import Figure
 from raydfkd.synthesis.feature_alignment import FeatureAlignment, FeatureAlignmentConfig
 from raydfkd.synthesis.method import SynthesisConfig, SynthesisContext, SynthesisParts
 from raydfkd.types import Preparation, SyntheticBatch, WeightsVersion
@@ -19,14 +28,21 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from raydfkd.losses import distillation
+    from raydfkd.losses import distillation, inversion, patches
+    from raydfkd.losses.inversion import Statistics
     from raydfkd.models import precision, weight_vector
-    from raydfkd.models.teachers import frozen_teacher
+    from raydfkd.models.teachers import attention_patches, bn_statistics, frozen_teacher
 else:
     torch = deferred("torch")
-    distillation = deferred("raydfkd.losses.distillation")
+    distillation, inversion = deferred("raydfkd.losses.distillation"), deferred("raydfkd.losses.inversion")
+    patches = deferred("raydfkd.losses.patches")
     precision, weight_vector = deferred("raydfkd.models.precision"), deferred("raydfkd.models.weight_vector")
+    attention_patches = deferred("raydfkd.models.teachers.attention_patches")
+    bn_statistics = deferred("raydfkd.models.teachers.bn_statistics")
     frozen_teacher = deferred("raydfkd.models.teachers.frozen_teacher")
+
+LAYER_FIGURES = (Figure("Scale of the BatchNorm-statistics loss", {"bn_scale": "scale"}),)
+"""Of the methods with ``LayerLossConfig``."""
 
 
 class InversionConfig(SynthesisConfig):
@@ -45,6 +61,37 @@ class InversionConfig(SynthesisConfig):
     def with_alignment(self, images: int) -> int:
         """So many images that a generator is trained on, and those that feature alignment takes through the teacher again."""
         return images if self.feature_alignment is None else round((1 + self.feature_alignment.share) * images)
+
+
+class LayerLossConfig(InversionConfig):
+    """Settings of the methods whose loss also reads the teacher's layers."""
+
+    bn_weight: float = Field(0.0, ge=0)
+    """Weight of the BatchNorm-statistics loss."""
+    bn_relative: bool = False
+    """Divide the BatchNorm-statistics loss by its value on the first images, so that a weight suits teachers of any depth."""
+    patch_weight: float = Field(0.0, ge=0)
+    """Weight of the patch-similarity loss, for vision transformers: patches are to differ as in pictures (PSAQ-ViT: 1)."""
+
+    @model_validator(mode="after")
+    def _relative_to_something(self) -> Self:
+        if self.bn_weight == 0:
+            self.refuse_idle("bn_weight 0", "bn_relative")
+        return self
+
+    @property
+    def reads_batch_norm(self) -> bool:
+        return self.bn_weight > 0
+
+
+class TargetedConfig(LayerLossConfig):
+    """Settings of the methods that aim each image at a class."""
+
+    balanced_targets: bool = False
+    """Aim at every class equally often in each batch (NAYER), and not at classes drawn at random."""
+    class_loss: Literal["teacher", "gap_aware"] = "teacher"
+    """What one_hot_weight multiplies: cross-entropy of the teacher's logits to the target class; or GapSSG's, which grows with
+    the gap between student and teacher and aims at where they differ (weight 0.5 there)."""
 
 
 class InversionSynthesizer:
@@ -132,6 +179,88 @@ class InversionSynthesizer:
             student_logits = self.student(self.teacher.normalize(frozen_teacher.pixels_of(stored))).float()
         priorities: np.ndarray = distillation.kd_loss_per_sample(student_logits, teacher_logits, temperature).cpu().numpy()
         return priorities
+
+
+class LayerLossSynthesizer(InversionSynthesizer):
+    """Adds what reads the teacher's layers.
+
+    Attributes:
+        bn_scale: by which L_BN is multiplied; None: not known before the first images.
+
+    Raises:
+        TeacherError: the teacher lacks the layers that a loss reads.
+        ConfigError, TeacherError: see ``InversionSynthesizer``.
+    """
+
+    config: LayerLossConfig
+
+    def __init__(self, config: LayerLossConfig, parts: SynthesisParts, context: SynthesisContext, device: torch.device) -> None:
+        super().__init__(config, parts, context, device)
+        self._statistics = bn_statistics.BatchNormStatistics(self.teacher, required=config.reads_batch_norm)
+        self._patches = attention_patches.AttentionPatches(self.teacher) if config.patch_weight > 0 else None
+        self.bn_scale: float | None = None if config.bn_relative else 1.0
+
+    @contextmanager
+    def _reading_layers(self) -> Iterator[None]:
+        """The teacher's next forward pass is the one that the losses below read."""
+        with self._statistics.capture(), nullcontext() if self._patches is None else self._patches.capture():
+            yield
+
+    def _bn_loss(self, like: Tensor, batch: Statistics | None = None, first_weight: float = 1.0) -> Tensor:
+        """L_BN times its scale; 0, on the device of ``like``, for a teacher without BatchNorm.
+
+        Args:
+            batch: in place of the statistics that were read.
+        """
+        batch = self._statistics.batch if batch is None else batch
+        if not batch:
+            return like.new_zeros(())
+        loss = inversion.bn_loss(batch, self._statistics.running, first_weight)
+        if self.bn_scale is None:
+            self.bn_scale = 1 / max(float(loss.detach()), torch.finfo(torch.float32).tiny)
+        return self.bn_scale * loss
+
+    def _with_patches(self, loss: Tensor, terms: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and its terms with the patch-similarity loss, if it is on, and the scale of L_BN, where that is chosen."""
+        if self._patches is not None:
+            patch_loss = torch.stack([patches.patch_similarity_loss(tokens) for tokens in self._patches.tokens]).sum()
+            loss, terms = loss + self.config.patch_weight * patch_loss, terms | {"patch_loss": patch_loss}
+        if self.config.bn_relative and self.bn_scale is not None:
+            terms = terms | {"bn_scale": torch.tensor(self.bn_scale)}
+        return loss, terms
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"bn_scale": self.bn_scale}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.bn_scale = state["bn_scale"]
+
+
+class TargetedSynthesizer(LayerLossSynthesizer):
+    """Adds the classes that images are aimed at."""
+
+    config: TargetedConfig
+
+    @property
+    def _is_gap_aware(self) -> bool:
+        return self.config.class_loss == "gap_aware"
+
+    def _draw_targets(self) -> Tensor:
+        """int64 [B] on the CPU; balanced, in the order of classes, what does not divide evenly goes to different ones."""
+        num, num_classes = self.config.batch_size, self.teacher.num_classes
+        if not self.config.balanced_targets:
+            return torch.randint(0, num_classes, (num,), generator=self.rng)
+        rest = torch.randperm(num_classes, generator=self.rng)[: num % num_classes]
+        return torch.cat([torch.arange(num_classes).repeat(num // num_classes), rest]).sort().values
+
+    def _class_loss(
+        self, teacher_logits: Tensor, student_logits: Tensor | None, targets: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        if not self._is_gap_aware:
+            return inversion.one_hot_loss(teacher_logits, targets, weights)
+        assert student_logits is not None
+        return inversion.gap_aware_loss(student_logits, teacher_logits, targets, weights)
 
 
 def portions(total: int, largest: int) -> list[int]:

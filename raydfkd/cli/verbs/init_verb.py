@@ -44,6 +44,9 @@ Evaluation = Annotated[
 ]
 Student = Annotated[str | None, typer.Option(metavar="REF", help="The student's network; otherwise one that suits.")]
 MaxParams = Annotated[int | None, typer.Option(min=1, help="Most parameters of the student.")]
+Method = Annotated[
+    str | None, typer.Option(metavar="METHOD", help="Method that makes the images; otherwise the best that suits the teacher.")
+]
 Minutes = Annotated[float, typer.Option(min=0.01, help="Time for the run.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster that the run will be on, for its size.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the file.")]
@@ -63,6 +66,7 @@ def init(
     evaluation: Evaluation = None,
     student: Student = None,
     max_params: MaxParams = None,
+    method: Method = None,
     minutes: Minutes = 30.0,
     address: Address = None,
     out: Annotated[Path, typer.Option(metavar="EXP.yaml", help="The file to write.")] = Path(EXPERIMENT),
@@ -70,14 +74,14 @@ def init(
 ) -> None:
     """Write an experiment for a teacher.
 
-    Finds out what it can about the teacher, asks for the rest on a terminal, audits it, picks the method that it allows, and
-    sizes student, batch and schedule to this machine and the time.
+    Finds out what it can about the teacher, asks for the rest on a terminal, audits it, picks the best method that it allows,
+    and sizes student, batch and schedule to this machine and the time.
     """
     _require_free(out, force)
     if teacher is None and model is None:
         teacher = _ask("--teacher", "The teacher (a file of weights, a named teacher, hf:ORG/NAME)", str)
     told = _told(classes, image_size, channels, mean, std)
-    proposal = _propose(teacher, model, told, evaluation, student, max_params, minutes, address)
+    proposal = _propose(teacher, model, told, evaluation, student, max_params, method, minutes, address)
     _write(proposal, out)
     typer.echo(f"written: {out}; run it with: raydfkd run {out}")
 
@@ -98,6 +102,7 @@ def distill(
     evaluation: Evaluation = None,
     student: Student = None,
     max_params: MaxParams = None,
+    method: Method = None,
     minutes: Minutes = 30.0,
     address: Address = None,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="Run directory; otherwise runs/TEACHER.")] = None,
@@ -119,7 +124,7 @@ def distill(
         if RunDir(run).manifest_path.exists():
             RunDir.create(run)  # raises, and says what it holds
         _require_free(file, force)
-        proposal = _propose(teacher, model, told, evaluation, student, max_params, minutes, address)
+        proposal = _propose(teacher, model, told, evaluation, student, max_params, method, minutes, address)
         _write(proposal, file)
         distill_with_progress(load_experiment(file), file, [], out=run)
 
@@ -138,6 +143,7 @@ def _propose(
     evaluation: str | None,
     student: str | None,
     max_params: int | None,
+    method: str | None,
     minutes: float,
     address: str | None,
 ) -> Proposal:
@@ -156,7 +162,7 @@ def _propose(
 
         cores, gpus = cluster_size(address)
         machine = replace(this_machine(), cores=cores, gpus=gpus, address=address)
-    proposal = propose(findings, Wishes(student, max_params, minutes, data), machine)
+    proposal = propose(findings, Wishes(student, max_params, minutes, data, method), machine)
     for line in summary(proposal):
         typer.echo(line)
     return proposal

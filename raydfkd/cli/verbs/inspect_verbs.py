@@ -84,7 +84,7 @@ def methods() -> None:
     for name in METHODS:
         entry = METHODS.get(name)
         needs = {
-            "the teacher's BatchNorm": entry.needs_batch_norm,
+            "the teacher's BatchNorm": entry.needs_batch_norm and entry.config.model_construct(method=name).reads_batch_norm,
             "its gradient": entry.needs_gradient,
             "collected images": entry.needs_collected,
             "a student": entry.needs_student,

@@ -47,7 +47,7 @@ class KLObjectiveConfig(ObjectiveConfig):
 
     @property
     def first_priority_temperature(self) -> float | None:
-        return self.temperature if self.teacher_output == "soft" else None
+        return self.temperature if self.teacher_output == "soft" and self.self_pacing is None else None
 
 
 class KLObjective(Objective):

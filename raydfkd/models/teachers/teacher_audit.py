@@ -13,6 +13,7 @@ from raydfkd.errors import RaydfkdError, TeacherError, described
 from raydfkd.models.exported import ExportedClassifier, ScriptedClassifier
 from raydfkd.models.external import WRAP
 from raydfkd.models.network_output import output_described
+from raydfkd.models.teachers.attention_patches import attention_layers
 from raydfkd.models.teachers.bn_statistics import batch_norm_layers
 from raydfkd.models.teachers.frozen_teacher import PROBE_BATCH_SIZE, FrozenTeacher
 from raydfkd.models.teachers.teacher_warnings import warnings_of
@@ -28,7 +29,8 @@ class TeacherAudit:
         num_params: weights of the network, buffers not counted.
         normalization_layers: how many layers of each normalising type its forward pass calls, by class name.
         has_batch_norm: whether a BatchNorm layer with running statistics can be read.
-        uncalled_batch_norm: such layers that its forward pass does not call, by name.
+        attention_layers: those over patches, by name.
+        uncalled_batch_norm: BatchNorm layers that its forward pass does not call, by name.
         input_gradient: whether the logits have a finite gradient with respect to the images that is not zero.
         no_gradient_because: the reason, where that is an error.
         deterministic: whether the same images give the same logits bit for bit.
@@ -42,6 +44,7 @@ class TeacherAudit:
     num_params: int
     normalization_layers: dict[str, int]
     has_batch_norm: bool
+    attention_layers: tuple[str, ...]
     uncalled_batch_norm: tuple[str, ...]
     input_gradient: bool
     no_gradient_because: str | None
@@ -59,6 +62,7 @@ class TeacherAudit:
             ("parameters", f"{self.num_params:,}"),
             ("normalisation layers", layers or "none"),
             ("BatchNorm statistics", _yes_no(self.has_batch_norm)),
+            *([("attention over patches", f"{len(self.attention_layers)} layers")] if self.attention_layers else []),
             ("gradient to the images", _yes_no(self.input_gradient)),
             ("deterministic", _yes_no(self.deterministic)),
             ("penultimate features", "not readable" if self.feature_dim is None else str(self.feature_dim)),
@@ -89,6 +93,7 @@ def audit_teacher(teacher: FrozenTeacher) -> TeacherAudit:
         num_params=sum(p.numel() for p in teacher.model.parameters()),
         normalization_layers=_normalization_layers(teacher),
         has_batch_norm=bool(batch_norm),
+        attention_layers=tuple(attention_layers(teacher)),
         uncalled_batch_norm=uncalled,
         input_gradient=input_gradient,
         no_gradient_because=reason,
@@ -115,7 +120,7 @@ def require_batch_norm(audit: TeacherAudit, method: str) -> None:
         )
     raise TeacherError(
         f"method {method!r} matches BatchNorm statistics, but this teacher has {layers}; set the source's bn_weight to 0, "
-        "or choose a method without that loss"
+        "or choose another method: raydfkd doctor names those that suit this teacher"
     )
 
 

@@ -30,6 +30,7 @@ from raydfkd.models.weights import load_weights, read_metadata
 from raydfkd.pipeline.experiment.config import ExperimentConfig, TeacherConfig, generator_id
 from raydfkd.seeds import derive_seed
 from raydfkd.synthesis.attacked import AttackedSynthesizer
+from raydfkd.synthesis.low_loss_filter import FilteredSynthesizer
 from raydfkd.synthesis.method import SynthesisContext, SynthesisParts
 from raydfkd.synthesis.methods import METHODS
 from raydfkd.tasks import TaskConfig, build_task
@@ -126,6 +127,12 @@ def audit(config: ExperimentConfig, teacher: FrozenTeacher) -> TeacherAudit:
         TeacherError: see ``audit_teacher`` and ``require_batch_norm``.
     """
     found = audit_teacher(teacher)
+    refuse_unsuited(config, found)
+    return found
+
+
+def refuse_unsuited(config: ExperimentConfig, found: TeacherAudit) -> None:
+    """Raises TeacherError if a method needs something that the audited teacher lacks."""
     for source in config.sources.values():
         method = METHODS.get(source.method)
         if method.needs_batch_norm and source.reads_batch_norm:
@@ -134,7 +141,6 @@ def audit(config: ExperimentConfig, teacher: FrozenTeacher) -> TeacherAudit:
             require_input_gradient(found, source.method)
         elif source.boundary_attack is not None:
             require_input_gradient(found, "boundary_attack")
-    return found
 
 
 def build_student(config: ExperimentConfig, teacher: FrozenTeacher | None = None, name: str | None = None) -> nn.Module:
@@ -242,6 +248,8 @@ def build_synthesizer(
     teacher = build_frozen_teacher(config)
     opponent = build_student(config, teacher, student) if method.needs_student else None
     synthesizer = method.build(settings, SynthesisParts(build_task(config.task), teacher, opponent, collected), context, device)
+    if settings.low_loss_filter is not None:
+        synthesizer = FilteredSynthesizer(synthesizer, settings.low_loss_filter)
     if settings.boundary_attack is None:
         return synthesizer
     return AttackedSynthesizer(synthesizer, settings, teacher, context, device)

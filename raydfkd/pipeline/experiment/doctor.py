@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from raydfkd.errors import RaydfkdError, described, raised_in
+from raydfkd.models.teachers.teacher_audit import TeacherAudit, audit_teacher
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.pipeline.experiment.timing import Timing
@@ -24,6 +25,8 @@ from raydfkd.pipeline.run import collecting
 from raydfkd.pipeline.run.exchange_state import build_rate_limiters
 from raydfkd.pipeline.run.outcome import count_params, device_name
 from raydfkd.resources import use_threads
+from raydfkd.synthesis.method import TeacherTraits
+from raydfkd.synthesis.methods import suggestions
 from raydfkd.types import BufferSummary, SyntheticBatch
 
 T = TypeVar("T")
@@ -62,9 +65,11 @@ def diagnose(config: ExperimentConfig) -> Diagnosis:
     teacher = found.attempt(lambda: builder.build_frozen_teacher(config))
     if teacher is not None:
         found.rows.append(("teacher", config.teacher.model))
-        audit = found.attempt(lambda: builder.audit(config, teacher))
+        audit = found.attempt(lambda: audit_teacher(teacher))
         if audit is not None:
             found.rows += [(f"teacher: {what}", finding) for what, finding in audit.table()]
+            found.rows += _methods_for(config, audit)
+            found.attempt(lambda: builder.refuse_unsuited(config, audit))
     device = found.attempt(lambda: builder.choose_device(config))
     for name in config.students:
         student = found.attempt(partial(builder.build_student, config, None, name))
@@ -94,6 +99,15 @@ def diagnose(config: ExperimentConfig) -> Diagnosis:
         timed = found.attempt(lambda: _time_rows(config, device, images))
         found.rows += [] if timed is None else timed
     return found
+
+
+def _methods_for(config: ExperimentConfig, audit: TeacherAudit) -> list[tuple[str, str]]:
+    """What this teacher allows, best first; the settings are those that ``raydfkd init`` writes."""
+    suiting = suggestions(TeacherTraits.of(config.task.image_shape, audit))
+    return [
+        (f"suits this teacher, no. {place}", f"{name}: {suggestion.reasons['method']}")
+        for place, (name, suggestion) in enumerate(suiting.items(), 1)
+    ]
 
 
 def _buffer_rows(config: ExperimentConfig) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ from raydfkd.pipeline.proposal.machine import Machine
 from raydfkd.pipeline.proposal.sizing import Costs, Duration, Sizes, no_time, sizes_for
 from raydfkd.pipeline.proposal.student_choice import Candidate, candidates, named
 from raydfkd.synthesis.method import Suggestion, TeacherTraits
-from raydfkd.synthesis.methods import METHODS
+from raydfkd.synthesis.methods import METHODS, suggestions
 
 SOURCE, STUDENT = "images", "student"
 """Names of the parts of a proposed experiment."""
@@ -51,12 +51,14 @@ class Wishes:
         max_params: most parameters of a chosen one; None: well below the teacher's.
         minutes: time for the run.
         evaluation: labelled images to report on.
+        method: that makes images; None: the best of those that suit the teacher.
     """
 
     student: str | None = None
     max_params: int | None = None
     minutes: float = 30.0
     evaluation: DatasetConfig | None = None
+    method: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def propose(findings: Findings, wishes: Wishes, machine: Machine) -> Proposal:
     tree = _teacher_tree(findings)
     teacher = builder.build_frozen_teacher(_with_any_student(tree))
     audit = audit_teacher(teacher)
-    method, suggestion = _method_for(findings, audit)
+    method, suggestion = _method_for(findings, audit, wishes.method)
     device = builder.device_of("auto")
     costs, candidate, sizes = None, None, None
     for candidate in _students(findings, wishes, audit):
@@ -142,18 +144,26 @@ def _with_any_student(tree: dict[str, Any]) -> ExperimentConfig:
     return build_experiment({**tree, **pinned, "schedule": schedule, "students": {STUDENT: {"model": "small_cnn_4"}}})
 
 
-def _method_for(findings: Findings, audit: TeacherAudit) -> tuple[str, Suggestion]:
-    traits = TeacherTraits(findings.image_shape, audit.has_batch_norm, audit.input_gradient)
-    for name in METHODS:
-        suggest = METHODS.get(name).suggest
-        suggestion = None if suggest is None else suggest(traits)
-        if suggestion is not None:
-            return name, suggestion
-    raise TeacherError(
-        f"no method makes images for this teacher by itself: its images are {list(traits.image_shape)}"
-        + ("" if audit.input_gradient else ", and it gives no gradient")
-        + "; collected images of the same kind would do (collected in an experiment file)"
-    )
+def _method_for(findings: Findings, audit: TeacherAudit, wished: str | None) -> tuple[str, Suggestion]:
+    """The best method that suits the teacher, or the wished one.
+
+    Raises:
+        TeacherError: none does, or not this one.
+        UnknownNameError: there is no such method.
+    """
+    traits = TeacherTraits.of(findings.image_shape, audit)
+    suiting = suggestions(traits)
+    if not suiting:
+        raise TeacherError(
+            f"no method makes images for this teacher by itself: its images are {list(traits.image_shape)}"
+            + ("" if audit.input_gradient else ", and it gives no gradient")
+            + "; collected images of the same kind would do (collected in an experiment file)"
+        )
+    name = next(iter(suiting)) if wished is None else wished
+    METHODS.get(name)
+    if name not in suiting:
+        raise TeacherError(f"no settings of method {name!r} are known to suit this teacher: choose one of {', '.join(suiting)}")
+    return name, suiting[name]
 
 
 def _students(findings: Findings, wishes: Wishes, audit: TeacherAudit) -> list[Candidate]:

@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 
 from raydfkd.deferred import deferred
 from raydfkd.synthesis.method import SynthesisContext, SynthesisParts
-from raydfkd.synthesis.teacher_inversion import InversionConfig, InversionSynthesizer, portions
+from raydfkd.synthesis.teacher_inversion import LayerLossConfig, LayerLossSynthesizer, portions
 from raydfkd.types import BufferSummary, SyntheticBatch
 
 if TYPE_CHECKING:
@@ -35,16 +35,14 @@ if TYPE_CHECKING:
     from raydfkd.models import generators, precision
     from raydfkd.models import weights as weight_files
     from raydfkd.models.generators import memory_networks
-    from raydfkd.models.teachers import bn_statistics
 else:
     torch, inversion = deferred("torch"), deferred("raydfkd.losses.inversion")
     generators, precision = deferred("raydfkd.models.generators"), deferred("raydfkd.models.precision")
     memory_networks = deferred("raydfkd.models.generators.memory_networks")
     weight_files = deferred("raydfkd.models.weights")
-    bn_statistics = deferred("raydfkd.models.teachers.bn_statistics")
 
 
-class AdversarialConfig(InversionConfig):
+class AdversarialConfig(LayerLossConfig):
     """Settings of a generator that is trained against the student."""
 
     batch_size: int = Field(1280, ge=1)
@@ -71,8 +69,6 @@ class AdversarialConfig(InversionConfig):
     """Weight of the negative entropy, to base 10, of the batch's mean prediction: classes are made equally often."""
     activation_weight: float = Field(0.0, ge=0)
     """Weight of the reward for large penultimate features; 0: the teacher's features are not read."""
-    bn_weight: float = Field(0.0, ge=0)
-    """Weight of the BatchNorm-statistics loss."""
     adversarial_weight: float = Field(0.0, ge=0)
     """Weight of the distance between student and teacher, which the generator enlarges; 0: the student is not looked at."""
     adversarial_distance: Literal["kl", "l1", "log_l1"] = "kl"
@@ -90,12 +86,8 @@ class AdversarialConfig(InversionConfig):
     def images_trained_on(self, batches: int) -> int:
         return self.with_alignment(batches * self.steps_per_batch * self.generator_batch_size)
 
-    @property
-    def reads_batch_norm(self) -> bool:
-        return self.bn_weight > 0
 
-
-class AdversarialSynthesizer(InversionSynthesizer):
+class AdversarialSynthesizer(LayerLossSynthesizer):
     """One generator and its optimizer; ``step`` trains it and makes a batch of fresh images.
 
     Raises:
@@ -112,7 +104,6 @@ class AdversarialSynthesizer(InversionSynthesizer):
         super().__init__(config, parts, context, device)
         if config.activation_weight > 0:
             _ = self.teacher.classifier_head  # refuses a teacher without one
-        self._statistics = bn_statistics.BatchNormStatistics(self.teacher, required=config.reads_batch_norm)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
             network = self._network()
@@ -141,7 +132,7 @@ class AdversarialSynthesizer(InversionSynthesizer):
         features = student_logits = None
         with precision.autocast(self.device, self.context.bf16):
             images = self.generator(self._latents(config.generator_batch_size)).float()
-            with self._statistics.capture():
+            with self._reading_layers():
                 if config.activation_weight > 0:
                     teacher_logits, features = self.teacher.forward_features(images)
                 else:
@@ -157,7 +148,7 @@ class AdversarialSynthesizer(InversionSynthesizer):
         if features is not None:
             terms["activation_loss"] = inversion.activation_loss(features)
         if config.bn_weight > 0:
-            terms["bn_loss"] = inversion.bn_loss(self._statistics.batch, self._statistics.running)
+            terms["bn_loss"] = self._bn_loss(teacher_logits)
         if student_logits is not None:
             terms["adversarial_loss"] = -inversion.distance(student_logits, teacher_logits, config.adversarial_distance)
         weights = {
@@ -168,6 +159,7 @@ class AdversarialSynthesizer(InversionSynthesizer):
             "adversarial_loss": config.adversarial_weight,
         }
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        loss, terms = self._with_patches(loss, terms)
         loss, terms = self._aligned(loss, terms, images, predicted)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()

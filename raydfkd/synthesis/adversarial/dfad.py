@@ -13,9 +13,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from raydfkd.synthesis.adversarial.adversarial_generator import AdversarialConfig, AdversarialSynthesizer
-from raydfkd.synthesis.method import Method, Presets
+from raydfkd.synthesis.method import Method, Presets, Suggestion, TeacherTraits
 
 _PUBLISHED: dict[str, Any] = {"generator": "normalized", "generator_betas": (0.9, 0.999)}
+
+SMALL_SIDE = 16
 
 
 class DFADConfig(AdversarialConfig):
@@ -36,6 +38,21 @@ class DFADConfig(AdversarialConfig):
     """That distance: KL of student from teacher at temperature 1, mean L1 of the logits, or log(L1 + 1)."""
 
 
+def suggest(teacher: TeacherTraits) -> Suggestion | None:
+    """For teachers without BatchNorm, with DAFL's balance of classes, which keeps a generator from collapse."""
+    _, height, width = teacher.image_shape
+    if not teacher.input_gradient or teacher.has_batch_norm:
+        return None
+    settings: dict[str, Any] = {"steps_per_batch": 4, "entropy_weight": 5, "one_hot_weight": 0.05}
+    if min(height, width) < SMALL_SIDE:
+        settings |= {"generator_batch_size": 128, "base_channels": 32, "latent_dim": 64}
+    reasons = {
+        "method": "the teacher has a gradient: a generator makes images of all classes on which student and teacher differ",
+        "entropy_weight": "without BatchNorm statistics nothing else makes images of all classes",
+    }
+    return Suggestion(2, settings, reasons, student={"objective": {"kind": "l1"}})
+
+
 METHOD = Method(
     config=DFADConfig,
     build=AdversarialSynthesizer,
@@ -43,4 +60,5 @@ METHOD = Method(
     paper="Fang et al., arXiv 1912.11006",
     needs_batch_norm=True,
     needs_gradient=True,
+    suggest=suggest,
 )

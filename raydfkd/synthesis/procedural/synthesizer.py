@@ -198,14 +198,21 @@ class ProceduralSynthesizer:
 
 
 def suggest(teacher: TeacherTraits) -> Suggestion | None:
-    """For every teacher of grey or colour images, whose predictions are enough."""
+    """For every teacher of grey or colour images, whose predictions are enough; with a gradient, attacked if that is all."""
     if teacher.image_shape[0] not in (1, 3):
         return None
-    return Suggestion(
-        settings={},
-        reasons={"method": "the teacher gives no gradient: images are rendered, and chosen by its predictions"},
-        student={"augmentation": {"level": "high", "mixup": "batch"}},
-    )
+    student = {"augmentation": {"level": "high", "mixup": "batch"}}
+    if teacher.has_batch_norm and teacher.input_gradient:
+        reasons = {"method": "images are rendered, and chosen by the teacher's predictions, whatever it is"}
+        return Suggestion(3, {}, reasons, student)
+    if teacher.input_gradient:
+        reasons = {
+            "method": "the teacher has no BatchNorm statistics: images are rendered, and chosen by its predictions",
+            "boundary_attack": "the teacher has a gradient, by which images are moved to its decision boundary",
+        }
+        return Suggestion(1, {"boundary_attack": {}}, reasons, student)
+    reasons = {"method": "the teacher gives no gradient: images are rendered, and chosen by its predictions"}
+    return Suggestion(1, {}, reasons, student)
 
 
 METHOD = Method(

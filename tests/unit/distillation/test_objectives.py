@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import subprocess
 import sys
 from typing import Any
@@ -232,9 +233,25 @@ def test_a_synthesizer_may_give_first_priorities_only_where_the_loss_is_kd_and_n
         assert torch.equal(later, kd_loss_per_sample(student.logits, teacher.logits, temperature))
 
 
-def test_a_hard_label_is_no_kd_loss() -> None:
+def test_a_hard_label_or_a_paced_loss_is_no_kd_loss() -> None:
     for output in ("one_hot", "smoothed"):
         assert config_of("kl", temperature=1.0, teacher_output=output).first_priority_temperature is None
+    assert config_of("kl", self_pacing={}).first_priority_temperature is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_self_pacing_weighs_the_losses_of_any_objective(kind: str) -> None:
+    """A quarter on the way from 1 to 5 lambda is 2; the weights have no gradient."""
+    student, teacher = pair(kind)
+    plain = build(kind)(student, teacher, 0.25)
+    paced = build(kind, self_pacing={"start": 1, "end": 5})(student, teacher, 0.25)
+    weights = (1 + math.exp(-2)) / (1 + torch.exp(plain.detach() - 2))
+    torch.testing.assert_close(paced, weights * plain)
+    (expected,) = torch.autograd.grad((weights * plain).sum(), student.logits, retain_graph=True, allow_unused=True)
+    (found,) = torch.autograd.grad(paced.sum(), student.logits, allow_unused=True)
+    assert (found is None) is (expected is None)
+    if found is not None:
+        torch.testing.assert_close(found, expected)
 
 
 def test_settings_and_names_load_without_torch() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raydfkd.losses.distillation import agreement, importance_weighted_mean, kd_loss_per_sample
+from raydfkd.losses.distillation import agreement, importance_weighted_mean, kd_loss_per_sample, self_paced_weights
 
 
 def logits(seed: int, num: int = 6, classes: int = 5, scale: float = 3.0) -> Tensor:
@@ -99,3 +99,13 @@ def test_agreement_is_the_share_of_equal_choices() -> None:
     student = torch.tensor([[2.0, 1.0], [0.0, 1.0], [5.0, 4.0], [0.0, 9.0]])
     teacher = torch.tensor([[9.0, 1.0], [3.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     assert agreement(student, teacher).item() == 0.75
+
+
+def test_self_paced_weights_fall_from_one_with_the_loss_and_rise_with_lambda() -> None:
+    losses = torch.tensor([0.0, 1.0, 3.0, 200.0], requires_grad=True)
+    weights = self_paced_weights(losses, 2.0)
+    expected = [(1 + np.exp(-2)) / (1 + np.exp(loss - 2)) for loss in (0.0, 1.0, 3.0)]
+    assert weights.tolist() == pytest.approx([*expected, 0.0], rel=1e-5, abs=1e-30)
+    assert weights[0].item() == pytest.approx(1)
+    assert not weights.requires_grad
+    assert self_paced_weights(losses[:3], 30.0).tolist() == pytest.approx([1, 1, 1])

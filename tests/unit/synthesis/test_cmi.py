@@ -175,7 +175,7 @@ def test_without_the_contrastive_loss_there_is_no_head() -> None:
     synthesizer = make(**WITHOUT)
     assert synthesizer.contrast is None
     assert set(synthesizer.step(summary()).metrics) == {"loss", "bn_loss", "one_hot_loss", "adversarial_loss"}
-    assert set(synthesizer.state_dict()) == {"rng"}
+    assert set(synthesizer.state_dict()) == {"rng", "bn_scale"}
 
 
 def test_what_is_stored_is_as_other_methods_store_it() -> None:

@@ -68,7 +68,7 @@ def test_equals_a_plain_loop_over_its_published_terms() -> None:
 def test_the_teacher_comes_to_see_the_targets() -> None:
     made = make(steps_per_batch=150, lr=0.1, bn_weight=0.1).step(summary())
     assert (made.teacher_class == made.targets).mean() >= 0.9
-    assert set(made.metrics) == {"loss", "bn_loss", "one_hot_loss", "tv_loss", "l2_loss", "bn_scale"}
+    assert set(made.metrics) == {"loss", "bn_loss", "one_hot_loss", "tv_loss", "l2_loss"}
 
 
 def test_the_best_steps_images_are_kept_as_they_were() -> None:
@@ -128,6 +128,22 @@ def test_the_stage_in_full_size_begins_anew_from_the_images_of_the_other() -> No
     best = 2 + int(np.argmin(losses[2:]))
     assert made.metrics["loss"] == pytest.approx(losses[best], rel=1e-4)
     np.testing.assert_allclose(made.images.astype(np.float32), pictures[best].clamp(0, 255).numpy(), atol=1)
+
+
+def test_colours_of_views_are_scaled_and_moved_in_normalised_units() -> None:
+    synthesizer = make(color_shift=1.0)
+    images = torch.rand(12, *SHAPE)
+    view = synthesizer._view(images, 0, 0)
+    before, after = (images - MEAN[0]) / STD[0], (view - MEAN[0]) / STD[0]
+    scales, offsets = [], []
+    for x, y in zip(before.flatten(1), after.flatten(1), strict=True):
+        (scale, offset), *_ = torch.linalg.lstsq(torch.stack([x, torch.ones_like(x)], 1), y)
+        torch.testing.assert_close(y, scale * x + offset, atol=1e-4, rtol=1e-4)
+        scales.append(scale.log().item())
+        offsets.append(offset.item())
+    for drawn in (scales, offsets):
+        assert -1 <= min(drawn) < -0.2, "uniform within plus and minus one, each image for itself"
+        assert 0.2 < max(drawn) <= 1
 
 
 def test_relative_the_bn_loss_is_one_on_the_first_images_of_any_teacher() -> None:

@@ -77,6 +77,25 @@ def test_doctor_lists_every_failing_network(settings: dict[str, Any]) -> None:
     assert "cannot be built: called with (num_classes=3), it ends with KeyError: 'weights'" in broken
 
 
+@pytest.mark.parametrize(
+    ("norm", "suiting"),
+    [
+        ("BatchNorm2d(4)", ["ssdkd", "deep_inversion", "procedural"]),
+        ("GroupNorm(2, 4)", ["procedural", "dfad", "deep_inversion", "ssdkd"]),
+    ],
+)
+def test_doctor_names_what_suits_the_teacher_best_first(
+    settings: dict[str, Any], tmp_path: Path, norm: str, suiting: list[str]
+) -> None:
+    (tmp_path / "doctors_nets.py").write_text(NETS.replace("BatchNorm2d(4)", norm))
+    found = diagnose(experiment({**settings, "students": {"s": {"model": "small_cnn_4", "batch_size": 4}}}))
+    told = [finding for what, finding in found.rows if what.startswith("suits this teacher, no. ")]
+    assert [finding.partition(":")[0] for finding in told] == suiting
+    assert all("teacher" in finding for finding in told)
+    refused = [problem for problem in found.problems if "doctor names those that suit this teacher" in problem]
+    assert len(refused) == (norm != "BatchNorm2d(4)"), "its own method reads BatchNorm statistics"
+
+
 def test_a_run_refuses_them_before_it_starts(settings: dict[str, Any], tmp_path: Path) -> None:
     for name, words in (("first", "gives a tuple"), ("second", "sixteen is too many"), ("third", "KeyError: 'weights'")):
         tree = {**settings, "students": {name: settings["students"][name]}}

@@ -9,10 +9,12 @@ import pytest
 import torch
 import yaml
 from torch import nn
+from torchvision.models import VisionTransformer
 
 import raydfkd
-from raydfkd.errors import ConfigError, TeacherError
+from raydfkd.errors import ConfigError, TeacherError, UnknownNameError
 from raydfkd.models.classifiers import ImageShape
+from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import load_experiment
 from raydfkd.pipeline.proposal import propose as proposing
 from raydfkd.pipeline.proposal.findings import Findings, Told, find_out
@@ -52,6 +54,12 @@ def with_batch_norm(num_classes: int, in_channels: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(8, num_classes))
 
 
+def transformer(num_classes: int) -> nn.Module:
+    network = VisionTransformer(8, 2, 1, 2, 16, 16, num_classes=num_classes)
+    nn.init.normal_(network.heads.head.weight)
+    return network
+
+
 def teacher(name: str, image_shape: ImageShape = (1, 8, 8), num_classes: int = 5) -> Findings:
     """Of a network of this module, which a user's module stands for."""
     channels, *size = image_shape
@@ -85,11 +93,38 @@ def test_batch_norm_and_a_gradient_are_inverted(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_without_batch_norm_its_loss_is_off(tmp_path: Path) -> None:
+def test_without_batch_norm_images_are_rendered_and_attacked(tmp_path: Path) -> None:
     proposal = propose(teacher("without_batch_norm", (3, 32, 32)), Wishes(minutes=10), LAPTOP)
     (source,) = proposal.config.sources.values()
-    assert (source.method, source.reads_batch_norm) == ("ssdkd", False)
-    assert "# the teacher has no BatchNorm statistics to match\n    bn_weight: 0" in reads_back(proposal, tmp_path)
+    assert source.method == "procedural"
+    assert source.boundary_attack is not None
+    assert "# the teacher has a gradient, by which images are moved to its decision boundary" in reads_back(proposal, tmp_path)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("method", ["ssdkd", "dfad", "deep_inversion"])
+def test_the_method_is_as_wished_and_reads_no_batch_norm_that_is_not_there(method: str, tmp_path: Path) -> None:
+    proposal = propose(teacher("without_batch_norm"), Wishes(minutes=10, method=method), LAPTOP)
+    (source,) = proposal.config.sources.values()
+    assert (source.method, source.reads_batch_norm) == (method, False)
+    reads_back(proposal, tmp_path)
+    builder.build_synthesizer(proposal.config, "images", 0, torch.device("cpu"))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_wished_method_must_suit_the_teacher() -> None:
+    with pytest.raises(TeacherError, match=r"of method 'dfad' are known .* one of ssdkd, deep_inversion, procedural$"):
+        propose(teacher("with_batch_norm"), Wishes(method="dfad"), LAPTOP)
+    with pytest.raises(UnknownNameError, match="did you mean 'ssdkd'"):
+        propose(teacher("with_batch_norm"), Wishes(method="ssdk"), LAPTOP)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_transformers_patches_are_told_apart_where_pixels_are_optimised() -> None:
+    proposal = propose(teacher("transformer", (3, 8, 8)), Wishes(method="deep_inversion"), LAPTOP)
+    (source,) = proposal.config.sources.values()
+    assert source.model_dump()["patch_weight"] == 1
+    builder.build_synthesizer(proposal.config, "images", 0, torch.device("cpu"))
 
 
 @pytest.mark.usefixtures("quick")
