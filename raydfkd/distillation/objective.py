@@ -104,15 +104,15 @@ class Objective:
         self.config = config
         self.trained = nn.ModuleDict()
 
-    def __call__(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+    def __call__(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         """Losses float32 [B], with gradients only for the student's tensors and the objective's own layers.
 
         Args:
-            progress: completed share of training, in [0,1].
+            progress: completed share of training, in [0,1]; a scalar on the device where the step is a CUDA graph.
         """
         return self.losses(student, teacher.detached(), progress)
 
-    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         """As ``forward`` with a detached teacher; implemented by each objective."""
         raise NotImplementedError
 

@@ -54,7 +54,7 @@ class CATKDObjective(Objective):
         _require_pooled_head(context.student_shapes, "student")
         _require_pooled_head(context.teacher_shapes, "teacher")
 
-    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         config = self.config
         hard = logit_distillation.hard_label_loss_per_sample(student.logits, teacher.logits)
         maps = feature_distillation.class_attention_loss_per_sample(

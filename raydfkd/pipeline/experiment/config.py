@@ -252,6 +252,22 @@ class ExperimentConfig(Settings):
         """What an actor of each student and of each source requests."""
         return [s.resources for s in self.students.values()] + [s.resources for s in self.sources.values()]
 
+    def batches_to_request(self, student_step: int, mirrored: bool) -> int:
+        """Training batches that a student's worker on Ray asks for at once, before ``student_step``.
+
+        In lockstep these are all of the round, as far as the draws do not depend on its priorities.
+
+        Args:
+            mirrored: whether the worker has a mirror; otherwise it is sent each batch's images.
+        """
+        schedule, tables = self.schedule, (self.replay.synthetic, self.replay.pinned)
+        if schedule.mode == "decoupled":
+            return schedule.batches_per_request
+        waits = any(table is not None and table.sampler.kind == "prioritized" for table in tables)
+        if waits or not mirrored:
+            return 1
+        return schedule.student_steps_per_round - student_step % schedule.student_steps_per_round
+
     @property
     def evaluation_period_steps(self) -> int:
         given = None if self.evaluation is None else self.evaluation.period_steps

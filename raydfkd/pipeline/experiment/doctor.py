@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from raydfkd.errors import RaydfkdError, described, raised_in
+from raydfkd.models.precision import device_name
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.pipeline.experiment.timing import Timing
 from raydfkd.pipeline.run import collecting
 from raydfkd.pipeline.run.exchange_state import build_rate_limiters
-from raydfkd.pipeline.run.outcome import count_params, device_name
+from raydfkd.pipeline.run.outcome import count_params
 from raydfkd.resources import use_threads
 from raydfkd.types import BufferSummary, SyntheticBatch
 

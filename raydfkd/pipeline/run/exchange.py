@@ -15,13 +15,13 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from raydfkd.pipeline.experiment.config import ExperimentConfig, source_of
-from raydfkd.pipeline.run.messages import NotYet, Places, SampleReply, SampleRequest, Ticket
+from raydfkd.pipeline.run.messages import NotYet, Places, SampleReply, SampleRequest, Ticket, part_of, stacked
 from raydfkd.replay.buffer import ReplayBuffer
 from raydfkd.replay.rate_limiter import RateLimiter
 from raydfkd.types import BufferSummary, Sample, SyntheticBatch, WeightsVersion
@@ -286,10 +286,14 @@ class Exchange:
             )
         self.limiters[request.consumer].record_sample(num_draws)
         attempt.drawn_until = max(attempt.drawn_until, until)
-        drawn = self.buffer.sample(request.consumer, request.num_batches, batch_size, step)
+        if self.lockstep:  # one by one, so that a seed's draws do not depend on how many are asked for at once
+            single = (self.buffer.sample(request.consumer, 1, batch_size, step + i) for i in range(request.num_batches))
+            drawn = stacked(list(single))
+        else:
+            drawn = self.buffer.sample(request.consumer, request.num_batches, batch_size, step)
         for rank in together:
             cursor = attempt.waiting.pop(rank).cursor
-            attempt.parts[rank, step] = self._reply(_part(drawn, rank, attempt.world_size), cursor)
+            attempt.parts[rank, step] = self._reply(part_of(drawn, rank, attempt.world_size), cursor)
             attempt.next_step[rank] = until
         return None
 
@@ -390,9 +394,3 @@ class Exchange:
 
 def _without_updates(request: SampleRequest) -> SampleRequest:
     return replace(request, keys=request.keys[:0], priorities=request.priorities[:0])
-
-
-def _part(sample: Sample, rank: int, world_size: int) -> Sample:
-    columns = slice(rank, None, world_size)
-    names = [f.name for f in fields(Sample)]
-    return Sample(*(getattr(sample, name)[:, columns] for name in names))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -92,3 +92,13 @@ class SampleReply:
     sample: Sample
     shards: list[ShardView]
     places: Places | None = None
+
+
+def part_of(sample: Sample, rank: int, world_size: int) -> Sample:
+    """The draws of one of a student's workers."""
+    return Sample(*(getattr(sample, field.name)[:, rank::world_size] for field in fields(Sample)))
+
+
+def stacked(samples: list[Sample]) -> Sample:
+    """Draws for consecutive batches as one."""
+    return Sample(*(np.concatenate([getattr(sample, field.name) for sample in samples]) for field in fields(Sample)))
