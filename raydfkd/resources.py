@@ -91,7 +91,7 @@ def use_threads(asked: int | None) -> None:
 
 
 def gpu_share(num_gpus: float, num_actors: int, whole: bool = False) -> float:
-    """What each of ``num_actors`` gets of ``num_gpus``: one GPU, or an equal part of one where they are fewer; 0 if there is none.
+    """What each of ``num_actors`` gets of ``num_gpus``: one, or an equal part of one where they are fewer; 0 if there is none.
 
     Parts are rounded down to thousandths, so that those of one GPU are never more than it.
 

@@ -172,7 +172,7 @@ class StudentConfig(Settings):
     def _synchronized(self) -> StudentConfig:
         if self.num_workers == 1:
             self.refuse_idle("num_workers 1", "sync_batch_norm")
-        if self.sync_batch_norm and self.resources.num_gpus == 0:
+        if self.sync_batch_norm and self.resources.gpus == 0:
             raise ValueError(
                 "sync_batch_norm needs workers with GPUs, since PyTorch does not support it on CPUs: set "
                 "resources.num_gpus to 1, or leave sync_batch_norm out"

@@ -15,7 +15,7 @@ from raydfkd.augment.levels import BatchAugmentation, Draws
 from raydfkd.distillation.config import StudentConfig
 from raydfkd.distillation.data_parallel import synchronize_batch_norm, without_reduction
 from raydfkd.distillation.learner import build_learner
-from raydfkd.distillation.recorded_step import NotRecordableError, Pace, RecordedStep, StepTensors
+from raydfkd.distillation.recorded_step import NotRecordableError, RecordedStep
 from raydfkd.distillation.schedule import learning_rate
 from raydfkd.errors import ConfigError
 from raydfkd.losses.distillation import agreement, importance_weighted_mean
@@ -50,6 +50,25 @@ class StepOutput:
     agreement: Tensor
     grad_norm: Tensor
     lr: float
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """What differs from step to step besides the images: numbers, or scalars on the device.
+
+    Attributes:
+        lr: learning rate.
+        newest_share: of the student in its average, see ``moving_average``.
+        progress: completed share of training, in [0,1].
+    """
+
+    lr: float | Tensor
+    newest_share: float | Tensor
+    progress: float | Tensor
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """As scalars on the CPU, of the types in which the operations that take them compute."""
+        return torch.tensor(self.lr), torch.tensor(self.newest_share), torch.tensor(self.progress, dtype=torch.float64)
 
 
 class Distiller:
@@ -148,7 +167,7 @@ class Distiller:
             images_BCHW: uint8 on the distiller's device (this worker's part of the batch).
             importance_weights_B: float32, same length.
         """
-        pace = Pace(
+        pace = _Pace(
             lr=learning_rate(self.config.optimizer, self.num_steps, self.total_steps),
             newest_share=newest_share(self.config.ema_decay, self.num_steps + 1),
             progress=self.num_steps / max(1, self.total_steps),
@@ -157,15 +176,16 @@ class Distiller:
         parts = images_BCHW.chunk(self.config.accumulation_steps)
         draws = [self._augment.draw(len(part), height, width, self.rng) for part in parts]
         with self._layers_draws.in_use():
-            tensors = self._step(images_BCHW, importance_weights_B, draws, pace)
+            loss, priorities_B, agreed, grad_norm = self._step(images_BCHW, importance_weights_B, draws, pace)
         self.num_steps += 1
         self.trained_on = self._device_name
-        return StepOutput(tensors.loss, tensors.priorities_B, tensors.agreement, tensors.grad_norm, lr=float(pace.lr))
+        return StepOutput(loss, priorities_B, agreed, grad_norm, lr=float(pace.lr))
 
-    def _step(self, images: Tensor, weights: Tensor, draws: list[Draws], pace: Pace) -> StepTensors:
-        if self._recorded is not None and self._recorded.fits(images):
+    def _step(self, images: Tensor, weights: Tensor, draws: list[Draws], pace: _Pace) -> tuple[Tensor, ...]:
+        inputs = (*pace.tensors(), images, weights, *(each.rows_RB for each in draws)) if self._recorded is not None else ()
+        if self._recorded is not None and self._recorded.fits(*inputs):
             try:
-                return self._recorded(images, weights, [each.rows_RB for each in draws], pace)
+                return self._recorded(*inputs)
             except NotRecordableError as error:
                 self._run_eagerly(f"it cannot be recorded ({error})")
         return self._updated(images, weights, [each.to(self.device) for each in draws], pace)
@@ -175,11 +195,13 @@ class Distiller:
             self.notes.append(f"the student's step is not one CUDA graph: {reason}")
         self._recorded = None
 
-    def _update(self, images: Tensor, weights: Tensor, rows: Sequence[Tensor], pace: Pace) -> StepTensors:
-        """As ``_updated``, with the draws' rows on the device; their seed is needed on a CPU alone."""
-        return self._updated(images, weights, [Draws(each) for each in rows], pace)
+    def _update(
+        self, lr: Tensor, newest_share: Tensor, progress: Tensor, images: Tensor, weights: Tensor, *rows: Tensor
+    ) -> tuple[Tensor, ...]:
+        """As ``_updated``, from tensors alone: with the draws' rows, whose seed is needed on a CPU alone."""
+        return self._updated(images, weights, [Draws(each) for each in rows], _Pace(lr, newest_share, progress))
 
-    def _updated(self, images: Tensor, weights: Tensor, draws: Sequence[Draws], pace: Pace) -> StepTensors:
+    def _updated(self, images: Tensor, weights: Tensor, draws: Sequence[Draws], pace: _Pace) -> tuple[Tensor, ...]:
         """One update of student, optimizer and average: the same operations in every step, on the device alone."""
         for group in self.optimizer.param_groups:
             group["lr"] = pace.lr
@@ -194,7 +216,7 @@ class Distiller:
         grad_norm = torch.nn.utils.clip_grad_norm_(self._trained, float("inf") if limit is None else limit)
         self.optimizer.step()
         move_average(float_state(self.student_ema), float_state(self.student), pace.newest_share)
-        return StepTensors(torch.stack(losses).mean(), torch.cat(priorities), torch.stack(agreed).mean(), grad_norm)
+        return torch.stack(losses).mean(), torch.cat(priorities), torch.stack(agreed).mean(), grad_norm
 
     def _backward(
         self, images: Tensor, weights: Tensor, draws: Draws, progress: float | Tensor

@@ -1,54 +1,23 @@
-"""A student's whole step as one CUDA graph: recorded once, replayed with new inputs. No part of it waits for the host."""
+"""A training step as one CUDA graph: recorded once, replayed with new inputs. No part of it waits for the host."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from raydfkd.errors import described
 
-
-class NotRecordableError(RuntimeError):
-    """A step cannot be recorded as a CUDA graph; the message is the device's reason."""
-
-
 WARM_UP_STEPS = 3
 """Steps before the recording: cuDNN has chosen its algorithms by then, and the optimizer has its state."""
 
-
-@dataclass(frozen=True)
-class Pace:
-    """What differs from step to step besides the images: numbers, or scalars on the device.
-
-    Attributes:
-        lr: learning rate; float32.
-        newest_share: of the student in its average, see ``moving_average``; float32.
-        progress: completed share of training, in [0,1]; float64.
-    """
-
-    lr: float | Tensor
-    newest_share: float | Tensor
-    progress: float | Tensor
+Update = Callable[..., tuple[Tensor, ...]]
+"""One update from tensors on the device to tensors there; the same number, shapes and types in every step."""
 
 
-@dataclass(frozen=True)
-class StepTensors:
-    """What a step gives: scalars, and ``priorities_B`` float32 [B]; see ``StepOutput``."""
-
-    loss: Tensor
-    priorities_B: Tensor
-    agreement: Tensor
-    grad_norm: Tensor
-
-    def cloned(self) -> StepTensors:
-        return StepTensors(*(tensor.clone() for tensor in (self.loss, self.priorities_B, self.agreement, self.grad_norm)))
-
-
-Update = Callable[[Tensor, Tensor, Sequence[Tensor], Pace], StepTensors]
-"""One update from images uint8 [B,C,H,W], importance weights [B], the augmentation's draws for each part, and the pace."""
+class NotRecordableError(RuntimeError):
+    """A step cannot be recorded as a CUDA graph; the message is the device's reason."""
 
 
 class RecordedStep:
@@ -68,28 +37,26 @@ class RecordedStep:
         self._device = device
         self._record = record
         self._inputs: tuple[Tensor, ...] = ()
-        self._pace = Pace(
-            torch.zeros((), device=device),
-            torch.zeros((), device=device),
-            torch.zeros((), dtype=torch.float64, device=device),
-        )
         self._warm_up_left = WARM_UP_STEPS
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._outputs: StepTensors | None = None
+        self._outputs: tuple[Tensor, ...] = ()
 
-    def fits(self, images: Tensor) -> bool:
-        """Whether a batch has the shape of the first one."""
-        return not self._inputs or self._inputs[0].shape == images.shape
+    def fits(self, *inputs: Tensor) -> bool:
+        """Whether these have the shapes of the first step's."""
+        return not self._inputs or [x.shape for x in self._inputs] == [x.shape for x in inputs]
 
-    def __call__(self, images: Tensor, weights: Tensor, draws: Sequence[Tensor], pace: Pace) -> StepTensors:
-        """One step; ``pace`` of numbers, all tensors of the same shapes as in the first call.
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """One step from tensors that fit, on the device or on the host, such as numbers as scalars.
 
         Raises:
             NotRecordableError: nothing of this step has been done.
         """
-        self._fill((images, weights, *draws), pace)
+        if not self._inputs:
+            self._inputs = tuple(torch.empty_like(tensor, device=self._device) for tensor in inputs)
+        for mine, given in zip(self._inputs, inputs, strict=True):
+            mine.copy_(given, non_blocking=True)
         if not self._record:
-            return self._run().cloned()
+            return self._run()
         if self._graph is None and self._warm_up_left > 0:
             self._warm_up_left -= 1
             return self._on_side_stream()
@@ -97,31 +64,21 @@ class RecordedStep:
             graph = torch.cuda.CUDAGraph()
             try:
                 with torch.cuda.graph(graph):
-                    self._outputs = self._run()
+                    self._outputs = self._update(*self._inputs)
             except RuntimeError as error:
                 raise NotRecordableError(described(error)) from error
             self._graph = graph
         self._graph.replay()
-        assert self._outputs is not None
-        return self._outputs.cloned()
+        return tuple(tensor.clone() for tensor in self._outputs)
 
-    def _run(self) -> StepTensors:
-        images, weights, *draws = self._inputs
-        return self._update(images, weights, draws, self._pace)
+    def _run(self) -> tuple[Tensor, ...]:
+        return tuple(tensor.clone() for tensor in self._update(*self._inputs))
 
-    def _on_side_stream(self) -> StepTensors:
+    def _on_side_stream(self) -> tuple[Tensor, ...]:
         """As a recording runs, so that what libraries set up for a stream is set up."""
         here, side = torch.cuda.current_stream(self._device), torch.cuda.Stream(self._device)
         side.wait_stream(here)
         with torch.cuda.stream(side):
-            outputs = self._run().cloned()
+            outputs = self._run()
         here.wait_stream(side)
         return outputs
-
-    def _fill(self, inputs: tuple[Tensor, ...], pace: Pace) -> None:
-        if not self._inputs:
-            self._inputs = tuple(torch.empty_like(tensor, device=self._device) for tensor in inputs)
-        for mine, given in zip(self._inputs, inputs, strict=True):
-            mine.copy_(given, non_blocking=True)
-        for name in ("lr", "newest_share", "progress"):
-            getattr(self._pace, name).fill_(getattr(pace, name))

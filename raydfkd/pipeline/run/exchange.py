@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from raydfkd.pipeline.experiment.config import ExperimentConfig, source_of
-from raydfkd.pipeline.run.messages import NotYet, Places, SampleReply, SampleRequest, Ticket, part_of, stacked
+from raydfkd.pipeline.run.messages import NotYet, Places, SampleReply, SampleRequest, Ticket, no_draws, part_of
 from raydfkd.replay.buffer import ReplayBuffer
 from raydfkd.replay.rate_limiter import RateLimiter
 from raydfkd.types import BufferSummary, Sample, SyntheticBatch, WeightsVersion
@@ -286,15 +286,19 @@ class Exchange:
             )
         self.limiters[request.consumer].record_sample(num_draws)
         attempt.drawn_until = max(attempt.drawn_until, until)
-        if self.lockstep:  # one by one, so that a seed's draws do not depend on how many are asked for at once
-            single = (self.buffer.sample(request.consumer, 1, batch_size, step + i) for i in range(request.num_batches))
-            drawn = stacked(list(single))
-        else:
-            drawn = self.buffer.sample(request.consumer, request.num_batches, batch_size, step)
+        attempt.next_step.update(dict.fromkeys(together, until))
+        if request.draws_itself:
+            table = self.buffer.leave_draws(request.consumer, request.num_batches * batch_size)
+            shards = self.buffer.shards_after(-1 if request.cursor is None else request.cursor)
+            attempt.parts[request.rank, step] = SampleReply(no_draws(request.num_batches), shards, table=table)
+            attempt.waiting.pop(request.rank)
+            return None
+        # In lockstep one by one, so that a seed's draws do not depend on how many are asked for at once.
+        draw = self.buffer.sample_one_by_one if self.lockstep else self.buffer.sample
+        drawn = draw(request.consumer, request.num_batches, batch_size, step)
         for rank in together:
             cursor = attempt.waiting.pop(rank).cursor
             attempt.parts[rank, step] = self._reply(part_of(drawn, rank, attempt.world_size), cursor)
-            attempt.next_step[rank] = until
         return None
 
     def _preparing_so_far(self) -> list[str]:

@@ -95,7 +95,8 @@ class LocalSource:
         weights = torch.from_numpy(reply.sample.importance_weights[0]).to(self.device)
         return Batch(images, weights, keys, reply.sample.ages[0])
 
-    def report(self, keys: np.ndarray, priorities: Tensor) -> None:
+    def report(self, keys: np.ndarray | Tensor, priorities: Tensor) -> None:
+        assert isinstance(keys, np.ndarray), "the buffer has drawn them"
         self._keys, self._priorities = keys, priorities.cpu().numpy()
 
     def publish(self, weights: np.ndarray, version: WeightsVersion) -> None:

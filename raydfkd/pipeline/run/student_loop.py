@@ -39,14 +39,14 @@ class Batch:
     Attributes:
         images: uint8 [B,C,H,W].
         importance_weights: float32 [B].
-        keys: int64 [B] of the items.
-        ages: int32 [B], in inserted batches.
+        keys: int64 [B] of the items; a tensor of their slots if they were drawn on the device.
+        ages: int32 [B], in inserted batches, equally.
     """
 
     images: Tensor
     importance_weights: Tensor
-    keys: np.ndarray
-    ages: np.ndarray
+    keys: np.ndarray | Tensor
+    ages: np.ndarray | Tensor
 
 
 class BatchSource(Protocol):
@@ -56,8 +56,8 @@ class BatchSource(Protocol):
         """The next batch; waits for it."""
         ...
 
-    def report(self, keys: np.ndarray, priorities: Tensor) -> None:
-        """New priorities of the drawn items; they are sent with a later request."""
+    def report(self, keys: np.ndarray | Tensor, priorities: Tensor) -> None:
+        """New priorities of the drawn items, as ``Batch.keys`` names them; they are sent with a later request."""
         ...
 
     def publish(self, weights: np.ndarray, version: WeightsVersion) -> None:
@@ -254,13 +254,13 @@ class _Means:
         self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
         self._lr = 0.0
         self._weights: list[Tensor] = []
-        self._ages: list[float] = []
+        self._ages: list[float | Tensor] = []
 
     def add(self, output: StepOutput, batch: Batch) -> None:
         self._rows.append((output.loss, output.agreement, output.grad_norm))
         self._lr = output.lr
         self._weights.append(batch.importance_weights.mean())
-        self._ages.append(float(batch.ages.mean()))
+        self._ages.append(batch.ages.float().mean() if isinstance(batch.ages, Tensor) else float(batch.ages.mean()))
 
     def take(self) -> dict[str, float]:
         """Means since the last call; resets the sums."""
@@ -271,7 +271,7 @@ class _Means:
             "grad_norm": norm,
             "lr": self._lr,
             "importance_weight_mean": float(torch.stack(self._weights).mean()),
-            "item_age": float(np.mean(self._ages)),
+            "item_age": float(np.mean([float(age) for age in self._ages])),
             "num_steps": len(self._rows),
         }
         self.__init__()  # type: ignore[misc]

@@ -22,6 +22,7 @@ from raydfkd.pipeline.run.messages import NotYet, SampleReply, SampleRequest
 from raydfkd.pipeline.run.student_loop import Batch
 from raydfkd.runtime.calls import RETRY_PERIOD_S, call
 from raydfkd.runtime.failures import original
+from raydfkd.runtime.replay.own_draws import OwnDraws
 from raydfkd.types import WeightsVersion
 
 SERVER_WAIT_S = 2.0
@@ -78,9 +79,11 @@ class ReplayClient:
         total_slots = config.replay.synthetic.capacity + (0 if config.replay.pinned is None else config.replay.pinned.capacity)
         self._uses_mirror = config.runtime.delivery == "mirror" and self._mirror_fits(total_slots)
         self._mirror = DeviceMirror(total_slots if self._uses_mirror else 0, config.task.image_shape, device)
+        draws = self._uses_mirror and world_size == 1 and device.type == "cuda" and config.leaves_draws
+        self._own_draws = OwnDraws(config, self._student, self._mirror, device) if draws else None
         self._ready: deque[Callable[[], Batch]] = deque()
         self._flying: deque[_Flying] = deque()
-        self._found: list[tuple[np.ndarray, Tensor]] = []
+        self._found: list[tuple[np.ndarray | Tensor, Tensor]] = []
         self._waits = {"student_wait_data_s": 0.0, "student_wait_limiter_s": 0.0}
         self._warm = False
         self._recovering = False
@@ -92,7 +95,9 @@ class ReplayClient:
             self._receive(step, version)
         return self._ready.popleft()()
 
-    def report(self, keys: np.ndarray, priorities: Tensor) -> None:
+    def report(self, keys: np.ndarray | Tensor, priorities: Tensor) -> None:
+        if self._own_draws is not None and isinstance(keys, Tensor):
+            self._own_draws.update(keys, priorities)
         self._found.append((keys, priorities))
 
     def publish(self, weights: np.ndarray, version: WeightsVersion) -> None:
@@ -156,8 +161,7 @@ class ReplayClient:
                 answer, images, waited_s = self._answer(self._flying[0])
                 limiter_s += waited_s
                 if isinstance(answer, SampleReply):
-                    self._flying.popleft()
-                    self._unpack(answer, images)
+                    self._unpack(answer, images, self._flying.popleft().request.student_step)
                     break
                 if answer.cause == "over":
                     raise _StaleError(answer.reason)
@@ -219,7 +223,8 @@ class ReplayClient:
                 consumer=self._student,
                 rank=self._rank,
                 num_batches=min(
-                    self._config.batches_to_request(self._next_step, self._uses_mirror), total_steps - self._next_step
+                    self._config.batches_to_request(self._next_step, self._uses_mirror, self._own_draws is not None),
+                    total_steps - self._next_step,
                 ),
                 cursor=self._cursor if self._uses_mirror else None,
                 student_step=self._next_step,
@@ -227,6 +232,7 @@ class ReplayClient:
                 keys=keys,
                 priorities=priorities,
                 attempt=self._attempt,
+                draws_itself=self._own_draws is not None,
             )
             self._flying.append(_Flying(request, self._submit(request)))
             self._next_step += request.num_batches
@@ -237,13 +243,22 @@ class ReplayClient:
     def _take_found(self) -> Findings:
         if not self._found:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        keys = np.concatenate([keys for keys, _ in self._found])
+        drawn = [keys for keys, _ in self._found]
+        if isinstance(drawn[0], Tensor):
+            keys = self._mirror.keys_of(torch.cat(drawn).cpu().numpy())
+        else:
+            keys = np.concatenate(drawn)
         priorities = torch.cat([priorities for _, priorities in self._found]).cpu().numpy()
         self._found.clear()
         return keys, priorities
 
-    def _unpack(self, reply: SampleReply, images: np.ndarray | None) -> None:
+    def _unpack(self, reply: SampleReply, images: np.ndarray | None, step: int) -> None:
         sample = reply.sample
+        if reply.table is not None and self._own_draws is not None:
+            self._catch_up(reply)
+            self._own_draws.begin(reply.table, step)
+            self._ready.extend(partial(self._own_draws.batch, step + i) for i in range(len(sample.keys)))
+            return
         weights = self._there(sample.importance_weights.copy())
         if images is None:
             self._catch_up(reply)
