@@ -1,4 +1,4 @@
-"""The step as a CUDA graph holds it, run without one: from inputs that stay in their places it is the plain step, bit by bit."""
+"""The step as a CUDA graph holds it, run without one: from inputs that stay in their places it is the plain step, exactly."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_batch_of_another_size_and_one_that_cannot_be_recorded_run_as_they_are
     def refuse(*inputs: object) -> None:
         raise NotRecordableError("an operation waits for the host")
 
-    monkeypatch.setattr(static, "_recorded", type("Refusing", (), {"fits": lambda self, images: True, "__call__": refuse})())
+    monkeypatch.setattr(static, "_recorded", type("Refusing", (), {"fits": lambda self, *inputs: True, "__call__": refuse})())
     assert torch.equal(static.step(*drawn(3)).priorities_B, plain.step(*drawn(3)).priorities_B)
     assert static.notes == ["the student's step is not one CUDA graph: it cannot be recorded (an operation waits for the host)"]
     static.step(*drawn(4))
