@@ -179,9 +179,12 @@ class _Training:
             total_right += right
         return float(total_loss) / self.steps_per_epoch, float(total_right) / (self.steps_per_epoch * self.batch_size)
 
+    def _rate(self, step: int) -> float:
+        return learning_rate(self.config.optimizer, step, self.config.epochs * self.steps_per_epoch)
+
     def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         config = self.config
-        lr = learning_rate(config.optimizer, self.num_steps, config.epochs * self.steps_per_epoch)
+        lr = self._rate(self.num_steps)
         share = None if config.ema_decay is None else newest_share(config.ema_decay, self.num_steps + 1)
         _, _, height, width = images.shape
         draws = self._augment.draw(len(images), height, width, self.rng)
