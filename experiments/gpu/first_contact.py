@@ -53,7 +53,10 @@ def card() -> str:
 
 
 def commit() -> str | None:
-    done = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
     return done.stdout.strip() or None
 
 
@@ -111,7 +114,8 @@ def teacher(report: Report, out: Path, dry: bool) -> None:
         "batch_size": 256,
         "epochs": 200,
         "optimizer": {
-            "lr": 0.2, "nesterov": True, "weight_decay": 5e-4, "schedule": "one_cycle", "warmup_steps": 975, "max_grad_norm": 5.0,
+            "lr": 0.2, "nesterov": True, "weight_decay": 5e-4, "schedule": "one_cycle", "warmup_steps": 975,
+            "max_grad_norm": 5.0,
         },
     }  # fmt: skip
     if dry:

@@ -76,7 +76,7 @@ def test_updates_are_the_sum_trees_with_repeated_slots_and_without_what_is_no_nu
 
 
 def test_the_last_of_a_repeated_slot_is_the_last_finite_one() -> None:
-    tree, ours = pair()
+    _, ours = pair()
     ours.update(torch.tensor([3, 3]), torch.tensor([2.0, float("nan")]))
     assert float(ours._values[3]) == pytest.approx((2.0 + 1e-3) ** 0.6)
 
