@@ -1,5 +1,7 @@
 """BatchNormStatistics against torch.var_mean, and what it does when not capturing."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
