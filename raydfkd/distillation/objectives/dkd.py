@@ -64,7 +64,7 @@ class DKDObjective(Objective):
         hard = logit_distillation.hard_label_loss_per_sample(student.logits, teacher.logits)
         target, non_target = logit_distillation.decoupled_kd_per_sample(student.logits, teacher.logits, config.temperature)
         done = 1.0 if config.warmup_fraction == 0 else progress / config.warmup_fraction
-        ramp = done.clamp(max=1.0) if isinstance(done, Tensor) else min(done, 1.0)
+        ramp = min(done, 1.0) if isinstance(done, float) else done.clamp(max=1.0)
         return config.ce_weight * hard + ramp * (config.target_weight * target + config.non_target_weight * non_target)
 
 

@@ -107,6 +107,10 @@ class BatchNormStatistics:
 class _MomentsHook:
     """Reads its layer's input while armed. An object and not a closure, so that a copy of the network has hooks of its own."""
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> _MomentsHook:
+        """Without the moments, whose graph cannot be copied."""
+        return _MomentsHook()
+
     def __init__(self) -> None:
         self.armed = False
         self.moments: Moments | None = None

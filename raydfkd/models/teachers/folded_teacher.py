@@ -33,19 +33,22 @@ def fold_batch_norm(teacher: FrozenTeacher) -> tuple[FrozenTeacher, str | None]:
         return teacher, None
     images = tried_images(teacher)
     try:
-        folded = copy.deepcopy(teacher)
-        pairs = _pairs(folded, images[:2])
-        kept = set(teacher.feature_layers or ())
-        pairs = {norm: convolution for norm, convolution in pairs.items() if convolution not in kept}
+        pairs = _pairs(teacher, images[:2])
         if not pairs:
             return teacher, "none follows a convolution"
-        for norm, convolution in pairs.items():
-            _fold(folded.model, convolution, norm)
         with torch.no_grad():
-            plain, ours = teacher(images), folded(images)
+            plain = teacher(images)
+            folded = _folded(teacher, pairs)
+            if agree(plain, folded(images)):
+                return folded, None
+            # Some convolution's output is read past its norm too: those of which this is not so, one by one.
+            folded = teacher
+            for pair in pairs.items():
+                further = _folded(folded, dict([pair]))
+                folded = further if agree(plain, further(images)) else folded
     except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
         return teacher, f"its network cannot be changed ({type(error).__name__}: {error})"
-    return (folded, None) if agree(plain, ours) else (teacher, "without them its predictions change")
+    return folded, "without any of them its predictions change" if folded is teacher else None
 
 
 def agree(plain: Tensor, folded: Tensor) -> bool:
@@ -81,7 +84,7 @@ def tried_images(teacher: FrozenTeacher) -> Tensor:
 
 def _pairs(teacher: FrozenTeacher, images: Tensor) -> dict[str, str]:
     """Names of the BatchNorm layers that take a convolution's output as it is, and of these convolutions; both are called
-    once in a pass."""
+    once in a pass, and ``feature_layers`` does not name the convolution."""
     layers = {name: layer for name, layer in teacher.model.named_modules() if type(layer) in (*_CONVOLUTIONS, *_NORMS)}
     calls: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in layers}
     handles = [
@@ -101,7 +104,16 @@ def _pairs(teacher: FrozenTeacher, images: Tensor) -> dict[str, str]:
         layer = layers[name]
         if isinstance(layer, _NORMS) and layer.running_mean is not None and id(taken) in convolutions:
             found[name] = convolutions[id(taken)]
-    return found if len(set(found.values())) == len(found) else {}
+    taken_by = list(found.values())
+    kept = set(teacher.feature_layers or ())
+    return {norm: source for norm, source in found.items() if taken_by.count(source) == 1 and source not in kept}
+
+
+def _folded(teacher: FrozenTeacher, pairs: dict[str, str]) -> FrozenTeacher:
+    folded = copy.deepcopy(teacher)
+    for norm, convolution in pairs.items():
+        _fold(folded.model, convolution, norm)
+    return folded
 
 
 def _fold(model: nn.Module, convolution: str, norm: str) -> None:

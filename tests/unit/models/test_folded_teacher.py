@@ -34,7 +34,7 @@ def built(name: str) -> FrozenTeacher:
 
 @pytest.mark.parametrize(("name", "left"), [("wrn_16_1", 7), ("resnet8", 0), ("small_cnn_8", 0)])
 def test_a_folded_teacher_gives_the_plain_ones_logits_and_features(name: str, left: int) -> None:
-    """A pre-activation network's norms after a sum stay."""
+    """A pre-activation network's norms after a sum stay, and so does the first one, past which the stem's output is read."""
     teacher = built(name)
     folded, refusal = fold_batch_norm(teacher)
     assert refusal is None
@@ -68,7 +68,7 @@ def test_a_network_whose_predictions_would_change_is_left_as_it_is() -> None:
     teacher = teacher_of(ReadTwice())
     folded, refusal = fold_batch_norm(teacher)
     assert folded is teacher
-    assert refusal == "without them its predictions change"
+    assert refusal == "without any of them its predictions change"
 
 
 def test_a_layer_that_is_read_keeps_its_output() -> None:
