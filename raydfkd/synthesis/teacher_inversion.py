@@ -124,11 +124,14 @@ class InversionSynthesizer:
         figures = {} if figures is None else figures
         # Logits of whole images are few and are judged where they arrive; maps of logits are judged on the device.
         few = teacher_logits.ndim == 2
-        leaving = {"images": stored, "targets": targets, "logits": teacher_logits if few else None, "priorities": priorities}
+        leaving = {"images": stored, "targets": targets}
+        if few:
+            leaving["logits"] = teacher_logits
+        if priorities is not None:
+            leaving["priorities"] = priorities
         if figures:
             leaving["figures"] = torch.stack([value.double() for value in figures.values()])
-        names = [name for name, tensor in leaving.items() if tensor is not None]
-        left = dict(zip(names, transfer_out.host_arrays([leaving[name] for name in names]), strict=True))
+        left = dict(zip(leaving, transfer_out.host_arrays(list(leaving.values())), strict=True))
         return SyntheticBatch.of_judgement(
             self.task.judge(torch.from_numpy(left["logits"]) if few else teacher_logits),
             images=left["images"],

@@ -7,6 +7,7 @@ apply itself. Whether nothing else does cannot be seen from outside, so the fold
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -117,10 +118,11 @@ def _folded(teacher: FrozenTeacher, pairs: dict[str, str]) -> FrozenTeacher:
 
 
 def _fold(model: nn.Module, convolution: str, norm: str) -> None:
-    layer, after = model.get_submodule(convolution), model.get_submodule(norm)
+    layer: Any = model.get_submodule(convolution)
+    after: Any = model.get_submodule(norm)
     layer.weight, layer.bias = fuse_conv_bn_weights(
         layer.weight, layer.bias, after.running_mean, after.running_var, after.eps, after.weight, after.bias
-    )  # type: ignore[assignment, arg-type]
+    )
     layer.requires_grad_(False)
     parent, _, own = norm.rpartition(".")
     setattr(model.get_submodule(parent), own, nn.Identity())

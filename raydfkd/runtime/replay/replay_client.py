@@ -243,11 +243,11 @@ class ReplayClient:
     def _take_found(self) -> Findings:
         if not self._found:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        drawn = [keys for keys, _ in self._found]
-        if isinstance(drawn[0], Tensor):
-            keys = self._mirror.keys_of(torch.cat(drawn).cpu().numpy())
+        slots = [keys for keys, _ in self._found if isinstance(keys, Tensor)]
+        if slots:  # drawn on the device
+            keys = self._mirror.keys_of(torch.cat(slots).cpu().numpy())
         else:
-            keys = np.concatenate(drawn)
+            keys = np.concatenate([keys for keys, _ in self._found if isinstance(keys, np.ndarray)])
         priorities = torch.cat([priorities for _, priorities in self._found]).cpu().numpy()
         self._found.clear()
         return keys, priorities
