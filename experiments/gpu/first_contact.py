@@ -45,7 +45,7 @@ class Report:
         partial = self._path.with_suffix(".part")
         partial.write_text(json.dumps(self._figures, indent=1) + "\n")
         partial.replace(self._path)
-        print(json.dumps(figures), flush=True)
+        print(json.dumps(figures)[-600:], flush=True)
 
 
 def card() -> str:
@@ -166,7 +166,7 @@ def run_row(method: str, pair: str, out: Path, folder: Path, dry: bool) -> dict[
     """One run of the command line and what it reports."""
     program = [sys.executable, "-m", "raydfkd"]
     printed = subprocess.run(
-        [*program, "reproduce", "ssdkd", "table1" if method == "ssdkd" else "table2", f"cifar10/{method}/{pair}", "--print"],
+        [*program, "reproduce", "ssdkd", "table1" if method == "ssdkd" else "table2", f"cifar10_{method}_{pair}", "--print"],
         capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
     if printed.returncode:
