@@ -17,15 +17,16 @@ else:
 
 
 def host_arrays(tensors: Sequence[Tensor]) -> list[np.ndarray]:
-    """The tensors, all on one device, as contiguous arrays of the same shapes and types.
+    """The tensors as contiguous arrays of the same shapes and types.
 
-    On the CPU they share the tensors' memory. From another device each copy would be waited for by itself: their bytes
-    travel as one tensor.
+    Those on the CPU share their memory with the arrays. From a device each copy would be waited for by itself: the bytes of
+    all of them travel as one tensor.
     """
     rows = [tensor.detach().contiguous(memory_format=torch.contiguous_format) for tensor in tensors]
-    if all(row.device.type == "cpu" for row in rows):
-        return [row.numpy() for row in rows]
-    packed = torch.cat([row.reshape(-1).view(torch.uint8) for row in rows]).cpu()
-    pieces = packed.split([row.numel() * row.element_size() for row in rows])
-    # A copy each: a piece need not begin where its type asks for.
-    return [piece.clone().view(row.dtype).view(row.shape).numpy() for piece, row in zip(pieces, rows, strict=True)]
+    leaving = [row for row in rows if row.device.type != "cpu"]
+    if leaving:
+        packed = torch.cat([row.reshape(-1).view(torch.uint8) for row in leaving]).cpu()
+        pieces = iter(packed.split([row.numel() * row.element_size() for row in leaving]))
+        # A copy each: a piece need not begin where its type asks for.
+        rows = [row if row.device.type == "cpu" else next(pieces).clone().view(row.dtype).view(row.shape) for row in rows]
+    return [row.numpy() for row in rows]

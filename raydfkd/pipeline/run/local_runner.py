@@ -92,7 +92,7 @@ class LocalSource:
             self._mirror.apply(shard.slots, shard.keys, shard.payload.images)
             self._cursor = shard.shard_id
         images, keys = self._mirror.gather(reply.sample.slots[0])
-        weights = torch.from_numpy(reply.sample.importance_weights[0]).to(self.device)
+        weights = torch.from_numpy(reply.sample.importance_weights[0]).to(self.device, non_blocking=True)
         return Batch(images, weights, keys, reply.sample.ages[0])
 
     def report(self, keys: np.ndarray | Tensor, priorities: Tensor) -> None:
