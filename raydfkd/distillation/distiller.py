@@ -237,7 +237,11 @@ class Distiller:
         teacher, refusal = fold_batch_norm(self.teacher)
         if refusal is not None:
             self.notes.append(f"the teacher keeps its BatchNorm layers: {refusal}")
-        return in_bfloat16(teacher) if self.bf16 and supports_bfloat16(self.device) else teacher
+        if self.bf16 and supports_bfloat16(self.device):
+            teacher, refusal = in_bfloat16(teacher)
+            if refusal is not None:
+                self.notes.append(f"the teacher's weights are converted to bfloat16 in every step: {refusal}")
+        return teacher
 
     def state_dict(self) -> dict[str, Any]:
         return {

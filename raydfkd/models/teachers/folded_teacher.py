@@ -7,12 +7,15 @@ apply itself. Whether nothing else does cannot be seen from outside, so the fold
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from raydfkd.errors import described
 from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -34,22 +37,40 @@ def fold_batch_norm(teacher: FrozenTeacher) -> tuple[FrozenTeacher, str | None]:
         return teacher, None
     images = tried_images(teacher)
     try:
-        pairs = _pairs(teacher, images[:2])
-        if not pairs:
-            return teacher, "none follows a convolution"
-        with torch.no_grad():
-            plain = teacher(images)
-            folded = _folded(teacher, pairs)
-            if agree(plain, folded(images)):
-                return folded, None
-            # Some convolution's output is read past its norm too: those of which this is not so, one by one.
-            folded = teacher
-            for pair in pairs.items():
-                further = _folded(folded, dict([pair]))
-                folded = further if agree(plain, further(images)) else folded
+        with _without_tf32():
+            return _tried(teacher, images)
     except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
-        return teacher, f"its network cannot be changed ({type(error).__name__}: {error})"
+        return teacher, f"its network cannot be changed ({described(error)})"
+
+
+def _tried(teacher: FrozenTeacher, images: Tensor) -> tuple[FrozenTeacher, str | None]:
+    pairs = _pairs(teacher, images[:2])
+    if not pairs:
+        return teacher, "none follows a convolution"
+    with torch.no_grad():
+        plain = teacher(images)
+        folded = _folded(teacher, pairs)
+        if agree(plain, folded(images)):
+            return folded, None
+        # Some convolution's output is read past its norm too: those of which this is not so, one by one.
+        folded = teacher
+        for pair in pairs.items():
+            further = _folded(folded, dict([pair]))
+            folded = further if agree(plain, further(images)) else folded
     return folded, "without any of them its predictions change" if folded is teacher else None
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """float32 products with float32's own mantissas, on GPUs too: TF32's rounding is larger than that of folding."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def agree(plain: Tensor, folded: Tensor) -> bool:
@@ -62,14 +83,24 @@ def agree(plain: Tensor, folded: Tensor) -> bool:
     return bool(((plain.amax(1, keepdim=True) - plain.gather(1, ours)) <= 2 * limit).all())
 
 
-def in_bfloat16(teacher: FrozenTeacher) -> FrozenTeacher:
+def in_bfloat16(teacher: FrozenTeacher) -> tuple[FrozenTeacher, str | None]:
     """A copy with the weights of convolutions and linear layers in bfloat16, to which autocast would convert them in every
-    pass; all else stays in float32."""
-    converted = copy.deepcopy(teacher)
-    for layer in converted.model.modules():
-        if type(layer) in (*_CONVOLUTIONS, nn.Linear):
-            layer.to(torch.bfloat16)
-    return converted
+    pass, and None; where its network computes with them otherwise, the teacher itself and the reason.
+
+    The classifier head, whose weights objectives read, and all else stay in float32.
+    """
+    try:
+        converted = copy.deepcopy(teacher)
+        head = converted.classifier_head if converted.has_classifier_head else None
+        for layer in converted.model.modules():
+            if type(layer) in (*_CONVOLUTIONS, nn.Linear) and layer is not head:
+                layer.to(torch.bfloat16)
+        images = tried_images(teacher)[:2]
+        with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16):
+            converted(images)
+    except RuntimeError as error:
+        return teacher, described(error)
+    return converted, None
 
 
 def tried_images(teacher: FrozenTeacher) -> Tensor:

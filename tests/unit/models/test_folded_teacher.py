@@ -96,6 +96,23 @@ def test_agreement_is_to_within_rounding() -> None:
 def test_bfloat16_weights_give_what_autocast_gives() -> None:
     teacher = built("wrn_16_1")
     images = tried_images(teacher)[:8]
+    converted, refusal = in_bfloat16(teacher)
+    assert refusal is None
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(in_bfloat16(teacher)(images), teacher(images), rtol=0, atol=0)
+        torch.testing.assert_close(converted(images), teacher(images), rtol=0, atol=0)
     assert all(layer.weight.dtype == torch.float32 for layer in teacher.modules() if isinstance(layer, nn.Conv2d))
+    kinds = {type(layer): layer.weight.dtype for layer in converted.modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
+    assert kinds == {nn.Conv2d: torch.bfloat16, nn.Linear: torch.float32}
+
+
+class OutsideOfAutocast(ReadTwice):
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, enabled=False):
+            return super().forward(images.float())
+
+
+def test_a_network_that_computes_in_float32_by_itself_keeps_its_weights() -> None:
+    teacher = teacher_of(OutsideOfAutocast())
+    converted, refusal = in_bfloat16(teacher)
+    assert converted is teacher
+    assert refusal is not None
