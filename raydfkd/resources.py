@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
@@ -19,12 +19,18 @@ class ResourcesConfig(Settings):
 
     num_cpus: float = Field(1, gt=0)
     """CPUs reserved per actor (fractions allowed)."""
-    num_gpus: float = Field(0, ge=0)
-    """GPUs reserved per actor (fractions allowed)."""
+    num_gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """GPUs reserved per actor (fractions allowed); auto: of a run's generators and students, an equal share of the cluster's
+    GPUs that none of them asks for by number; of all other actors none."""
     num_threads: int | None = Field(None, ge=1)
     """torch threads per actor; null: its CPUs, rounded up."""
     custom: dict[str, float] = Field(default_factory=dict)
     """Custom Ray resources per actor, e.g. {gen_node: 1}."""
+
+    @property
+    def gpus(self) -> float:
+        """GPUs asked for by number; 0 for auto."""
+        return 0 if self.num_gpus == "auto" else self.num_gpus
 
     @property
     def threads(self) -> int:
@@ -82,6 +88,29 @@ def use_threads(asked: int | None) -> None:
     import torch
 
     torch.set_num_threads(min(torch.get_num_threads(), available_cpus()) if asked is None else asked)
+
+
+def gpu_share(num_gpus: float, num_actors: int, whole: bool = False) -> float:
+    """What each of ``num_actors`` gets of ``num_gpus``: one, or an equal part of one where they are fewer; 0 if there is none.
+
+    Parts are rounded down to thousandths, so that those of one GPU are never more than it.
+
+    Args:
+        whole: no parts of a GPU; 0 if there are too few.
+    """
+    gpus = int(num_gpus)
+    if gpus == 0 or num_actors == 0 or gpus >= num_actors:
+        return float(gpus > 0 and num_actors > 0)
+    return 0.0 if whole else math.floor(1000 / math.ceil(num_actors / gpus)) / 1000
+
+
+def with_gpus(settings: SettingsT, share: float) -> SettingsT:
+    """These settings with ``share`` in place of every ``num_gpus: auto``."""
+    changed: SettingsT = rewritten(
+        settings,
+        lambda part: {"num_gpus": share} if isinstance(part, ResourcesConfig) and part.num_gpus == "auto" else {},
+    )
+    return changed
 
 
 def without_gpus(settings: SettingsT) -> SettingsT:

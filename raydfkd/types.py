@@ -6,7 +6,7 @@ Shape letters: N images of a batch, C channels, H x W pixels, K classes, B draws
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -186,6 +186,11 @@ class Sample:
     slots: np.ndarray
     importance_weights: np.ndarray
     ages: np.ndarray
+
+    @classmethod
+    def concat(cls, samples: Sequence[Sample]) -> Sample:
+        """Draws for consecutive batches as one."""
+        return cls(*(np.concatenate([getattr(sample, each.name) for sample in samples]) for each in fields(cls)))
 
 
 @dataclass(frozen=True)

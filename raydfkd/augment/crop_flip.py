@@ -23,34 +23,43 @@ def random_crop_flip(images_BCHW: Tensor, padding: int, flip: bool, generator: t
     """
     if padding == 0 and not flip:
         return images_BCHW
-    rows_BH, columns_BW = _places(images_BCHW, padding, flip, generator)
-    return _take(F.pad(images_BCHW, [padding] * 4), rows_BH, columns_BW)
+    places_3B = draw_places(len(images_BCHW), padding, flip, generator)
+    return crop_flip(images_BCHW, places_3B.to(images_BCHW.device, non_blocking=True), padding)
 
 
 def random_roll_flip(images_BCHW: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
     """As ``random_crop_flip``, but what leaves an image on one side comes in on the other (DeepInversion's jitter)."""
     if shift == 0 and not flip:
         return images_BCHW
-    rows_BH, columns_BW = _places(images_BCHW, shift, flip, generator)
+    places_3B = draw_places(len(images_BCHW), shift, flip, generator).to(images_BCHW.device, non_blocking=True)
     height, width = images_BCHW.shape[2:]
+    rows_BH, columns_BW = _lines(places_3B, height, width)
     return _take(images_BCHW, (rows_BH - shift) % height, (columns_BW - shift) % width)
 
 
-def _places(images_BCHW: Tensor, most: int, flip: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Which row [B,H] and column [B,W], counted from ``most`` before the first, each pixel comes from."""
-    num, _, height, width = images_BCHW.shape
+def draw_places(num: int, most: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """int64 [3,num] on the CPU: of each image the first row and column, from 0 to 2 ``most``, and whether it is mirrored."""
     offsets_2B = torch.randint(0, 2 * most + 1, (2, num), generator=generator)
-    rows_BH = torch.arange(height) + offsets_2B[0, :, None]
-    columns_BW = torch.arange(width) + offsets_2B[1, :, None]
-    if flip:
-        flipped_B = torch.rand(num, generator=generator) < 0.5
-        columns_BW = torch.where(flipped_B[:, None], columns_BW.flip(1), columns_BW)
-    return rows_BH, columns_BW
+    flipped_B = torch.rand(num, generator=generator) < 0.5 if flip else torch.zeros(num, dtype=torch.bool)
+    return torch.cat([offsets_2B, flipped_B[None].long()])
+
+
+def crop_flip(images_BCHW: Tensor, places_3B: Tensor, padding: int) -> Tensor:
+    """The crops at the places of :func:`draw_places`, which are on the images' device: only these numbers travel there."""
+    rows_BH, columns_BW = _lines(places_3B, *images_BCHW.shape[2:])
+    return _take(F.pad(images_BCHW, [padding] * 4), rows_BH, columns_BW)
+
+
+def _lines(places_3B: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Which row [B,H] and column [B,W], counted from ``most`` before the first, each pixel comes from."""
+    rows_H, columns_W = (torch.arange(length, device=places_3B.device) for length in (height, width))
+    columns_BW = torch.where(places_3B[2, :, None] > 0, width - 1 - columns_W, columns_W)
+    return rows_H + places_3B[0, :, None], columns_BW + places_3B[1, :, None]
 
 
 def _take(images_BCHW: Tensor, rows_BH: Tensor, columns_BW: Tensor) -> Tensor:
     """[B,C,rows,columns] of the pixels at these rows and columns, as one gather."""
     num, channels, _, width = images_BCHW.shape
     index_BHW = rows_BH[:, :, None] * width + columns_BW[:, None, :]
-    index_BCP = index_BHW.reshape(num, 1, -1).to(images_BCHW.device, non_blocking=True).expand(-1, channels, -1)
+    index_BCP = index_BHW.reshape(num, 1, -1).expand(-1, channels, -1)
     return images_BCHW.reshape(num, channels, -1).gather(2, index_BCP).reshape(num, channels, *index_BHW.shape[1:])

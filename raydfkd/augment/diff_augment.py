@@ -36,7 +36,9 @@ def diff_augment(images: Tensor, policy: Sequence[Operation], generator: torch.G
 
 def random_color(images: Tensor, generator: torch.Generator) -> Tensor:
     """Brightness plus U(-.25,.25); saturation times U(0,2) about a pixel's mean; contrast times U(.5,1.5) about the image's."""
-    return change_color(images, torch.rand(3, len(images), generator=generator).to(images.device), BRIGHTNESS)
+    return change_color(
+        images, torch.rand(3, len(images), generator=generator).to(images.device, non_blocking=True), BRIGHTNESS
+    )
 
 
 def change_color(images: Tensor, draws_3B: Tensor, most: float) -> Tensor:
@@ -59,7 +61,8 @@ def random_cutout(images: Tensor, generator: torch.Generator) -> Tensor:
     num, _, height, width = images.shape
     side = (min(height, width) + 1) // 2
     top, left = (
-        (torch.randint(length, (num, 1), generator=generator) - side // 2).to(images.device) for length in (height, width)
+        (torch.randint(length, (num, 1), generator=generator) - side // 2).to(images.device, non_blocking=True)
+        for length in (height, width)
     )
     return fill_boxes(images, top, left, side, side, GREY)
 

@@ -23,10 +23,19 @@ def random_erasing(images: Tensor, probability: float, generator: torch.Generato
         generator: a CPU generator, so that the draws are the same on every device.
     """
     num, _, height, width = images.shape
+    return erase(images, draw_erased(num, height, width, probability, generator).to(images.device, non_blocking=True))
+
+
+def draw_erased(num: int, height: int, width: int, probability: float, generator: torch.Generator) -> Tensor:
+    """int64 [4,num] on the CPU: top, left, height and width of what is blackened in each image; all 0: nothing."""
     chosen_B = torch.rand(num, generator=generator) < probability
     boxes_B4, fits_B = draw_boxes(num, height, width, generator)
-    boxes = torch.where((chosen_B & fits_B)[:, None], boxes_B4, 0).to(images.device)
-    top, left, rows, columns = (boxes[:, i, None] for i in range(4))
+    return torch.where((chosen_B & fits_B)[:, None], boxes_B4, 0).T
+
+
+def erase(images: Tensor, boxes_4B: Tensor) -> Tensor:
+    """Blackens the rectangles of :func:`draw_erased`, which are on the images' device."""
+    top, left, rows, columns = (values[:, None] for values in boxes_4B)
     return fill_boxes(images, top, left, rows, columns, 0.0)
 
 

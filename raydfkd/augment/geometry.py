@@ -25,7 +25,7 @@ def affine(images: Tensor, matrices_B23: Tensor, padding: Literal["zeros", "bord
     """
     height, width = images.shape[2:]
     # torch's grids reach from -1 to 1 over the image, whatever its size.
-    half = matrices_B23.new_tensor([width / 2, height / 2])
+    half = _constants(matrices_B23, width / 2, height / 2)
     scale = torch.cat([half, half.new_ones(1)])
     theta = matrices_B23 * scale / half[:, None]
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
@@ -70,7 +70,7 @@ def elastic(images: Tensor, displacements_B2HW: Tensor) -> Tensor:
     centred = torch.eye(2, 3, device=images.device).expand(len(images), 2, 3)
     grid = F.affine_grid(centred, list(images.shape), align_corners=False)
     # In two planes, since a grid's last axis holds x and y.
-    moved = displacements_B2HW / displacements_B2HW.new_tensor([width / 2, height / 2]).view(1, 2, 1, 1)
+    moved = displacements_B2HW / _constants(displacements_B2HW, width / 2, height / 2).view(1, 2, 1, 1)
     return F.grid_sample(images, grid + moved.permute(0, 2, 3, 1), mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
@@ -86,12 +86,21 @@ def elastic_displacements(
         generator: a CPU generator; it seeds one on the device, which draws the noise (a field a pixel would take the CPU
             longer than the rest of the step).
     """
-    side = min(size)
+    noise = torch.rand(num, 2, *size, generator=torch.Generator(device).manual_seed(draw_seed(generator)), device=device)
+    return smoothed_displacements(noise, alpha, sigma)
+
+
+def draw_seed(generator: torch.Generator) -> int:
+    """A seed from a CPU generator, for one on a device."""
+    return int(torch.randint(0, 2**62, (), generator=generator))
+
+
+def smoothed_displacements(noise_N2HW: Tensor, alpha: float | None, sigma: float | None) -> Tensor:
+    """As :func:`elastic_displacements`, from noise that is uniform in [0, 1), which is overwritten."""
+    side = min(noise_N2HW.shape[2:])
     alpha = _by_size(_ALPHAS, side) if alpha is None else alpha
     sigma = _by_size(_SIGMAS, side) if sigma is None else sigma
-    seed = int(torch.randint(0, 2**62, (), generator=generator))
-    noise = torch.rand(num, 2, *size, generator=torch.Generator(device).manual_seed(seed), device=device).mul_(2).sub_(1)
-    return smooth(noise, sigma).mul_(alpha / 2)
+    return smooth(noise_N2HW.mul_(2).sub_(1), sigma).mul_(alpha / 2)
 
 
 def smooth(planes_NCHW: Tensor, sigma: float) -> Tensor:
@@ -99,15 +108,15 @@ def smooth(planes_NCHW: Tensor, sigma: float) -> Tensor:
 
     A product with a matrix on either side: on CPUs many times faster than convolutions of one channel.
     """
-    rows, columns = (_gaussian(length, sigma).to(planes_NCHW) for length in planes_NCHW.shape[2:])
+    rows, columns = (_gaussian(length, sigma, planes_NCHW.device).to(planes_NCHW.dtype) for length in planes_NCHW.shape[2:])
     return rows @ planes_NCHW @ columns
 
 
-def _gaussian(length: int, sigma: float) -> Tensor:
-    """float32 [length,length]: the weight of each position for every other."""
+def _gaussian(length: int, sigma: float, device: torch.device) -> Tensor:
+    """float32 [length,length]: the weight of each position for every other. Made on the device, where nothing waits for it."""
     reach = max(length, math.ceil(6 * sigma))
-    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-    places = torch.arange(length)
+    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=device) / sigma) ** 2)
+    places = torch.arange(length, device=device)
     return (weights / weights.sum())[places[:, None] - places + reach]
 
 
@@ -119,3 +128,8 @@ def _by_size(values: tuple[float, float], side: int) -> float:
 
 def _identity(like_B: Tensor) -> Tensor:
     return torch.eye(2, 3, dtype=like_B.dtype, device=like_B.device).repeat(len(like_B), 1, 1)
+
+
+def _constants(like: Tensor, *values: float) -> Tensor:
+    """[n] of the type and device of ``like``; filled there, since a tensor made from a list is copied, and waited for."""
+    return torch.stack([like.new_full((), value) for value in values])

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from raydfkd.augment import color, geometry
 from raydfkd.augment.config import Augmentations
-from raydfkd.augment.crop_flip import random_crop_flip
-from raydfkd.augment.erasing import random_erasing
-from raydfkd.augment.mixup import mixup
-from raydfkd.augment.randaugment import rand_augment
+from raydfkd.augment.crop_flip import crop_flip, draw_places
+from raydfkd.augment.erasing import draw_erased, erase
+from raydfkd.augment.mixup import draw_mixture, mix
+from raydfkd.augment.randaugment import apply_everywhere, apply_operations, draw_operations
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one batch's augmentation.
+
+    Attributes:
+        rows_RB: float32 [R,B], some rows for each part of the augmentation, in order; the same number for every batch.
+        noise_seed: of the elastic deformation's fields on a CPU; None: no image is deformed.
+    """
+
+    rows_RB: Tensor
+    noise_seed: int | None = None
+
+    def to(self, device: torch.device) -> Draws:
+        """On a device, without waiting for it."""
+        return replace(self, rows_RB=self.rows_RB.to(device, non_blocking=True))
 
 
 class BatchAugmentation:
@@ -31,28 +49,89 @@ class BatchAugmentation:
         Returns:
             float32 [B,C,H,W] in [0,1], on the same device, channels last.
         """
-        parts = self.parts
-        view = random_crop_flip(images_BCHW, parts.crop_padding, parts.flip, generator).float().div_(255)
-        if parts.randaugment_ops:
-            view = rand_augment(view, parts.randaugment_ops, parts.randaugment_magnitude, generator)
+        num, _, height, width = images_BCHW.shape
+        return self.apply(images_BCHW, self.draw(num, height, width, generator).to(images_BCHW.device))
+
+    def draw(self, num: int, height: int, width: int, generator: torch.Generator) -> Draws:
+        """Draws for ``num`` images, on the CPU."""
+        parts, rows, seed = self.parts, [torch.empty(0, num)], None
+        if parts.crop_padding > 0 or parts.flip:
+            rows.append(draw_places(num, parts.crop_padding, parts.flip, generator))
+        for _ in range(parts.randaugment_ops):
+            operations, signs = draw_operations(num, generator)
+            rows.append(torch.stack([operations.float(), signs]))
         if parts.elastic_probability > 0:
-            view = _to_some(view, parts.elastic_probability, lambda some: self._deformed(some, generator), generator)
+            rows.append(_some(num, parts.elastic_probability, generator))
+            seed = geometry.draw_seed(generator) if rows[-1].any() else None
         if parts.invert_probability > 0:
-            view = _to_some(view, parts.invert_probability, color.invert, generator)
+            rows.append(_some(num, parts.invert_probability, generator))
         if parts.erasing_probability > 0:
-            view = random_erasing(view, parts.erasing_probability, generator)
+            rows.append(draw_erased(num, height, width, parts.erasing_probability, generator))
         if parts.mixup != "none":
-            view = mixup(view, parts.mixup == "sample", generator)
+            rows.append(draw_mixture(num, parts.mixup == "sample", generator))
+        return Draws(torch.cat([each.float() for each in rows]), seed)
+
+    def apply(self, images_BCHW: Tensor, draws: Draws, static: bool | None = None) -> Tensor:
+        """As a call, with draws that are on the images' device.
+
+        Args:
+            static: steps of one shape whatever was drawn, so that a CUDA graph can hold them and nothing waits for the device;
+                images that keep their values are computed too, and the deformation's noise is of the device's default
+                generator. None: on GPUs alone.
+        """
+        parts = self.parts
+        static = images_BCHW.device.type != "cpu" if static is None else static
+        rows, view = _Rows(draws.rows_RB), images_BCHW
+        if parts.crop_padding > 0 or parts.flip:
+            view = crop_flip(view, rows.take(3).long(), parts.crop_padding)
+        view = view.float().div_(255)
+        for _ in range(parts.randaugment_ops):
+            operations, signs = rows.take(2)
+            apply = apply_everywhere if static else apply_operations
+            view = apply(view, operations.long(), signs, parts.randaugment_magnitude)
+        some = _everywhere if static else _rows_alone
+        if parts.elastic_probability > 0:
+            seed = None if static else draws.noise_seed
+            view = some(view, rows.take(1)[0], lambda chosen: self._deformed(chosen, seed))
+        if parts.invert_probability > 0:
+            view = some(view, rows.take(1)[0], color.invert)
+        if parts.erasing_probability > 0:
+            view = erase(view, rows.take(4).long())
+        if parts.mixup != "none":
+            view = mix(view, rows.take(2))
         return view.contiguous(memory_format=torch.channels_last)
 
-    def _deformed(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        size = (images.shape[2], images.shape[3])
-        alpha, sigma = self.parts.elastic_alpha, self.parts.elastic_sigma
-        fields = geometry.elastic_displacements(len(images), size, alpha, sigma, generator, images.device)
-        return geometry.elastic(images, fields)
+    def _deformed(self, images: Tensor, seed: int | None) -> Tensor:
+        own = None if seed is None else torch.Generator(images.device).manual_seed(seed)
+        noise = torch.rand(len(images), 2, *images.shape[2:], generator=own, device=images.device)
+        return geometry.elastic(
+            images, geometry.smoothed_displacements(noise, self.parts.elastic_alpha, self.parts.elastic_sigma)
+        )
 
 
-def _to_some(images: Tensor, probability: float, change: Callable[[Tensor], Tensor], generator: torch.Generator) -> Tensor:
-    """``change`` applied to about a share ``probability`` of the images."""
-    rows = (torch.rand(len(images), generator=generator) < probability).nonzero().flatten().to(images.device)
+class _Rows:
+    """Rows of a batch's draws, taken in order."""
+
+    def __init__(self, rows_RB: Tensor) -> None:
+        self._rows = rows_RB
+        self._taken = 0
+
+    def take(self, count: int) -> Tensor:
+        self._taken += count
+        return self._rows[self._taken - count : self._taken]
+
+
+def _some(num: int, probability: float, generator: torch.Generator) -> Tensor:
+    """float32 [1,num]: 1 for about a share ``probability`` of the images, 0 for the others."""
+    return (torch.rand(1, num, generator=generator) < probability).float()
+
+
+def _rows_alone(images: Tensor, chosen_B: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """``change`` applied to the chosen images."""
+    rows = chosen_B.nonzero().flatten()
     return images.index_copy(0, rows, change(images[rows])) if len(rows) else images
+
+
+def _everywhere(images: Tensor, chosen_B: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """The same, with ``change`` applied to all images."""
+    return torch.where(chosen_B.view(-1, 1, 1, 1) > 0, change(images), images)

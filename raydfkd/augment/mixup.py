@@ -17,7 +17,16 @@ def mixup(images: Tensor, per_sample: bool, generator: torch.Generator) -> Tenso
         per_sample: a lambda for each image; otherwise one for the batch.
         generator: a CPU generator, so that the draws are the same on every device.
     """
-    partners = torch.randperm(len(images), generator=generator)
-    shares = torch.rand(len(images) if per_sample else 1, generator=generator)
-    shares = torch.maximum(shares, 1 - shares).to(images.device)
-    return torch.lerp(images[partners.to(images.device)], images, shares.view(-1, 1, 1, 1))
+    return mix(images, draw_mixture(len(images), per_sample, generator).to(images.device, non_blocking=True))
+
+
+def draw_mixture(num: int, per_sample: bool, generator: torch.Generator) -> Tensor:
+    """float32 [2,num] on the CPU: j, and the share of x_i in the mixture."""
+    partners = torch.randperm(num, generator=generator)
+    shares = torch.rand(num if per_sample else 1, generator=generator)
+    return torch.stack([partners.float(), torch.maximum(shares, 1 - shares).expand(num)])
+
+
+def mix(images: Tensor, mixture_2B: Tensor) -> Tensor:
+    """The mixtures of :func:`draw_mixture`, which are on the images' device."""
+    return torch.lerp(images[mixture_2B[0].long()], images, mixture_2B[1].view(-1, 1, 1, 1))

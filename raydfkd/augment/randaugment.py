@@ -39,10 +39,14 @@ def rand_augment(images: Tensor, num_ops: int, magnitude: int, generator: torch.
         generator: a CPU generator, so that the draws are the same on every device.
     """
     for _ in range(num_ops):
-        operations_B = torch.randint(len(OPERATIONS), (len(images),), generator=generator)
-        signs_B = torch.randint(2, (len(images),), generator=generator).mul_(2).sub_(1).float()
-        images = apply_operations(images, operations_B, signs_B, magnitude)
+        images = apply_operations(images, *draw_operations(len(images), generator), magnitude)
     return images
+
+
+def draw_operations(num: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """int64 [num] and float32 [num] on the CPU: each image's operation, as an index into ``OPERATIONS``, and its direction."""
+    operations_B = torch.randint(len(OPERATIONS), (num,), generator=generator)
+    return operations_B, torch.randint(2, (num,), generator=generator).mul_(2).sub_(1).float()
 
 
 def apply_operations(images: Tensor, operations_B: Tensor, signs_B: Tensor, magnitude: int) -> Tensor:
@@ -71,6 +75,24 @@ def apply_operations(images: Tensor, operations_B: Tensor, signs_B: Tensor, magn
     return out
 
 
+def apply_everywhere(images: Tensor, operations_B: Tensor, signs_B: Tensor, magnitude: int) -> Tensor:
+    """As :func:`apply_operations`, in steps of one shape whatever was drawn: every operation is computed for all images, of
+    which those that drew it keep the result. For GPUs, which otherwise would wait for the rows of each operation.
+
+    Args:
+        operations_B, signs_B: as there, on the images' device.
+    """
+    signed_B = signs_B * (magnitude / MAX_MAGNITUDE)
+    warped_B = (operations_B >= 1) & (operations_B <= len(_AFFINE))
+    matrices = _matrices(operations_B.clamp(1, len(_AFFINE)), signed_B, images.shape[2], images.shape[3])
+    out = torch.where(warped_B.view(-1, 1, 1, 1), geometry.affine(images, matrices), images)
+    for index, operation in enumerate(OPERATIONS):
+        if operation in _COLOR:
+            chosen_B = (operations_B == index).view(-1, 1, 1, 1)
+            out = torch.where(chosen_B, _COLOR[operation](images, signed_B), out)
+    return out
+
+
 def _matrices(operations_B: Tensor, signed_B: Tensor, height: int, width: int) -> Tensor:
     """float32 [B,2,3] of the affine operations, each with its signed share of the strongest."""
     still = torch.zeros_like(signed_B)
@@ -83,7 +105,7 @@ def _matrices(operations_B: Tensor, signed_B: Tensor, height: int, width: int) -
             geometry.rotate(signed_B * MAX_DEGREES),
         ]
     )
-    return choices[operations_B - 1, torch.arange(len(operations_B))]
+    return choices[operations_B - 1, torch.arange(len(operations_B), device=operations_B.device)]
 
 
 def _posterize(images: Tensor, signed_B: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import types
 from collections.abc import Iterator
 from enum import Enum
 from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -167,6 +167,8 @@ def _type_name(annotation: Any) -> str:
             if tag is None
             else f"settings, by {tag}: " + " or ".join(kind for m in models for kind in _kinds(m, tag))
         )
+    elif origin is Annotated:
+        text = _type_name(arguments[0])
     elif origin is Literal:
         text = " or ".join(str(choice) for choice in arguments)
     elif origin in (Union, types.UnionType):

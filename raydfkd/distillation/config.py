@@ -101,6 +101,9 @@ class StudentConfig(Settings):
     """Mirror images at random; null: yes, unless augmentation.level is none."""
     compile: bool = False
     """torch.compile the student's and the teacher's forward pass (slow start, faster steps)."""
+    cuda_graph: bool = True
+    """On a GPU, record the student's whole step as one CUDA graph and replay it; a step that cannot be recorded runs as it is,
+    and the run says why."""
     num_workers: int = Field(1, ge=1)
     """Ray Train workers (DDP), each with its part of the batch; batch_size is the total over all parts. The result depends
     on their number if an image's loss depends on the other images that a worker sees: with BatchNorm (see sync_batch_norm),
@@ -176,7 +179,7 @@ class StudentConfig(Settings):
     def _synchronized(self) -> StudentConfig:
         if self.num_workers == 1:
             self.refuse_idle("num_workers 1", "sync_batch_norm")
-        if self.sync_batch_norm and self.resources.num_gpus == 0:
+        if self.sync_batch_norm and self.resources.gpus == 0:
             raise ValueError(
                 "sync_batch_norm needs workers with GPUs, since PyTorch does not support it on CPUs: set "
                 "resources.num_gpus to 1, or leave sync_batch_norm out"
@@ -188,9 +191,7 @@ class StudentConfig(Settings):
         if not self.elastic:
             self.refuse_idle("a student without min_workers", "resize_period_s")
             return self
-        if not self.resources.custom or any(
-            amount % 1 for amount in (self.resources.num_gpus, *self.resources.custom.values())
-        ):
+        if not self.resources.custom or any(amount % 1 for amount in (self.resources.gpus, *self.resources.custom.values())):
             raise ValueError(
                 "min_workers needs whole resources.custom that only the students' nodes offer, e.g. {student_node: 1}: "
                 "Ray counts all CPUs and GPUs of a node as free for students, even those that generators use"

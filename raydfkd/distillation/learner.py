@@ -20,7 +20,7 @@ class Learner(nn.Module):
         self.objective = objective
         self.trained = objective.trained
 
-    def forward(self, view: Tensor, teacher: NetworkOutput, progress: float) -> tuple[Tensor, Tensor]:
+    def forward(self, view: Tensor, teacher: NetworkOutput, progress: float | Tensor) -> tuple[Tensor, Tensor]:
         """For normalised images [B,C,H,W]: the objective's per-sample loss [B], and the student's logits [B,K]."""
         output = self.student(view)
         return self.objective(output, teacher, progress), output.logits

@@ -126,11 +126,11 @@ class Objective:
         self.config = config
         self.trained = nn.ModuleDict()
 
-    def __call__(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+    def __call__(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         """Losses float32 [B], with gradients only for the student's tensors and the objective's own layers.
 
         Args:
-            progress: completed share of training, in [0,1].
+            progress: completed share of training, in [0,1]; a scalar on the device where the step is a CUDA graph.
         """
         losses = self.losses(student, teacher.detached(), progress)
         pacing: SelfPacingConfig | None = self.config.self_pacing
@@ -138,7 +138,7 @@ class Objective:
             return losses
         return distillation.self_paced_weights(losses, pacing.threshold(progress)) * losses
 
-    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         """As ``forward`` with a detached teacher; implemented by each objective."""
         raise NotImplementedError
 

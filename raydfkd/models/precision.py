@@ -28,6 +28,21 @@ def supports_bfloat16(device: torch.device) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def prepare(device: torch.device) -> None:
+    """Settings of this process for networks on ``device``: on a GPU, cuDNN tries its algorithms and keeps the fastest (shapes
+    do not change), and float32 products use the tensor cores (TF32)."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+
+
+def device_name(device: torch.device) -> str:
+    """What a device is called in results."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
 def autocast(device: torch.device, enabled: bool) -> AbstractContextManager[Any]:
     """bfloat16 autocast if ``enabled`` and the device has it, otherwise float32."""
     if enabled and supports_bfloat16(device):

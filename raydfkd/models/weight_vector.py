@@ -42,9 +42,9 @@ def load_flat_weights(module: nn.Module, vector: np.ndarray) -> None:
     expected = sum(tensor.numel() for tensor in tensors)
     if vector.shape != (expected,):
         raise ValueError(f"weight vector has shape {vector.shape}, this {type(module).__name__} needs ({expected},)")
+    if not tensors:
+        return
     # A copy, because vectors from an object store are read-only and torch warns about wrapping those.
-    source = torch.from_numpy(np.array(vector, dtype=np.float32))
-    offset = 0
-    for tensor in tensors:
-        tensor.copy_(source[offset : offset + tensor.numel()].view(tensor.shape))
-        offset += tensor.numel()
+    source = torch.from_numpy(np.array(vector, dtype=np.float32)).to(tensors[0].device, non_blocking=True)
+    pieces = source.split([tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(tensors, [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)])

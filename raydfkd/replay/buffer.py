@@ -19,6 +19,7 @@ from raydfkd.errors import DataError
 from raydfkd.replay.buffer_table import Table
 from raydfkd.replay.config import ReplayConfig
 from raydfkd.replay.importance import divide_by_largest, importance_exponent, importance_weights
+from raydfkd.replay.selectors import Prioritized
 from raydfkd.replay.state import State, part, prefixed
 from raydfkd.replay.statistics import table_arrays, table_statistics
 from raydfkd.replay.storage import Storage
@@ -38,6 +39,15 @@ class ShardView:
     payload: Any
     slots: np.ndarray
     keys: np.ndarray
+
+
+@dataclass(frozen=True)
+class DrawTable:
+    """By slot: ``values`` float64 [capacity], in proportion to which items are drawn, 0 in an empty slot; ``ages`` int32
+    [capacity], batches inserted since the item was."""
+
+    values: np.ndarray
+    ages: np.ndarray
 
 
 class ReplayBuffer:
@@ -136,6 +146,26 @@ class ReplayBuffer:
         return _merge(
             pinned, self._draw("pinned", who, pinned, student_step), self._draw("synthetic", who, ~pinned, student_step)
         )
+
+    def sample_one_by_one(self, consumer: str, num_batches: int, batch_size: int, student_step: int) -> Sample:
+        """As :func:`sample`, drawn as if each batch were asked for by itself, at its own step."""
+        return Sample.concat([self.sample(consumer, 1, batch_size, student_step + i) for i in range(num_batches)])
+
+    def leave_draws(self, consumer: str, num_draws: int) -> DrawTable:
+        """What a consumer needs to make so many draws itself, which count as made.
+
+        Raises:
+            ValueError: the synthetic table is empty, or there are pinned items, or other draws than prioritized ones.
+        """
+        table = self.tables["synthetic"]
+        sampler = table.samplers[self._index_of(consumer)]
+        if not isinstance(sampler, Prioritized) or len(self.tables) > 1 or table.storage.size == 0:
+            raise ValueError(
+                "only prioritized draws from a synthetic table alone, which is not empty, can be left to a consumer"
+            )
+        self.num_samples += num_draws
+        ages = (self.num_shards - 1 - table.storage.shard_ids).astype(np.int32)
+        return DrawTable(sampler.values(), ages)
 
     def update(self, consumer: str, keys: np.ndarray, priorities: np.ndarray) -> int:
         """Stores new raw priorities (float [n]) of ``keys`` int64 [n]; of a repeated key the last finite one stays.

@@ -140,12 +140,16 @@ class Prioritized:
     def remove(self, slots: np.ndarray) -> None:
         self._tree.set(slots, np.zeros(len(slots)))
 
+    def values(self) -> np.ndarray:
+        """(|d| + epsilon)^alpha float64 [capacity], 0 in an empty slot."""
+        return self._tree.get(np.arange(self._tree.capacity))
+
     def select(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         chosen = self._tree.draw(rng.random(n))
         return chosen, self._tree.get(chosen) / self._tree.total
 
     def state_dict(self) -> State:
-        return {"values": self._tree.get(np.arange(self._tree.capacity))}
+        return {"values": self.values()}
 
     def load_state_dict(self, state: State) -> None:
         self._tree.set(np.arange(self._tree.capacity), state["values"])

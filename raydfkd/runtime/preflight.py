@@ -10,7 +10,7 @@ from ray._private.state import available_resources_per_node
 from raydfkd.errors import ResourceError
 from raydfkd.pipeline.experiment.config import ExperimentConfig, generator_id
 from raydfkd.pipeline.experiment.runtime_config import RuntimeConfig
-from raydfkd.resources import ResourcesConfig
+from raydfkd.resources import ResourcesConfig, gpu_share, with_gpus
 from raydfkd.runtime.ray_session import session
 
 ROUNDING = 1e-6
@@ -18,7 +18,7 @@ ROUNDING = 1e-6
 
 def requested(resources: ResourcesConfig) -> dict[str, float]:
     """Under Ray's names."""
-    return {"CPU": resources.num_cpus, **({"GPU": resources.num_gpus} if resources.num_gpus else {}), **resources.custom}
+    return {"CPU": resources.num_cpus, **({"GPU": resources.gpus} if resources.gpus else {}), **resources.custom}
 
 
 def demands(config: ExperimentConfig) -> list[tuple[str, dict[str, float]]]:
@@ -56,6 +56,26 @@ def preflight(config: ExperimentConfig) -> None:
         raise ResourceError(refusal)
 
 
+def decide_gpus(config: ExperimentConfig, num_gpus: float) -> tuple[ExperimentConfig, str | None]:
+    """The experiment with numbers for every ``num_gpus: auto``, on a cluster with so many GPUs, and a sentence that says what
+    was decided; None: nothing asks for auto, or there is no GPU to share.
+
+    An elastic group's workers get whole GPUs, or none.
+    """
+    actors = [config.sources[source].resources for source, _ in config.generators]
+    actors += [student.resources for student in config.students.values() for _ in range(student.num_workers)]
+    sharing = sum(resources.num_gpus == "auto" for resources in actors)
+    left = 0.0 if config.runtime.device == "cpu" else num_gpus - sum(resources.gpus for resources in actors)
+    elastic = any(student.elastic and student.resources.num_gpus == "auto" for student in config.students.values())
+    share = gpu_share(max(0.0, left), sharing, whole=elastic)
+    decided = with_gpus(config, share)
+    if sharing == 0 or num_gpus == 0:
+        return decided, None
+    who = f"{sharing} generators and student workers with num_gpus auto"
+    got = f"get {share:g} each" if share else "run on CPUs"
+    return decided, f"of the cluster's {num_gpus:g} GPUs, {left:g} are left for {who}: these {got}"
+
+
 def cluster_size(address: str) -> tuple[int, int]:
     """(CPUs, GPUs) of all nodes of the cluster at an address.
 
@@ -77,7 +97,7 @@ class _At:
 def refusal_of_workers(config: ExperimentConfig) -> str | None:
     """The reason why a student's workers could not work together, or None if they can."""
     for name, student in config.students.items():
-        share = student.resources.num_gpus
+        share = student.resources.gpus
         if student.num_workers > 1 and 0 < share <= 0.5:
             return (
                 f"students.{name} has {student.num_workers} workers with {share:g} GPU each, which may be placed on one GPU, "

@@ -33,7 +33,7 @@ from raydfkd.run_dir import RunDir
 from raydfkd.runtime.coordinator_actor import CoordinatorActor
 from raydfkd.runtime.failures import Failure, original
 from raydfkd.runtime.generators.generator_pool_actor import GeneratorPoolActor
-from raydfkd.runtime.preflight import amounts, preflight, requested
+from raydfkd.runtime.preflight import amounts, decide_gpus, preflight, requested
 from raydfkd.runtime.ray_session import session, whereabouts
 from raydfkd.runtime.replay.replay_actor import SNAPSHOT, ReplayActor
 from raydfkd.runtime.run_context import RunContext
@@ -69,8 +69,13 @@ def run_ray(config: ExperimentConfig, run: RunDir, recorder: Recorder, resume_fr
     context = RunContext(config, run.path.absolute(), None if resume_from is None else resume_from.absolute())
     recorder.stage("starting Ray")
     with OrphanWatch(run, config.schedule.total_steps) as orphan, session(config) as ends_all:
+        grouped = get_current_placement_group() is not None
+        # A sweep's trial has what was reserved for it, which are the GPUs that its settings name.
+        config, decided = decide_gpus(config, 0 if grouped else ray.cluster_resources().get("GPU", 0))
         preflight(config)
-        context = replace(context, grouped=get_current_placement_group() is not None)
+        if decided is not None:
+            recorder.event(decided)
+        context = replace(context, config=config, grouped=grouped)
         _clean(run)
         run.update_manifest(actors=context.prefix, ray=whereabouts())
         with _forgotten_at_the_end(run), _actors(context) as actors, stop_signals.deferred(orphan.begin):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +31,9 @@ Logits = Callable[["Tensor"], "Tensor"]
 """Float images [N,C,H,W] in [0,1] to logits [N,K], independently per image, with a gradient to the images."""
 
 FEW_CLASSES = 10
+GPU_STEPS_BETWEEN_SELECTIONS = 10
+"""On a CPU images that are done leave the attack after every step; on a GPU, which each selection makes the host wait for, they
+stay for up to so many more, in which nothing happens to them."""
 _TINY = 1e-12
 
 
@@ -129,30 +132,39 @@ class _Verdict:
 
 @dataclass
 class _Attack:
-    """Images still under attack, one row each. Rows are independent."""
+    """Images under attack, one row each; ``active`` rows are not done yet. Rows are independent."""
 
     rows: Tensor
     images: Tensor
     targets: Tensor
     steps: Tensor
     verdict: _Verdict
+    active: Tensor
 
-    def keep(self, kept: Tensor) -> None:
-        """Keeps only the rows selected by the mask."""
-        verdict = self.verdict
+    def select_active(self) -> None:
+        """Drops the rows that are done."""
+        kept, verdict = self.active, self.verdict
         self.rows, self.images, self.targets = self.rows[kept], self.images[kept], self.targets[kept]
-        self.steps = self.steps[kept]
+        self.steps, self.active = self.steps[kept], kept[kept]
         self.verdict = _Verdict(verdict.leads[kept], verdict.directions[kept], verdict.confidences[kept])
 
 
 @dataclass
 class _Crossings:
-    """Pairs found so far, in order."""
+    """For each of N images whether it has a pair, and if so the pair."""
 
-    rows: list[Tensor] = field(default_factory=list)
-    before: list[Tensor] = field(default_factory=list)
-    after: list[Tensor] = field(default_factory=list)
-    steps: list[Tensor] = field(default_factory=list)
+    found_N: Tensor
+    before: Tensor
+    after: Tensor
+    steps_N: Tensor
+
+    def add(self, attack: _Attack, crossed: Tensor, proposed: Tensor) -> None:
+        """The pairs of the rows that have crossed in this step."""
+        rows = attack.rows
+        self.found_N[rows] |= crossed
+        for kept, new in ((self.before, attack.images), (self.after, proposed)):
+            kept[rows] = torch.where(_each(crossed), new, kept[rows])
+        self.steps_N[rows] = torch.where(crossed, attack.steps, self.steps_N[rows])
 
 
 def boundary_attack(logits: Logits, images: Tensor, targets_N: Tensor, settings: AttackSettings) -> BoundaryPairs:
@@ -171,29 +183,30 @@ def boundary_attack(logits: Logits, images: Tensor, targets_N: Tensor, settings:
     images = images.detach()
     every = torch.arange(len(images), device=images.device)
     first = _judge(logits, images, targets_N)
-    attack = _Attack(every, images, targets_N, images.new_full((len(images),), settings.step_size), first)
-    attack.keep(first.leads < 0)
-    found, num_steps_N = _Crossings(), torch.zeros_like(every)
-    for _ in range(settings.num_steps):
-        if len(attack.rows) == 0:
-            break
-        num_steps_N[attack.rows] += 1
+    steps = images.new_full((len(images),), settings.step_size)
+    attack = _Attack(every, images, targets_N, steps, first, first.leads < 0)
+    found = _Crossings(torch.zeros_like(attack.active), images.clone(), images.clone(), torch.zeros_like(steps))
+    num_steps_N = torch.zeros_like(every)
+    between = 1 if images.device.type == "cpu" else GPU_STEPS_BETWEEN_SELECTIONS
+    for step in range(settings.num_steps):
+        if step % between == 0:
+            attack.select_active()
+            if len(attack.rows) == 0:
+                break
+        num_steps_N[attack.rows] += attack.active
         _advance(logits, attack, found, settings)
     return _pairs(logits, images, found, num_steps_N, settings.deeper_steps)
 
 
 def _advance(logits: Logits, attack: _Attack, found: _Crossings, settings: AttackSettings) -> None:
-    """One step of every row; rows with a pair are removed."""
+    """One step of every active row; rows with a pair are done."""
     now = attack.verdict
     proposed = (attack.images + _each(attack.steps) * now.directions).clamp(0, 1)
     then = _judge(logits, proposed, attack.targets)
     unsure = (then.confidences < settings.threshold) & (now.confidences < settings.threshold)
-    crossed = (then.leads > 0) & unsure
+    crossed = (then.leads > 0) & unsure & attack.active
     accepted = (then.leads < 0) & (then.leads > now.leads)
-    found.rows.append(attack.rows[crossed])
-    found.before.append(attack.images[crossed])
-    found.after.append(proposed[crossed])
-    found.steps.append(attack.steps[crossed])
+    found.add(attack, crossed, proposed)
     attack.images = torch.where(_each(accepted), proposed, attack.images)
     attack.steps = attack.steps * torch.where(accepted, settings.growth, settings.shrink)
     attack.verdict = _Verdict(
@@ -201,7 +214,7 @@ def _advance(logits: Logits, attack: _Attack, found: _Crossings, settings: Attac
         torch.where(_each(accepted), then.directions, now.directions),
         torch.where(accepted, then.confidences, now.confidences),
     )
-    attack.keep(~crossed)
+    attack.active = attack.active & ~crossed
 
 
 def _judge(logits: Logits, images: Tensor, targets_N: Tensor | None) -> _Verdict:
@@ -218,17 +231,15 @@ def _judge(logits: Logits, images: Tensor, targets_N: Tensor | None) -> _Verdict
 
 
 def _pairs(logits: Logits, images: Tensor, found: _Crossings, num_steps_N: Tensor, deeper_steps: float) -> BoundaryPairs:
-    rows = torch.cat([images.new_empty(0, dtype=torch.long), *found.rows])
-    order = rows.argsort()
-    before, after = (torch.cat([images[:0], *side])[order] for side in (found.before, found.after))
-    steps = torch.cat([images.new_empty(0), *found.steps])[order]
+    rows = found.found_N.nonzero().flatten()
+    before, after, steps = found.before[rows], found.after[rows], found.steps_N[rows]
     deeper_before, deeper_after = before, after
     if len(rows) and deeper_steps > 0:
         both = torch.cat([before, after])
         ways = _judge(logits, both, None).directions
         deeper = (both + _each(torch.cat([steps, steps]) * deeper_steps) * ways).clamp(0, 1)
         deeper_before, deeper_after = deeper.chunk(2)
-    return BoundaryPairs(rows[order], before, after, deeper_before, deeper_after, steps, num_steps_N)
+    return BoundaryPairs(rows, before, after, deeper_before, deeper_after, steps, num_steps_N)
 
 
 def _each(values_N: Tensor) -> Tensor:

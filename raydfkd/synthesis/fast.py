@@ -6,6 +6,7 @@ Fang et al., "Up to 100x Faster Data-Free Knowledge Distillation", AAAI 2022. SS
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -121,10 +122,21 @@ class FastSynthesizer(TargetedSynthesizer):
         self._average: list[tuple[Tensor, Tensor]] | None = None
         self._was_reset = False
         generator_lr, self._latent_lr = config.rates()
-        self._generator_lr = generator_lr
+        on_gpu = device.type == "cuda"
+        self._worker = self.generator if config.meta == "sequential" else copy.deepcopy(self.generator)
+        self._latents = torch.zeros(config.batch_size, config.latent_dim, device=device).requires_grad_()
+        self._optimizer = torch.optim.Adam(
+            [
+                {"params": list(self._worker.parameters()), "lr": generator_lr},
+                {"params": [self._latents], "lr": self._latent_lr},
+            ],
+            betas=ADAM_BETAS,
+            capturable=on_gpu,  # its step counts stay on the device
+            fused=on_gpu or None,
+        )
         # FOMAML sums k gradients and takes one step k times as long (FastDFKD).
         meta_lr = generator_lr * config.steps_per_batch if config.meta == "fomaml" else generator_lr
-        self._meta_optimizer = torch.optim.Adam(self.generator.parameters(), lr=meta_lr, betas=ADAM_BETAS)
+        self._meta_optimizer = torch.optim.Adam(self.generator.parameters(), lr=meta_lr, betas=ADAM_BETAS, fused=on_gpu or None)
 
     @classmethod
     def build(cls, config: FastConfig, parts: SynthesisParts, context: SynthesisContext, device: torch.device) -> Self:
@@ -144,36 +156,37 @@ class FastSynthesizer(TargetedSynthesizer):
     def step(self, summary: BufferSummary) -> SyntheticBatch:
         self._reset_when_due(summary)
         config = self.config
-        latents = torch.randn(config.batch_size, config.latent_dim, generator=self.rng).to(self.device).requires_grad_()
-        targets = self._draw_targets().to(self.device)
-        sequential = config.meta == "sequential"
-        worker = self.generator if sequential else copy.deepcopy(self.generator)
-        optimizer = torch.optim.Adam(
-            [
-                {"params": list(worker.parameters()), "lr": self._generator_lr},
-                {"params": [latents], "lr": self._latent_lr},
-            ],
-            betas=ADAM_BETAS,
-        )
-        self._meta_optimizer.zero_grad(set_to_none=True)
-        best_loss, best_images, metrics = float("inf"), None, {}
+        latents = torch.randn(config.batch_size, config.latent_dim, generator=self.rng)
+        targets = self._draw_targets().to(self.device, non_blocking=True)
+        self._begin(latents)
+        best: _Best | None = None
         for _ in range(config.steps_per_batch):
-            optimizer.zero_grad(set_to_none=True)
-            images, loss, terms = self._loss(worker, latents, targets, summary)
-            value = float(loss.detach())
-            if best_images is None or value < best_loss:
-                best_loss, best_images, metrics = value, images.detach(), terms
-            loss.backward()
+            self._optimizer.zero_grad(set_to_none=True)
+            images, terms = self._terms(targets, summary)
+            best = _Best(images.detach(), {name: term.detach() for name, term in terms.items()}).or_better(best)
+            terms["loss"].backward()
             if config.meta == "fomaml":
-                _add_gradients(self.generator, worker)
-            optimizer.step()
+                _add_gradients(self.generator, self._worker)
+            self._optimizer.step()
         if config.meta == "reptile":
-            _reptile_gradients(self.generator, worker)
-        if not sequential:
+            _reptile_gradients(self.generator, self._worker)
+        if config.meta != "sequential":
             self._meta_optimizer.step()
         self._update_average()
-        assert best_images is not None
-        return self._finish(best_images, targets, {"loss": best_loss, **metrics})
+        assert best is not None
+        return self._finish(best.images, targets, {}, best.terms)
+
+    def _begin(self, latents: Tensor) -> None:
+        """A new batch: these latents, a worker equal to the common generator, and an optimizer without a past; all in place."""
+        self._meta_optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            self._latents.copy_(latents, non_blocking=True)
+            if self._worker is not self.generator:
+                mine, theirs = ([*network.parameters(), *network.buffers()] for network in (self._worker, self.generator))
+                torch._foreach_copy_(mine, theirs)
+            for state in self._optimizer.state.values():
+                for value in state.values():
+                    value.zero_()
 
     def task_weights(self, teacher_logits_BK: Tensor, targets_B: Tensor, summary: BufferSummary) -> Tensor | None:
         """phi of SSD-KD Eq. 3; FastDFKD has none."""
@@ -183,13 +196,12 @@ class FastSynthesizer(TargetedSynthesizer):
         """The classes in the task loss: FastDFKD's random targets."""
         return targets_B
 
-    def _loss(
-        self, worker: nn.Module, latents: Tensor, targets: Tensor, summary: BufferSummary
-    ) -> tuple[Tensor, Tensor, dict[str, float]]:
+    def _terms(self, targets: Tensor, summary: BufferSummary) -> tuple[Tensor, dict[str, Tensor]]:
+        """The worker's images of the latents, and their ``loss`` and its terms, scalars."""
         config = self.config
         adversarial = config.adversarial_weight > 0 and summary.num_batches >= self._adversarial_start()
         with precision.autocast(self.device, self.context.bf16):
-            images = worker(latents).float()
+            images = self._worker(self._latents).float()
             view = augment.random_crop_flip(images, config.crop_padding, config.flip, self.rng)
             with self._reading_layers():
                 teacher_logits = self.teacher(view)
@@ -212,7 +224,7 @@ class FastSynthesizer(TargetedSynthesizer):
             loss = loss + config.adversarial_weight * terms["adversarial_loss"]
         loss, terms = self._with_patches(loss, terms)
         loss, terms = self._aligned(loss, terms, images, self.task_targets(teacher_logits, targets))
-        return images, loss, {name: float(term.detach()) for name, term in terms.items()}
+        return images, {"loss": loss, **terms}
 
     def _adversarial_start(self) -> int:
         start = self.config.adversarial_start_batches
@@ -251,11 +263,30 @@ class FastSynthesizer(TargetedSynthesizer):
         self._was_reset = state["was_reset"]
 
 
+@dataclass(frozen=True)
+class _Best:
+    """The images of lowest loss so far and their terms, chosen on the device: the host need not know which they are."""
+
+    images: Tensor
+    terms: dict[str, Tensor]
+
+    def or_better(self, before: _Best | None) -> _Best:
+        """This, if it has a lower loss than the one before, or there is none."""
+        if before is None:
+            return self
+        better = self.terms["loss"] < before.terms["loss"]
+        terms = {name: torch.where(better, term, before.terms[name]) for name, term in self.terms.items()}
+        return _Best(torch.where(better, self.images, before.images), terms)
+
+
 def _add_gradients(generator: nn.Module, worker: nn.Module) -> None:
     """First-order MAML: the clone's gradient is the meta-gradient, summed over the steps."""
     for parameter, adapted in zip(generator.parameters(), worker.parameters(), strict=True):
         assert adapted.grad is not None
-        parameter.grad = adapted.grad.clone() if parameter.grad is None else parameter.grad.add_(adapted.grad)
+        if parameter.grad is None:
+            parameter.grad = adapted.grad  # the worker's next step has a tensor of its own
+        else:
+            parameter.grad.add_(adapted.grad)
 
 
 def _reptile_gradients(generator: nn.Module, worker: nn.Module) -> None:

@@ -141,7 +141,7 @@ class FeatureAlignment:
         views = self._views  # made before any other draw of the first step
         if self.config.share < 1:
             count = max(1, round(self.config.share * len(images)))
-            rows = torch.randperm(len(images), generator=self.rng)[:count].to(self.device)
+            rows = self._there(torch.randperm(len(images), generator=self.rng)[:count])
             images, classes = images[rows], classes[rows]
         features = self._seen(images)
         trained = {}
@@ -165,11 +165,11 @@ class FeatureAlignment:
         drawn = torch.randint(len(views), (len(classes),), generator=self.rng)
         if self.config.augmentation:
             renewed = drawn[::RENEWAL]
-            views[renewed.to(self.device)] = self._of_prototypes(self._prototype_of_view[renewed], augmented=True)
-        real_BF = views[drawn.to(self.device)]
-        theirs, num_classes = self._classes[self._prototype_of_view[drawn].to(self.device)], len(self.codes_KE)
+            views[self._there(renewed)] = self._of_prototypes(self._prototype_of_view[renewed], augmented=True)
+        real_BF = views[self._there(drawn)]
+        theirs, num_classes = self._classes[self._there(self._prototype_of_view[drawn])], len(self.codes_KE)
         # A class other than the image's own, all equally likely.
-        others = (theirs + torch.randint(1, num_classes, (len(theirs),), generator=self.rng).to(self.device)) % num_classes
+        others = (theirs + self._there(torch.randint(1, num_classes, (len(theirs),), generator=self.rng))) % num_classes
         codes = self.codes_KE[torch.cat([theirs, classes, others])]
         logits = self.discriminator(torch.cat([real_BF, synthetic_BF, real_BF]), codes)
         loss = alignment.matching_loss(*logits.chunk(3))
@@ -189,7 +189,11 @@ class FeatureAlignment:
         """Features [N,F] of the prototypes at ``rows`` (int64 [N] on the CPU), each through DiffAugment or as it is."""
         read = self._seen if augmented else self._features
         with torch.no_grad():
-            return torch.cat([read(self._images[some.to(self.device)].float().div(255)) for some in rows.split(CHUNK)])
+            return torch.cat([read(self._images[self._there(some)].float().div(255)) for some in rows.split(CHUNK)])
+
+    def _there(self, drawn: Tensor) -> Tensor:
+        """What was drawn on the CPU, on the device, which is not waited for."""
+        return drawn.to(self.device, non_blocking=True)
 
     def _seen(self, images: Tensor) -> Tensor:
         """Features of images through DiffAugment."""

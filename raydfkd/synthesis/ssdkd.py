@@ -66,7 +66,8 @@ class SSDKDSynthesizer(FastSynthesizer):
             return None
         return inversion.modulating_weights(
             teacher_logits_BK,
-            torch.tensor(summary.class_counts, device=self.device),  # a copy: arrays from an object store are read-only
+            # A copy: arrays from an object store are read-only.
+            torch.from_numpy(summary.class_counts.copy()).to(self.device, non_blocking=True),
             int(summary.class_counts.sum()),
             diversity=self.config.diversity,
             difficulty=self.config.difficulty,

@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from raydfkd.deferred import deferred
 from raydfkd.errors import ConfigError
 from raydfkd.metrics import Figure
+from raydfkd.synthesis import transfer_out
 from raydfkd.synthesis.feature_alignment import FeatureAlignment, FeatureAlignmentConfig
 from raydfkd.synthesis.method import SynthesisConfig, SynthesisContext, SynthesisParts
 from raydfkd.types import Preparation, SyntheticBatch, WeightsVersion
@@ -156,29 +157,46 @@ class InversionSynthesizer:
         if self.alignment is not None:
             self.alignment.load_state_dict(state["alignment"])
 
-    def _finish(self, images: Tensor, targets: Tensor, metrics: dict[str, float]) -> SyntheticBatch:
-        """Rounds to uint8 and evaluates teacher and student on the images as stored (SSD-KD, Algorithm 1, lines 12-14)."""
+    def _finish(
+        self, images: Tensor, targets: Tensor, metrics: dict[str, float], figures: dict[str, Tensor] | None = None
+    ) -> SyntheticBatch:
+        """Rounds to uint8 and evaluates teacher and student on the images as stored (SSD-KD, Algorithm 1, lines 12-14).
+
+        Args:
+            figures: further metrics that are still on the device, scalars; they leave it together with the images.
+        """
         stored = (images * 255).round_().clamp_(0, 255).to(torch.uint8)
         teacher_logits = self.teacher.logits_of(stored, self.context.bf16)
+        priorities = self._priorities(stored, teacher_logits)
+        figures = {} if figures is None else figures
+        # Logits of whole images are few and are judged where they arrive; maps of logits are judged on the device.
+        few = teacher_logits.ndim == 2
+        leaving = {"images": stored, "targets": targets}
+        if few:
+            leaving["logits"] = teacher_logits
+        if priorities is not None:
+            leaving["priorities"] = priorities
+        if figures:
+            leaving["figures"] = torch.stack([value.double() for value in figures.values()])
+        left = dict(zip(leaving, transfer_out.host_arrays(list(leaving.values())), strict=True))
         return SyntheticBatch.of_judgement(
-            self.task.judge(teacher_logits),
-            images=stored.contiguous(memory_format=torch.contiguous_format).cpu().numpy(),
-            targets=targets.cpu().numpy(),
+            self.task.judge(torch.from_numpy(left["logits"]) if few else teacher_logits),
+            images=left["images"],
+            targets=left["targets"],
             source=self.config.method,
             generator_id=self.context.generator_id,
             student_version=self.student_version,
-            priorities=self._priorities(stored, teacher_logits),
-            metrics=metrics,
+            priorities=left.get("priorities"),
+            metrics=dict(zip(figures, left["figures"].tolist(), strict=True)) | metrics if figures else metrics,
         )
 
-    def _priorities(self, stored: Tensor, teacher_logits: Tensor) -> np.ndarray | None:
+    def _priorities(self, stored: Tensor, teacher_logits: Tensor) -> Tensor | None:
         temperature = self.context.priority_temperature
         if temperature is None:
             return None
         with torch.no_grad(), precision.autocast(self.device, self.context.bf16):
             student_logits = self.student(self.teacher.normalize(frozen_teacher.pixels_of(stored))).float()
-        priorities: np.ndarray = distillation.kd_loss_per_sample(student_logits, teacher_logits, temperature).cpu().numpy()
-        return priorities
+        return distillation.kd_loss_per_sample(student_logits, teacher_logits, temperature)
 
 
 class LayerLossSynthesizer(InversionSynthesizer):

@@ -53,7 +53,7 @@ class CATKDObjective(Objective):
         require_pooled_head(context.student_shapes, "student", config.kind)
         require_pooled_head(context.teacher_shapes, "teacher", config.kind)
 
-    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         config = self.config
         hard = logit_distillation.hard_label_loss_per_sample(student.logits, teacher.logits)
         maps = feature_distillation.class_attention_loss_per_sample(

@@ -56,7 +56,7 @@ class ClassifierSharingObjective(Objective):
                 f"the student's last map has {student[0]} channels and the teacher's {teacher[0]}: share_classifier first"
             )
 
-    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         student_map, teacher_map = student.maps[-1], teacher.maps[-1]
         if self.config.alignment == "maps":
             return feature_distillation.feature_alignment_per_sample(student_map, teacher_map)

@@ -51,7 +51,7 @@ class CorrelationObjective(Objective):
         self.trained["student_embedding"] = nn.Linear(_width(context.student_shapes), config.embedding_dim)
         self.trained["teacher_embedding"] = nn.Linear(_width(context.teacher_shapes), config.embedding_dim)
 
-    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         hard = logit_distillation.hard_label_loss_per_sample(student.logits, teacher.logits)
         relation = feature_distillation.correlation_loss_per_sample(
             self.trained["student_embedding"](student.embedding), self.trained["teacher_embedding"](teacher.embedding)

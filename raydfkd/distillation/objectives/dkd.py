@@ -59,11 +59,12 @@ class DKDObjective(Objective):
         super().__init__(config, context)
         require_classes(context, config.kind)
 
-    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         config = self.config
         hard = logit_distillation.hard_label_loss_per_sample(student.logits, teacher.logits)
         target, non_target = logit_distillation.decoupled_kd_per_sample(student.logits, teacher.logits, config.temperature)
-        ramp = 1.0 if config.warmup_fraction == 0 else min(progress / config.warmup_fraction, 1.0)
+        done = 1.0 if config.warmup_fraction == 0 else progress / config.warmup_fraction
+        ramp = min(done, 1.0) if isinstance(done, float) else done.clamp(max=1.0)
         return config.ce_weight * hard + ramp * (config.target_weight * target + config.non_target_weight * non_target)
 
 

@@ -55,7 +55,7 @@ class KLObjective(Objective):
 
     config: KLObjectiveConfig
 
-    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         smoothing = self.config.hard_label_smoothing
         if smoothing is None:
             return distillation.kd_loss_per_sample(student.logits, teacher.logits, self.config.temperature)

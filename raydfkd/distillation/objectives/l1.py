@@ -28,7 +28,7 @@ class L1Objective(Objective):
 
     config: L1ObjectiveConfig
 
-    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         return logit_distillation.l1_per_sample(student.logits, teacher.logits)
 
 

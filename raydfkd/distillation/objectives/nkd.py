@@ -50,7 +50,7 @@ class NKDObjective(Objective):
         super().__init__(config, context)
         require_classes(context, config.kind)
 
-    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         config = self.config
         hard = logit_distillation.hard_label_loss_per_sample(student.logits, teacher.logits)
         soft = logit_distillation.normalized_kd_per_sample(

@@ -61,7 +61,7 @@ class OFAObjective(Objective):
         )
         self.trained["exits"] = self.exits
 
-    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         config = self.config
         losses = config.ce_weight * logit_distillation.hard_label_loss_per_sample(student.logits, teacher.logits)
         losses = losses + config.logit_weight * self._ofa(student.logits, teacher.logits)

@@ -45,7 +45,7 @@ class RKDObjective(Objective):
     teacher_needs = frozenset({"embedding"})
     config: RKDObjectiveConfig
 
-    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         assert student.embedding is not None
         assert teacher.embedding is not None
         config, features = self.config, (student.embedding, teacher.embedding)

@@ -74,7 +74,7 @@ class SemCKDObjective(Objective):
         )
         self.trained.update({"query_mlps": self.query_mlps, "key_mlps": self.key_mlps, "projectors": self.projectors})
 
-    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         config = self.config
         hard = logit_distillation.hard_label_loss_per_sample(student.logits, teacher.logits)
         soft = distillation.kd_loss_per_sample(student.logits, teacher.logits, config.temperature)

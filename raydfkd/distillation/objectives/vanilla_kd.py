@@ -37,7 +37,7 @@ class VanillaKDObjective(Objective):
 
     config: VanillaKDObjectiveConfig
 
-    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         hard = logit_distillation.hard_label_loss_per_sample(student.logits, teacher.logits)
         soft = distillation.kd_loss_per_sample(student.logits, teacher.logits, self.config.temperature)
         return self.config.ce_weight * hard + self.config.kl_weight * soft

@@ -32,13 +32,15 @@ class _BatchMoments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        dtype = torch.promote_types(x.dtype, torch.float32)
         if x.device.type == "cpu":
+            dtype = torch.promote_types(x.dtype, torch.float32)
             # Scratch running statistics, whose type makes the kernel return float32 for a bfloat16 input.
             scratch = torch.zeros(x.shape[1], dtype=dtype), torch.ones(x.shape[1], dtype=dtype)
             mean, variance = torch.batch_norm_update_stats(x, *scratch, 0.1)
         else:
-            variance, mean = torch.var_mean(x.to(dtype), dim=[0, *range(2, x.ndim)], correction=0)
+            # Accumulates in float32 from x as it is; without an epsilon, the inverse deviation is exactly the variance's.
+            mean, inverse_deviation = torch.batch_norm_stats(x, 0.0)
+            variance = inverse_deviation.square().reciprocal_()
         ctx.save_for_backward(x, mean)
         return mean, variance
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,8 +39,8 @@ def batch_norm_layers(model: nn.Module) -> dict[str, nn.Module]:
 class BatchNormStatistics:
     """Reads the statistics of a model's BatchNorm inputs, differentiably, while :meth:`capture` is active.
 
-    ``batch`` and ``running`` are lists over the same layers in the same order. Hooks exist only inside ``capture``, so that
-    a forward pass outside it has no overhead. For a layer called more than once in a pass the last call counts.
+    ``batch`` and ``running`` are lists over the same layers in the same order. The hooks are registered once and read
+    nothing outside ``capture``. For a layer called more than once in a pass the last call counts.
 
     Args:
         model: see :func:`batch_norm_layers`.
@@ -58,8 +58,11 @@ class BatchNormStatistics:
             )
         self.names = list(layers)
         self._layers = list(layers.values())
-        self._batch: list[Moments | None] = [None] * len(layers)
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._hooks = [_MomentsHook() for _ in layers]
+        self._handles = [
+            layer.register_forward_pre_hook(hook, with_kwargs=True)
+            for layer, hook in zip(self._layers, self._hooks, strict=True)
+        ]
 
     @property
     def widths(self) -> list[int]:
@@ -74,9 +77,9 @@ class BatchNormStatistics:
     @property
     def batch(self) -> list[Moments]:
         """Mean [C] and biased variance [C] of each layer's input in the last captured forward pass."""
-        found = [moments for moments in self._batch if moments is not None]
-        if len(found) != len(self._batch):
-            missing = [name for name, moments in zip(self.names, self._batch, strict=True) if moments is None]
+        found = [hook.moments for hook in self._hooks if hook.moments is not None]
+        if len(found) != len(self._hooks):
+            missing = [name for name, hook in zip(self.names, self._hooks, strict=True) if hook.moments is None]
             raise TeacherError(
                 f"{len(missing)} BatchNorm layers were not reached by a captured forward pass, first {missing[0]!r}"
             )
@@ -85,26 +88,33 @@ class BatchNormStatistics:
     @contextmanager
     def capture(self) -> Iterator[BatchNormStatistics]:
         """Records the next forward pass; earlier statistics are dropped."""
-        self.remove()
-        for index, layer in enumerate(self._layers):
-            self._handles.append(layer.register_forward_pre_hook(self._hook(index), with_kwargs=True))
+        for hook in self._hooks:
+            hook.armed, hook.moments = True, None
         try:
             yield self
         finally:
-            self._remove_hooks()
+            for hook in self._hooks:
+                hook.armed = False
 
     def remove(self) -> None:
-        """Removes the hooks and drops the last batch, which frees its graph."""
-        self._remove_hooks()
-        self._batch = [None] * len(self._layers)
-
-    def _remove_hooks(self) -> None:
+        """Removes the hooks and drops the last batch, which frees its graph; this object reads nothing afterwards."""
         for handle in self._handles:
             handle.remove()
-        self._handles.clear()
+        for hook in self._hooks:
+            hook.moments = None
 
-    def _hook(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def record(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._batch[index] = batch_moments(first_input(args, kwargs))
 
-        return record
+class _MomentsHook:
+    """Reads its layer's input while armed. An object and not a closure, so that a copy of the network has hooks of its own."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _MomentsHook:
+        """Without the moments, whose graph cannot be copied."""
+        return _MomentsHook()
+
+    def __init__(self) -> None:
+        self.armed = False
+        self.moments: Moments | None = None
+
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.armed:
+            self.moments = batch_moments(first_input(args, kwargs))

@@ -96,7 +96,7 @@ class FrozenTeacher(nn.Module):
         self.image_shape = image_shape
         self.model = in_float32(ScriptedClassifier(model) if isinstance(model, torch.jit.ScriptModule) else model)
         self.normalization = Normalization(mean, std)
-        self._feature_layers = feature_layers
+        self.feature_layers = feature_layers
         self.requires_grad_(False)
         nn.Module.train(self, False)
         self._layers = tuple(layer for layer in self.model.modules() if not isinstance(layer, torch.jit.ScriptModule))
@@ -177,7 +177,7 @@ class FrozenTeacher(nn.Module):
             needs,
             self.num_classes,
             self.image_shape,
-            layers=self._feature_layers,
+            layers=self.feature_layers,
             head=self._head_name,
             role="teacher",
             frozen=True,

@@ -21,7 +21,7 @@ from raydfkd.models.catalog import build_classifier
 from raydfkd.models.classifiers.pruning import Kept, draw_anew, find_chain, shrink, strongest_filters
 from raydfkd.models.exported import ScriptedClassifier
 from raydfkd.models.hugging_face.hub_folder import PREFIX, open_hub_folder
-from raydfkd.models.precision import evaluating, require_compiler, supports_bfloat16
+from raydfkd.models.precision import evaluating, prepare, require_compiler, supports_bfloat16
 from raydfkd.models.teachers import teacher_warnings
 from raydfkd.models.teachers.output_kind import kind_of
 from raydfkd.models.teachers.teacher import FrozenTeacher, build_teacher, pixels_of
@@ -55,7 +55,9 @@ def device_of(asked: str, assigned: str | None = None) -> torch.device:
     available = torch.cuda.is_available() if assigned is None else assigned.startswith("cuda")
     if asked == "cuda" and not available:
         raise ConfigError("runtime.device is cuda but no GPU is available here: use cpu or auto, or give the actor num_gpus")
-    return torch.device(assigned or "cuda:0") if available else torch.device("cpu")
+    device = torch.device(assigned or "cuda:0") if available else torch.device("cpu")
+    prepare(device)
+    return device
 
 
 class HasTeacher(Protocol):

@@ -252,6 +252,32 @@ class ExperimentConfig(Settings):
         """What an actor of each student and of each source requests."""
         return [s.resources for s in self.students.values()] + [s.resources for s in self.sources.values()]
 
+    def batches_to_request(self, student_step: int, mirrored: bool, draws_itself: bool = False) -> int:
+        """Training batches that a student's worker on Ray asks for at once, before ``student_step``.
+
+        In lockstep these are all of the round, as far as the buffer's draws do not depend on its priorities.
+
+        Args:
+            mirrored: whether the worker has a mirror; otherwise it is sent each batch's images.
+            draws_itself: whether it makes the draws.
+        """
+        schedule, tables = self.schedule, (self.replay.synthetic, self.replay.pinned)
+        if schedule.mode == "decoupled":
+            return schedule.batches_per_request
+        waits = any(table is not None and table.sampler.kind == "prioritized" for table in tables)
+        if not mirrored or (waits and not draws_itself):
+            return 1
+        return schedule.student_steps_per_round - student_step % schedule.student_steps_per_round
+
+    @property
+    def leaves_draws(self) -> bool:
+        """Whether a student's only worker may draw a round's batches itself: prioritized ones, of synthesized images alone."""
+        return (
+            self.schedule.mode == "lockstep"
+            and self.replay.pinned is None
+            and self.replay.synthetic.sampler.kind == "prioritized"
+        )
+
     @property
     def evaluation_period_steps(self) -> int:
         given = None if self.evaluation is None else self.evaluation.period_steps

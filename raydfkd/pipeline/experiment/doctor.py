@@ -17,13 +17,14 @@ import numpy as np
 import torch
 
 from raydfkd.errors import RaydfkdError, described, raised_in
+from raydfkd.models.precision import device_name
 from raydfkd.models.teachers.teacher_audit import TeacherAudit, audit_teacher
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.pipeline.experiment.timing import Timing
 from raydfkd.pipeline.run import collecting
 from raydfkd.pipeline.run.exchange_state import build_rate_limiters
-from raydfkd.pipeline.run.outcome import count_params, device_name
+from raydfkd.pipeline.run.outcome import count_params
 from raydfkd.resources import use_threads
 from raydfkd.synthesis.method import TeacherTraits
 from raydfkd.synthesis.methods import suggestions

@@ -15,13 +15,13 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from raydfkd.pipeline.experiment.config import ExperimentConfig, source_of
-from raydfkd.pipeline.run.messages import NotYet, Places, SampleReply, SampleRequest, Ticket
+from raydfkd.pipeline.run.messages import NotYet, Places, SampleReply, SampleRequest, Ticket, no_draws, part_of
 from raydfkd.replay.buffer import ReplayBuffer
 from raydfkd.replay.rate_limiter import RateLimiter
 from raydfkd.types import BufferSummary, Sample, SyntheticBatch, WeightsVersion
@@ -286,11 +286,19 @@ class Exchange:
             )
         self.limiters[request.consumer].record_sample(num_draws)
         attempt.drawn_until = max(attempt.drawn_until, until)
-        drawn = self.buffer.sample(request.consumer, request.num_batches, batch_size, step)
+        attempt.next_step.update(dict.fromkeys(together, until))
+        if request.draws_itself:
+            table = self.buffer.leave_draws(request.consumer, request.num_batches * batch_size)
+            shards = self.buffer.shards_after(-1 if request.cursor is None else request.cursor)
+            attempt.parts[request.rank, step] = SampleReply(no_draws(request.num_batches), shards, table=table)
+            attempt.waiting.pop(request.rank)
+            return None
+        # In lockstep one by one, so that a seed's draws do not depend on how many are asked for at once.
+        draw = self.buffer.sample_one_by_one if self.lockstep else self.buffer.sample
+        drawn = draw(request.consumer, request.num_batches, batch_size, step)
         for rank in together:
             cursor = attempt.waiting.pop(rank).cursor
-            attempt.parts[rank, step] = self._reply(_part(drawn, rank, attempt.world_size), cursor)
-            attempt.next_step[rank] = until
+            attempt.parts[rank, step] = self._reply(part_of(drawn, rank, attempt.world_size), cursor)
         return None
 
     def _preparing_so_far(self) -> list[str]:
@@ -390,9 +398,3 @@ class Exchange:
 
 def _without_updates(request: SampleRequest) -> SampleRequest:
     return replace(request, keys=request.keys[:0], priorities=request.priorities[:0])
-
-
-def _part(sample: Sample, rank: int, world_size: int) -> Sample:
-    columns = slice(rank, None, world_size)
-    names = [f.name for f in fields(Sample)]
-    return Sample(*(getattr(sample, name)[:, columns] for name in names))

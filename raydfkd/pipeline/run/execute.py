@@ -65,8 +65,9 @@ def execute(
         changes = resumable(recorded, config.model_dump(mode="json"), run.path)
     watcher.stage("checking the teacher")
     try:
-        # With Ray the actors own the GPUs; the driver only checks and finishes.
-        device = builder.choose_device(config) if config.runtime.runner == "local" else torch.device("cpu")
+        # On a cluster the actors own the GPUs; a Ray that the run starts has none of them yet, and none of them any more.
+        here = config.runtime.runner == "local" or config.runtime.address is None
+        device = builder.choose_device(config) if here else torch.device("cpu")
         checked = _check(config, run, checkpoint, device)
         elapsed_s = 0.0
         if resume:

@@ -92,10 +92,11 @@ class LocalSource:
             self._mirror.apply(shard.slots, shard.keys, shard.payload.images)
             self._cursor = shard.shard_id
         images, keys = self._mirror.gather(reply.sample.slots[0])
-        weights = torch.from_numpy(reply.sample.importance_weights[0]).to(self.device)
+        weights = torch.from_numpy(reply.sample.importance_weights[0]).to(self.device, non_blocking=True)
         return Batch(images, weights, keys, reply.sample.ages[0])
 
-    def report(self, keys: np.ndarray, priorities: Tensor) -> None:
+    def report(self, keys: np.ndarray | Tensor, priorities: Tensor) -> None:
+        assert isinstance(keys, np.ndarray), "the buffer has drawn them"
         self._keys, self._priorities = keys, priorities.cpu().numpy()
 
     def publish(self, weights: np.ndarray, version: WeightsVersion) -> None:

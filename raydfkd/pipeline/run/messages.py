@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from raydfkd.replay.buffer import ShardView
+from raydfkd.replay.buffer import DrawTable, ShardView
 from raydfkd.types import BufferSummary, Sample, WeightsVersion
 
 
@@ -48,6 +48,7 @@ class SampleRequest:
         version: weights published so far.
         keys, priorities: int64 and float32 [n], new priorities since the worker's last request.
         attempt: as registered.
+        draws_itself: the worker, the only one of its student, makes these draws; it is told the priorities.
         alone: do not wait for workers that have not registered. Only after the buffer was lost and restored: another worker
             may already have its part of these batches and be waiting for this one elsewhere.
     """
@@ -61,6 +62,7 @@ class SampleRequest:
     keys: np.ndarray
     priorities: np.ndarray
     attempt: str | None = None
+    draws_itself: bool = False
     alone: bool = False
 
 
@@ -87,8 +89,20 @@ class SampleReply:
         sample: the draws.
         shards: those missing from the worker's mirror when the draws were made.
         places: locations of the images, if the worker has no mirror.
+        table: where the worker makes the draws itself; ``sample`` then has batches without items.
     """
 
     sample: Sample
     shards: list[ShardView]
     places: Places | None = None
+    table: DrawTable | None = None
+
+
+def part_of(sample: Sample, rank: int, world_size: int) -> Sample:
+    """The draws of one of a student's workers."""
+    return Sample(*(getattr(sample, field.name)[:, rank::world_size] for field in fields(Sample)))
+
+
+def no_draws(num_batches: int) -> Sample:
+    """So many batches without items."""
+    return Sample(*(np.empty((num_batches, 0), kind) for kind in (np.int64, np.int32, np.float32, np.int32)))

@@ -43,17 +43,18 @@ def finish(config: ExperimentConfig, run: RunDir, elapsed_s: float, device: torc
     evaluator = builder.build_evaluator(config, teacher, device)
     held_out = builder.build_held_out(config, teacher, device) if evaluator is None else None
     students: dict[str, dict[str, Any]] = {}
-    networks = {"teacher": teacher}
+    networks, trained_on = {"teacher": teacher}, {}
     for name in config.students:
         distiller = builder.build_distiller(config, device, name)
         checkpoints.load_student(folder, name, distiller)
+        trained_on[name] = distiller.trained_on
         _save_student(config, run, name, distiller)
         students[name] = _figures(config, name, distiller, evaluator, held_out)
         networks[f"student {name}"] = _frozen(distiller.student, teacher)
     _save_analysis(run, exchange, teacher, evaluator, device, config.runtime.bf16)
     _save_planes(run, networks, exchange, evaluator, device, config.runtime.bf16)
     _save_alignment(config, run, exchange, teacher, evaluator, device)
-    result = _result(config, run, students, exchange, teacher, evaluator, elapsed_s, device)
+    result = _result(config, run, students, exchange, teacher, evaluator, elapsed_s, trained_on[config.student_name])
     run.write_result(result)
     if evaluator is not None:
         run.update_manifest(classes=list(evaluator.dataset.classes))
@@ -111,7 +112,7 @@ def _result(
     teacher: FrozenTeacher,
     evaluator: Evaluator | None,
     elapsed_s: float,
-    device: torch.device,
+    trained_on: str,
 ) -> dict[str, Any]:
     first = students[config.student_name]
     task = build_task(config.task)
@@ -136,7 +137,7 @@ def _result(
         "images_distilled": sum(student["images_distilled"] for student in students.values()),
         "student_steps": first["student_steps"],
         "class_entropy": exchange.buffer.stats()["class_entropy"],
-        "device": device_name(device),
+        "device": trained_on,
         **_provenance(config, run),
     }
 
@@ -164,12 +165,6 @@ def _teacher_file(config: ExperimentConfig) -> dict[str, Any] | None:
 
 def count_params(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu, {torch.get_num_threads()} threads"
 
 
 def _save_analysis(

@@ -39,14 +39,14 @@ class Batch:
     Attributes:
         images: uint8 [B,C,H,W].
         importance_weights: float32 [B].
-        keys: int64 [B] of the items.
-        ages: int32 [B], in inserted batches.
+        keys: int64 [B] of the items; a tensor of their slots if they were drawn on the device.
+        ages: int32 [B], in inserted batches, equally.
     """
 
     images: Tensor
     importance_weights: Tensor
-    keys: np.ndarray
-    ages: np.ndarray
+    keys: np.ndarray | Tensor
+    ages: np.ndarray | Tensor
 
 
 class BatchSource(Protocol):
@@ -56,8 +56,8 @@ class BatchSource(Protocol):
         """The next batch; waits for it."""
         ...
 
-    def report(self, keys: np.ndarray, priorities: Tensor) -> None:
-        """New priorities of the drawn items; they are sent with a later request."""
+    def report(self, keys: np.ndarray | Tensor, priorities: Tensor) -> None:
+        """New priorities of the drawn items, as ``Batch.keys`` names them; they are sent with a later request."""
         ...
 
     def publish(self, weights: np.ndarray, version: WeightsVersion) -> None:
@@ -126,6 +126,7 @@ class StudentLoop:
         self.leads = rank == 0
         self._restored_step = distiller.num_steps
         self._means = _Means()
+        self._clock = StepClock(distiller.device)
         self._last_log = time.monotonic()
 
     def run(self) -> None:
@@ -164,10 +165,11 @@ class StudentLoop:
         version = distiller.num_steps // steps_per_round
         while distiller.num_steps < (version + 1) * steps_per_round:
             batch = self.source.next(distiller.num_steps, version)
-            began = time.monotonic()
+            self._clock.begin()
             output = distiller.step(batch.images, batch.importance_weights)
+            self._clock.end()
             self.source.report(batch.keys, output.priorities_B)
-            self._means.add(output, batch, time.monotonic() - began)
+            self._means.add(output, batch)
             self._after_step(distiller.num_steps)
 
     def end(self) -> None:
@@ -201,6 +203,9 @@ class StudentLoop:
     def _log(self, done: int) -> None:
         now, size = time.monotonic(), self.settings.batch_size
         values = self._means.take()
+        values["step_s"] = self._clock.take() / max(1, values["num_steps"])
+        while self.distiller.notes:
+            self.hooks.emit("event", done, message=self.distiller.notes.pop(0))
         self._refuse_divergence(done, values["kd_loss"])
         steps = values.pop("num_steps")
         self._emit("distillation", done, values)
@@ -249,19 +254,16 @@ class _Means:
         self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
         self._lr = 0.0
         self._weights: list[Tensor] = []
-        self._ages: list[float] = []
-        self._seconds = 0.0
+        self._ages: list[float | Tensor] = []
 
-    def add(self, output: StepOutput, batch: Batch, seconds: float) -> None:
+    def add(self, output: StepOutput, batch: Batch) -> None:
         self._rows.append((output.loss, output.agreement, output.grad_norm))
         self._lr = output.lr
         self._weights.append(batch.importance_weights.mean())
-        self._ages.append(float(batch.ages.mean()))
-        self._seconds += seconds
+        self._ages.append(batch.ages.float().mean() if isinstance(batch.ages, Tensor) else float(batch.ages.mean()))
 
     def take(self) -> dict[str, float]:
         """Means since the last call; resets the sums."""
-        count = max(1, len(self._rows))
         loss, agree, norm = (float(torch.stack([r[i].float() for r in self._rows]).mean()) for i in range(3))
         means = {
             "kd_loss": loss,
@@ -269,12 +271,41 @@ class _Means:
             "grad_norm": norm,
             "lr": self._lr,
             "importance_weight_mean": float(torch.stack(self._weights).mean()),
-            "item_age": float(np.mean(self._ages)),
-            "step_s": self._seconds / count,
+            "item_age": float(np.mean([float(age) for age in self._ages])),
             "num_steps": len(self._rows),
         }
         self.__init__()  # type: ignore[misc]
         return means
+
+
+class StepClock:
+    """Seconds that steps take on the device that takes them: a GPU still works when the host has gone on."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._began: list[Any] = []
+        self._ended: list[Any] = []
+
+    def begin(self) -> None:
+        self._began.append(self._now())
+
+    def end(self) -> None:
+        self._ended.append(self._now())
+
+    def take(self) -> float:
+        """The sum since the last call; waits for the GPU to have taken these steps."""
+        if self._on_gpu and self._ended:
+            self._ended[-1].synchronize()
+        pairs = list(zip(self._began, self._ended, strict=True))
+        self._began, self._ended = [], []
+        return sum(first.elapsed_time(last) / 1000 if self._on_gpu else last - first for first, last in pairs)
+
+    def _now(self) -> Any:
+        if not self._on_gpu:
+            return time.monotonic()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
 
 def resident_bytes() -> int:

@@ -80,11 +80,7 @@ class TrialPlan:
             if config.collected is not None:
                 updates["collected"] = config.collected.model_copy(update={"exclude": self.folder.held_out_path})
         runtime: dict[str, Any] = {"out": run, "address": None}
-        if (
-            config.runtime.runner == "local"
-            and config.runtime.device == "auto"
-            and not any(r.num_gpus for r in config.resources)
-        ):
+        if config.runtime.runner == "local" and config.runtime.device == "auto" and not any(r.gpus for r in config.resources):
             runtime["device"] = "cpu"  # a trial may see GPUs it does not own
         if isinstance(self.sweep.config.scheduler, PBTConfig):
             rounds = self.sweep.period_steps // config.schedule.student_steps_per_round

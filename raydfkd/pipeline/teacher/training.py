@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raydfkd.augment import BatchAugmentation
+from raydfkd.augment.levels import BatchAugmentation, Draws
 from raydfkd.data.datasets import ImageDataset, load_dataset
+from raydfkd.distillation.recorded_step import NotRecordableError, RecordedStep
 from raydfkd.distillation.schedule import learning_rate
 from raydfkd.distillation.student_trial import require_logits
 from raydfkd.errors import CheckpointError, ResourceError, RunFailedError
 from raydfkd.evaluation import Evaluation, evaluate
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.features import probed_head
-from raydfkd.models.moving_average import update_average
+from raydfkd.models.moving_average import move_average, newest_share
 from raydfkd.models.precision import autocast
 from raydfkd.models.teachers.teacher import Normalization
 from raydfkd.models.weights import load_weights, save_weights
@@ -122,15 +123,17 @@ class _Training:
         self._augment = BatchAugmentation(config.augmentations)
         self.batch_size = min(config.batch_size, len(train))
         self.steps_per_epoch = len(train) // self.batch_size
-        settings = config.optimizer
+        settings, on_gpu = config.optimizer, device.type == "cuda"
         self.optimizer = torch.optim.SGD(
             self.network.parameters(),
             lr=settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             nesterov=settings.nesterov,
+            fused=on_gpu or None,
         )
         self.num_steps = 0
+        self._recorded = RecordedStep(self._update, device) if on_gpu else None
 
     @property
     def model(self) -> nn.Module:
@@ -157,7 +160,9 @@ class _Training:
                         "epochs": self.config.epochs,
                         "loss": loss,
                         "train_accuracy": accuracy,
-                        "lr": self.optimizer.param_groups[0]["lr"],
+                        "lr": learning_rate(
+                            self.config.optimizer, self.num_steps - 1, self.config.epochs * self.steps_per_epoch
+                        ),
                         "images_per_s": self.steps_per_epoch * self.batch_size / (now - epoch_started),
                         "elapsed_s": now - started,
                     }
@@ -166,7 +171,7 @@ class _Training:
     def _epoch(self) -> tuple[float, float]:
         """Mean training loss and accuracy; the incomplete last batch is dropped, a different one each epoch."""
         self.network.train()
-        order = torch.randperm(len(self.labels), generator=self.rng).to(self.device)
+        order = torch.randperm(len(self.labels), generator=self.rng).to(self.device, non_blocking=True)
         total_loss, total_right = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         for batch in order[: self.steps_per_epoch * self.batch_size].split(self.batch_size):
             loss, right = self._step(self.images[batch], self.labels[batch])
@@ -174,12 +179,38 @@ class _Training:
             total_right += right
         return float(total_loss) / self.steps_per_epoch, float(total_right) / (self.steps_per_epoch * self.batch_size)
 
-    def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _rate(self, step: int) -> float:
+        return learning_rate(self.config.optimizer, step, self.config.epochs * self.steps_per_epoch)
+
+    def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         config = self.config
-        lr = learning_rate(config.optimizer, self.num_steps, config.epochs * self.steps_per_epoch)
+        lr = self._rate(self.num_steps)
+        share = None if config.ema_decay is None else newest_share(config.ema_decay, self.num_steps + 1)
+        _, _, height, width = images.shape
+        draws = self._augment.draw(len(images), height, width, self.rng)
+        done: tuple[Tensor, ...] | None = None
+        if self._recorded is not None:
+            try:
+                done = self._recorded(torch.tensor(lr), torch.tensor(share or 0.0), draws.rows_RB, images, labels)
+            except NotRecordableError as error:
+                logger.info("the training step is not one CUDA graph: %s", error)
+                self._recorded = None
+        if done is None:
+            done = self._updated(images, labels, draws.to(self.device), lr, share)
+        self.num_steps += 1
+        return done
+
+    def _update(self, lr: Tensor, share: Tensor, rows: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        return self._updated(images, labels, Draws(rows), lr, share)
+
+    def _updated(
+        self, images: Tensor, labels: Tensor, draws: Draws, lr: float | Tensor, share: float | Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """One update: the same operations in every step, on the device alone."""
+        config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        view = self.normalization(self._augment(images, self.rng))
+        view = self.normalization(self._augment.apply(images, draws))
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, config.bf16):
             logits = self.network(view)
@@ -190,10 +221,8 @@ class _Training:
         if config.optimizer.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), config.optimizer.max_grad_norm)
         self.optimizer.step()
-        self.num_steps += 1
-        if self.network_ema is not None and config.ema_decay is not None:
-            averaged, current = self.network_ema.state_dict().values(), self.network.state_dict().values()
-            update_average(averaged, current, config.ema_decay, self.num_steps)
+        if self.network_ema is not None and share is not None:
+            move_average(self.network_ema.state_dict().values(), self.network.state_dict().values(), share)
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,13 +15,14 @@ import torch
 from ray.exceptions import GetTimeoutError, OwnerDiedError, RayActorError, RayError, RayTaskError
 from torch import Tensor
 
-from raydfkd.distillation.device_mirror import DeviceMirror
+from raydfkd.distillation.device_mirror import DeviceMirror, free_bytes, mirror_refusal
 from raydfkd.errors import RaydfkdError, WaitTimeoutError
 from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.pipeline.run.messages import NotYet, SampleReply, SampleRequest
 from raydfkd.pipeline.run.student_loop import Batch
 from raydfkd.runtime.calls import RETRY_PERIOD_S, call
 from raydfkd.runtime.failures import original
+from raydfkd.runtime.replay.own_draws import OwnDraws
 from raydfkd.types import WeightsVersion
 
 SERVER_WAIT_S = 2.0
@@ -71,12 +74,16 @@ class ReplayClient:
         self._replay, self._weight_store = replay, weight_store
         self._attempt, self._rank, self._world_size = attempt, rank, world_size
         self._device = device
+        self.notes: list[str] = []
+        """Sentences for people: what is not done as configured."""
         total_slots = config.replay.synthetic.capacity + (0 if config.replay.pinned is None else config.replay.pinned.capacity)
-        self._uses_mirror = config.runtime.delivery == "mirror"
+        self._uses_mirror = config.runtime.delivery == "mirror" and self._mirror_fits(total_slots)
         self._mirror = DeviceMirror(total_slots if self._uses_mirror else 0, config.task.image_shape, device)
-        self._ready: deque[Batch] = deque()
+        draws = self._uses_mirror and world_size == 1 and device.type == "cuda" and config.leaves_draws
+        self._own_draws = OwnDraws(config, self._student, self._mirror, device) if draws else None
+        self._ready: deque[Callable[[], Batch]] = deque()
         self._flying: deque[_Flying] = deque()
-        self._found: list[tuple[np.ndarray, Tensor]] = []
+        self._found: list[tuple[np.ndarray | Tensor, Tensor]] = []
         self._waits = {"student_wait_data_s": 0.0, "student_wait_limiter_s": 0.0}
         self._warm = False
         self._recovering = False
@@ -86,9 +93,11 @@ class ReplayClient:
     def next(self, step: int, version: WeightsVersion) -> Batch:
         if not self._ready:
             self._receive(step, version)
-        return self._ready.popleft()
+        return self._ready.popleft()()
 
-    def report(self, keys: np.ndarray, priorities: Tensor) -> None:
+    def report(self, keys: np.ndarray | Tensor, priorities: Tensor) -> None:
+        if self._own_draws is not None and isinstance(keys, Tensor):
+            self._own_draws.update(keys, priorities)
         self._found.append((keys, priorities))
 
     def publish(self, weights: np.ndarray, version: WeightsVersion) -> None:
@@ -122,6 +131,13 @@ class ReplayClient:
     def _update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
         call(lambda: self._replay.update.remote(self._student, keys, priorities), self._timeout_s, "the replay actor")
 
+    def _mirror_fits(self, total_slots: int) -> bool:
+        free = free_bytes(self._device)
+        refusal = None if free is None else mirror_refusal(total_slots, self._config.task.image_shape, free)
+        if refusal is not None:
+            self.notes.append(refusal)
+        return refusal is None
+
     def _register(self, step: int) -> None:
         """Registers this worker, and drops all requests to an earlier replay actor.
 
@@ -135,6 +151,8 @@ class ReplayClient:
         self._cursor, self._next_step = -1, step
 
     def _receive(self, step: int, version: WeightsVersion) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # what the GPU has yet to do is not a wait for data
         began, limiter_s = time.monotonic(), 0.0
         moved, reason = began, ""  # when the answer last changed: a long warm-up with moving counts is not a standstill
         while True:
@@ -143,8 +161,7 @@ class ReplayClient:
                 answer, images, waited_s = self._answer(self._flying[0])
                 limiter_s += waited_s
                 if isinstance(answer, SampleReply):
-                    self._flying.popleft()
-                    self._unpack(answer, images)
+                    self._unpack(answer, images, self._flying.popleft().request.student_step)
                     break
                 if answer.cause == "over":
                     raise _StaleError(answer.reason)
@@ -199,19 +216,23 @@ class ReplayClient:
 
     def _fill(self, version: WeightsVersion, wanted: int) -> None:
         """Keeps at least ``wanted`` requests in flight, as far as steps remain."""
-        schedule, total_steps = self._config.schedule, self._config.schedule.total_steps
+        total_steps = self._config.schedule.total_steps
         while len(self._flying) < wanted and self._next_step < total_steps:
             keys, priorities = self._take_found()
             request = SampleRequest(
                 consumer=self._student,
                 rank=self._rank,
-                num_batches=min(schedule.batches_per_request, total_steps - self._next_step),
+                num_batches=min(
+                    self._config.batches_to_request(self._next_step, self._uses_mirror, self._own_draws is not None),
+                    total_steps - self._next_step,
+                ),
                 cursor=self._cursor if self._uses_mirror else None,
                 student_step=self._next_step,
                 version=version,
                 keys=keys,
                 priorities=priorities,
                 attempt=self._attempt,
+                draws_itself=self._own_draws is not None,
             )
             self._flying.append(_Flying(request, self._submit(request)))
             self._next_step += request.num_batches
@@ -222,23 +243,43 @@ class ReplayClient:
     def _take_found(self) -> Findings:
         if not self._found:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        keys = np.concatenate([keys for keys, _ in self._found])
+        slots = [keys for keys, _ in self._found if isinstance(keys, Tensor)]
+        if slots:  # drawn on the device
+            keys = self._mirror.keys_of(torch.cat(slots).cpu().numpy())
+        else:
+            keys = np.concatenate([keys for keys, _ in self._found if isinstance(keys, np.ndarray)])
         priorities = torch.cat([priorities for _, priorities in self._found]).cpu().numpy()
         self._found.clear()
         return keys, priorities
 
-    def _unpack(self, reply: SampleReply, images: np.ndarray | None) -> None:
+    def _unpack(self, reply: SampleReply, images: np.ndarray | None, step: int) -> None:
         sample = reply.sample
+        if reply.table is not None and self._own_draws is not None:
+            self._catch_up(reply)
+            self._own_draws.begin(reply.table, step)
+            self._ready.extend(partial(self._own_draws.batch, step + i) for i in range(len(sample.keys)))
+            return
+        weights = self._there(sample.importance_weights.copy())
         if images is None:
             self._catch_up(reply)
-            flat, keys = self._mirror.gather(sample.slots.reshape(-1))
-            stacked = flat.reshape(*sample.slots.shape, *self._config.task.image_shape)
-            keys = keys.reshape(sample.slots.shape)
+            keys, index = self._mirror.keys_of(sample.slots), self._there(sample.slots.astype(np.int64))
+
+            def batch(row: int) -> Batch:
+                return Batch(self._mirror.images_at(index[row]), weights[row], keys[row], sample.ages[row])
         else:
-            stacked, keys = torch.from_numpy(images.copy()).to(self._device), sample.keys
-        weights = torch.from_numpy(sample.importance_weights.copy()).to(self._device)
-        for row in range(len(keys)):
-            self._ready.append(Batch(stacked[row], weights[row], keys[row], sample.ages[row]))
+            stacked = self._there(images.copy())
+
+            def batch(row: int) -> Batch:
+                return Batch(stacked[row], weights[row], sample.keys[row], sample.ages[row])
+
+        for row in range(len(sample.keys)):
+            made = partial(batch, row)
+            # In lockstep no slot changes before the next request; otherwise a later shard may overwrite it.
+            self._ready.append(made if self._config.schedule.mode == "lockstep" else _done(made()))
+
+    def _there(self, array: np.ndarray) -> Tensor:
+        """On the device, which is not waited for."""
+        return torch.from_numpy(array).to(self._device, non_blocking=True)
 
     def _catch_up(self, reply: SampleReply) -> None:
         shards = [shard for shard in reply.shards if shard.shard_id > self._cursor]
@@ -265,3 +306,7 @@ class ReplayClient:
         except RayError:
             return True
         return False
+
+
+def _done(batch: Batch) -> Callable[[], Batch]:
+    return lambda: batch

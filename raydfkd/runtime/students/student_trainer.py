@@ -59,7 +59,7 @@ def train_student(context: RunContext, name: str) -> None:
         scaling_config=ray.train.ScalingConfig(
             num_workers=(student.fewest_workers, student.num_workers) if student.elastic else student.num_workers,
             elastic_resize_monitor_interval_s=student.resize_period_s,
-            use_gpu=student.resources.num_gpus > 0,
+            use_gpu=student.resources.gpus > 0,
             resources_per_worker=requested(student.resources),
         ),
         run_config=ray.train.RunConfig(
@@ -157,6 +157,7 @@ def _train(context: RunContext, student: str) -> None:
     if world_size > 1:
         distiller.wrap_learner(torch.nn.parallel.DistributedDataParallel)
     source = ReplayClient(config, replay, weights, attempt, rank, world_size, step, device, student)
+    distiller.notes += source.notes
     evaluator = builder.build_evaluator(config, distiller.teacher, device) if rank == 0 else None
     held_out = builder.build_held_out(config, distiller.teacher, device) if rank == 0 else None
     stop = StopAsker(coordinator, rank, world_size, student)

@@ -33,7 +33,7 @@ def student_config(**settings: Any) -> StudentConfig:
     return StudentConfig.model_validate({"model": "plain", "batch_size": 16, **PLAIN, **settings})
 
 
-def make(*, norm: bool = False, total_steps: int = 40, seed: int = 0, **settings: Any) -> Distiller:
+def make(*, norm: bool = False, total_steps: int = 40, seed: int = 0, device: str = "cpu", **settings: Any) -> Distiller:
     """A new distiller; ``norm``: of a student with BatchNorm."""
     torch.manual_seed(100 + seed)
     student = build_classifier("small_cnn_4", CLASSES, SHAPE) if norm else Plain()
@@ -42,7 +42,7 @@ def make(*, norm: bool = False, total_steps: int = 40, seed: int = 0, **settings
     with torch.no_grad():
         teacher.fc.weight.mul_(20)
     frozen = FrozenTeacher(teacher, CLASSES, SHAPE, (0.4,), (0.3,))
-    return Distiller(student_config(**settings), frozen, student, total_steps, torch.device("cpu"), bf16=False)
+    return Distiller(student_config(**settings), frozen, student, total_steps, torch.device(device), bf16=False)
 
 
 def drawn(seed: int = 0, num: int = 16) -> tuple[Tensor, Tensor]:

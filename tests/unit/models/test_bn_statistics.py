@@ -1,5 +1,7 @@
 """BatchNormStatistics against torch.var_mean, and what it does when not capturing."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -78,22 +80,32 @@ def test_statistics_under_bfloat16_autocast_are_float32() -> None:
     assert all(m.dtype == v.dtype == torch.float32 for m, v in statistics.batch)
 
 
-def test_nothing_is_hooked_outside_capture_even_after_an_error() -> None:
+def test_nothing_is_read_outside_capture_even_after_an_error() -> None:
     model = build_classifier("small_cnn_4", 3, (1, 8, 8)).eval()
     statistics = BatchNormStatistics(model)
-
-    def hooks() -> int:
-        return sum(len(layer._forward_pre_hooks) for layer in model.modules())
-
     with statistics.capture():
-        assert hooks() == 3
-    assert hooks() == 0
+        model(torch.rand(2, 1, 8, 8))
+    kept = statistics.batch
+    model(torch.rand(2, 1, 8, 8))
+    assert all(one is other for one, other in zip(statistics.batch[0], kept[0], strict=True))
     with pytest.raises(RuntimeError), statistics.capture():
         model(torch.rand(2, 5, 8, 8))
-    assert hooks() == 0
     model(torch.rand(2, 1, 8, 8))
     with pytest.raises(TeacherError, match="3 BatchNorm layers were not reached"):
         _ = statistics.batch
+
+
+def test_the_hooks_are_registered_once_and_a_copy_of_the_network_has_its_own() -> None:
+    model = build_classifier("small_cnn_4", 3, (1, 8, 8)).eval()
+    statistics = BatchNormStatistics(model)
+    for _ in range(3):
+        with statistics.capture():
+            model(torch.rand(2, 1, 8, 8))
+            copy.deepcopy(model)(torch.rand(2, 1, 8, 8) + 5)
+    assert sum(len(layer._forward_pre_hooks) for layer in model.modules()) == 3
+    assert statistics.batch[0][0].abs().max() < 3
+    statistics.remove()
+    assert sum(len(layer._forward_pre_hooks) for layer in model.modules()) == 0
 
 
 def test_capture_replaces_and_remove_forgets() -> None:

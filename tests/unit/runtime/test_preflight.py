@@ -9,7 +9,8 @@ from replay_rig import config
 
 from raydfkd.errors import ResourceError
 from raydfkd.pipeline.experiment.config import ExperimentConfig
-from raydfkd.runtime.preflight import demands, preflight, refusal_of, refusal_of_workers
+from raydfkd.resources import gpu_share
+from raydfkd.runtime.preflight import decide_gpus, demands, preflight, refusal_of, refusal_of_workers
 
 LAPTOP = {"CPU": 2.0, "memory": 1e9}
 GPU_NODE = {"CPU": 8.0, "GPU": 1.0}
@@ -117,3 +118,31 @@ def test_synchronized_batch_norm_on_the_cpu_is_refused() -> None:
     )
     assert refusal_of_workers(with_workers(1, 2, "cpu")) is None
     assert refusal_of_workers(with_workers(1, 2, "cuda", sync_batch_norm=True)) is None
+
+
+def test_a_share_is_a_whole_gpu_or_an_equal_part_of_one() -> None:
+    assert [gpu_share(gpus, actors) for gpus, actors in ((0, 3), (1, 1), (1, 2), (1, 3), (2, 3), (3, 2), (4, 9))] == [
+        0, 1, 0.5, 0.333, 0.5, 1, 0.333,
+    ]  # fmt: skip
+    assert gpu_share(1, 3, whole=True) == 0
+    assert gpu_share(4, 3, whole=True) == 1
+
+
+def test_auto_divides_what_nobody_asks_for_by_number_and_says_so() -> None:
+    asked = config()
+    assert [resources.num_gpus for resources in asked.resources] == ["auto", "auto"]
+    decided, told = decide_gpus(asked, 1)
+    assert [resources.num_gpus for resources in decided.resources] == [0.5, 0.5]
+    assert (
+        told
+        == "of the cluster's 1 GPUs, 1 are left for 2 generators and student workers with num_gpus auto: these get 0.5 each"
+    )
+    decided, told = decide_gpus(with_workers(1, 1), 1)
+    assert [resources.gpus for resources in decided.resources] == [1, 0]
+    assert told is not None
+    assert told.endswith("0 are left for 1 generators and student workers with num_gpus auto: these run on CPUs")
+    decided, told = decide_gpus(asked, 0)
+    assert [resources.num_gpus for resources in decided.resources] == [0, 0]
+    assert told is None
+    on_cpu = asked.model_copy(update={"runtime": asked.runtime.model_copy(update={"device": "cpu"})})
+    assert [resources.num_gpus for resources in decide_gpus(on_cpu, 4)[0].resources] == [0, 0]

@@ -96,6 +96,8 @@ NEEDS: dict[str, list[str]] = {
 """What else must be set for a field's other value to be allowed."""
 
 VALUES: dict[str, Any] = {
+    "sources.a.resources.num_gpus": 1,
+    "students.s.resources.num_gpus": 1,
     "task.image_shape": [3, 16, 8],
     "sources.a.method": "fast",
     "evaluation.dataset.kind": "parquet",
