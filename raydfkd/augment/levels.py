@@ -14,6 +14,9 @@ from raydfkd.augment.erasing import random_erasing
 from raydfkd.augment.mixup import mixup
 from raydfkd.augment.randaugment import rand_augment
 
+OUTSIDE = -1
+"""Class of a mask's pixels that lie outside of the image: they do not count."""
+
 
 class BatchAugmentation:
     """Augments batches as specified by ``parts``. Stateless: all randomness comes from the generator."""
@@ -31,8 +34,22 @@ class BatchAugmentation:
         Returns:
             float32 [B,C,H,W] in [0,1], on the same device, channels last.
         """
+        return self._recoloured(random_crop_flip(images_BCHW, self.parts.crop_padding, self.parts.flip, generator), generator)
+
+    def paired(self, images_BCHW: Tensor, masks_BHW: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """As the call, with the masks moved like their images; what comes in from outside has the class ``OUTSIDE``.
+
+        Args:
+            masks_BHW: int16, classes of the pixels; the parts move them by whole pixels alone (``moves_whole_pixels``).
+        """
+        together = torch.cat([images_BCHW.short(), masks_BHW[:, None] - OUTSIDE], 1)  # zeros come in
+        moved = random_crop_flip(together, self.parts.crop_padding, self.parts.flip, generator)
+        return self._recoloured(moved[:, :-1], generator), moved[:, -1] + OUTSIDE
+
+    def _recoloured(self, images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
+        """What follows crop and flip, of images with values 0 to 255."""
         parts = self.parts
-        view = random_crop_flip(images_BCHW, parts.crop_padding, parts.flip, generator).float().div_(255)
+        view = images_BCHW.float().div_(255)
         if parts.randaugment_ops:
             view = rand_augment(view, parts.randaugment_ops, parts.randaugment_magnitude, generator)
         if parts.elastic_probability > 0:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from raydfkd.models import features, generators, precision
     from raydfkd.models import weights as weight_files
     from raydfkd.models.discriminators import projection_head
-    from raydfkd.models.generators.upsampling import UpsamplingGenerator
+    from raydfkd.models.generators.upsampling import LatentGenerator
     from raydfkd.models.teachers import bn_statistics
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 else:
@@ -56,7 +56,7 @@ class CMIConfig(InversionConfig):
     steps_per_batch: int = Field(200, ge=1)
     """Steps of generator and latents for each batch; the one of lowest loss gives its images."""
     generator: str = "standard"
-    """Generator network: standard or large."""
+    """Generator network: standard, large, or transposed for images of 64 to 128 pixels."""
     base_channels: int = Field(64, ge=4)
     """Channels of the generator's last hidden layer (ngf)."""
     latent_dim: int = Field(256, ge=1)
@@ -164,7 +164,7 @@ class CMISynthesizer(InversionSynthesizer):
         self,
         config: CMIConfig,
         parts: SynthesisParts,
-        generator: UpsamplingGenerator,
+        generator: LatentGenerator,
         context: SynthesisContext,
         device: torch.device,
     ) -> None:
@@ -194,7 +194,7 @@ class CMISynthesizer(InversionSynthesizer):
         config, contrast = self.config, self.contrast
         self.generator.reset(self.rng)
         latents = torch.randn(config.batch_size, config.latent_dim, generator=self.rng).to(self.device).requires_grad_()
-        targets = torch.randint(0, self.teacher.num_classes, (config.batch_size,), generator=self.rng).sort().values
+        targets = self.task.draw_targets(config.batch_size, self.rng).sort().values
         targets = targets.to(self.device)
         optimizer = torch.optim.Adam([*self.generator.parameters(), latents], config.lr, ADAM_BETAS)
         best_loss, best_images, best_features, metrics = float("inf"), None, None, {}
@@ -233,9 +233,10 @@ class CMISynthesizer(InversionSynthesizer):
                 _, local_Bd = contrast.read(self.teacher.normalize(crop))
                 features_B2d = torch.stack([local_Bd, global_Bd], 1)
         batch = self._statistics.batch
+        aims = self.task.aims(targets, teacher_logits.detach())
         terms = {
             "bn_loss": inversion.bn_loss(batch, self._statistics.running) if batch else teacher_logits.new_zeros(()),
-            "one_hot_loss": inversion.one_hot_loss(teacher_logits, targets),
+            "one_hot_loss": inversion.one_hot_loss(teacher_logits, aims),
         }
         loss = config.bn_weight * terms["bn_loss"] + config.one_hot_weight * terms["one_hot_loss"]
         if student_logits is not None:
@@ -245,7 +246,7 @@ class CMISynthesizer(InversionSynthesizer):
             terms["contrastive_loss"] = contrast.loss(features_B2d, self.rng)
             loss = loss + config.contrastive_weight * terms["contrastive_loss"]
             features_B2d = features_B2d.detach()
-        loss, terms = self._aligned(loss, terms, images, targets)
+        loss, terms = self._aligned(loss, terms, images, aims)
         return images, features_B2d, loss, {name: float(term.detach()) for name, term in terms.items()}
 
     def state_dict(self) -> dict[str, Any]:

@@ -151,7 +151,7 @@ class DeepInversionSynthesizer(InversionSynthesizer):
         config = self.config
         shape = (config.batch_size, *self.teacher.image_shape)
         pixels = torch.randn(shape, generator=self.rng).to(self.device).requires_grad_()
-        targets = torch.randint(0, self.teacher.num_classes, (config.batch_size,), generator=self.rng).to(self.device)
+        targets = self.task.draw_targets(config.batch_size, self.rng).to(self.device)
         optimizer = torch.optim.Adam([pixels], config.lr, config.betas)
         best_loss, kept, metrics = float("inf"), None, {}
         for step in range(config.steps_per_batch):
@@ -184,9 +184,10 @@ class DeepInversionSynthesizer(InversionSynthesizer):
             with self._statistics.capture():
                 teacher_logits = self.teacher(view)
             student_logits = self.student(self.teacher.normalize(view)) if config.competition_weight > 0 else None
+        aims = self.task.aims(targets, teacher_logits.detach())
         terms = {
             "bn_loss": self._bn_loss(teacher_logits),
-            "one_hot_loss": inversion.one_hot_loss(teacher_logits, targets),
+            "one_hot_loss": inversion.one_hot_loss(teacher_logits, aims),
             "tv_loss": inversion.total_variation(pixels),
             "l2_loss": torch.linalg.vector_norm(pixels.flatten(1), dim=1).mean(),
         }
@@ -195,7 +196,7 @@ class DeepInversionSynthesizer(InversionSynthesizer):
         if student_logits is not None:
             terms["competition_loss"] = inversion.disagreement_loss(student_logits, teacher_logits)
             loss = loss + config.competition_weight * terms["competition_loss"]
-        loss, terms = self._aligned(loss, terms, images, targets)
+        loss, terms = self._aligned(loss, terms, images, aims)
         return images, loss, {name: float(term.detach()) for name, term in terms.items()} | {"bn_scale": self.bn_scale or 1.0}
 
     def _view(self, images: Tensor, step: int) -> Tensor:

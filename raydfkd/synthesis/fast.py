@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from raydfkd.losses import inversion
     from raydfkd.models import generators, precision
     from raydfkd.models import weights as weight_files
-    from raydfkd.models.generators.upsampling import UpsamplingGenerator
+    from raydfkd.models.generators.upsampling import LatentGenerator
     from raydfkd.models.teachers import bn_statistics
 else:
     torch, augment = deferred("torch"), deferred("raydfkd.augment")
@@ -50,7 +50,7 @@ class FastConfig(InversionConfig):
     meta: Literal["fomaml", "reptile", "sequential"] = "fomaml"
     """How the common generator learns from its adapted clone; sequential: no clone, one generator is trained throughout."""
     generator: str = "standard"
-    """Generator network: standard or large."""
+    """Generator network: standard, large, or transposed for images of 64 to 128 pixels."""
     base_channels: int = Field(64, ge=4)
     """Channels of the generator's last hidden layer (ngf)."""
     latent_dim: int = Field(256, ge=1)
@@ -118,7 +118,7 @@ class FastSynthesizer(InversionSynthesizer):
         self,
         config: FastConfig,
         parts: SynthesisParts,
-        generator: UpsamplingGenerator,
+        generator: LatentGenerator,
         context: SynthesisContext,
         device: torch.device,
     ) -> None:
@@ -152,7 +152,7 @@ class FastSynthesizer(InversionSynthesizer):
         self._reset_when_due(summary)
         config = self.config
         latents = torch.randn(config.batch_size, config.latent_dim, generator=self.rng).to(self.device).requires_grad_()
-        targets = torch.randint(0, self.teacher.num_classes, (config.batch_size,), generator=self.rng).to(self.device)
+        targets = self.task.draw_targets(config.batch_size, self.rng).to(self.device)
         sequential = config.meta == "sequential"
         worker = self.generator if sequential else copy.deepcopy(self.generator)
         optimizer = torch.optim.Adam(
@@ -187,8 +187,8 @@ class FastSynthesizer(InversionSynthesizer):
         return None
 
     def task_targets(self, teacher_logits_BK: Tensor, targets_B: Tensor) -> Tensor:
-        """The classes in the task loss: FastDFKD's random targets."""
-        return targets_B
+        """The classes in the task loss: FastDFKD's random targets, or those of the pixels by the teacher."""
+        return self.task.aims(targets_B, teacher_logits_BK.detach())
 
     def _loss(
         self, worker: nn.Module, latents: Tensor, targets: Tensor, summary: BufferSummary

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from raydfkd.losses import distillation
+    from raydfkd.losses import distillation, positions
     from raydfkd.models import precision, weight_vector
     from raydfkd.models.teachers import frozen_teacher
 else:
     torch = deferred("torch")
-    distillation = deferred("raydfkd.losses.distillation")
+    distillation, positions = deferred("raydfkd.losses.distillation"), deferred("raydfkd.losses.positions")
     precision, weight_vector = deferred("raydfkd.models.precision"), deferred("raydfkd.models.weight_vector")
     frozen_teacher = deferred("raydfkd.models.teachers.frozen_teacher")
 
@@ -93,10 +93,11 @@ class InversionSynthesizer:
     def _aligned(
         self, loss: Tensor, terms: dict[str, Tensor], images: Tensor, classes: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The generator's loss and its terms with those of feature alignment, if it is on."""
+        """The generator's loss and its terms with those of feature alignment, if it is on; ``classes`` int64 [B], or [B,H,W] of
+        pixels, of which an image has the class of most."""
         if self.alignment is None:
             return loss, terms
-        more = self.alignment.terms(images, classes)
+        more = self.alignment.terms(images, positions.dominant_classes(classes, self.teacher.num_classes))
         return loss + self.alignment.config.weight * more["alignment_loss"], terms | more
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ __all__ = ["TASKS", "AnyTask", "Task", "TaskConfig", "TaskKind", "build_task"]
 
 TASKS: Registry[TaskKind] = Registry("task", TaskKind)
 TASKS.add("classification", "raydfkd.tasks.classification:TASK")
+TASKS.add("segmentation", "raydfkd.tasks.segmentation:TASK")
 
 DEFAULT_KIND = "classification"
 """Of settings that name no kind."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from raydfkd.losses import inversion
     from raydfkd.models import generators, precision
     from raydfkd.models import weights as weight_files
-    from raydfkd.models.generators.upsampling import UpsamplingGenerator
+    from raydfkd.models.generators.upsampling import LatentGenerator
     from raydfkd.models.teachers import bn_statistics
 else:
     torch, inversion = deferred("torch"), deferred("raydfkd.losses.inversion")
@@ -53,7 +53,7 @@ class AdversarialConfig(InversionConfig):
     generator_batch_size: int = Field(256, ge=1)
     """Images of a generator step, which are not kept."""
     generator: str = "large"
-    """Generator network: standard or large."""
+    """Generator network: standard, large, or transposed for images of 64 to 128 pixels."""
     base_channels: int = Field(64, ge=4)
     """Channels of the generator's last hidden layer (ngf)."""
     latent_dim: int = Field(256, ge=1)
@@ -117,7 +117,7 @@ class AdversarialSynthesizer(InversionSynthesizer):
             network = generators.build_generator(
                 config.generator, self.teacher.image_shape, config.latent_dim, config.base_channels
             )
-        self.generator: UpsamplingGenerator = network.to(device).to(memory_format=torch.channels_last).train()
+        self.generator: LatentGenerator = network.to(device).to(memory_format=torch.channels_last).train()
         self._optimizer = torch.optim.Adam(self.generator.parameters(), config.generator_lr, config.generator_betas)
 
     def step(self, summary: BufferSummary) -> SyntheticBatch:
