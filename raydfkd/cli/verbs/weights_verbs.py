@@ -1,4 +1,4 @@
-"""``raydfkd evaluate`` and ``raydfkd export``: the figure of merit of a student's weights, and their export to other formats."""
+"""``raydfkd evaluate`` and ``raydfkd export``: how good a student's weights are, and their export to other formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The section on tasks with a class for each pixel: images beside the masks that the networks give them, and each class's IoU."""
+"""The section on tasks with a class for each pixel: images beside the masks that networks give them, and each class's IoU."""
 
 from __future__ import annotations
 
