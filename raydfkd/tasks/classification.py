@@ -49,4 +49,10 @@ class ClassificationTask(Task):
         return targets_B
 
 
-TASK = TaskKind(config=ClassificationConfig, build=ClassificationTask, title="one class for each image")
+TASK = TaskKind(
+    config=ClassificationConfig,
+    build=ClassificationTask,
+    title="one class for each image",
+    network="An image classifier",
+    tag="image-classification",
+)

@@ -77,4 +77,10 @@ class SegmentationTask(Task):
         return teacher_logits.argmax(1)
 
 
-TASK = TaskKind(config=SegmentationConfig, build=SegmentationTask, title="one class for each pixel")
+TASK = TaskKind(
+    config=SegmentationConfig,
+    build=SegmentationTask,
+    title="one class for each pixel",
+    network="A network for semantic segmentation",
+    tag="image-segmentation",
+)

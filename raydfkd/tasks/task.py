@@ -132,8 +132,12 @@ class TaskKind:
         config: its settings.
         build: makes the ``Task`` of such settings.
         title: for people.
+        network: what a network for it is called at the beginning of a sentence.
+        tag: what the Hugging Face Hub calls it.
     """
 
     config: type[TaskConfig]
     build: Callable[[Any], Task]
     title: str
+    network: str
+    tag: str

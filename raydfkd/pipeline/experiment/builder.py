@@ -298,6 +298,11 @@ def class_names(weights: Path | None, model: str = "") -> tuple[str, ...] | None
     return recorded or (open_hub_folder(model).classes if model.startswith(PREFIX) else None)
 
 
+def recorded_task(weights: Path | None) -> str | None:
+    """The kind of task in the metadata of a teacher's weights, if any."""
+    return _recorded(weights).get("task")
+
+
 def _recorded(weights: Path | None) -> dict[str, str]:
     """The metadata of a teacher's weights; none if they are of a format without."""
     return {} if weights is None or weights.suffix != ".safetensors" else read_metadata(weights)

@@ -252,16 +252,12 @@ def test_a_teacher_of_another_task_or_of_other_classes_is_refused(pixel_teacher:
         run(tree, tmp_path / "c")
     tree = experiment(pixel_teacher)
     tree["students"]["small"]["model"] = "small_cnn_4"
-    with pytest.raises(
-        ConfigError, match=r"students.small cannot be trained: .* gives \[8, 4\] .* give logits \[8,4,16,16"
-    ):
+    with pytest.raises(ConfigError, match=r"students.small cannot be trained: .* gives \[8, 4\] .* give logits \[8,4,16,16"):
         run(tree, tmp_path / "d")
 
 
 def test_a_recipe_s_augmentation_moves_masks_or_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match="augmentation deforms images in ways that masks do not follow: use level none or"
-    ):
+    with pytest.raises(ValueError, match="augmentation deforms images in ways that masks do not follow: use level none or"):
         recipe(augmentation={"level": "standard"})
     with pytest.raises(ValueError, match="unknown task 'segmentaton': did you mean 'segmentation'"):
         recipe(task="segmentaton")
