@@ -78,7 +78,7 @@ class DatasetBuildConfig(Settings):
     """A data set to distil on: the candidates, the teacher that classifies them, and how they are selected."""
 
     task: AnyTask
-    """What the teacher predicts."""
+    """What the teacher predicts; without a kind, classification."""
     teacher: TeacherConfig
     """The network that classifies the candidates."""
     dataset: AnyDataset | None = None

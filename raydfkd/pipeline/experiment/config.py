@@ -91,7 +91,7 @@ class ExperimentConfig(Settings):
     """One distillation run."""
 
     task: AnyTask
-    """What the networks predict."""
+    """What the networks predict; without a kind, classification."""
     teacher: TeacherConfig
     """The trained network to distil from."""
     sources: dict[str, AnySource] = Field(default_factory=dict)

@@ -11,7 +11,6 @@ from raydfkd.papers.outcomes import outcome_of
 from raydfkd.papers.paper import load_paper
 from raydfkd.papers.rows import Row
 
-
 TABLES = [("table3", "ssdkd", "miou"), ("table4", "cifar10_wrn40_2_wrn16_1_all", "accuracy")]
 
 
