@@ -20,9 +20,9 @@ class SmallUNet(nn.Module):
 
     def __init__(self, width: int, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()
-        self.half = nn.Sequential(conv_norm_relu(in_channels, width, stride=2), conv_norm_relu(width, width))
-        self.quarter = nn.Sequential(conv_norm_relu(width, 2 * width, stride=2), conv_norm_relu(2 * width, 2 * width))
-        self.eighth = nn.Sequential(
+        self.stage1 = nn.Sequential(conv_norm_relu(in_channels, width, stride=2), conv_norm_relu(width, width))
+        self.stage2 = nn.Sequential(conv_norm_relu(width, 2 * width, stride=2), conv_norm_relu(2 * width, 2 * width))
+        self.stage3 = nn.Sequential(
             conv_norm_relu(2 * width, 4 * width, stride=2),
             conv_norm_relu(4 * width, 4 * width, dilation=2),
             conv_norm_relu(4 * width, 4 * width, dilation=4),
@@ -32,9 +32,9 @@ class SmallUNet(nn.Module):
         self.head = nn.Conv2d(width, num_classes, 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        half = self.half(images)
-        quarter = self.quarter(half)
-        x = self.up_to_quarter(torch.cat([resized(self.eighth(quarter), quarter), quarter], 1))
+        half = self.stage1(images)
+        quarter = self.stage2(half)
+        x = self.up_to_quarter(torch.cat([resized(self.stage3(quarter), quarter), quarter], 1))
         x = self.up_to_half(torch.cat([resized(x, half), half], 1))
         return resized(self.head(x), images)
 

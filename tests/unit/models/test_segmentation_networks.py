@@ -91,7 +91,7 @@ def teacher_of(network: nn.Module, num_classes: int = 5) -> FrozenTeacher:
 
 def test_a_teacher_takes_the_logits_out_of_a_dict_and_finds_what_gives_them() -> None:
     network = InDict(5)
-    expected = network.eval()(2 * torch.ones(1, *SHAPE) - 2)["out"]
+    expected = network.eval()(-2 * torch.ones(1, *SHAPE))["out"]
     teacher = teacher_of(network)
     torch.testing.assert_close(teacher(torch.zeros(1, *SHAPE)), expected)
     assert (teacher.positions, teacher.head_name) == ((32, 48), "head")
