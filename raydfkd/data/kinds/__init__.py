@@ -18,7 +18,7 @@ DATASETS.add("image_folder", "raydfkd.data.kinds.image_folder:DATASET")
 DATASETS.add("torchvision", "raydfkd.data.kinds.torchvision_sets:DATASET")
 DATASETS.add("named", "raydfkd.data.kinds.named:DATASET")
 DATASETS.add("condensed", "raydfkd.data.kinds.condensed:DATASET")
-DATASETS.add("shapes", "raydfkd.data.kinds.shapes:DATASET")
+DATASETS.add("shapes", "raydfkd.data.kinds.drawn_shapes:DATASET")
 DATASETS.add("mask_folders", "raydfkd.data.kinds.mask_folders:DATASET")
 
 

@@ -12,9 +12,9 @@ from image_samples import coloured, encoded
 
 from raydfkd.data.datasets import load_dataset, load_unlabelled
 from raydfkd.data.kinds.digits import DigitsConfig
+from raydfkd.data.kinds.drawn_shapes import IGNORED, ShapesConfig, draw
 from raydfkd.data.kinds.mask_folders import MaskFoldersConfig
 from raydfkd.data.kinds.parquet import ParquetConfig
-from raydfkd.data.kinds.shapes import IGNORED, ShapesConfig, draw
 from raydfkd.data.kinds.torchvision_sets import TorchvisionConfig
 from raydfkd.data.masks import load_masked
 from raydfkd.errors import DataError

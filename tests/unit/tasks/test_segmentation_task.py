@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from raydfkd.data.kinds.shapes import ShapesConfig
+from raydfkd.data.kinds.drawn_shapes import ShapesConfig
 from raydfkd.tasks import TASKS, build_task
 from raydfkd.tasks.segmentation import SegmentationConfig
 
