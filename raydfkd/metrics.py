@@ -167,6 +167,11 @@ METRICS: tuple[Metric, ...] = (
     Metric("evaluation", "agreement", "Agreement", "Share of the evaluation images on which student and teacher agree.",
            "fraction"),
 
+    Metric("evaluation", "pixel_accuracy_last", "Pixel accuracy, last", "Share of pixels classified rightly, last weights.",
+           "fraction"),
+    Metric("evaluation", "pixel_accuracy_ema", "Pixel accuracy, EMA", "Share of pixels classified rightly, averaged weights.",
+           "fraction"),
+
     Metric("held_out", "num_images", "Held-out images", "Images measured on.", "images"),
     Metric("held_out", "agreement_last", "Held-out agreement, last", "Share of equal decisions, last weights.", "fraction"),
     Metric("held_out", "agreement_ema", "Held-out agreement, EMA", "Share of equal decisions, averaged weights.", "fraction"),

@@ -15,7 +15,10 @@ RUN/
   preparation/           states of generators still preparing their first batch, and of students after their few-shot
                          training, until the first checkpoint
   samples/               synthetic images: round-00012.png (grid), by_class.npz (images uint8 [n,C,H,W],
-                         teacher_class int32 [n], source [n])
+                         teacher_class int32 [n], source [n]); of tasks with a class for each pixel masks.npz: network
+                         (P names: teacher, student NAME), synthetic_images uint8 [n,C,H,W], synthetic_source [n],
+                         synthetic_masks int16 [P,n,H,W], and, if evaluation data exists, real_images, real_masks and
+                         real_truth int16 [m,H,W], -1 where a pixel does not count
   analysis/buffer.npz    final buffer: priorities, teacher_class, teacher_confidence, ages, source (all [n])
   analysis/features.npz  synthetic_features, synthetic_class, and, if evaluation data exists, real_features, real_class
   analysis/planes.npz    of the networks with two features, if any: network (P names: teacher, student NAME), their heads'

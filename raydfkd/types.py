@@ -170,6 +170,12 @@ class BufferSummary:
     class_counts: np.ndarray
     num_batches: int
 
+    @property
+    def images_by_class(self) -> np.ndarray:
+        """int64 [K]: ``class_counts`` in images, as many as their positions fill."""
+        positions = max(1, int(self.class_counts.sum()) // max(1, self.size))
+        return self.class_counts // positions
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -39,6 +39,11 @@ class Augmentations:
     erasing_probability: float
     mixup: Literal["none", "batch", "sample"]
 
+    @property
+    def moves_whole_pixels(self) -> bool:
+        """Whether every pixel of the result is one of the image, or from outside, so that a mask can follow."""
+        return self.randaugment_ops == 0 and self.elastic_probability == 0 and self.mixup == "none"
+
 
 _NOTHING: dict[str, Any] = {
     "crop_padding": 0, "flip": False, "randaugment_ops": 0, "randaugment_magnitude": 14,

@@ -33,6 +33,10 @@ class Draws:
         return replace(self, rows_RB=self.rows_RB.to(device, non_blocking=True))
 
 
+OUTSIDE = -1
+"""Class of a mask's pixels that lie outside of the image: they do not count."""
+
+
 class BatchAugmentation:
     """Augments batches as specified by ``parts``. Stateless: all randomness comes from the generator."""
 
@@ -79,11 +83,30 @@ class BatchAugmentation:
                 images that keep their values are computed too, and the deformation's noise is of the device's default
                 generator. None: on GPUs alone.
         """
+        rows = _Rows(draws.rows_RB)
+        return self._recoloured(self._moved(images_BCHW, rows), rows, draws.noise_seed, static)
+
+    def apply_paired(self, images_BCHW: Tensor, masks_BHW: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """As :meth:`apply`, with the masks moved like their images; what comes in from outside has the class ``OUTSIDE``.
+
+        Args:
+            masks_BHW: int16, classes of the pixels; the parts move them by whole pixels alone (``moves_whole_pixels``).
+        """
+        rows = _Rows(draws.rows_RB)
+        together = torch.cat([images_BCHW.short(), masks_BHW[:, None] - OUTSIDE], 1)  # zeros come in
+        moved = self._moved(together, rows)
+        return self._recoloured(moved[:, :-1], rows, draws.noise_seed), moved[:, -1] + OUTSIDE
+
+    def _moved(self, images_BCHW: Tensor, rows: _Rows) -> Tensor:
         parts = self.parts
-        static = images_BCHW.device.type != "cpu" if static is None else static
-        rows, view = _Rows(draws.rows_RB), images_BCHW
-        if parts.crop_padding > 0 or parts.flip:
-            view = crop_flip(view, rows.take(3).long(), parts.crop_padding)
+        if parts.crop_padding == 0 and not parts.flip:
+            return images_BCHW
+        return crop_flip(images_BCHW, rows.take(3).long(), parts.crop_padding)
+
+    def _recoloured(self, view: Tensor, rows: _Rows, noise_seed: int | None, static: bool | None = None) -> Tensor:
+        """What follows crop and flip, of images with values 0 to 255."""
+        parts = self.parts
+        static = view.device.type != "cpu" if static is None else static
         view = view.float().div_(255)
         for _ in range(parts.randaugment_ops):
             operations, signs = rows.take(2)
@@ -91,7 +114,7 @@ class BatchAugmentation:
             view = apply(view, operations.long(), signs, parts.randaugment_magnitude)
         some = _everywhere if static else _rows_alone
         if parts.elastic_probability > 0:
-            seed = None if static else draws.noise_seed
+            seed = None if static else noise_seed
             view = some(view, rows.take(1)[0], lambda chosen: self._deformed(chosen, seed))
         if parts.invert_probability > 0:
             view = some(view, rows.take(1)[0], color.invert)

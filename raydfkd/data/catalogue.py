@@ -48,7 +48,7 @@ class NamedDataset:
         torchvision: its class in ``torchvision.datasets``; None: torchvision cannot read it.
         marker: what exists below a folder that holds it as torchvision lays it out; ``{split}`` stands for the split.
         folders: split to other names that the folder of a split may have in a local copy.
-        classes: class names, where its files do not say them; the ignored class is the last one.
+        classes: class names, where its files do not say them; of masks, those of the values 0, 1, ..., the ignored one too.
         ignore_index: class of a mask that does not count; None: it has no masks.
     """
 
@@ -227,6 +227,19 @@ CATALOGUE: dict[str, NamedDataset] = {
             "void",
         ),
         ignore_index=11,
+    ),
+    "nyuv2": NamedDataset(
+        title="NYUv2, rooms with masks of 13 classes",
+        num_classes=13, channels=3, size=(480, 640), splits={"train": 795, "test": 654},
+        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
+        page="https://cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html", licence="no licence stated; cite the paper",
+        instruction="get the folders image and seg13 that github.com/VainF/nyuv2-python-toolkit makes of it",
+        layout="nyuv2",
+        classes=(
+            "unlabelled", "bed", "books", "ceiling", "chair", "floor", "furniture", "objects", "picture", "sofa", "table",
+            "television", "wall", "window",
+        ),
+        ignore_index=0,
     ),
     "imagenet": NamedDataset(
         title="ImageNet (ILSVRC 2012); test is its validation part, the only other one with labels",

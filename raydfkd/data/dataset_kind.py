@@ -47,11 +47,13 @@ class DatasetConfig(Settings):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Undecoded images: ``items`` for the source's opener, ``labels`` int64 [n] (-1: not read), ``name(i)`` for messages."""
+    """Undecoded images: ``items`` for the source's opener, ``labels`` int64 [n] (-1: not read), ``name(i)`` for messages, and,
+    of a source with masks, ``masks`` for its ``mask_opener``, one an image."""
 
     items: Sequence[Any]
     labels: np.ndarray
     name: Callable[[int], str]
+    masks: Sequence[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Source:
         classes: their names, or None if the data set does not say.
         opener: gives the PIL image of an item.
         chunks: the images, in order.
+        mask_opener: gives the PIL image of a mask, whose values are classes; None: it has none.
+        ignore_index: value in masks of pixels that do not count; None: all count.
     """
 
     name: str
@@ -73,6 +77,8 @@ class Source:
     classes: tuple[str, ...] | None
     opener: Callable[[Any], Image]
     chunks: Iterator[Chunk]
+    mask_opener: Callable[[Any], Image] | None = None
+    ignore_index: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,8 @@ class RowReader(Protocol):
 
 OpenDataset = Callable[[Any, bool], Source]
 """From a kind's settings, and whether labels are read, to the data set as a stream."""
+OpenMasks = Callable[[Any], Source]
+"""From a kind's settings to the data set as a stream of images with their masks."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,7 @@ class DatasetKind:
         claims: settings for a path that is given without a kind, or None if the path is of another kind.
         batches: the files of a data set that raydfkd wrote, batches of judged images; None if it is another.
         files: the few files that hold all of it, whose checksum says which data it is; None where that is not so.
+        open_masks: the data set with a mask of classes for each image; None: data sets of the kind have none.
     """
 
     config: type[DatasetConfig]
@@ -129,6 +138,7 @@ class DatasetKind:
     claims: Callable[[Path], DatasetConfig | None] | None = None
     batches: Callable[[Any], list[Path] | None] | None = None
     files: Callable[[Any], list[Path] | None] | None = None
+    open_masks: OpenMasks | None = None
 
 
 def evenly_spaced(total: int, max_images: int | None) -> np.ndarray:

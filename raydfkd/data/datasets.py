@@ -21,7 +21,7 @@ class ImageDataset:
 
     Attributes:
         images: uint8 [N,C,H,W], contiguous; pixel value 255 is 1.0.
-        labels: int64 [N] in [0, K); -1 if they were not read.
+        labels: int64 [N] in [0, K), -1 if they were not read; or, of masks, int16 [N,H,W], -1 where a pixel does not count.
         classes: the K class names; empty if labels were not read.
         name: short name of the data set.
         split: which part of it, as the manifest records it.
@@ -44,6 +44,14 @@ class ImageDataset:
     def num_classes(self) -> int:
         return len(self.classes)
 
+    @property
+    def image_classes(self) -> np.ndarray:
+        """int64 [N]: each image's label, or the class of most of its mask, -1 where no pixel counts."""
+        if self.labels.ndim == 1:
+            return self.labels
+        counts = np.stack([np.bincount(mask[mask >= 0], minlength=self.num_classes) for mask in self.labels])
+        return np.where(counts.any(axis=1), counts.argmax(axis=1), -1)
+
 
 def load_dataset(
     config: DatasetConfig, image_shape: tuple[int, int, int], num_classes: int, order: tuple[str, ...] | None = None
@@ -60,17 +68,22 @@ def load_dataset(
     Raises:
         DataError: missing, empty or damaged data; channels or classes that do not match the task's.
     """
-    _require_channels(image_shape)
+    require_channels(image_shape)
     source = open_source(config)
-    places = None if order is None or len(order) != num_classes else _places(source.classes, order)
+    places = None if order is None or len(order) != num_classes else places_in(source.classes, order)
     if places is None:
         return _decode(config, source, image_shape, _classes(source, num_classes))
     assert order is not None
     own = _decode(config, source, image_shape, source.classes)
-    return replace(own, labels=places[own.labels], classes=tuple(order))
+    return replace(own, labels=in_order(own.labels, places), classes=tuple(order))
 
 
-def _places(names: tuple[str, ...] | None, order: tuple[str, ...]) -> np.ndarray | None:
+def in_order(labels: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """``places`` of labels, of their type; -1 stays."""
+    return np.append(places, -1).astype(labels.dtype)[labels]
+
+
+def places_in(names: tuple[str, ...] | None, order: tuple[str, ...]) -> np.ndarray | None:
     """int64 [len(names)]: where each name is in ``order``; None if one is not, or is there twice."""
     places = {_plain(name): place for place, name in enumerate(order)}
     if names is None or len(places) < len(order) or len({_plain(name) for name in names}) < len(names):
@@ -85,7 +98,7 @@ def _plain(name: str) -> str:
 
 def load_unlabelled(config: DatasetConfig, image_shape: tuple[int, int, int]) -> ImageDataset:
     """As :func:`load_dataset`, without reading labels: they are all -1, and there are no class names."""
-    _require_channels(image_shape)
+    require_channels(image_shape)
     return _decode(config, open_source(config, labelled=False), image_shape, None)
 
 
@@ -105,7 +118,7 @@ def _decode(
             images[filled : filled + len(kept)] = decoded
             labels[filled : filled + len(kept)] = chunk.labels[kept]
             filled += len(kept)
-    _tell(decoder, source, filled)
+    tell_of(decoder, source, filled)
     return ImageDataset(
         np.ascontiguousarray(images[:filled]),
         labels[:filled],
@@ -117,7 +130,7 @@ def _decode(
     )
 
 
-def _require_channels(image_shape: tuple[int, int, int]) -> None:
+def require_channels(image_shape: tuple[int, int, int]) -> None:
     if image_shape[0] not in (1, 3):
         raise DataError(f"image_shape {list(image_shape)} has {image_shape[0]} channels: image files have 1 or 3")
 
@@ -143,7 +156,8 @@ def _check_labels(chunk: Chunk, source: Source, num_classes: int) -> None:
         )
 
 
-def _tell(decoder: Decoder, source: Source, filled: int) -> None:
+def tell_of(decoder: Decoder, source: Source, filled: int) -> None:
+    """What reading a data set has shown. Raises DataError if none of its images could be decoded."""
     if filled == 0:
         raise DataError(
             f"none of the {source.total} images of {source.description} could be decoded (the first: "

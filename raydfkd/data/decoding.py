@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from raydfkd.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+T = TypeVar("T")
 
 # Formats such as EPS would start other programs, so only plain raster formats are opened.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
@@ -126,6 +128,10 @@ class Decoder:
 
         return images, [failure for failures in self._pool.map(decode_part, parts) for failure in failures]
 
+    def each(self, work: Callable[[int], T], count: int) -> list[T]:
+        """``work`` of 0 .. count-1, by the decoder's threads."""
+        return list(self._pool.map(work, range(count)))
+
     def _pixels(self, image: Image, names: Callable[[int], str], i: int) -> np.ndarray:
         channels, height, width = self.image_shape
         image.load()
@@ -140,9 +146,18 @@ class Decoder:
             image = image.convert(wanted)
         if image.size != (width, height):
             self.resized_from = self.resized_from or (image.height, image.width)
-            image = _cover(image, width, height)
+            image = covering(image, width, height)
         pixels = np.asarray(image)
         return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def covering(image: Image, width: int, height: int, nearest: bool = False) -> Image:
+    """The image scaled until it covers so many pixels, and cut to them around its centre: bilinear, or with the values of
+    nearest pixels, which alone keeps classes."""
+    from PIL import Image, ImageOps
+
+    method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
+    return ImageOps.fit(image, (width, height), method=method)
 
 
 def _eight_bit(image: Image) -> Image:
@@ -150,12 +165,6 @@ def _eight_bit(image: Image) -> Image:
     from PIL import Image
 
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-
-
-def _cover(image: Image, width: int, height: int) -> Image:
-    from PIL import Image, ImageOps
-
-    return ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
 
 
 def _channel_message(name: str, mode: str, channels: int) -> str:

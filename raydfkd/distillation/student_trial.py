@@ -26,7 +26,7 @@ def try_student(distiller: Distiller, name: str, opponent: bool = False) -> list
         What looks wrong, one sentence each.
 
     Raises:
-        ConfigError: the student fails, gives something else than logits [B,K], or has no weight that learns.
+        ConfigError: the student fails, gives something else than logits as its teacher's, or has no weight that learns.
     """
     config, teacher = distiller.config, distiller.teacher
     size = config.batch_size // (config.num_workers * config.accumulation_steps)
@@ -35,7 +35,7 @@ def try_student(distiller: Distiller, name: str, opponent: bool = False) -> list
     with torch.random.fork_rng(devices=[]), autocast(distiller.device, distiller.bf16):
         with torch.no_grad():
             output = _forward(distiller, view, name)
-        require_logits(output, f"students.{name}", size, teacher.num_classes)
+        require_logits(output, f"students.{name}", (size, teacher.num_classes, *teacher.positions))
         _require_gradient(distiller, view[:BACKWARD_IMAGES].requires_grad_(opponent), name)
         return _warnings(distiller, view[:BACKWARD_IMAGES].detach(), name)
 
@@ -67,14 +67,15 @@ def _forward(distiller: Distiller, view: Tensor, name: str) -> Tensor:
         ) from error
 
 
-def require_logits(output: object, what: str, size: int, num_classes: int) -> None:
-    """Raises ConfigError if what a network gives in training mode for ``size`` images is not one tensor of logits."""
-    if isinstance(output, Tensor) and output.shape[:2] == (size, num_classes):
+def require_logits(output: object, what: str, shape: tuple[int, ...]) -> None:
+    """Raises ConfigError if what a network gives in training mode is not one tensor of logits of this shape, the number of
+    images first."""
+    if isinstance(output, Tensor) and output.shape == shape:
         return
     raise ConfigError(
-        f"{what} cannot be trained: in training mode its network gives {output_described(output)} for {size} images; "
-        f"it must give logits [{size},{num_classes}] alone, in both modes (leave out auxiliary heads, such as by torchvision's "
-        "aux_logits=False, in a function that you name as its model)"
+        f"{what} cannot be trained: in training mode its network gives {output_described(output)} for {shape[0]} images; "
+        f"it must give logits [{','.join(map(str, shape))}] alone, in both modes (leave out auxiliary heads, such as by "
+        "torchvision's aux_logits=False, in a function that you name as its model)"
     )
 
 

@@ -38,14 +38,18 @@ _AGREEMENT = {"held_out": "agreement_last", "evaluation": "agreement"}
 def batch_figures(batch: SyntheticBatch, num_classes: int) -> dict[str, float]:
     """What a record of a new batch says of it.
 
-    ``batch_class_entropy`` is of the teacher's predictions, relative to the most that so many images can have, log min(N, K).
+    ``batch_class_entropy`` is of the teacher's predictions, of pixels where these have classes of their own, relative to the
+    most that so many images can have, log min(N, K), or that pixels can, log K.
     ``batch_repeated`` is the share of images whose thumbnail (8x8, 4 bits) is that of an image before them in the batch.
     """
     classes = batch.teacher_class
-    counts = np.sort(np.bincount(classes[classes >= 0], minlength=num_classes))[::-1]
+    if batch.class_histogram is None:
+        counts = np.sort(np.bincount(classes[classes >= 0], minlength=num_classes))[::-1][: len(classes)]
+    else:
+        counts = batch.class_counts(num_classes)
     hashes = thumbnail_hashes(torch.from_numpy(np.array(batch.images)))
     return {
-        "batch_class_entropy": relative_entropy(counts[: len(classes)]),
+        "batch_class_entropy": relative_entropy(counts),
         "batch_repeated": 1 - len(np.unique(hashes)) / len(hashes),
     }
 

@@ -36,7 +36,8 @@ class HeldOutEvaluator:
         return len(self._images)
 
     def measure(self, student: nn.Module) -> tuple[float, float]:
-        """Share of images on which both predict the same class, and the mean KL(teacher || student) in nats at temperature 1.
+        """Share of images, or of pixels, on which both predict the same class, and the mean KL(teacher || student) in nats at
+        temperature 1.
 
         Args:
             student: takes normalised images; it is in evaluation mode during the call (see ``models.precision.evaluating``).
@@ -46,10 +47,11 @@ class HeldOutEvaluator:
         with evaluating(student):
             answers = self._log_probabilities(nn.Sequential(self._teacher.normalization, student))
         same = (answers.argmax(1) == self._targets.argmax(1)).float().mean()
-        return float(same), float(F.kl_div(answers, self._targets, reduction="batchmean", log_target=True))
+        divergence = F.kl_div(answers, self._targets, reduction="batchmean", log_target=True)
+        return float(same), float(divergence) / answers[0, 0].numel()
 
     def _log_probabilities(self, network: nn.Module) -> Tensor:
-        """float32 [N,K] of a network that takes images in [0,1]."""
+        """float32 [N,K] or [N,K,H,W] of a network that takes images in [0,1]."""
         parts = []
         with torch.no_grad(), autocast(self._device, self._bf16):
             for batch in self._images.split(self._batch_size):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydfkd.errors import DataError
+from raydfkd.errors import DataError, TeacherError
 from raydfkd.evaluation.scores import class_entropy
 from raydfkd.models.precision import autocast
 from raydfkd.models.teachers.teacher import FrozenTeacher, pixels_of
@@ -93,7 +93,13 @@ def inspect_images(
 
     Raises:
         DataError: there are no images.
+        TeacherError: the teacher gives a class for each pixel.
     """
+    if teacher.positions:
+        raise TeacherError(
+            "the teacher gives a class for each pixel, and these figures are of images that have one class each: the report of "
+            "a run counts pixels"
+        )
     if len(images) == 0:
         raise DataError("there are no images to inspect: give a non-empty data set or buffer")
     teacher = teacher.to(device).to(memory_format=torch.channels_last)

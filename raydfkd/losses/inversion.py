@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raydfkd.losses.distillation import kd_loss_per_position
-from raydfkd.losses.positions import mean_over_positions
+from raydfkd.losses.positions import IGNORED, mean_over_positions
 
 Statistics = Sequence[tuple[Tensor, Tensor]]
 """(mean [C_l], variance [C_l]) of each layer."""
@@ -64,10 +64,11 @@ def one_hot_loss(teacher_logits_BK: Tensor, targets_B: Tensor, weights_B: Tensor
     """(1/B) sum_i phi_i * CE(t_i, y_i); phi is 1 without ``weights_B`` (the task term of SSD-KD Eq. 2).
 
     Args:
-        targets_B, weights_B: y and phi, [B] or, where the logits have positions, [B,...].
+        targets_B, weights_B: y and phi, [B] or, where the logits have positions, [B,...]; a position of class ``IGNORED`` does
+            not count.
     """
-    losses = F.cross_entropy(teacher_logits_BK.float(), targets_B, reduction="none")
-    return mean_over_positions(losses if weights_B is None else weights_B * losses).mean()
+    losses = F.cross_entropy(teacher_logits_BK.float(), targets_B, reduction="none", ignore_index=IGNORED)
+    return mean_over_positions(losses if weights_B is None else weights_B * losses, targets_B).mean()
 
 
 def gap_aware_loss(
@@ -153,11 +154,13 @@ def modulating_weights(
 
 
 def negative_batch_entropy(teacher_logits_BK: Tensor) -> Tensor:
-    """sum_c p_c log10 p_c, p the mean over the batch of the teacher's softmax: least where all classes are made equally often.
+    """sum_c p_c log10 p_c, p the mean over the batch, and over all positions, of the teacher's softmax: least where all classes
+    are made equally often.
 
     The information-entropy loss of DAFL (Chen et al., ICCV 2019), in its code's and PRE-DFKD's logarithm to base 10.
     """
-    log_mean_K = torch.logsumexp(F.log_softmax(teacher_logits_BK.float(), dim=1), dim=0) - math.log(len(teacher_logits_BK))
+    log_NK = F.log_softmax(teacher_logits_BK.float(), dim=1).movedim(1, -1).flatten(0, -2)
+    log_mean_K = torch.logsumexp(log_NK, dim=0) - math.log(len(log_NK))
     # In the log domain a class whose probability underflows to 0 adds 0 and not 0 * -inf, whose gradient is NaN.
     return (log_mean_K.exp() * log_mean_K).sum() / math.log(10)
 

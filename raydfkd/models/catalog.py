@@ -1,4 +1,4 @@
-"""Names for classifiers: ``build_classifier("wrn_16_2", 10, (3, 32, 32))``."""
+"""Names for networks, of images or of pixels: ``build_classifier("wrn_16_2", 10, (3, 32, 32))``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ from raydfkd.models.classifiers.small import SmallCNN
 from raydfkd.models.classifiers.wide_resnet import WideResNet
 from raydfkd.models.external import build_external, import_callable, import_library
 from raydfkd.models.hugging_face.hub_folder import PREFIX, open_hub_folder
+from raydfkd.models.segmentation.deeplab_v3 import DeepLabV3
+from raydfkd.models.segmentation.dilated_mobilenet import WIDTH as MOBILENET_WIDTH
+from raydfkd.models.segmentation.dilated_mobilenet import DilatedMobileNetV2
+from raydfkd.models.segmentation.dilated_resnet import WIDTH as RESNET_WIDTH
+from raydfkd.models.segmentation.dilated_resnet import DilatedResNet50
+from raydfkd.models.segmentation.small_unet import SmallUNet
 from raydfkd.registry import Registry
 
 EXPORTED_SUFFIX = ".pt2"
@@ -64,11 +70,18 @@ def _conv_net(depth: int) -> ClassifierEntry:
     return ClassifierEntry(lambda classes, shape: ConvNet(depth, classes, shape), 2**depth)
 
 
+def _small_unet(width: int) -> ClassifierEntry:
+    if width < 1:
+        raise ConfigError("model 'small_unet_0' does not exist: the width must be at least 1")
+    return ClassifierEntry(lambda classes, shape: SmallUNet(width, classes, shape[0]), 16)
+
+
 _PATTERNS: tuple[tuple[re.Pattern[str], Callable[..., ClassifierEntry]], ...] = (
     (re.compile(r"wrn_(\d+)_(\d+)"), _wide_resnet),
     (re.compile(r"small_cnn_(\d+)"), _small_cnn),
     (re.compile(r"planar_cnn_(\d+)"), _planar_cnn),
     (re.compile(r"conv_net_(\d+)"), _conv_net),
+    (re.compile(r"small_unet_(\d+)"), _small_unet),
 )
 
 
@@ -110,10 +123,23 @@ for _depth in (3, 4):
     CLASSIFIERS.add(f"conv_net_{_depth}", _conv_net(_depth))
 
 
-def build_classifier(name: str, num_classes: int, image_shape: ImageShape, *, pretrained: bool = False) -> nn.Module:
-    """A new classifier, images [B,C,H,W] to logits [B,num_classes], in training mode.
+for _width in (8, 16, 32):
+    CLASSIFIERS.add(f"small_unet_{_width}", _small_unet(_width))
+CLASSIFIERS.add(
+    "deeplabv3_resnet50",
+    ClassifierEntry(lambda classes, shape: DeepLabV3(DilatedResNet50(shape[0]), RESNET_WIDTH, classes), 16),
+)
+CLASSIFIERS.add(
+    "deeplabv3_mobilenet_v2",
+    ClassifierEntry(lambda classes, shape: DeepLabV3(DilatedMobileNetV2(shape[0]), MOBILENET_WIDTH, classes), 16),
+)
 
-    ``name`` is one of ``CLASSIFIERS``, ``wrn_D_K``, ``small_cnn_W``, ``planar_cnn_W``, ``conv_net_D``, ``torchvision:NAME``,
+
+def build_classifier(name: str, num_classes: int, image_shape: ImageShape, *, pretrained: bool = False) -> nn.Module:
+    """A new network, images [B,C,H,W] to logits [B,num_classes], or [B,num_classes,H,W] of each pixel, in training mode.
+
+    ``name`` is one of ``CLASSIFIERS``, ``wrn_D_K``, ``small_cnn_W``, ``planar_cnn_W``, ``conv_net_D``, ``small_unet_W``,
+    ``torchvision:NAME``,
     ``timm:NAME``, ``hf:FOLDER``, ``hf:ORG/NAME`` or ``package.module:callable``. The callable gets ``num_classes``, and
     ``in_channels`` and ``image_shape`` if it names them. ``pretrained``: ``hf:`` with the weights in its folder.
 

@@ -68,7 +68,7 @@ def import_library(model: str) -> Any:
             from torchvision import models
         except ImportError as error:
             raise ConfigError(f"model {model!r} needs torchvision: pip install torchvision") from error
-        known = models.list_models(module=models)
+        known = [*models.list_models(module=models), *models.list_models(module=models.segmentation)]
         if name not in known:
             raise UnknownNameError(f"torchvision has no classifier {name!r}: {nearest(name, known)}")
         return models
@@ -85,7 +85,9 @@ def _from_torchvision(name: str, num_classes: int, image_shape: ImageShape) -> n
     models = import_library(f"torchvision:{name}")
     if image_shape[0] != 3:
         raise ConfigError(f"model 'torchvision:{name}' takes 3-channel images, got {image_shape[0]} channels")
-    network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes)
+    # Those of models.segmentation would download weights of ImageNet for their backbones.
+    of_pixels = {"weights_backbone": None} if name in models.list_models(module=models.segmentation) else {}
+    network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **of_pixels)
     return network
 
 

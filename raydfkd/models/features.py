@@ -166,7 +166,8 @@ def find_head(
     executed: Mapping[str, object] | None = None,
     output: object = None,
 ) -> str | None:
-    """The dotted name of the classifier head: ``name`` if given, else the last Linear with ``num_classes`` outputs, if any.
+    """The dotted name of the classifier head: ``name`` if given, else the last Linear with ``num_classes`` outputs, if any;
+    where ``output`` has positions, the last convolution with as many.
 
     Args:
         executed: outputs of the layers that a forward pass calls, in its order, which alone count; None: all, as defined.
@@ -177,11 +178,10 @@ def find_head(
     """
     if name is None:
         layers = dict(model.named_modules())
-        linears = [
-            n
-            for n in (layers if executed is None else executed)
-            if isinstance(layers[n], nn.Linear) and layers[n].out_features == num_classes
-        ]
+        called = layers if executed is None else executed
+        linears = [n for n in called if isinstance(layers[n], nn.Linear) and layers[n].out_features == num_classes]
+        if not linears and isinstance(output, Tensor) and output.ndim == 4:
+            linears = [n for n in called if isinstance(layers[n], nn.Conv2d) and layers[n].out_channels == num_classes]
         same = [n for n in linears if executed is not None and _equal(executed[n], output)]
         return (same or linears or [None])[-1]
     known = dict(model.named_modules())

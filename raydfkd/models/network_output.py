@@ -20,7 +20,7 @@ class NetworkOutput:
     """A network's outputs for an objective; parts not requested are empty or None.
 
     Attributes:
-        logits: [B,K].
+        logits: [B,K], or [B,K,H,W] of each pixel.
         maps: stage outputs [B,C_i,H_i,W_i], the stem's first; the last one is what is pooled, after its activation.
         embedding: [B,d], the pooled feature that the head takes.
         head_weight: [K,d] of the final linear layer.
@@ -82,8 +82,9 @@ class MapClassifier(Protocol):
 def give_logits(model: nn.Module, output: Any, num_classes: int) -> Any:
     """Makes ``model``, which gave ``output``, give the logits in it alone from now on; returns them.
 
-    They are its ``logits``, or else its only tensor [B,K,...]; [B,K] of [B,K,1,1], as convolutions give. Unchanged where it is
-    a tensor of another form, or where that cannot be told.
+    They are its ``logits``, or its ``out``, as torchvision's segmentation networks call them, or else its only tensor
+    [B,K,...]; [B,K] of [B,K,1,1], as convolutions give. Unchanged where it is a tensor of another form, or where that cannot be
+    told.
     """
     key = None if isinstance(output, Tensor) else _logits_key(_parts(output), num_classes)
     if key is not None:
@@ -137,7 +138,8 @@ def _parts(output: Any) -> dict[Any, Any]:
 
 
 def _logits_key(parts: dict[Any, Any], num_classes: int) -> Any:
-    if isinstance(parts.get("logits"), Tensor):
-        return "logits"
+    for name in ("logits", "out"):
+        if isinstance(parts.get(name), Tensor):
+            return name
     keys = [key for key, part in parts.items() if isinstance(part, Tensor) and part.ndim > 1 and part.shape[1] == num_classes]
     return keys[0] if len(keys) == 1 else None

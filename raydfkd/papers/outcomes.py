@@ -37,6 +37,7 @@ def outcome_of(row: Row, results: Sequence[Mapping[str, Any]] | None = None) -> 
     found = list(row.results() if results is None else results)
     teachers = [100 * r["teacher"]["metric"] for r in found if _part(r, "teacher", "metric") is not None]
     ours = [value for r in found if (value := _measured(r, table.metric)) is not None]
+    of_merit = all(table.metric == _merit(result) for result in found)
     paper, paper_teacher = cell.figure(table.metric), cell.figure("teacher")
     agreements = [100 * r["student"]["agreement"] for r in found if _part(r, "student", "agreement") is not None]
     return {
@@ -50,7 +51,7 @@ def outcome_of(row: Row, results: Sequence[Mapping[str, Any]] | None = None) -> 
         "spread": stdev(ours) if len(ours) > 1 else None,
         "agreement": fmean(agreements) if agreements else None,
         "teacher": fmean(teachers) if teachers else None,
-        "gap": fmean(teachers) - fmean(ours) if teachers and ours and table.metric == "accuracy" else None,
+        "gap": fmean(teachers) - fmean(ours) if teachers and ours and of_merit else None,
         "found": cell.figure(table.metric, table.found),
         "paper": paper,
         "paper_teacher": paper_teacher,
@@ -64,8 +65,13 @@ def outcome_of(row: Row, results: Sequence[Mapping[str, Any]] | None = None) -> 
     }
 
 
+def _merit(result: Mapping[str, Any]) -> str:
+    """The name of a run's figure of merit."""
+    return str(result.get("metric_name") or "accuracy")
+
+
 def _measured(result: Mapping[str, Any], metric: str) -> float | None:
-    if metric == "accuracy":
+    if metric == _merit(result):
         value = _part(result, "student", "metric_last")
         return None if value is None else 100 * float(value)
     value = result.get(metric)

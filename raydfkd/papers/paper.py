@@ -85,7 +85,7 @@ class TableConfig(Settings):
     """The data set that a cell's experiment reads, as TABLE/ROW of a table of kind ``dataset``; its folder is ``{build}`` in
     the settings. A case's or a member's setting of that name comes first."""
     metric: str = "accuracy"
-    """What ``paper`` and ``found`` hold under this name is a result.json's ``metric_last``, in percent."""
+    """What ``paper`` and ``found`` hold under this name is the figure of merit of this name in a result.json, in percent."""
     paper: dict[str, Any] = Field(default_factory=dict)
     """The paper's figures by measure (accuracy and teacher in percent, hours, ...): mappings by members, and at the end a
     number, or a list over the table's columns; null where the paper has none."""

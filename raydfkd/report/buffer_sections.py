@@ -49,7 +49,9 @@ def classes(run: RunData) -> Section:
     plots, notes = [], []
     counts = _class_counts(run)
     if counts is not None and counts.sum() > 0:
-        plots.append(figure_svg(figures.class_histogram(counts, run.class_names(len(counts))), "class-histogram"))
+        what = "pixels" if _counts_pixels(run) else "images"
+        title = f"Buffer {what} by the teacher's class"
+        plots.append(figure_svg(figures.class_histogram(counts, run.class_names(len(counts)), title), "class-histogram"))
     else:
         notes.append("No class counts of the buffer are recorded.")
     plots += [*plots_of(run, "classes"), *_classes_over_time(run)]
@@ -147,10 +149,16 @@ def _buffer_lead(run: RunData) -> str:
 
 
 def _class_counts(run: RunData) -> np.ndarray | None:
-    """Images by class [K] in the final buffer, else in the newest replay record."""
+    """Images by class [K] in the final buffer, else in the newest replay record; where it counts pixels, these."""
     recorded = latest(run.of_kind("replay"), "class_counts")
     classes = run.buffer.get("teacher_class")
-    if classes is not None:
+    if classes is not None and not _counts_pixels(run):
         known = classes[classes >= 0].astype(np.int64)
         return np.bincount(known, minlength=len(recorded) if recorded is not None else 0)
     return None if recorded is None else np.array(recorded, dtype=np.float64)
+
+
+def _counts_pixels(run: RunData) -> bool:
+    """Whether the classes that replay records count are those of pixels, of which an image has many."""
+    record = next((r for r in reversed(run.of_kind("replay")) if r.get("class_counts") and r.get("size")), None)
+    return record is not None and sum(record["class_counts"]) > record["size"]

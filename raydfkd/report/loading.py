@@ -41,6 +41,7 @@ class RunData:
         alignment: arrays of analysis/alignment.npz; empty if no source has feature alignment.
         samples: arrays of samples/by_class.npz (``images`` uint8 [n,C,H,W], ``teacher_class`` int32 [n],
             ``source`` str [n]); empty if missing.
+        masks: arrays of samples/masks.npz; empty if images have one class each.
         rounds: (round number, PNG bytes) of every samples/round-*.png, in order.
         figures: plots of the methods' own numbers that manifest.json names.
         problems: one line for each file that was there and could not be read.
@@ -57,6 +58,7 @@ class RunData:
     planes: dict[str, np.ndarray]
     alignment: dict[str, np.ndarray]
     samples: dict[str, np.ndarray]
+    masks: dict[str, np.ndarray]
     rounds: list[tuple[int, bytes]]
     figures: list[Figure]
     problems: list[str] = field(default_factory=list)
@@ -120,6 +122,7 @@ def load_run(path: str | Path) -> RunData:
         planes=_planes(_arrays(run.analysis / "planes.npz", problems), problems),
         alignment=_alignment(_arrays(run.analysis / "alignment.npz", problems), problems),
         samples=_samples(_arrays(run.samples / "by_class.npz", problems), problems),
+        masks=_masks(_arrays(run.samples / "masks.npz", problems), problems),
         rounds=_rounds(run.samples, problems),
         figures=_figures(manifest, problems),
         problems=problems,
@@ -309,6 +312,16 @@ def _samples(arrays: dict[str, np.ndarray], problems: list[str]) -> dict[str, np
         return {}
     sources = arrays.get("source", np.full(len(classes), "synthetic"))
     return {"images": images, "teacher_class": classes, "source": sources.astype(str)}
+
+
+def _masks(arrays: dict[str, np.ndarray], problems: list[str]) -> dict[str, np.ndarray]:
+    """All arrays if they are complete."""
+    needed = {"network", "synthetic_images", "synthetic_masks"}
+    needed |= {"real_truth", "real_masks"} if "real_images" in arrays else set()
+    if arrays and not needed <= arrays.keys():
+        problems.append("samples/masks.npz is not complete")
+        return {}
+    return arrays
 
 
 def _rounds(folder: Path, problems: list[str]) -> list[tuple[int, bytes]]:

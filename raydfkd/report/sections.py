@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from raydfkd.report import buffer_sections, training_sections
-from raydfkd.report.features import alignment_section, feature_section
+from raydfkd.report.features import alignment_section, feature_section, mask_section
 from raydfkd.report.loading import RunData, series
 from raydfkd.report.page_parts import LeftOut, Part, Section, Table
 from raydfkd.report.result_rows import MISSING, format_duration, outcome_rows, student_headers, student_rows
@@ -95,6 +95,7 @@ _BUILDERS: tuple[tuple[str, str, Callable[[RunData], Section | None]], ...] = (
     ("outcome", "Outcome", _outcome),
     ("metric", "Student against teacher", training_sections.metric),
     ("images", "Synthetic images by class", buffer_sections.images),
+    ("masks", "Classes of pixels", mask_section.masks),
     ("evolution", "Synthetic images over the run", buffer_sections.evolution),
     ("classes", "Classes in the buffer", buffer_sections.classes),
     ("buffer", "Difficulty, priority and age", buffer_sections.buffer),

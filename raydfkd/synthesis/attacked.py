@@ -59,7 +59,7 @@ class AttackedSynthesizer:
         everything = _joined(made, batch.take(order))
         chosen = np.arange(len(everything))
         if self.balanced:
-            chosen = choose_even(everything.teacher_class, summary.class_counts, len(batch))
+            chosen = choose_even(everything.teacher_class, summary.images_by_class, len(batch))
         return everything.take(chosen[: len(batch)])
 
     def state_dict(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from raydfkd.models import features, generators, precision
     from raydfkd.models import weights as weight_files
     from raydfkd.models.discriminators import projection_head
-    from raydfkd.models.generators.upsampling import UpsamplingGenerator
+    from raydfkd.models.generators.upsampling import LatentGenerator
     from raydfkd.models.teachers import bn_statistics
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 else:
@@ -56,7 +56,7 @@ class CMIConfig(TargetedConfig):
     steps_per_batch: int = Field(200, ge=1)
     """Steps of generator and latents for each batch; the one of lowest loss gives its images."""
     generator: str = "standard"
-    """Generator network: standard or large."""
+    """Generator network: standard, large, or transposed for images of 64 to 128 pixels."""
     base_channels: int = Field(64, ge=4)
     """Channels of the generator's last hidden layer (ngf)."""
     latent_dim: int = Field(256, ge=1)
@@ -164,7 +164,7 @@ class CMISynthesizer(TargetedSynthesizer):
         self,
         config: CMIConfig,
         parts: SynthesisParts,
-        generator: UpsamplingGenerator,
+        generator: LatentGenerator,
         context: SynthesisContext,
         device: torch.device,
     ) -> None:
@@ -230,9 +230,10 @@ class CMISynthesizer(TargetedSynthesizer):
                 crop = augment.random_resized_crop_flip(images, config.least_area, config.flip, self.rng)
                 _, local_Bd = contrast.read(self.teacher.normalize(crop))
                 features_B2d = torch.stack([local_Bd, global_Bd], 1)
+        aims = self.task.aims(targets, teacher_logits.detach())
         terms = {
             "bn_loss": self._bn_loss(teacher_logits),
-            "one_hot_loss": self._class_loss(teacher_logits, student_logits, targets),
+            "one_hot_loss": self._class_loss(teacher_logits, student_logits, aims),
         }
         loss = config.bn_weight * terms["bn_loss"] + config.one_hot_weight * terms["one_hot_loss"]
         if adversarial and student_logits is not None:
@@ -243,7 +244,7 @@ class CMISynthesizer(TargetedSynthesizer):
             loss = loss + config.contrastive_weight * terms["contrastive_loss"]
             features_B2d = features_B2d.detach()
         loss, terms = self._with_patches(loss, terms)
-        loss, terms = self._aligned(loss, terms, images, targets)
+        loss, terms = self._aligned(loss, terms, images, aims)
         return images, features_B2d, loss, {name: float(term.detach()) for name, term in terms.items()}
 
     def state_dict(self) -> dict[str, Any]:

@@ -242,9 +242,10 @@ class DeepInversionSynthesizer(TargetedSynthesizer):
             with self._reading_layers():
                 teacher_logits = self.teacher(view)
             student_logits = self.student(self.teacher.normalize(view)) if competing or self._is_gap_aware else None
+        aims = self.task.aims(targets, teacher_logits.detach())
         terms = {
             "bn_loss": self._bn_loss(teacher_logits, first_weight=config.first_bn_weight),
-            "one_hot_loss": self._class_loss(teacher_logits, student_logits, targets),
+            "one_hot_loss": self._class_loss(teacher_logits, student_logits, aims),
             "tv_loss": inversion.total_variation(seen),
             "l2_loss": torch.linalg.vector_norm(seen.flatten(1), dim=1).mean(),
         }
@@ -254,7 +255,7 @@ class DeepInversionSynthesizer(TargetedSynthesizer):
             terms["competition_loss"] = inversion.disagreement_loss(student_logits, teacher_logits)
             loss = loss + config.competition_weight * terms["competition_loss"]
         loss, terms = self._with_patches(loss, terms)
-        loss, terms = self._aligned(loss, terms, images, targets)
+        loss, terms = self._aligned(loss, terms, images, aims)
         return images, loss, {name: float(term.detach()) for name, term in terms.items()}
 
     def _view(self, images: Tensor, shift: int, step: int) -> Tensor:

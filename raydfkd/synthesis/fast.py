@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from raydfkd.losses import inversion
     from raydfkd.models import generators, precision
     from raydfkd.models import weights as weight_files
-    from raydfkd.models.generators.upsampling import UpsamplingGenerator
+    from raydfkd.models.generators.upsampling import LatentGenerator
 else:
     torch, augment = deferred("torch"), deferred("raydfkd.augment")
     inversion = deferred("raydfkd.losses.inversion")
@@ -49,7 +49,7 @@ class FastConfig(TargetedConfig):
     meta: Literal["fomaml", "reptile", "sequential"] = "fomaml"
     """How the common generator learns from its adapted clone; sequential: no clone, one generator is trained throughout."""
     generator: str = "standard"
-    """Generator network: standard or large."""
+    """Generator network: standard, large, or transposed for images of 64 to 128 pixels."""
     base_channels: int = Field(64, ge=4)
     """Channels of the generator's last hidden layer (ngf)."""
     latent_dim: int = Field(256, ge=1)
@@ -113,7 +113,7 @@ class FastSynthesizer(TargetedSynthesizer):
         self,
         config: FastConfig,
         parts: SynthesisParts,
-        generator: UpsamplingGenerator,
+        generator: LatentGenerator,
         context: SynthesisContext,
         device: torch.device,
     ) -> None:
@@ -193,8 +193,8 @@ class FastSynthesizer(TargetedSynthesizer):
         return None
 
     def task_targets(self, teacher_logits_BK: Tensor, targets_B: Tensor) -> Tensor:
-        """The classes in the task loss: FastDFKD's random targets."""
-        return targets_B
+        """The classes in the task loss: FastDFKD's random targets, or those of the pixels by the teacher."""
+        return self.task.aims(targets_B, teacher_logits_BK.detach())
 
     def _terms(self, targets: Tensor, summary: BufferSummary) -> tuple[Tensor, dict[str, Tensor]]:
         """The worker's images of the latents, and their ``loss`` and its terms, scalars."""

@@ -109,7 +109,9 @@ class FeatureAlignment:
         device: torch.device,
         bf16: bool,
     ) -> None:
-        require_prototypes(prototypes, teacher.num_classes, teacher.image_shape)
+        # An image of many classes is of that of most of its pixels, of which some may never be: these then have no prototypes.
+        every_class = prototypes.class_histogram is None or config.class_code == "class_mean"
+        require_prototypes(prototypes, teacher.num_classes, teacher.image_shape, every_class)
         self.config, self.teacher, self.device, self.bf16 = config, teacher, device, bf16
         self.rng = torch.Generator().manual_seed(seed)
         self._capture = feature_reader(teacher, config.layer)
@@ -238,7 +240,7 @@ def feature_reader(teacher: FrozenTeacher, layer: str | None) -> LayerCapture:
     head = teacher.head_name
     if head is None:
         raise TeacherError(
-            "the teacher has no Linear layer that gives its logits, whose input feature_alignment reads: name its "
+            "the teacher has no layer that gives its logits, whose input feature_alignment reads: name its "
             "classifier_head, or another layer in feature_alignment.layer"
         )
     return layer_capture.capture(teacher.model, (), inputs_of=[head], role="teacher")
@@ -249,11 +251,13 @@ def classes_of(prototypes: SyntheticBatch) -> np.ndarray:
     return np.where(prototypes.targets >= 0, prototypes.targets, prototypes.teacher_class)
 
 
-def require_prototypes(prototypes: SyntheticBatch, num_classes: int, image_shape: tuple[int, int, int]) -> None:
+def require_prototypes(
+    prototypes: SyntheticBatch, num_classes: int, image_shape: tuple[int, int, int], every_class: bool = True
+) -> None:
     """Refuses images with which generated ones cannot be aligned.
 
     Raises:
-        ConfigError: they have another shape or more classes than the task, or a class has none.
+        ConfigError: they have another shape or more classes than the task, or a class has none and ``every_class`` needs some.
     """
     if prototypes.images.shape[1:] != tuple(image_shape):
         raise ConfigError(
@@ -267,7 +271,7 @@ def require_prototypes(prototypes: SyntheticBatch, num_classes: int, image_shape
             "give images of its classes"
         )
     missing = np.flatnonzero(np.bincount(classes, minlength=num_classes) == 0)
-    if len(missing):
+    if len(missing) and every_class:
         listed = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
         raise ConfigError(
             f"feature_alignment has no collected image of class {listed}: collect some of every class, or read the data set's "

@@ -144,6 +144,7 @@ METHOD = Method(
     paper="arXiv 2412.13525",
     needs_gradient=True,
     needs_collected=True,
+    needs_image_classes=True,
     figures=(
         Figure(
             "Discriminator: probability of being real",

@@ -247,6 +247,7 @@ class Method:
         needs_batch_norm: it reads the teacher's BatchNorm statistics.
         needs_gradient: it differentiates the teacher with respect to its input.
         needs_collected: it trains on collected images.
+        needs_image_classes: each of its images is of one class, so that it is for no task with a class for each pixel.
         figures: those of its metrics that the report plots besides losses.
         suggest: its settings for a teacher, or None if it does not suit it. ``raydfkd doctor`` names the methods that suit,
             best first, and ``raydfkd init`` takes the best; None: it never does.
@@ -259,6 +260,7 @@ class Method:
     needs_batch_norm: bool = False
     needs_gradient: bool = False
     needs_collected: bool = False
+    needs_image_classes: bool = False
     figures: tuple[Figure, ...] = ()
     suggest: Callable[[TeacherTraits], Suggestion | None] | None = None
 

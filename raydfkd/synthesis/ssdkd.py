@@ -47,7 +47,8 @@ class SSDKDConfig(FastConfig):
     """Probability that measures how hard an image is: that of the class the teacher predicts (Eq. 3 read literally), or of
     the class the task loss targets (the focal loss; not the same with random targets)."""
     target: Literal["random", "teacher"] = "random"
-    """Class in the task loss: uniform as in FastDFKD, or the teacher's own prediction as Eq. 2's text says."""
+    """Class in the task loss: uniform as in FastDFKD, or the teacher's own prediction as Eq. 2's text says. Of pixels it is the
+    teacher's in either case."""
 
     @model_validator(mode="after")
     def _refuse_idle_difficulty(self) -> Self:
@@ -76,7 +77,9 @@ class SSDKDSynthesizer(FastSynthesizer):
         )
 
     def task_targets(self, teacher_logits_BK: Tensor, targets_B: Tensor) -> Tensor:
-        return targets_B if self.config.target == "random" else teacher_logits_BK.detach().argmax(1)
+        if self.config.target == "teacher":
+            return teacher_logits_BK.detach().argmax(1)
+        return super().task_targets(teacher_logits_BK, targets_B)
 
 
 def suggest(teacher: TeacherTraits) -> Suggestion | None:

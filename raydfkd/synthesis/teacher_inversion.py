@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from raydfkd.losses import distillation, inversion, patches
+    from raydfkd.losses import distillation, inversion, patches, positions
     from raydfkd.losses.inversion import Statistics
     from raydfkd.models import precision, weight_vector
     from raydfkd.models.teachers import attention_patches, bn_statistics, frozen_teacher
 else:
     torch = deferred("torch")
     distillation, inversion = deferred("raydfkd.losses.distillation"), deferred("raydfkd.losses.inversion")
-    patches = deferred("raydfkd.losses.patches")
+    patches, positions = deferred("raydfkd.losses.patches"), deferred("raydfkd.losses.positions")
     precision, weight_vector = deferred("raydfkd.models.precision"), deferred("raydfkd.models.weight_vector")
     attention_patches = deferred("raydfkd.models.teachers.attention_patches")
     bn_statistics = deferred("raydfkd.models.teachers.bn_statistics")
@@ -141,10 +141,11 @@ class InversionSynthesizer:
     def _aligned(
         self, loss: Tensor, terms: dict[str, Tensor], images: Tensor, classes: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The generator's loss and its terms with those of feature alignment, if it is on."""
+        """The generator's loss and its terms with those of feature alignment, if it is on; ``classes`` int64 [B], or [B,H,W] of
+        pixels, of which an image has the class of most."""
         if self.alignment is None:
             return loss, terms
-        more = self.alignment.terms(images, classes)
+        more = self.alignment.terms(images, positions.dominant_classes(classes, self.teacher.num_classes))
         return loss + self.alignment.config.weight * more["alignment_loss"], terms | more
 
     def state_dict(self) -> dict[str, Any]:
@@ -268,7 +269,7 @@ class TargetedSynthesizer(LayerLossSynthesizer):
         """int64 [B] on the CPU; balanced, in the order of classes, what does not divide evenly goes to different ones."""
         num, num_classes = self.config.batch_size, self.teacher.num_classes
         if not self.config.balanced_targets:
-            return torch.randint(0, num_classes, (num,), generator=self.rng)
+            return self.task.draw_targets(num, self.rng)
         rest = torch.randperm(num_classes, generator=self.rng)[: num % num_classes]
         return torch.cat([torch.arange(num_classes).repeat(num // num_classes), rest]).sort().values
 

@@ -10,12 +10,15 @@ from raydfkd.types import Judgement
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
+    from raydfkd.data import datasets
+    from raydfkd.data.dataset_kind import DatasetConfig
     from raydfkd.data.datasets import ImageDataset
-    from raydfkd.evaluation import accuracy
-    from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
+    from raydfkd.evaluation import scores
 else:
-    accuracy = deferred("raydfkd.evaluation.accuracy")
+    torch, datasets = deferred("torch"), deferred("raydfkd.data.datasets")
+    scores = deferred("raydfkd.evaluation.scores")
 
 
 class ClassificationConfig(TaskConfig):
@@ -28,22 +31,28 @@ class ClassificationConfig(TaskConfig):
 class ClassificationTask(Task):
     """An image's class is the argmax of its logits [K], and the teacher's confidence that class's softmax probability."""
 
-    metric_name = "accuracy"
-    metric_label = "accuracy"
+    @property
+    def measure(self) -> scores.Measure:
+        return scores.ACCURACY
 
-    def judge(self, logits: torch.Tensor) -> Judgement:
+    def load(self, dataset: DatasetConfig, order: tuple[str, ...] | None = None) -> ImageDataset:
+        return datasets.load_dataset(dataset, self.config.image_shape, self.config.num_classes, order)
+
+    def judge(self, logits: Tensor) -> Judgement:
         confidences, classes = logits.float().softmax(1).max(1)
         return Judgement(classes.int().cpu().numpy(), confidences.cpu().numpy())
 
-    def evaluator(
-        self,
-        dataset: ImageDataset,
-        teacher: FrozenTeacher,
-        batch_size: int,
-        device: torch.device,
-        autocast_dtype: torch.dtype | None,
-    ) -> accuracy.Evaluator:
-        return accuracy.Evaluator(dataset, teacher, batch_size, device, autocast_dtype)
+    def draw_targets(self, num: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(0, self.config.num_classes, (num,), generator=generator)
+
+    def aims(self, targets_B: Tensor, teacher_logits: Tensor) -> Tensor:
+        return targets_B
 
 
-TASK = TaskKind(config=ClassificationConfig, build=ClassificationTask, title="one class for each image")
+TASK = TaskKind(
+    config=ClassificationConfig,
+    build=ClassificationTask,
+    title="one class for each image",
+    network="An image classifier",
+    tag="image-classification",
+)

@@ -1,14 +1,15 @@
 """What every task is: its settings' base class, how stored images are judged, how students are measured.
 
 A task is one file: a subclass of ``TaskConfig``, a ``Task``, and a ``TaskKind`` that is named in one line of the room's
-``__init__``. Importing it imports no torch. Nothing outside of this room asks which task a run has.
+``__init__``. Importing it imports no torch. Nothing outside of this room asks which task a run has; where it matters, it is
+asked whether the teacher's logits have ``positions``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -19,12 +20,15 @@ from raydfkd.types import Judgement
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
+    from raydfkd.data.dataset_kind import DatasetConfig
     from raydfkd.data.datasets import ImageDataset
-    from raydfkd.evaluation.accuracy import Evaluator
+    from raydfkd.evaluation import accuracy
+    from raydfkd.evaluation.scores import Measure
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 else:
-    torch = deferred("torch")
+    torch, accuracy = deferred("torch"), deferred("raydfkd.evaluation.accuracy")
 
 
 class TaskConfig(Settings):
@@ -44,23 +48,51 @@ class TaskConfig(Settings):
             raise ValueError(f"image_shape {list(self.image_shape)} must be [channels, height, width], sizes multiples of 4")
         return self
 
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Axes of an image's logits behind the classes, each with a class of its own: none, or height and width."""
+        return ()
+
 
 class Task:
-    """What one kind of task adds to a run.
-
-    Attributes:
-        metric_name: of the students' figure of merit, as result.json has it.
-        metric_label: the same for people.
-    """
-
-    metric_name: ClassVar[str]
-    metric_label: ClassVar[str]
+    """What one kind of task adds to a run."""
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
 
-    def judge(self, logits: torch.Tensor) -> Judgement:
+    @property
+    def measure(self) -> Measure:
+        """The networks' figure of merit."""
+        raise NotImplementedError
+
+    @property
+    def metric_name(self) -> str:
+        """Of the figure of merit, as result.json has it."""
+        return self.measure.name
+
+    @property
+    def metric_label(self) -> str:
+        """The same for people."""
+        return self.measure.label
+
+    def load(self, dataset: DatasetConfig, order: tuple[str, ...] | None = None) -> ImageDataset:
+        """A data set with what is true of its images, in memory; ``order`` as ``load_dataset`` takes it.
+
+        Raises:
+            DataError: it cannot be read, or does not fit the task.
+        """
+        raise NotImplementedError
+
+    def judge(self, logits: Tensor) -> Judgement:
         """What the teacher's logits [B,K] or [B,K,H,W] say of each image."""
+        raise NotImplementedError
+
+    def draw_targets(self, num: int, generator: torch.Generator) -> Tensor:
+        """int64 [num]: the class that each of so many images is to have, -1 where a class for the whole image says nothing."""
+        raise NotImplementedError
+
+    def aims(self, targets_B: Tensor, teacher_logits: Tensor) -> Tensor:
+        """The classes in the task loss of images with these targets: int64, the shape of the logits without their classes."""
         raise NotImplementedError
 
     def evaluator(
@@ -70,9 +102,9 @@ class Task:
         batch_size: int,
         device: torch.device,
         autocast_dtype: torch.dtype | None,
-    ) -> Evaluator:
+    ) -> accuracy.Evaluator:
         """What measures students on labelled images, beside their teacher."""
-        raise NotImplementedError
+        return accuracy.Evaluator(dataset, teacher, batch_size, device, autocast_dtype, self.measure)
 
     def judge_all(
         self, teacher: FrozenTeacher, images: np.ndarray, device: torch.device, bf16: bool, batch_size: int
@@ -83,7 +115,8 @@ class Task:
             device: the teacher's.
             batch_size: images judged at a time.
         """
-        parts = [self.judge(torch.empty(0, self.config.num_classes))] if len(images) == 0 else []
+        empty = torch.empty(0, self.config.num_classes, *self.config.positions)
+        parts = [self.judge(empty)] if len(images) == 0 else []
         for first in range(0, len(images), batch_size):
             # A copy: what comes through Ray's object store cannot be written to, which torch warns of.
             chunk = torch.from_numpy(images[first : first + batch_size].copy()).to(device)
@@ -99,8 +132,12 @@ class TaskKind:
         config: its settings.
         build: makes the ``Task`` of such settings.
         title: for people.
+        network: what a network for it is called at the beginning of a sentence.
+        tag: what the Hugging Face Hub calls it.
     """
 
     config: type[TaskConfig]
     build: Callable[[Any], Task]
     title: str
+    network: str
+    tag: str

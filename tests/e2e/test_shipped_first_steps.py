@@ -59,8 +59,9 @@ def with_small_networks(config: ExperimentConfig) -> list[str]:
     if is_small(config):
         return []
     grafted = any(student.few_shot is not None and student.few_shot.kind == "netgraft" for student in config.students.values())
-    models = [f"teacher.model={'vgg8_bn' if grafted else 'small_cnn_8'}"]  # grafts are for VGG networks
-    models += [f"students.{name}.model=small_cnn_8" for name, student in config.students.items() if student.pruned is None]
+    small = "small_unet_4" if config.task.positions else "small_cnn_8"
+    models = [f"teacher.model={'vgg8_bn' if grafted else small}"]  # grafts are for VGG networks
+    models += [f"students.{name}.model={small}" for name, student in config.students.items() if student.pruned is None]
     layers = [f"sources.{name}.instance_layers=null" for name, source in config.sources.items() if source.method == "cmi"]
     return [f"task.image_shape=[{config.task.image_shape[0]}, {SMALL}, {SMALL}]", *models, *layers]
 

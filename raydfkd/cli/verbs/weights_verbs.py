@@ -1,11 +1,12 @@
-"""``raydfkd evaluate`` and ``raydfkd export``: accuracy of a student's weights, and their export to other formats."""
+"""``raydfkd evaluate`` and ``raydfkd export``: how good a student's weights are, and their export to other formats."""
 
 from __future__ import annotations
 
 import json
+import math
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +15,7 @@ from raydfkd.cli.console_table import render
 from raydfkd.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    from raydfkd.evaluation import Evaluation
     from raydfkd.pipeline.experiment.config import ExperimentConfig
     from raydfkd.run_dir import RunDir
 
@@ -44,6 +46,7 @@ def evaluate(
     """
     from raydfkd.pipeline.experiment.config import load_experiment
     from raydfkd.run_dir import RunDir
+    from raydfkd.tasks import build_task
 
     run = RunDir.open(student) if student.is_dir() else None
     if run is not None and config is None:
@@ -60,8 +63,24 @@ def evaluate(
     else:
         named = list(experiment.students) if name is None else [name]
         files = [(path, one) for one in named for path in _files_of(run, experiment, one)]
-    rows = _measure(experiment, files)
-    typer.echo(render(("network", "model", "accuracy", "agreement", "images", "split"), rows))
+    measured, classes = _measure(experiment, files)
+    others = list(dict.fromkeys(key for _, _, found in measured for key in found.others))
+    headers = ("network", "model", build_task(experiment.task).metric_label, *(key.replace("_", " ") for key in others))
+    rows = [_row(network, model, found, others) for network, model, found in measured]
+    typer.echo(render((*headers, "agreement", "images", "split"), rows))
+    if others:
+        typer.echo()
+        by_class = [(one, *(_share(found.per_class[k]) for _, _, found in measured)) for k, one in enumerate(classes)]
+        typer.echo(render(("class", *(network for network, _, _ in measured)), by_class))
+
+
+def _row(network: str, model: str, found: Evaluation, others: list[str]) -> tuple[object, ...]:
+    figures = (found.metric, *(found.others[key] for key in others), found.agreement)
+    return (network, model, *map(_share, figures), found.num_images, found.split)
+
+
+def _share(value: float | None) -> str | None:
+    return None if value is None or math.isnan(value) else f"{value:.2%}"
 
 
 def _files_of(run: RunDir, experiment: ExperimentConfig, name: str) -> list[Path]:
@@ -74,7 +93,10 @@ def _files_of(run: RunDir, experiment: ExperimentConfig, name: str) -> list[Path
     return [path for path in paths if path.exists()]
 
 
-def _measure(experiment: ExperimentConfig, files: list[tuple[Path, str]]) -> list[tuple[Any, ...]]:
+def _measure(
+    experiment: ExperimentConfig, files: list[tuple[Path, str]]
+) -> tuple[list[tuple[str, str, Evaluation]], tuple[str, ...]]:
+    """(network, model, its evaluation) of the teacher and of each file, and the classes."""
     from raydfkd.models.weights import load_weights
     from raydfkd.pipeline.experiment import builder
     from raydfkd.pipeline.run.student_loop import normalized
@@ -86,17 +108,14 @@ def _measure(experiment: ExperimentConfig, files: list[tuple[Path, str]]) -> lis
         load_weights(networks[name], path)
     evaluator = builder.build_evaluator(experiment, teacher, device)
     assert evaluator is not None, "the experiment names evaluation data"
-    rows: list[tuple[Any, ...]] = []
+    measured: list[tuple[str, str, Evaluation]] = []
     if evaluator.teacher is not None:
-        found = evaluator.teacher
-        rows.append(("teacher", experiment.teacher.model, f"{found.metric:.2%}", None, found.num_images, found.split))
+        measured.append(("teacher", experiment.teacher.model, evaluator.teacher))
     for path, name in files:
         load_weights(networks[name], path)
         found = evaluator.evaluate(normalized(teacher, networks[name]))
-        agreement = None if found.agreement is None else f"{found.agreement:.2%}"
-        model = experiment.model_of(name)
-        rows.append((path.stem, model, f"{found.metric:.2%}", agreement, found.num_images, found.split))
-    return rows
+        measured.append((path.stem, experiment.model_of(name), found))
+    return measured, evaluator.dataset.classes
 
 
 def export(

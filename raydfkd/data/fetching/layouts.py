@@ -136,12 +136,24 @@ def _segnet(entry: NamedDataset, root: Path, split: str) -> SplitImages | None:
     """``SPLIT/*.png`` with a mask of the same name in ``SPLITannot``."""
     for place in (root, root / "CamVid"):
         if (place / split).is_dir() and (place / f"{split}annot").is_dir():
-            paths = image_files(ImageFolderConfig(path=str(place / split)))
-            masks = [place / f"{split}annot" / f"{path.stem}.png" for path in paths]
-            if missing := [mask for mask in masks if not mask.is_file()]:
-                raise DataError(f"image {missing[0].stem} of {place / split} has no mask: {missing[0]} does not exist")
-            return SplitImages(len(paths), paths.__getitem__, None, masks, entry.classes)
+            return _with_masks(entry, place / split, place / f"{split}annot")
     return None
+
+
+def _nyuv2(entry: NamedDataset, root: Path, split: str) -> SplitImages | None:
+    """``image/SPLIT/*.png`` with a mask of the same name in ``seg13/SPLIT``, 0 where it is not labelled."""
+    for place in (root, root / "nyuv2"):
+        if (place / "image" / split).is_dir() and (place / "seg13" / split).is_dir():
+            return _with_masks(entry, place / "image" / split, place / "seg13" / split)
+    return None
+
+
+def _with_masks(entry: NamedDataset, images: Path, masks: Path) -> SplitImages:
+    paths = image_files(ImageFolderConfig(path=str(images)))
+    theirs = [masks / f"{path.stem}.png" for path in paths]
+    if missing := [mask for mask in theirs if not mask.is_file()]:
+        raise DataError(f"image {missing[0].stem} of {images} has no mask: {missing[0]} does not exist")
+    return SplitImages(len(paths), paths.__getitem__, None, theirs, entry.classes)
 
 
 def _of_files(paths: Sequence[Any], labels: np.ndarray, classes: tuple[str, ...]) -> SplitImages:
@@ -154,6 +166,7 @@ LAYOUTS: dict[str, Layout] = {
     "tiny_imagenet": _tiny_imagenet,
     "eurosat": _eurosat,
     "segnet": _segnet,
+    "nyuv2": _nyuv2,
 }
 
 

@@ -18,6 +18,8 @@ DATASETS.add("image_folder", "raydfkd.data.kinds.image_folder:DATASET")
 DATASETS.add("torchvision", "raydfkd.data.kinds.torchvision_sets:DATASET")
 DATASETS.add("named", "raydfkd.data.kinds.named:DATASET")
 DATASETS.add("condensed", "raydfkd.data.kinds.condensed:DATASET")
+DATASETS.add("shapes", "raydfkd.data.kinds.drawn_shapes:DATASET")
+DATASETS.add("mask_folders", "raydfkd.data.kinds.mask_folders:DATASET")
 
 
 def _written_short(value: Any) -> Any:
@@ -42,6 +44,19 @@ def open_source(config: DatasetConfig, labelled: bool = True) -> Source:
         DataError: it is not there or not readable as what it should be.
     """
     return DATASETS.get(config.kind).open(config, labelled)
+
+
+def open_masks(config: DatasetConfig) -> Source:
+    """As :func:`open_source`, with a mask of classes for each image in place of a label.
+
+    Raises:
+        DataError: as there; also if data sets of this kind have no masks.
+    """
+    opened = DATASETS.get(config.kind).open_masks
+    if opened is None:
+        having = ", ".join(name for name in DATASETS.names() if DATASETS.get(name).open_masks is not None)
+        raise DataError(f"a data set of kind {config.kind!r} has no masks: give one of kind {having}")
+    return opened(config)
 
 
 def open_rows(config: DatasetConfig) -> RowReader:

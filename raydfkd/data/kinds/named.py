@@ -83,6 +83,13 @@ def open_named(config: NamedConfig, labelled: bool) -> Source:
     return replace(kind.open(settings, labelled), name=config.name)
 
 
+def open_named_masks(config: NamedConfig) -> Source:
+    kind, settings = resolve(config)
+    if kind.open_masks is None:
+        raise DataError(f"data set {config.location} lies below the data root without masks: {how_to_get(config.name)}")
+    return replace(kind.open_masks(settings), name=config.name)
+
+
 def open_named_rows(config: NamedConfig) -> RowReader:
     kind, settings = resolve(config)
     assert kind.rows is not None, "all kinds that data sets can lie as are read at random"
@@ -117,4 +124,5 @@ DATASET = DatasetKind(
     rows=open_named_rows,
     claims=_claimed,
     files=_files,
+    open_masks=open_named_masks,
 )

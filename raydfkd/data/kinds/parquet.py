@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from raydfkd.data.dataset_kind import CHUNK, Chunk, DatasetConfig, DatasetKind, Rows, Source, evenly_spaced
 from raydfkd.data.decoding import open_encoded
@@ -18,6 +19,9 @@ from raydfkd.settings import InputFile
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+Beside = Literal["label_column", "mask_column"]
+"""The setting that names the column read beside the images."""
 
 _BUFFER_BYTES = 1 << 20
 _MAGIC = b"PAR1"
@@ -39,6 +43,12 @@ class ParquetConfig(DatasetConfig):
 
     label_column: str = "label"
     """Column of integer classes."""
+
+    mask_column: str = "mask"
+    """Column of encoded masks, for tasks with a class for each pixel: pictures of one channel whose values are classes."""
+
+    ignore_index: int | None = Field(default=None, ge=0, le=255)
+    """Value in masks of pixels that do not count; null: the one in the files' metadata, if any."""
 
     @property
     def location(self) -> str:
@@ -63,6 +73,14 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def open_parquet_source(config: ParquetConfig, labelled: bool) -> Source:
+    return _opened(config, "label_column" if labelled else None)
+
+
+def open_parquet_masks(config: ParquetConfig) -> Source:
+    return _opened(config, "mask_column")
+
+
+def _opened(config: ParquetConfig, beside: Beside | None) -> Source:
     import pyarrow as pa
 
     files = parquet_files(config.path)
@@ -72,14 +90,20 @@ def open_parquet_source(config: ParquetConfig, labelled: bool) -> Source:
             readers.append(open_parquet(path))
         except (pa.ArrowException, OSError) as error:
             raise damaged(path, error) from error
-        check_columns(path, readers[-1].schema_arrow, config, labelled)
+        check_columns(path, readers[-1].schema_arrow, config, beside)
     description = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     total = sum(reader.metadata.num_rows for reader in readers)
     chosen = evenly_spaced(total, config.max_images)
-    classes = _parquet_classes(readers[0].schema_arrow.metadata or {}, config.label_column)
-    chunks = _parquet_chunks(files, readers, chosen, config, labelled)
+    metadata = readers[0].schema_arrow.metadata or {}
+    classes = _parquet_classes(metadata, config.label_column)
+    chunks = _parquet_chunks(files, readers, chosen, config, beside)
     opener = parquet_opener(readers[0].schema_arrow.field(config.image_column).type)
-    return Source(files[0].stem, description, len(chosen), classes, opener, chunks)
+    source = Source(files[0].stem, description, len(chosen), classes, opener, chunks)
+    if beside != "mask_column":
+        return source
+    recorded = metadata.get(b"ignore_index", b"").decode()
+    ignored = int(recorded) if config.ignore_index is None and recorded.isdecimal() else config.ignore_index
+    return replace(source, mask_opener=open_encoded, ignore_index=ignored)
 
 
 def open_parquet(path: Path) -> Any:
@@ -95,23 +119,39 @@ def damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"{path} cannot be read as Parquet ({reason}): it is damaged, incomplete or another format")
 
 
-def check_columns(path: Path, schema: Any, config: ParquetConfig, labelled: bool) -> None:
-    """Raises DataError if a column that will be read is missing or holds something else."""
+def check_columns(path: Path, schema: Any, config: ParquetConfig, beside: Beside | None) -> None:
+    """Raises DataError if a column that will be read, the images' or the one ``beside`` it, is missing or holds something
+    else."""
     import pyarrow as pa
 
-    for setting in ("image_column", "label_column") if labelled else ("image_column",):
+    for setting in ("image_column", *([] if beside is None else [beside])):
         column = getattr(config, setting)
         if column not in schema.names:
             raise DataError(f"{path} has no column {column!r} (it has {', '.join(schema.names)}): correct {setting}")
-    image = schema.field(config.image_column).type
-    if labelled and not pa.types.is_integer(label := schema.field(config.label_column).type):
+    if beside == "label_column" and not pa.types.is_integer(label := schema.field(config.label_column).type):
         raise DataError(f"{path} column {config.label_column!r} holds {label}, not integer classes: correct label_column")
-    if pa.types.is_struct(image):
-        image = image.field("bytes").type if image.get_field_index("bytes") >= 0 else image
-    if holds_pixels(image):
-        return
-    if not (pa.types.is_binary(image) or pa.types.is_large_binary(image)):
-        raise DataError(f"{path} column {config.image_column!r} holds {image}, not encoded image bytes: correct image_column")
+    if not holds_pixels(_encoded_type(schema.field(config.image_column).type)):
+        _require_encoded(path, schema, config, "image_column")
+    if beside == "mask_column":
+        _require_encoded(path, schema, config, "mask_column")
+
+
+def _require_encoded(path: Path, schema: Any, config: ParquetConfig, setting: str) -> None:
+    import pyarrow as pa
+
+    column = getattr(config, setting)
+    held = _encoded_type(schema.field(column).type)
+    if not (pa.types.is_binary(held) or pa.types.is_large_binary(held)):
+        raise DataError(f"{path} column {column!r} holds {held}, not encoded image bytes: correct {setting}")
+
+
+def _encoded_type(column_type: Any) -> Any:
+    """Of Hugging Face's ``struct<bytes, path>``, the type of the bytes."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(column_type) and column_type.get_field_index("bytes") >= 0:
+        return column_type.field("bytes").type
+    return column_type
 
 
 def holds_pixels(column_type: Any) -> bool:
@@ -161,12 +201,12 @@ def _parquet_classes(metadata: dict[bytes, bytes], label_column: str) -> tuple[s
 
 
 def _parquet_chunks(
-    files: list[Path], readers: list[Any], chosen: np.ndarray, config: ParquetConfig, labelled: bool
+    files: list[Path], readers: list[Any], chosen: np.ndarray, config: ParquetConfig, beside: Beside | None
 ) -> Iterator[Chunk]:
     import pyarrow as pa
 
     first_row = 0
-    columns = [config.image_column, config.label_column] if labelled else [config.image_column]
+    columns = [config.image_column, *([] if beside is None else [getattr(config, beside)])]
     for path, reader in zip(files, readers, strict=True):
         file_row = 0
         try:
@@ -174,7 +214,7 @@ def _parquet_chunks(
                 start = first_row + file_row
                 low, high = np.searchsorted(chosen, [start, start + len(batch)])
                 rows = chosen[low:high] - start
-                yield _parquet_chunk(path, batch, rows, file_row, config)
+                yield _parquet_chunk(path, batch, rows, file_row, config, beside)
                 file_row += len(batch)
         except (pa.ArrowException, OSError) as error:
             raise damaged(path, error) from error
@@ -183,11 +223,15 @@ def _parquet_chunks(
         first_row += file_row
 
 
-def _parquet_chunk(path: Path, batch: Any, rows: np.ndarray, file_row: int, config: ParquetConfig) -> Chunk:
+def _parquet_chunk(
+    path: Path, batch: Any, rows: np.ndarray, file_row: int, config: ParquetConfig, beside: Beside | None
+) -> Chunk:
     import pyarrow as pa
 
-    labels = np.full(len(rows), -1, dtype=np.int64)
-    if config.label_column in batch.schema.names:
+    labels, masks = np.full(len(rows), -1, dtype=np.int64), None
+    if beside == "mask_column":
+        masks = encoded_images(batch.column(config.mask_column).take(pa.array(rows)))
+    elif beside == "label_column":
         column = batch.column(config.label_column).take(pa.array(rows))
         if column.null_count:
             raise DataError(f"{path} has rows without a label in column {config.label_column!r}: remove or label them")
@@ -196,6 +240,7 @@ def _parquet_chunk(path: Path, batch: Any, rows: np.ndarray, file_row: int, conf
         encoded_images(batch.column(config.image_column).take(pa.array(rows))),
         labels,
         lambda i: f"image {file_row + int(rows[i])} of {path}",
+        masks,
     )
 
 
@@ -229,7 +274,7 @@ class ParquetRows:
         for number, path in enumerate(files):
             try:
                 with pq.ParquetFile(path) as file:
-                    check_columns(path, file.schema_arrow, config, labelled=False)
+                    check_columns(path, file.schema_arrow, config, None)
                     for group in range(file.num_row_groups):
                         groups.append((number, group))
                         sizes.append(file.metadata.row_group(group).num_rows)
@@ -340,4 +385,5 @@ DATASET = DatasetKind(
     claims=_claimed,
     batches=_batches,
     files=lambda config: parquet_files(config.path),
+    open_masks=open_parquet_masks,
 )

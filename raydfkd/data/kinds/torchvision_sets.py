@@ -11,6 +11,7 @@ import numpy as np
 
 from raydfkd.data.dataset_kind import Chunk, DatasetConfig, DatasetKind, Source, evenly_spaced, numbered, read_whole, slices
 from raydfkd.data.decoding import opened
+from raydfkd.data.kinds.torchvision_masks import open_torchvision_masks
 from raydfkd.errors import DataError, UnknownNameError
 from raydfkd.registry import nearest
 from raydfkd.settings import InputFile
@@ -117,4 +118,5 @@ DATASET = DatasetKind(
     title="a data set that torchvision reads",
     open=open_torchvision,
     rows=read_whole(open_torchvision),
+    open_masks=lambda config: open_torchvision_masks(config.name, config.root, config.split, config.max_images),
 )

@@ -1,4 +1,4 @@
-"""The teacher: a trained classifier that nothing in a run can change."""
+"""The teacher: a trained network that nothing in a run can change."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def pixels_of(stored: torch.Tensor) -> torch.Tensor:
 
 
 class FrozenTeacher(nn.Module):
-    """A classifier permanently in evaluation mode, taking float images [B,C,H,W] in [0,1] and giving logits [B,K].
+    """A network permanently in evaluation mode, taking float images [B,C,H,W] in [0,1] and giving logits [B,K], or
+    [B,K,H,W] of each pixel; ``positions`` are the axes behind the classes.
 
     The model is tried once. Where it gives probabilities, by a softmax at its end, their logarithms are the logits; of one
     logit or probability for two classes, logits of both are made; ``output_kind`` says what it gives. Where it gives an object,
@@ -60,7 +61,7 @@ class FrozenTeacher(nn.Module):
         model: the trained network, which takes normalised images; its weights are converted to float32.
         mean, std: one number per channel.
         classifier_head: dotted name of the layer whose input is the penultimate feature; if None, the last Linear layer with
-            ``num_classes`` outputs that is called.
+            ``num_classes`` outputs that is called, or of logits of each pixel the last such convolution.
         feature_layers: dotted names of the layers whose outputs are the stage maps, the stem's first and the pooled one last;
             if None, the maps the model provides, or those of layers found by probing it.
 
@@ -101,6 +102,7 @@ class FrozenTeacher(nn.Module):
         nn.Module.train(self, False)
         self._layers = tuple(layer for layer in self.model.modules() if not isinstance(layer, torch.jit.ScriptModule))
         self.executed: tuple[str, ...] | None = None
+        self.positions: tuple[int, ...] = ()
         self.output_kind: OutputKind = "logits"
         self._head_name = find_head(self.model, classifier_head, num_classes)
         with torch.random.fork_rng(devices=[]), suppress(Exception):  # the audit tries it again, and says what is wrong
@@ -124,6 +126,7 @@ class FrozenTeacher(nn.Module):
         self._head_name = find_head(self.model, head, self.num_classes, executed=executed, output=outputs)
         if not isinstance(outputs, torch.Tensor) or not outputs.is_floating_point():
             return
+        self.positions = tuple(outputs.shape[2:])
         kind = kind_of(outputs)
         if kind in ("sigmoid", "one probability"):
             # Logits of a few images may be between 0 and 1 by chance, those of glaring ones are not.
@@ -145,13 +148,13 @@ class FrozenTeacher(nn.Module):
 
     @torch.no_grad()
     def logits_of(self, stored: torch.Tensor, bf16: bool) -> torch.Tensor:
-        """Logits float32 [B,K] of uint8 images [B,C,H,W] on the teacher's device; ``bf16``: by bfloat16 autocast where the
-        device has it."""
+        """Logits float32 of uint8 images [B,C,H,W] on the teacher's device; ``bf16``: by bfloat16 autocast where the device has
+        it."""
         with autocast(stored.device, bf16):
             return self(pixels_of(stored)).float()
 
     def forward_features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [B,K] and the penultimate features [B,d], the input of the classifier head."""
+        """Logits and the penultimate features [B,d], of logits of each pixel [B,d,h,w], the input of the classifier head."""
         captured: list[torch.Tensor] = []
         handle = self.classifier_head.register_forward_pre_hook(
             lambda layer, args, kwargs: captured.append(first_input(args, kwargs)), with_kwargs=True

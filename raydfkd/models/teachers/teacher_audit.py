@@ -134,6 +134,19 @@ def require_input_gradient(audit: TeacherAudit, method: str) -> None:
         )
 
 
+def require_positions(teacher: FrozenTeacher, positions: tuple[int, ...]) -> None:
+    """Raises TeacherError if its logits do not have these axes behind the classes."""
+    if teacher.positions == positions:
+        return
+    gives, needed = ([AUDIT_BATCH_SIZE, teacher.num_classes, *axes] for axes in (teacher.positions, positions))
+    what = "one class for each image" if not positions else "one class for each pixel of the images"
+    raise TeacherError(
+        f"the teacher gives logits {gives} for {AUDIT_BATCH_SIZE} images, and the task has {what}, logits {needed}: change "
+        "task.kind or the teacher"
+        + (", or interpolate its logits to the images' size" if teacher.positions and positions else "")
+    )
+
+
 def _random_images(teacher: FrozenTeacher) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(AUDIT_BATCH_SIZE, *teacher.image_shape, generator=generator)

@@ -78,7 +78,7 @@ class DatasetBuildConfig(Settings):
     """A data set to distil on: the candidates, the teacher that classifies them, and how they are selected."""
 
     task: AnyTask
-    """What the teacher predicts."""
+    """What the teacher predicts; without a kind, classification."""
     teacher: TeacherConfig
     """The network that classifies the candidates."""
     dataset: AnyDataset | None = None
@@ -102,6 +102,11 @@ class DatasetBuildConfig(Settings):
             raise ValueError("give either dataset (existing images) or images (images to render)")
         if self.dataset is not None:
             self.refuse_idle("dataset", "num_candidates", "drop_degenerate")
+        if self.boundary_attack is not None and self.task.positions:
+            raise ValueError(
+                f"boundary_attack pushes images across the boundary between two classes, and task {self.task.kind} has a class "
+                "for each pixel: leave it out"
+            )
         return self
 
     @property

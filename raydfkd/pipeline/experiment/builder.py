@@ -25,7 +25,13 @@ from raydfkd.models.precision import evaluating, prepare, require_compiler, supp
 from raydfkd.models.teachers import teacher_warnings
 from raydfkd.models.teachers.output_kind import kind_of
 from raydfkd.models.teachers.teacher import FrozenTeacher, build_teacher, pixels_of
-from raydfkd.models.teachers.teacher_audit import TeacherAudit, audit_teacher, require_batch_norm, require_input_gradient
+from raydfkd.models.teachers.teacher_audit import (
+    TeacherAudit,
+    audit_teacher,
+    require_batch_norm,
+    require_input_gradient,
+    require_positions,
+)
 from raydfkd.models.weights import load_weights, read_metadata
 from raydfkd.pipeline.experiment.config import ExperimentConfig, TeacherConfig, generator_id
 from raydfkd.seeds import derive_seed
@@ -100,6 +106,11 @@ def build_frozen_teacher(config: HasTeacher) -> FrozenTeacher:
 def _require_same_task(config: HasTeacher, metadata: dict[str, str]) -> None:
     """Checks the metadata of a ``train-teacher`` file: a clearer message than one on mismatched tensor shapes."""
     checkpoint, task = config.teacher.weights, config.task
+    if metadata.get("task", task.kind) != task.kind:
+        raise TeacherError(
+            f"{checkpoint} was trained for {metadata['task']}, task.kind is {task.kind}: change one of them, or train a "
+            f"teacher with task: {task.kind}"
+        )
     if metadata.get("num_classes", str(task.num_classes)) != str(task.num_classes):
         raise TeacherError(
             f"{checkpoint} is for {metadata['num_classes']} classes, task.num_classes is {task.num_classes}: change one of them"
@@ -126,9 +137,10 @@ def audit(config: ExperimentConfig, teacher: FrozenTeacher) -> TeacherAudit:
     """Audits the teacher and rejects methods that need something it lacks.
 
     Raises:
-        TeacherError: see ``audit_teacher`` and ``require_batch_norm``.
+        TeacherError: see ``audit_teacher``, ``require_positions`` and ``require_batch_norm``.
     """
     found = audit_teacher(teacher)
+    require_positions(teacher, config.task.positions)
     refuse_unsuited(config, found)
     return found
 
@@ -296,6 +308,11 @@ def class_names(weights: Path | None, model: str = "") -> tuple[str, ...] | None
     return recorded or (open_hub_folder(model).classes if model.startswith(PREFIX) else None)
 
 
+def recorded_task(weights: Path | None) -> str | None:
+    """The kind of task in the metadata of a teacher's weights, if any."""
+    return _recorded(weights).get("task")
+
+
 def _recorded(weights: Path | None) -> dict[str, str]:
     """The metadata of a teacher's weights; none if they are of a format without."""
     return {} if weights is None or weights.suffix != ".safetensors" else read_metadata(weights)
@@ -305,7 +322,7 @@ def warnings_on(config: ExperimentConfig, teacher: FrozenTeacher, evaluator: Eva
     """What some of the evaluation images show to be wrong with the teacher, or with the data."""
     weights = config.teacher.weights
     names = class_names(weights, config.teacher.model)
-    told = list(look_at(teacher.to(device), evaluator.dataset, names, _recorded(weights), device))
+    told = list(look_at(teacher.to(device), evaluator.dataset, names, _recorded(weights), device, evaluator.measure))
     images = evaluator.dataset.images
     some = torch.from_numpy(images[:: max(1, len(images) // NUM_WARNING_IMAGES)]).to(device)
     return told + list(teacher_warnings.warnings_on(teacher, pixels_of(some)))
@@ -315,12 +332,10 @@ def build_evaluator(config: ExperimentConfig, teacher: FrozenTeacher, device: to
     """Reads the evaluation data; None if the experiment has none."""
     if config.evaluation is None:
         return None
-    from raydfkd.data.datasets import load_dataset
-
-    order = class_names(config.teacher.weights, config.teacher.model)
-    dataset = load_dataset(config.evaluation.dataset, config.task.image_shape, config.task.num_classes, order)
+    task = build_task(config.task)
+    dataset = task.load(config.evaluation.dataset, class_names(config.teacher.weights, config.teacher.model))
     precision = torch.bfloat16 if config.runtime.bf16 and supports_bfloat16(device) else None
-    return build_task(config.task).evaluator(dataset, teacher, config.evaluation.batch_size, device, precision)
+    return task.evaluator(dataset, teacher, config.evaluation.batch_size, device, precision)
 
 
 def build_held_out(config: ExperimentConfig, teacher: FrozenTeacher, device: torch.device) -> HeldOutEvaluator | None:

@@ -91,7 +91,7 @@ class ExperimentConfig(Settings):
     """One distillation run."""
 
     task: AnyTask
-    """What the networks predict."""
+    """What the networks predict; without a kind, classification."""
     teacher: TeacherConfig
     """The trained network to distil from."""
     sources: dict[str, AnySource] = Field(default_factory=dict)
@@ -143,6 +143,7 @@ class ExperimentConfig(Settings):
                 "student, and the result depends on the number of workers"
             )
         self._refuse_missing_images()
+        self._refuse_image_classes()
         sizes = {source.batch_size for source in self.sources.values()}
         if len(sizes) > 1:
             raise ValueError(f"sources have batch sizes {sorted(sizes)}: the schedule counts batches, so give all the same")
@@ -209,6 +210,25 @@ class ExperimentConfig(Settings):
             raise ValueError(
                 f"sources.{aligned[0]}.feature_alignment aligns with real or condensed images: name them in collected"
             )
+
+    def _refuse_image_classes(self) -> None:
+        """What is about the one class of an image has nothing to go by where each pixel has a class."""
+        if not self.task.positions:
+            return
+        because = f"task {self.task.kind} has a class for each pixel"
+        for name, source in self.sources.items():
+            if source.boundary_attack is not None:
+                raise ValueError(
+                    f"sources.{name}.boundary_attack pushes images across the boundary between two classes, and {because}: "
+                    "leave it out"
+                )
+            if METHODS.get(source.method).needs_image_classes:
+                raise ValueError(
+                    f"sources.{name}'s method {source.method} makes images of one class each, and {because}: choose another, "
+                    "such as ssdkd"
+                )
+        if self.collected is not None and self.collected.labels == "dataset":
+            raise ValueError(f"collected.labels dataset reads one class an image, and {because}: leave it out")
 
     @property
     def student_name(self) -> str:

@@ -13,7 +13,7 @@ from raydfkd.data.dataset_kind import DatasetConfig
 from raydfkd.data.kinds import open_source
 from raydfkd.errors import TeacherError
 from raydfkd.models.catalog import build_classifier
-from raydfkd.models.teachers.teacher import FrozenTeacher, TeacherAudit, audit_teacher
+from raydfkd.models.teachers.teacher import FrozenTeacher, TeacherAudit
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
 from raydfkd.pipeline.experiment.doctor import time_student, time_synthesis
@@ -24,6 +24,7 @@ from raydfkd.pipeline.proposal.sizing import Costs, Duration, Sizes, no_time, si
 from raydfkd.pipeline.proposal.student_choice import Candidate, candidates, named
 from raydfkd.synthesis.method import Suggestion, TeacherTraits
 from raydfkd.synthesis.methods import METHODS, suggestions
+from raydfkd.tasks import DEFAULT_KIND, kind_with
 
 SOURCE, STUDENT = "images", "student"
 """Names of the parts of a proposed experiment."""
@@ -94,12 +95,16 @@ def propose(findings: Findings, wishes: Wishes, machine: Machine) -> Proposal:
         ConfigError: there is no student as wished, or no time.
     """
     tree = _teacher_tree(findings)
+    config = _with_any_student(tree)
+    tree["task"]["kind"] = builder.recorded_task(config.teacher.weights) or tree["task"]["kind"]
     teacher = builder.build_frozen_teacher(_with_any_student(tree))
+    found = kind_with(teacher.positions, teacher.num_classes, teacher.image_shape)
+    tree["task"]["kind"] = found or tree["task"]["kind"]
     audit = audit_teacher(teacher)
     method, suggestion = _method_for(findings, audit, wishes.method)
     device = builder.device_of("auto")
     costs, candidate, sizes = None, None, None
-    for candidate in _students(findings, wishes, audit):
+    for candidate in _students(findings, wishes, audit, teacher.positions):
         costs = measure(teacher, _assembled(tree, method, suggestion, candidate, PROBED, machine), device)
         fitting = sizes_for(costs, wishes.minutes, machine, teacher.num_classes, _pixels(findings), _beside(machine))
         if fitting is not None:
@@ -123,7 +128,7 @@ def _teacher_tree(findings: Findings) -> dict[str, Any]:
     """The settings that say what the teacher is."""
     assert findings.num_classes is not None, "nothing is missing"
     assert findings.normalization is not None
-    task = {"kind": "classification", "num_classes": findings.num_classes.value, "image_shape": list(findings.image_shape)}
+    task = {"kind": DEFAULT_KIND, "num_classes": findings.num_classes.value, "image_shape": list(findings.image_shape)}
     teacher: dict[str, Any] = {"model": findings.model}
     if findings.checkpoint is not None:
         teacher["checkpoint"] = findings.checkpoint
@@ -166,12 +171,12 @@ def _method_for(findings: Findings, audit: TeacherAudit, wished: str | None) -> 
     return name, suiting[name]
 
 
-def _students(findings: Findings, wishes: Wishes, audit: TeacherAudit) -> list[Candidate]:
+def _students(findings: Findings, wishes: Wishes, audit: TeacherAudit, positions: tuple[int, ...]) -> list[Candidate]:
     assert findings.num_classes is not None
     classes, shape = findings.num_classes.value, findings.image_shape
     if wishes.student is not None:
         return [named(wishes.student, classes, shape)]
-    return candidates(findings.model, audit.num_params, classes, shape, wishes.max_params)
+    return candidates(findings.model, audit.num_params, classes, shape, wishes.max_params, positions)
 
 
 def measure(teacher: FrozenTeacher, tree: dict[str, Any], device: torch.device) -> Costs:

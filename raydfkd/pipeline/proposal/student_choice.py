@@ -23,6 +23,8 @@ FAMILIES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("wrn_40_2", "wrn_40_1", "wrn_16_1"),
         ("small_cnn_32", "small_cnn_16", "small_cnn_8", "small_cnn_4"),
         ("planar_cnn_32", "planar_cnn_16"),
+        ("deeplabv3_resnet50", "deeplabv3_mobilenet_v2"),
+        ("small_unet_32", "small_unet_16", "small_unet_8", "small_unet_4"),
     ),
     "torchvision": (
         ("resnet152", "resnet101", "resnet50", "resnet34", "resnet18"),
@@ -40,6 +42,10 @@ USUAL = ((64, ("torchvision:resnet18", "mobilenet_v2", "small_cnn_16", "small_cn
          (16, ("resnet18", "wrn_16_2", "wrn_16_1", "small_cnn_16", "small_cnn_8")),
          (0, ("small_cnn_32", "small_cnn_16", "small_cnn_8", "small_cnn_4")))  # fmt: skip
 """Shorter side of the images from which these networks are usual, the largest first."""
+
+USUAL_OF_PIXELS = ((64, ("deeplabv3_mobilenet_v2", "small_unet_16", "small_unet_8")),
+                   (0, ("small_unet_16", "small_unet_8", "small_unet_4")))  # fmt: skip
+"""The same of those that give each pixel a class."""
 
 WELL_BELOW = 0.6
 """A student has at most this share of its teacher's parameters, unless the user says otherwise."""
@@ -69,12 +75,18 @@ def family_of(model: str) -> tuple[str, ...]:
 
 
 def candidates(
-    teacher: str, teacher_params: int, num_classes: int, image_shape: ImageShape, max_params: int | None = None
+    teacher: str,
+    teacher_params: int,
+    num_classes: int,
+    image_shape: ImageShape,
+    max_params: int | None = None,
+    positions: tuple[int, ...] = (),
 ) -> list[Candidate]:
     """Students to try, the best first; at least one.
 
     Args:
         max_params: most parameters; None: a share of the teacher's.
+        positions: axes of the teacher's logits behind the classes.
 
     Raises:
         ConfigError: none is as small as ``max_params``.
@@ -82,7 +94,7 @@ def candidates(
     limit = WELL_BELOW * teacher_params if max_params is None else max_params
     family = [*_built(family_of(teacher), num_classes, image_shape, "of the teacher's family")]
     side = min(image_shape[1:])
-    names = next(names for least, names in USUAL if side >= least)
+    names = next(names for least, names in (USUAL_OF_PIXELS if positions else USUAL) if side >= least)
     usual = [*_built(names, num_classes, image_shape, f"usual for images of {side} pixels")]
     fitting = [one for one in family + usual if one.params <= limit]
     if fitting:

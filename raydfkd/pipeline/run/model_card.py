@@ -9,6 +9,7 @@ from typing import Any
 
 from raydfkd.pipeline.experiment.config import ExperimentConfig, load_experiment
 from raydfkd.run_dir import RunDir, write_atomically
+from raydfkd.tasks import TASKS
 
 LICENSE_REMARK = (
     "# license: yours to choose. A student may be bound by its teacher's licence and by the terms of the data read; raydfkd "
@@ -92,12 +93,13 @@ def _card(
     own = students[next(iter(students)) if student is None else student]
     teacher = result["teacher"]
     library = {"transformers": "library_name: transformers", "timm": "library_name: timm"}.get(format)
-    yield from ("---", LICENSE_REMARK, *([] if library is None else [library]), "pipeline_tag: image-classification")
-    yield from ("tags:", "- image-classification", "- knowledge-distillation", "- raydfkd", "---", "")
+    task = TASKS.get(config.task.kind)
+    yield from ("---", LICENSE_REMARK, *([] if library is None else [library]), f"pipeline_tag: {task.tag}")
+    yield from ("tags:", f"- {task.tag}", "- knowledge-distillation", "- raydfkd", "---", "")
     version = manifest.get("packages", {}).get("raydfkd", "unknown")
     yield from (f"# {exported.name.removesuffix(exported.suffix)}", "")
     yield (
-        f"An image classifier ({_plain_name(own['model'])}, {own['params']:,} parameters), distilled from a teacher "
+        f"{task.network} ({_plain_name(own['model'])}, {own['params']:,} parameters), distilled from a teacher "
         f"({_plain_name(teacher['model'])}, {teacher['params']:,} parameters) by raydfkd."
     )
     yield from ("", "## Results", "", *_results(result, own, config, ema), "")

@@ -12,6 +12,7 @@ from torch import nn
 from raydfkd.distillation.distiller import Distiller
 from raydfkd.evaluation.accuracy import Evaluator
 from raydfkd.evaluation.held_out_agreement import HeldOutEvaluator
+from raydfkd.evaluation.mask_samples import mask_samples
 from raydfkd.models.classifiers.pruning import widths_of
 from raydfkd.models.precision import autocast
 from raydfkd.models.shared_classifier import SharedClassifierStudent, describe_shared_classifier
@@ -54,6 +55,11 @@ def finish(config: ExperimentConfig, run: RunDir, elapsed_s: float, device: torc
     _save_analysis(run, exchange, teacher, evaluator, device, config.runtime.bf16)
     _save_planes(run, networks, exchange, evaluator, device, config.runtime.bf16)
     _save_alignment(config, run, exchange, teacher, evaluator, device)
+    if config.task.positions:
+        images, _, sources = _live_images(exchange)
+        real = None if evaluator is None else evaluator.dataset
+        samples = mask_samples(networks, images, sources, real, device, config.runtime.bf16)
+        np.savez_compressed(run.samples / "masks.npz", **samples)  # type: ignore[arg-type]
     result = _result(config, run, students, exchange, teacher, evaluator, elapsed_s, trained_on[config.student_name])
     run.write_result(result)
     if evaluator is not None:
@@ -101,6 +107,7 @@ def _figures(
         "objective": config.students[name].objective.kind,
         "images_distilled": distiller.num_steps * config.students[name].batch_size,
         "student_steps": distiller.num_steps,
+        **({} if last is None else last.details),
     }
 
 
@@ -126,6 +133,7 @@ def _result(
             "sha256": teacher.state_sha256(),
             "params": count_params(teacher.model),
             "metric": None if evaluator is None or evaluator.teacher is None else evaluator.teacher.metric,
+            **({} if evaluator is None or evaluator.teacher is None else evaluator.teacher.details),
         },
         "student": {name: first[name] for name in ("model", "params", "metric_last", "metric_ema", "agreement")},
         "students": students,
@@ -185,7 +193,10 @@ def _save_analysis(
     if evaluator is not None:
         real = evaluator.dataset
         spread = _spread(real.images)
-        arrays |= {"real_features": _features(teacher, real.images[spread], device, bf16), "real_class": real.labels[spread]}
+        arrays |= {
+            "real_features": _features(teacher, real.images[spread], device, bf16),
+            "real_class": real.image_classes[spread],
+        }
     if teacher.has_classifier_head:
         np.savez_compressed(run.analysis / "features.npz", **arrays)
 
@@ -213,7 +224,7 @@ def _save_planes(
     if evaluator is not None:
         real = evaluator.dataset
         spread = _spread(real.images)
-        sets["real"], arrays["real_class"] = real.images[spread], real.labels[spread]
+        sets["real"], arrays["real_class"] = real.images[spread], real.image_classes[spread]
     for name, shown in sets.items():
         arrays[f"{name}_features"] = np.stack([_features(networks[which], shown, device, bf16) for which in heads])
     np.savez_compressed(run.analysis / "planes.npz", **arrays)  # type: ignore[arg-type]
@@ -240,7 +251,7 @@ def _save_alignment(
     real = None
     if evaluator is not None:
         spread = _spread(evaluator.dataset.images)
-        real = features(evaluator.dataset.images[spread]), evaluator.dataset.labels[spread]
+        real = features(evaluator.dataset.images[spread]), evaluator.dataset.image_classes[spread]
     arrays = alignment_arrays(prototypes, made, real, teacher.num_classes, features)
     np.savez_compressed(run.analysis / "alignment.npz", **arrays)  # type: ignore[arg-type]
 
@@ -285,5 +296,7 @@ def _features(teacher: FrozenTeacher, images: np.ndarray, device: torch.device, 
     parts = []
     with torch.no_grad(), autocast(device, bf16):
         for chunk in torch.from_numpy(images).split(200):
-            parts.append(teacher.forward_features(pixels_of(chunk.to(device)))[1].float().flatten(1).cpu().numpy())
+            features = teacher.forward_features(pixels_of(chunk.to(device)))[1].float()
+            pooled = features.flatten(2).mean(2) if teacher.positions else features.flatten(1)
+            parts.append(pooled.cpu().numpy())
     return np.concatenate(parts)

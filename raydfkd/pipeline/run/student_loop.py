@@ -231,7 +231,11 @@ class StudentLoop:
         distiller = self.distiller
         last = evaluator.evaluate(normalized(distiller.teacher, distiller.student))
         ema = evaluator.evaluate(normalized(distiller.teacher, distiller.student_ema))
-        return {"metric_last": last.metric, "metric_ema": ema.metric, "agreement": last.agreement, "split": last.split}
+        others = {f"{name}_last": value for name, value in last.others.items()}
+        others |= {f"{name}_ema": value for name, value in ema.others.items()}
+        return {
+            "metric_last": last.metric, "metric_ema": ema.metric, "agreement": last.agreement, "split": last.split, **others
+        }  # fmt: skip
 
     def measure(self, held_out: HeldOutEvaluator) -> dict[str, float]:
         """Last and averaged student compared with the teacher on the held-out images."""

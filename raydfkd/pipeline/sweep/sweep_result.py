@@ -13,6 +13,7 @@ from raydfkd.pipeline.sweep.config import EvaluationObjectiveConfig, Sweep
 from raydfkd.pipeline.sweep.trial import TrialPlan
 from raydfkd.run_dir import write_atomically
 from raydfkd.sweep_dir import SweepDir, Trial, best_of
+from raydfkd.tasks import build_task
 
 
 class SweepWatcher:
@@ -77,7 +78,7 @@ def describe_objective(sweep: Sweep) -> dict[str, str]:
         assert sweep.base.evaluation is not None
         dataset = sweep.base.evaluation.dataset
         return {
-            "label": f"accuracy ({which})",
+            "label": f"{build_task(sweep.base.task).metric_label} ({which})",
             "measured_on": f"labelled evaluation data ({dataset.kind}, split {dataset.split}): settings were chosen on real "
             "labels, so a score on the same data is optimistic, and the outcome is not data-free",
         }

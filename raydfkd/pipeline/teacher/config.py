@@ -6,14 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raydfkd.augment.config import AugmentationConfig, Augmentations
 from raydfkd.data.kinds import AnyDataset
 from raydfkd.distillation.config import OptimizerConfig
 from raydfkd.pipeline.experiment.input_paths import anchor_paths
 from raydfkd.pipeline.experiment.yaml_files import apply_overrides, read_yaml, validate
+from raydfkd.registry import nearest
 from raydfkd.settings import Budget, InputPath, Settings
+from raydfkd.tasks import DEFAULT_KIND, TASKS, TaskConfig
 
 
 class NormalizationConfig(Settings):
@@ -34,6 +36,8 @@ class NormalizationConfig(Settings):
 class TeacherTrainingConfig(Settings):
     """One network trained on labelled images: a future teacher, or a student's upper bound."""
 
+    task: str = DEFAULT_KIND
+    """Kind of task: classification or segmentation."""
     model: str
     """Network: a catalog name."""
     num_classes: int = Field(ge=2)
@@ -44,7 +48,7 @@ class TeacherTrainingConfig(Settings):
     """Weights to start from, e.g. of ImageNet-1k; the last linear layer is initialised at random if its number of classes
     differs. null: random weights."""
     dataset: AnyDataset
-    """Labelled images to train on."""
+    """Labelled images to train on, or images with masks."""
     evaluation: AnyDataset | None = None
     """Labelled images to evaluate the finished network on, never used for selection. null: not evaluated."""
     normalization: NormalizationConfig | Literal["auto"] = "auto"
@@ -74,10 +78,22 @@ class TeacherTrainingConfig(Settings):
     seed: int = 0
     """Seed of initial weights, order and augmentation."""
 
+    @field_validator("task")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in TASKS:
+            raise ValueError(f"unknown task {value!r}: {nearest(value, TASKS.names())}")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> TeacherTrainingConfig:
         if self.augmentation.mixup != "none":
             raise ValueError("augmentation.mixup mixes images without their labels: it is for students, leave it out")
+        if self.task_config.positions and not self.augmentations.moves_whole_pixels:
+            raise ValueError(
+                "augmentation deforms images in ways that masks do not follow: use level none or crop_flip, without "
+                "randaugment_ops and elastic_probability"
+            )
         channels = self.image_shape[0]
         if self.normalization != "auto" and len(self.normalization.mean) != channels:
             raise ValueError(
@@ -85,6 +101,11 @@ class TeacherTrainingConfig(Settings):
                 "give one mean and std per channel"
             )
         return self
+
+    @property
+    def task_config(self) -> TaskConfig:
+        """What the network predicts."""
+        return TASKS.get(self.task).config(kind=self.task, num_classes=self.num_classes, image_shape=self.image_shape)
 
     @property
     def augmentations(self) -> Augmentations:

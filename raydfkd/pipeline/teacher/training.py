@@ -1,4 +1,4 @@
-"""Supervised training of any catalog classifier: teachers to distil from, and upper bounds for students on real data."""
+"""Supervised training of any catalog network: teachers to distil from, and upper bounds for students on real data."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from raydfkd.augment.levels import BatchAugmentation, Draws
-from raydfkd.data.datasets import ImageDataset, load_dataset
+from raydfkd.data.datasets import ImageDataset
 from raydfkd.distillation.recorded_step import NotRecordableError, RecordedStep
 from raydfkd.distillation.schedule import learning_rate
 from raydfkd.distillation.student_trial import require_logits
 from raydfkd.errors import CheckpointError, ResourceError, RunFailedError
 from raydfkd.evaluation import Evaluation, evaluate
+from raydfkd.losses.positions import label_loss, mean_over_positions
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.features import probed_head
 from raydfkd.models.moving_average import move_average, newest_share
@@ -33,6 +33,7 @@ from raydfkd.models.weights import load_weights, save_weights
 from raydfkd.ownership import owned
 from raydfkd.pipeline.teacher.config import TeacherTrainingConfig
 from raydfkd.resources import use_threads
+from raydfkd.tasks import build_task
 
 logger = logging.getLogger(__name__)
 
@@ -45,32 +46,42 @@ class TeacherTrainingResult:
     """The result of a training.
 
     Attributes:
-        accuracy: on the evaluation data, in [0,1], in float32; None without evaluation data.
+        evaluation: of the network in float32; None without evaluation data.
+        metric_label: what its figure of merit is called.
         epochs: passes over the training images.
         seconds: wall time of training only.
         path: the safetensors file, whose metadata describe how to use it (see :func:`train_teacher`).
     """
 
-    accuracy: float | None
+    evaluation: Evaluation | None
+    metric_label: str
     epochs: int
     seconds: float
     path: Path
 
     @property
+    def accuracy(self) -> float | None:
+        """Its figure of merit on the evaluation data, in [0,1]."""
+        return None if self.evaluation is None else self.evaluation.metric
+
+    @property
     def summary(self) -> str:
         """What people read at the end."""
-        measured = "" if self.accuracy is None else f", accuracy {self.accuracy:.2%} on the evaluation data"
+        if self.evaluation is None:
+            measured = ""
+        else:
+            measured = f", {self.metric_label} {self.evaluation.metric:.2%} on the evaluation data"
         return f"{self.epochs} epochs in {self.seconds:.0f} s{measured}"
 
 
 def train_teacher(
     config: TeacherTrainingConfig, out_path: str | Path, progress: Progress | None = None
 ) -> TeacherTrainingResult:
-    """Trains one classifier on labelled images and saves it.
+    """Trains one network on labelled images, or on images with masks, and saves it.
 
     The file's metadata, all text: ``model``, ``num_classes``, ``image_shape``, ``mean``, ``std``, ``classes`` (JSON),
-    ``train_split``, ``epochs``, ``seed``, ``initial_weights`` (file name, if there was one) and, if measured,
-    ``accuracy`` and ``evaluation_split``.
+    ``task``, ``train_split``, ``epochs``, ``seed``, ``initial_weights`` (file name, if there was one) and, if measured, the
+    figure of merit by its name (``accuracy``, ``miou``) and ``evaluation_split``.
 
     Args:
         config: the recipe; relative paths are relative to the working directory.
@@ -89,12 +100,9 @@ def train_teacher(
 def _train(config: TeacherTrainingConfig, path: Path, progress: Progress | None) -> TeacherTrainingResult:
     device = _device(config.device)
     use_threads(config.num_threads)
-    train = load_dataset(config.dataset, config.image_shape, config.num_classes)
-    test = (
-        None
-        if config.evaluation is None
-        else load_dataset(config.evaluation, config.image_shape, config.num_classes, train.classes)
-    )
+    task = build_task(config.task_config)
+    train = task.load(config.dataset)
+    test = None if config.evaluation is None else task.load(config.evaluation, train.classes)
     # Forked, so that neither initialisation nor dropout changes the caller's random state.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
@@ -102,9 +110,9 @@ def _train(config: TeacherTrainingConfig, path: Path, progress: Progress | None)
         started = time.monotonic()
         training.run(progress)
         seconds = time.monotonic() - started
-    evaluation = None if test is None else evaluate(training.classifier, test, device=device)
+    evaluation = None if test is None else evaluate(training.classifier, test, device=device, measure=task.measure)
     save_weights(training.model, path, _metadata(config, train, training.normalization, evaluation))
-    return TeacherTrainingResult(None if evaluation is None else evaluation.metric, config.epochs, seconds, path)
+    return TeacherTrainingResult(evaluation, task.metric_label, config.epochs, seconds, path)
 
 
 class _Training:
@@ -210,20 +218,25 @@ class _Training:
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        view = self.normalization(self._augment.apply(images, draws))
+        if labels.ndim == 1:
+            view = self._augment.apply(images, draws)
+        else:
+            view, labels = self._augment.apply_paired(images, labels, draws)
+        view, labels = self.normalization(view), labels.long()
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, config.bf16):
             logits = self.network(view)
         if self.num_steps == 0:
-            require_logits(logits, f"model {config.model!r}", len(view), config.num_classes)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+            shape = (len(view), config.num_classes, *config.task_config.positions)
+            require_logits(logits, f"model {config.model!r}", shape)
+        loss = label_loss(logits, labels, config.label_smoothing)
         loss.backward()
         if config.optimizer.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), config.optimizer.max_grad_norm)
         self.optimizer.step()
         if self.network_ema is not None and share is not None:
             move_average(self.network_ema.state_dict().values(), self.network.state_dict().values(), share)
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+        return loss.detach(), mean_over_positions((logits.detach().argmax(1) == labels).float(), labels).sum()
 
 
 def _checked_path(out_path: str | Path) -> Path:
@@ -275,6 +288,7 @@ def _metadata(
     config: TeacherTrainingConfig, train: ImageDataset, normalization: Normalization, evaluation: Evaluation | None
 ) -> dict[str, str]:
     metadata = {
+        "task": config.task,
         "model": config.model,
         "num_classes": str(config.num_classes),
         "image_shape": json.dumps(list(config.image_shape)),
@@ -288,6 +302,6 @@ def _metadata(
     if config.initial_weights is not None:
         metadata["initial_weights"] = config.initial_weights.name
     if evaluation is not None:
-        metadata["accuracy"] = f"{evaluation.metric:.4f}"
+        metadata[evaluation.metric_name] = f"{evaluation.metric:.4f}"
         metadata["evaluation_split"] = evaluation.split
     return metadata

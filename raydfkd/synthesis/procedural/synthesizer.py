@@ -125,7 +125,7 @@ class ProceduralSynthesizer:
         Raises:
             DataError: every rendered image was dropped by the filters.
         """
-        held = summary.class_counts
+        held = summary.images_by_class
         everything = np.full(len(held), self.config.batch_size)
         wanted = even_shares(held, everything, self.config.batch_size)
         parts: list[_Candidates] = []
@@ -157,7 +157,8 @@ class ProceduralSynthesizer:
                 filtered = filters.filter_images(images)
                 images, dropped = images[filtered.kept], filtered.counts()
         if not len(images):
-            return _Candidates(images, Judgement(np.empty(0, np.int32), np.empty(0, np.float32))), dropped
+            task = self.task.config
+            return _Candidates(images, self.task.judge(torch.empty(0, task.num_classes, *task.positions))), dropped
         return _Candidates(images, self.task.judge(self.teacher.logits_of(images, self.context.bf16))), dropped
 
     def _delivered(

@@ -28,6 +28,21 @@ def augmented(images: Tensor, seed: int = 1, **settings: Any) -> Tensor:
     return BatchAugmentation(AugmentationConfig(**settings).resolve())(images, rng(seed))
 
 
+def test_masks_move_like_their_images_and_get_the_draws_of_images_alone() -> None:
+    """Each image says in its red value which class its pixels have; black comes in from outside, where nothing counts."""
+    masks = torch.randint(0, 5, (16, 8, 12), generator=rng(0)).short()
+    images = torch.stack([masks * 40 + 40, *torch.randint(0, 256, (2, 16, 8, 12), generator=rng(1)).short()], 1).to(torch.uint8)
+    parts = AugmentationConfig(invert_probability=0.0, erasing_probability=0.0).resolve(3, True)
+    assert parts.moves_whole_pixels
+    view, moved = BatchAugmentation(parts).paired(images, masks, rng(2))
+    assert torch.equal(view, BatchAugmentation(parts)(images, rng(2)))
+    assert moved.dtype == torch.int16
+    assert torch.equal(moved, (view[:, 0] * 255 / 40).round().short() - 1)
+    assert (moved == -1).any()
+    assert not AugmentationConfig(level="standard").resolve().moves_whole_pixels
+    assert not AugmentationConfig(elastic_probability=0.5).resolve().moves_whole_pixels
+
+
 def test_the_levels_are_table_5s() -> None:
     found = {level: AugmentationConfig(level=level).resolve() for level in LEVELS}  # type: ignore[arg-type]
     assert [(p.randaugment_ops, p.randaugment_magnitude) for p in found.values()][2:] == [(2, 14), (4, 14), (8, 30)]

@@ -23,6 +23,7 @@ from raydfkd.data.datasets import load_dataset
 from raydfkd.data.fetching.fetch import fetch
 from raydfkd.data.fetching.layouts import eurosat_rows
 from raydfkd.data.kinds.named import NamedConfig
+from raydfkd.data.masks import load_masked
 from raydfkd.errors import DataError
 
 
@@ -161,6 +162,18 @@ def test_camvid_s_masks(root: Path, tmp_path: Path) -> None:
     (tmp_path / "other" / "valannot").mkdir()
     with pytest.raises(DataError, match=r"image a of .*val has no mask"):
         fetch("camvid", tmp_path / "out", tmp_path / "other")
+
+
+def test_nyuv2_s_masks_of_13_classes_count_from_one(root: Path, tmp_path: Path) -> None:
+    """0 is not labelled; what was fetched is read by the name alone."""
+    mask = coloured(1)[:, :, 0] % 14
+    for split in ("train", "test"):
+        put(tmp_path / "image" / split / "a.png", encoded(coloured(0)))
+        put(tmp_path / "seg13" / split / "a.png", encoded(mask))
+    fetch("nyuv2", local=tmp_path)
+    read = load_masked(NamedConfig(name="nyuv2", split="train"), (3, 8, 8), 13)
+    np.testing.assert_array_equal(read.labels[0], mask.astype(int) - 1)
+    assert (read.name, read.classes[0], read.classes[-1]) == ("nyuv2", "bed", "window")
 
 
 def write_pets(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -88,3 +89,9 @@ def test_figures_of_a_batch() -> None:
     images[1:] = images[0]
     figures = batch_figures(batch(images, [3] * 8), 10)
     assert figures == {"batch_class_entropy": 0.0, "batch_repeated": 0.875}
+
+
+def test_classes_of_pixels_count_and_not_those_that_fill_most_of_each_image() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16)).astype(np.uint8)
+    pixels = replace(batch(images, [0, 0]), class_histogram=np.full((2, 4), 64, np.int32))
+    assert batch_figures(pixels, 4)["batch_class_entropy"] == 1.0

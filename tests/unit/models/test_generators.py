@@ -16,6 +16,7 @@ from raydfkd.models.generators.memory_networks import MemoryEncoder, NormalizedG
         ("standard", 64, 256, 8_644_931),
         ("large", 32, 256, 4_581_955),
         ("large", 32, 512, 8_776_259),
+        ("transposed", 128, 256, 11_243_203),
     ],
 )
 def test_parameter_counts(name: str, size: int, latent_dim: int, expected: int) -> None:
@@ -24,8 +25,13 @@ def test_parameter_counts(name: str, size: int, latent_dim: int, expected: int) 
     assert sum(p.numel() for p in generator.parameters()) == expected
 
 
-@pytest.mark.parametrize("name", ["standard", "large"])
-@pytest.mark.parametrize("image_shape", [(1, 8, 8), (3, 12, 20), (5, 4, 28)])
+@pytest.mark.parametrize(
+    ("name", "image_shape"),
+    [
+        *((name, shape) for name in ("standard", "large") for shape in ((1, 8, 8), (3, 12, 20), (5, 4, 28))),
+        *(("transposed", shape) for shape in ((1, 16, 16), (3, 48, 64))),
+    ],
+)
 @pytest.mark.parametrize("autocast", [False, True])
 def test_images_are_float32_in_the_unit_interval(name: str, image_shape: tuple[int, int, int], autocast: bool) -> None:
     torch.manual_seed(0)

@@ -60,6 +60,11 @@ def transformer(num_classes: int) -> nn.Module:
     return network
 
 
+def of_pixels(num_classes: int, in_channels: int) -> nn.Module:
+    layers = [nn.Conv2d(in_channels, 8, 3, 1, 1), nn.BatchNorm2d(8), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(8, num_classes, 1))
+
+
 def teacher(name: str, image_shape: ImageShape = (1, 8, 8), num_classes: int = 5) -> Findings:
     """Of a network of this module, which a user's module stands for."""
     channels, *size = image_shape
@@ -125,6 +130,13 @@ def test_a_transformers_patches_are_told_apart_where_pixels_are_optimised() -> N
     (source,) = proposal.config.sources.values()
     assert source.model_dump()["patch_weight"] == 1
     builder.build_synthesizer(proposal.config, "images", 0, torch.device("cpu"))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_teacher_with_a_class_for_each_pixel_has_a_task_and_students_of_its_own(tmp_path: Path) -> None:
+    proposal = propose(teacher("of_pixels", (3, 32, 32)), Wishes(minutes=10, max_params=100_000), LAPTOP)
+    assert (proposal.config.task.kind, proposal.config.student.model) == ("segmentation", "small_unet_8")
+    assert "kind: segmentation" in reads_back(proposal, tmp_path)
 
 
 @pytest.mark.usefixtures("quick")
