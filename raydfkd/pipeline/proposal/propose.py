@@ -13,7 +13,7 @@ from raydfkd.data.dataset_kind import DatasetConfig
 from raydfkd.data.kinds import open_source
 from raydfkd.errors import TeacherError
 from raydfkd.models.catalog import build_classifier
-from raydfkd.models.teachers.teacher import FrozenTeacher, TeacherAudit
+from raydfkd.models.teachers.teacher import FrozenTeacher, TeacherAudit, audit_teacher
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
 from raydfkd.pipeline.experiment.doctor import time_student, time_synthesis

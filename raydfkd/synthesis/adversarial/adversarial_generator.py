@@ -52,8 +52,8 @@ class AdversarialConfig(LayerLossConfig):
     generator_batch_size: int = Field(256, ge=1)
     """Images of a generator step, which are not kept."""
     generator: str = "large"
-    """Generator network: standard, large, transposed for images of 64 to 128 pixels, or normalized, DAFL's own, which normalises
-    its images as a batch."""
+    """Generator network: standard, large, transposed for images of 64 to 128 pixels, or normalized, which is DAFL's own and
+    normalises its images as a batch."""
     base_channels: int = Field(64, ge=4)
     """Channels of the generator's last hidden layer (ngf)."""
     latent_dim: int = Field(256, ge=1)

@@ -34,8 +34,9 @@ def test_masks_move_like_their_images_and_get_the_draws_of_images_alone() -> Non
     images = torch.stack([masks * 40 + 40, *torch.randint(0, 256, (2, 16, 8, 12), generator=rng(1)).short()], 1).to(torch.uint8)
     parts = AugmentationConfig(invert_probability=0.0, erasing_probability=0.0).resolve(3, True)
     assert parts.moves_whole_pixels
-    view, moved = BatchAugmentation(parts).paired(images, masks, rng(2))
-    assert torch.equal(view, BatchAugmentation(parts)(images, rng(2)))
+    augmentation = BatchAugmentation(parts)
+    view, moved = augmentation.apply_paired(images, masks, augmentation.draw(16, 8, 12, rng(2)))
+    assert torch.equal(view, augmentation(images, rng(2)))
     assert moved.dtype == torch.int16
     assert torch.equal(moved, (view[:, 0] * 255 / 40).round().short() - 1)
     assert (moved == -1).any()
