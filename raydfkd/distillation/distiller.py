@@ -15,6 +15,7 @@ from raydfkd.augment import BatchAugmentation
 from raydfkd.distillation.config import StudentConfig
 from raydfkd.distillation.data_parallel import synchronize_batch_norm, without_reduction
 from raydfkd.distillation.learner import build_learner
+from raydfkd.distillation.optimizers import build_optimizer
 from raydfkd.distillation.schedule import learning_rate
 from raydfkd.errors import ConfigError
 from raydfkd.losses.distillation import agreement, importance_weighted_mean
@@ -91,17 +92,12 @@ class Distiller:
         learner, self._forward_teacher = build_learner(config, self.teacher, self.student)
         self.objective = learner.objective
         self.objective.trained.to(device)
-        self._trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+        self._objective_optimizer = self.objective.build_optimizer()
+        own = set() if self._objective_optimizer is None else set(self.objective.trained.parameters())
+        self._trained = [weight for weight in learner.parameters() if weight.requires_grad and weight not in own]
         if not self._trained:
             raise ConfigError("the student's network has no weight that learns: requires_grad is False, or it has none")
-        settings = config.optimizer
-        self.optimizer = torch.optim.SGD(
-            self._trained,
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=settings.nesterov,
-        )
+        self.optimizer = build_optimizer(config.optimizer, self._trained)
         if config.sync_batch_norm:
             for network in (self.student, self.objective.trained):
                 synchronize_batch_norm(network)
@@ -136,7 +132,8 @@ class Distiller:
         lr = learning_rate(self.config.optimizer, self.num_steps, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self._optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
         parts = self.config.accumulation_steps
         outputs = []
         with self._layers_draws.in_use():
@@ -148,7 +145,8 @@ class Distiller:
         losses, priorities, agreed = (list(column) for column in zip(*outputs, strict=True))
         limit = self.config.optimizer.max_grad_norm
         grad_norm = torch.nn.utils.clip_grad_norm_(self._trained, float("inf") if limit is None else limit)
-        self.optimizer.step()
+        for optimizer in self._optimizers.values():
+            optimizer.step()
         self.num_steps += 1
         update_average(float_state(self.student_ema), float_state(self.student), self.config.ema_decay, self.num_steps)
         return StepOutput(
@@ -161,21 +159,28 @@ class Distiller:
 
     def _backward(self, images: Tensor, weights: Tensor, part: float) -> tuple[Tensor, Tensor, Tensor]:
         view = self.teacher.normalize(self._augment(images, self.rng))
+        perturbed = self.objective.perturbed_view(view, self.rng)
         with autocast(self.device, self.bf16):
             with torch.no_grad():
                 chunk = CPU_TEACHER_CHUNK if self.device.type == "cpu" else len(view)
                 teacher = join_outputs([self._forward_teacher(images) for images in view.split(chunk)])
-            losses, student_logits = self._forward(view, teacher, self.num_steps / max(1, self.total_steps))
+            losses, student_logits = self._forward(view, teacher, self.num_steps / max(1, self.total_steps), perturbed)
         loss, priorities = importance_weighted_mean(losses, weights)
         (loss * part).backward()
         return loss.detach(), priorities, agreement(student_logits, teacher.logits)
+
+    @property
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The student's, and the objective's own if it has one, by their names in the state."""
+        own = self._objective_optimizer
+        return {"optimizer": self.optimizer} if own is None else {"optimizer": self.optimizer, "objective_optimizer": own}
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "student": self.student.state_dict(),
             "student_ema": self.student_ema.state_dict(),
             "objective": self.objective.trained.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **{name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
             "num_steps": self.num_steps,
         }
 
@@ -183,5 +188,6 @@ class Distiller:
         self.student.load_state_dict(state["student"])
         self.student_ema.load_state_dict(state["student_ema"])
         self.objective.trained.load_state_dict(state["objective"])
-        load_optimizer(self.optimizer, state["optimizer"])
+        for name, optimizer in self._optimizers.items():
+            load_optimizer(optimizer, state[name])
         self.num_steps = state["num_steps"]

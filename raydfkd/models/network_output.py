@@ -24,12 +24,14 @@ class NetworkOutput:
         maps: stage outputs [B,C_i,H_i,W_i], the stem's first; the last one is what is pooled, after its activation.
         embedding: [B,d], the pooled feature that the head takes.
         head_weight: [K,d] of the final linear layer.
+        perturbed: the student's output for the objective's perturbed view of the same images.
     """
 
     logits: Tensor
     maps: tuple[Tensor, ...] = ()
     embedding: Tensor | None = None
     head_weight: Tensor | None = None
+    perturbed: NetworkOutput | None = None
 
     def detached(self) -> NetworkOutput:
         return NetworkOutput(

@@ -26,6 +26,8 @@ OBJECTIVES.add("cat_kd", "raydfkd.distillation.objectives.cat_kd:OBJECTIVE")
 OBJECTIVES.add("nkd", "raydfkd.distillation.objectives.nkd:OBJECTIVE")
 OBJECTIVES.add("ofa", "raydfkd.distillation.objectives.ofa:OBJECTIVE")
 OBJECTIVES.add("classifier_sharing", "raydfkd.distillation.objectives.classifier_sharing:OBJECTIVE")
+OBJECTIVES.add("dfnd", "raydfkd.distillation.objectives.dfnd:OBJECTIVE")
+OBJECTIVES.add("kd3", "raydfkd.distillation.objectives.kd3:OBJECTIVE")
 
 DEFAULT_KIND = "kl"
 """What is minimised by default."""

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from raydfkd.augment import BatchAugmentation
 from raydfkd.data.datasets import ImageDataset, load_dataset
+from raydfkd.distillation.optimizers import build_optimizer
 from raydfkd.distillation.schedule import learning_rate
 from raydfkd.distillation.student_trial import require_logits
 from raydfkd.errors import CheckpointError, ResourceError, RunFailedError
@@ -122,14 +123,7 @@ class _Training:
         self._augment = BatchAugmentation(config.augmentations)
         self.batch_size = min(config.batch_size, len(train))
         self.steps_per_epoch = len(train) // self.batch_size
-        settings = config.optimizer
-        self.optimizer = torch.optim.SGD(
-            self.network.parameters(),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=settings.nesterov,
-        )
+        self.optimizer = build_optimizer(config.optimizer, self.network.parameters())
         self.num_steps = 0
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ TEACHER = FeatureShapes(((4, 8, 8), (6, 4, 4), (8, 2, 2), (8, 2, 2)), 8)
 ALIGNED = FeatureShapes(((3, 8, 8), (8, 2, 2)), 8)
 """What a student with its teacher's classifier gives."""
 KINDS = sorted(OBJECTIVES)
+SHARING = ("classifier_sharing", "kd3")
+"""Objectives whose student has its teacher's classifier; they read the last map alone."""
 
 
 def config_of(kind: str, **settings: Any) -> ObjectiveConfig:
@@ -26,7 +29,7 @@ def config_of(kind: str, **settings: Any) -> ObjectiveConfig:
 
 def build(kind: str, batch_size: int = 4, **settings: Any) -> Objective:
     torch.manual_seed(7)
-    student = ALIGNED if kind == "classifier_sharing" else STUDENT
+    student = ALIGNED if kind in SHARING else STUDENT
     return build_objective(config_of(kind, **settings), student, TEACHER, CLASSES, batch_size)
 
 
@@ -48,5 +51,7 @@ def outputs(shapes: FeatureShapes, seed: int, batch_size: int = 4, dtype: torch.
 
 
 def pair(kind: str, batch_size: int = 4, dtype: torch.dtype = torch.float32) -> tuple[NetworkOutput, NetworkOutput]:
-    shapes = ALIGNED if kind == "classifier_sharing" else STUDENT
-    return outputs(shapes, 0, batch_size, dtype), outputs(TEACHER, 1, batch_size, dtype)
+    student = outputs(ALIGNED if kind in SHARING else STUDENT, 0, batch_size, dtype)
+    if kind == "kd3":
+        student = replace(student, perturbed=outputs(ALIGNED, 2, batch_size, dtype))
+    return student, outputs(TEACHER, 1, batch_size, dtype)

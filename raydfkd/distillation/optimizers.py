@@ -1,0 +1,23 @@
+"""The optimizer that settings describe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from raydfkd.distillation.config import OptimizerConfig
+
+SECOND_DECAY = 0.999
+"""Of Adam's running mean of squared gradients."""
+
+
+def build_optimizer(config: OptimizerConfig, weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """At the peak rate; ``schedule.learning_rate`` gives that of each step."""
+    if config.kind == "adam":
+        betas = (config.momentum, SECOND_DECAY)
+        return torch.optim.Adam(weights, lr=config.lr, betas=betas, weight_decay=config.weight_decay)
+    return torch.optim.SGD(
+        weights, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov
+    )
