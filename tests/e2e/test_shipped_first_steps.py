@@ -35,6 +35,7 @@ TINY = {
     **{key: [*INVERSION, "generator_batch_size=8"] for key in ("dafl", "dfad", "dfq", "zskt")},
     "predfkd": [*INVERSION, "generator_batch_size=16", "memory_steps_per_batch=1", "memory_share=0"],
     "hidfd": ["gan_batch_size=2", "pretrain_steps=1", "generator_channels=1", "discriminator_channels=1"],
+    "degan": ["gan_batch_size=2", "pretrain_steps=1", "base_channels=1"],
     "procedural": ["max_tries=1"],
 }
 """What makes a source of each method a matter of seconds; 8 images are made of each."""

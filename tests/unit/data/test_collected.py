@@ -142,7 +142,7 @@ def test_a_balanced_choice_repeats_what_is_rare_and_skips_what_is_not_there(tmp_
 
 def test_a_confident_choice_is_of_the_images_that_the_teacher_is_surest_of(tmp_path) -> None:
     """The teacher is the less sure the nearer a grey is to the border of two quarters."""
-    greys = [95, 60, 32, 70, 96, 160, 110, 223]
+    greys = [95, 60, 32, 70, 96, 150, 110, 223]
     write_images(tmp_path, greys)
     config = CollectedConfig(dataset=ImageFolderConfig(path=str(tmp_path)), num_images=4, confident=True)
     found = collect(config, TASK, teacher(), 0, CPU, bf16=False).batch
