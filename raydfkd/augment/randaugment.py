@@ -26,7 +26,9 @@ MAX_BLEND = 0.9
 MAX_LOST_BITS = 4
 
 
-def rand_augment(images: Tensor, num_ops: int, magnitude: int, generator: torch.Generator) -> Tensor:
+def rand_augment(
+    images: Tensor, num_ops: int, magnitude: int, generator: torch.Generator, outside: Tensor | float = 0.0
+) -> Tensor:
     """``num_ops`` operations in turn on each image, drawn with replacement, all with one magnitude.
 
     Ranges are those of torchvision's RandAugment with 31 magnitudes; warps are bilinear and not nearest-neighbour, translations
@@ -37,15 +39,18 @@ def rand_augment(images: Tensor, num_ops: int, magnitude: int, generator: torch.
         images: float [B,C,H,W] in [0,1] on any device.
         magnitude: 0 to 30.
         generator: a CPU generator, so that the draws are the same on every device.
+        outside: value [1,C,1,1] or number that warps bring in from outside of an image.
     """
     for _ in range(num_ops):
         operations_B = torch.randint(len(OPERATIONS), (len(images),), generator=generator)
         signs_B = torch.randint(2, (len(images),), generator=generator).mul_(2).sub_(1).float()
-        images = apply_operations(images, operations_B, signs_B, magnitude)
+        images = apply_operations(images, operations_B, signs_B, magnitude, outside)
     return images
 
 
-def apply_operations(images: Tensor, operations_B: Tensor, signs_B: Tensor, magnitude: int) -> Tensor:
+def apply_operations(
+    images: Tensor, operations_B: Tensor, signs_B: Tensor, magnitude: int, outside: Tensor | float = 0.0
+) -> Tensor:
     """One operation on each image.
 
     Images with the same operation are changed together: a pass for each operation, whatever the number of images.
@@ -53,6 +58,7 @@ def apply_operations(images: Tensor, operations_B: Tensor, signs_B: Tensor, magn
     Args:
         operations_B: int64 [B] on the CPU, indices into ``OPERATIONS``.
         signs_B: float [B] on the CPU, -1 or 1: in which direction an operation that has two goes.
+        outside: see :func:`rand_augment`.
     """
     share = magnitude / MAX_MAGNITUDE
     out = images.clone()
@@ -60,7 +66,8 @@ def apply_operations(images: Tensor, operations_B: Tensor, signs_B: Tensor, magn
     if (rows := warped.nonzero().flatten()).numel():
         matrices = _matrices(operations_B[rows], share * signs_B[rows], images.shape[2], images.shape[3])
         rows = rows.to(images.device)
-        out[rows] = geometry.affine(images[rows], matrices.to(images.device))
+        # What warps bring in is 0, so that they see the image less the value.
+        out[rows] = (geometry.affine(images[rows] - outside, matrices.to(images.device)) + outside).clamp_(0, 1)
     for index, operation in enumerate(OPERATIONS):
         if operation not in _COLOR:
             continue

@@ -88,7 +88,7 @@ class Distiller:
         self.student_ema = copy.deepcopy(self.student).eval().requires_grad_(False)
         self.rng = torch.Generator()
         self._layers_draws = RandomStreams(device)
-        self._augment = BatchAugmentation(config.augmentations)
+        self._augment = BatchAugmentation(config.augmentations, self.teacher.normalization.mean)
         learner, self._forward_teacher = build_learner(config, self.teacher, self.student)
         self.objective = learner.objective
         self.objective.trained.to(device)

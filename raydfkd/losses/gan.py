@@ -1,8 +1,9 @@
 """Losses of GANs on collected images, HiDFD's (arXiv 2412.13525) and DeGAN's (Addepalli et al., AAAI 2020). All are minimised.
 
-B batch, K classes, F teacher feature width. x is a batch of real images, x^ a batch of synthetic ones, N_D the discriminator's probability of being real (the sigmoid of
-its adversarial logit), Psi its classifier over 2K outputs, Phi_T and Phi_D the features of teacher and discriminator (the
-latter after the projector, if there is one). Everything is computed in float32 whatever the input type.
+B batch, K classes, F teacher feature width. x is a batch of real images, x^ a batch of synthetic ones, N_D the discriminator's
+probability of being real (the sigmoid of its adversarial logit), Psi its classifier over 2K outputs, Phi_T and Phi_D the
+features of teacher and discriminator (the latter after the projector, if there is one). Everything is computed in float32
+whatever the input type.
 
 HiDFD's are
 

@@ -120,7 +120,7 @@ class _Training:
         self.images = torch.from_numpy(train.images).to(device)
         self.labels = torch.from_numpy(train.labels).to(device)
         self.rng = torch.Generator().manual_seed(config.seed)
-        self._augment = BatchAugmentation(config.augmentations)
+        self._augment = BatchAugmentation(config.augmentations, self.normalization.mean)
         self.batch_size = min(config.batch_size, len(train))
         self.steps_per_epoch = len(train) // self.batch_size
         self.optimizer = build_optimizer(config.optimizer, self.network.parameters())

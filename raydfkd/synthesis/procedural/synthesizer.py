@@ -204,7 +204,7 @@ def suggest(teacher: TeacherTraits) -> Suggestion | None:
     return Suggestion(
         settings={},
         reasons={"method": "the teacher gives no gradient: images are rendered, and chosen by its predictions"},
-        student={"augmentation": {"level": "high", "mixup": "batch"}},
+        student={"augmentation": {"level": "high", "mixup": "sample"}},
     )
 
 

@@ -178,7 +178,9 @@ def test_a_reseed_repeats_the_augmentation() -> None:
 
 def test_both_networks_see_the_augmented_and_mixed_image() -> None:
     distiller, images = make(augmentation={"level": "extreme", "mixup": "sample"}), drawn()[0]
-    view = BatchAugmentation(distiller.config.augmentations)(images, torch.Generator().manual_seed(3))
+    view = BatchAugmentation(distiller.config.augmentations, distiller.teacher.normalization.mean)(
+        images, torch.Generator().manual_seed(3)
+    )
     seen: dict[str, Tensor] = {}
     for name in ("teacher", "student"):
         network = distiller.teacher.model if name == "teacher" else distiller.student

@@ -105,9 +105,7 @@ DEGAN = "sources.gan={method: degan, batch_size: 16, pretrain_steps: 4, gan_batc
 
 
 @pytest.mark.parametrize("overrides", [(), (DEGAN, "students.small.objective={kind: kd3}")], ids=["hidfd", "degan and kd3"])
-def test_a_run_killed_while_its_gan_is_trained_goes_on_from_there(
-    run: Run, tmp_path: Path, overrides: tuple[str, ...]
-) -> None:
+def test_a_run_killed_while_its_gan_is_trained_goes_on_from_there(run: Run, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     unbroken = run(tmp_path / "unbroken", *overrides)
 
     def kill() -> None:
