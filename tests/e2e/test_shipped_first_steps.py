@@ -113,7 +113,7 @@ def of_stand_in_images(config: ExperimentConfig, folder: Path) -> list[str]:
         digits = "{kind: digits, split: train, convert: true, max_images: 200}"
         digits = f"{{dataset: {digits}, labels: dataset, num_images: 20, balanced: true}}"
         return [f"collected={digits}", "replay.pinned.capacity=20", "task.num_classes=10"]
-    settings = config.collected.model_dump(mode="json", include={"balanced", "imbalance", "num_images"})
+    settings = config.collected.model_dump(mode="json", include={"balanced", "confident", "imbalance", "num_images"})
     number = 8 if settings["num_images"] is None else 40
     channels, height, width = config.task.image_shape
     pixels = np.random.default_rng(0).integers(0, 256, (number, height, width, channels)).astype(np.uint8)

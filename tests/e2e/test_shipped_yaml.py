@@ -59,13 +59,13 @@ COUNTS = {
     "smoke": 9, "sweeps": 3, "teachers": 1,
     "cde/table1": 70, "cde/table2": 12, "cde/table3": 30, "cde/table4": 12, "cde/figure4": 10,
     "ssdkd/table1": 10, "ssdkd/table2": 10, "ssdkd/table4": 24, "ssdkd/figure1": 6, "ssdkd/figure4": 15,
-    "hidfd/table1": 28, "hidfd/table2": 32, "hidfd/table3": 8, "hidfd/figure2a": 5, "hidfd/figure2b": 5, "hidfd/figure2c": 5,
+    "hidfd/table1": 110, "hidfd/table2": 32, "hidfd/table3": 8, "hidfd/figure2a": 5, "hidfd/figure2b": 5, "hidfd/figure2c": 5,
     "hidfd/figure2d": 2, "hidfd/figure_a3_q": 5, "hidfd/figure_a3_gamma": 5,
     "surrogate/table1": 132, "surrogate/table2": 24, "surrogate/table2_patient": 1, "surrogate/table3": 37,
     "surrogate/table4": 14, "surrogate/table5": 16, "surrogate/table6": 34, "surrogate/attacks": 12, "surrogate/table7": 11,
     "surrogate/figure2": 6,
     "laptop/cifar10": 5, "laptop/hidfd": 4, "laptop/surrogate": 13, "laptop/augmentation": 10, "laptop/builds": 8,
-    "laptop/cde": 50, "laptop/digits": 11, "laptop/digits_hidfd": 8, "laptop/digits_build": 1,
+    "laptop/cde": 50, "laptop/digits": 15, "laptop/digits_hidfd": 8, "laptop/digits_build": 1,
     "teachers/teachers": 36,
 }  # fmt: skip
 """How many files each folder ships and how many rows each table runs; change it with them."""
