@@ -61,8 +61,10 @@ class LinearTeacher:
 
 
 def bold_driver(distance: float, scale: float, s: AttackSettings, way: float = 1.0) -> tuple[float, float, float, int] | None:
-    """The same attack in one dimension, in which a step goes ``way`` times its size: (before, after, step, steps tried), or None
-    if the budget ends."""
+    """The same attack in one dimension, in which a step goes ``way`` times its size.
+
+    (before, after, step, steps tried), or None if the budget ends.
+    """
 
     def confidence(d: float) -> float:
         return 1 / (1 + math.exp(-abs(scale * d)))
