@@ -34,14 +34,14 @@ def test_cutmix_puts_one_rectangle_of_the_reversed_batch_into_every_image() -> N
         rows, columns = place.any(1).sum(), place.any(0).sum()
         assert int(place.sum()) == int(rows * columns)
         shares.append(float(place.float().mean()))
-    # lambda is near 0 or 1 as a rule: nothing is replaced, or all but what lies outside
+    # lambda is near 0 or 1 as a rule: nothing is replaced, or all but what lies outside and what rounding leaves
     assert min(shares) == 0
-    assert max(shares) > 0.8
+    assert max(shares) > 0.7
     assert images.flip(0)[0, 0, 0, 0] == 5, "the input is unchanged"
 
 
 def test_mix_style_gives_each_image_a_mean_and_deviation_between_its_own_and_its_partners() -> None:
-    images = torch.randn(40, 3, 8, 8, generator=rng(3)) * torch.rand(40, 3, 1, 1, generator=rng(4)) + torch.rand(40, 3, 1, 1)
+    images = torch.randn(40, 3, 8, 8, generator=rng(3)) * torch.linspace(0.5, 2, 40).view(-1, 1, 1, 1)
     mixed = mix_style(images, 0.5, rng(5))
     partners = torch.randperm(40, generator=(draws := rng(5)))
     shares = beta_draws(0.5, 40, draws).view(-1, 1)

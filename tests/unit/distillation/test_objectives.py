@@ -155,7 +155,7 @@ def test_the_loss_is_linear_in_each_weight(kind: str, weight: str) -> None:
         ("classifier_sharing", {"alignment": "pooled"}),
         ("dfnd", {"temperature": 2.0}),
         ("dfnd", {"teacher_accuracy": 0.7}),
-        ("kd3", {"confidence": 0.0}),
+        ("kd3", {"confidence": 0.95}),
         ("kd3", {"contrast_weight": 1.0}),
     ],
 )

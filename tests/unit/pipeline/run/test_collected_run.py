@@ -171,7 +171,7 @@ def test_a_run_on_confident_images_that_was_stopped_goes_on_from_there(run: Run,
     def kill() -> None:
         raise KeyboardInterrupt
 
-    second_round = At(lambda record: record["kind"] == "student" and record["step"] == 8, kill)
+    second_round = At(lambda record: record["kind"] == "distillation" and record["step"] == 8, kill)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed", *overrides, watcher=second_round)
     assert RunDir(tmp_path / "killed").latest_checkpoint() is not None
