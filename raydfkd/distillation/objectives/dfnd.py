@@ -60,7 +60,7 @@ class DFNDObjective(Objective):
 
     def log_noise(self) -> Tensor:
         """log Q, float32 [K,K]; rows are true classes, columns the teacher's."""
-        weights = self.trained["noise"]["weights"]
+        weights = self.trained["noise"].get_parameter("weights")
         accuracy = self.config.teacher_accuracy
         diagonal = torch.eye(len(weights), dtype=torch.bool, device=weights.device)
         wrong = weights.masked_fill(diagonal, -math.inf).log_softmax(1) + math.log(1 - accuracy)
