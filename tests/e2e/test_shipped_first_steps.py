@@ -205,7 +205,7 @@ def build_small(build: Shipped, folder: Path) -> None:
         if whole.images.kind == "crops":
             short.append("images.dataset={kind: digits, split: train, max_images: 4}")
     if whole.boundary_attack is not None:
-        short.append("boundary_attack.num_steps=2")
+        short.append("boundary_attack.num_steps=30")  # the least that finds a pair with random weights
     config = build.load([*without_checkpoint(whole), *short])
     made = DatasetBuild(config).run(BuildFolder.begin(folder / "out", config), execute_here, lambda name, done, total: None)
     assert (made["num_candidates"], made["num_images"]) == (16, 12)
