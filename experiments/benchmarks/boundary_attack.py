@@ -66,7 +66,7 @@ def measure(teacher: FrozenTeacher, side: int, num_images: int, num_turns: int) 
     with torch.no_grad():
         shifts = torch.randint(1, NUM_CLASSES, (num_images,), generator=generator)
         targets = (teacher(images).argmax(1) + shifts) % NUM_CLASSES
-    settings = attack_settings(BoundaryAttackConfig(), NUM_CLASSES, images[0].numel())
+    settings = attack_settings(BoundaryAttackConfig(norm="l2"), NUM_CLASSES, images[0].numel())
     at_once(teacher, images[:2], targets[:2], settings)  # the first pass of a network is slower
     batched, looped = [], []
     for _ in range(num_turns):

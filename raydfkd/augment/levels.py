@@ -1,4 +1,5 @@
-"""The whole augmentation in order: crop, flip, RandAugment, elastic deformation, inversion, erasing, mixup."""
+"""The whole augmentation in order: crop and flip, RandAugment, elastic deformation, inversion, erasing, mixup or CutMix; with
+``crop_last``, crop and flip only before erasing."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from raydfkd.augment import color, geometry
 from raydfkd.augment.config import Augmentations
 from raydfkd.augment.crop_flip import crop_flip, draw_places
+from raydfkd.augment.cutmix import draw_cut, paste
 from raydfkd.augment.erasing import draw_erased, erase
 from raydfkd.augment.mixup import draw_mixture, mix
 from raydfkd.augment.randaugment import apply_everywhere, apply_operations, draw_operations
@@ -38,10 +40,15 @@ OUTSIDE = -1
 
 
 class BatchAugmentation:
-    """Augments batches as specified by ``parts``. Stateless: all randomness comes from the generator."""
+    """Augments batches as specified by ``parts``. Stateless: all randomness comes from the generator.
 
-    def __init__(self, parts: Augmentations) -> None:
+    Args:
+        mean: float [C] in [0,1], the mean of each channel, which is outside of images where the crop is last; black without it.
+    """
+
+    def __init__(self, parts: Augmentations, mean: Tensor | None = None) -> None:
         self.parts = parts
+        self._mean = (torch.zeros(1) if mean is None else mean.detach()).view(1, -1, 1, 1)
 
     def __call__(self, images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
         """The images the networks get.
@@ -59,7 +66,7 @@ class BatchAugmentation:
     def draw(self, num: int, height: int, width: int, generator: torch.Generator) -> Draws:
         """Draws for ``num`` images, on the CPU."""
         parts, rows, seed = self.parts, [torch.empty(0, num)], None
-        if parts.crop_padding > 0 or parts.flip:
+        if self._crops and not parts.crop_last:
             rows.append(draw_places(num, parts.crop_padding, parts.flip, generator))
         for _ in range(parts.randaugment_ops):
             operations, signs = draw_operations(num, generator)
@@ -69,10 +76,14 @@ class BatchAugmentation:
             seed = geometry.draw_seed(generator) if rows[-1].any() else None
         if parts.invert_probability > 0:
             rows.append(_some(num, parts.invert_probability, generator))
+        if self._crops and parts.crop_last:
+            rows.append(draw_places(num, parts.crop_padding, parts.flip, generator))
         if parts.erasing_probability > 0:
             rows.append(draw_erased(num, height, width, parts.erasing_probability, generator))
         if parts.mixup != "none":
             rows.append(draw_mixture(num, parts.mixup == "sample", generator))
+        if parts.cutmix is not None:
+            rows.append(draw_cut(num, height, width, parts.cutmix, generator))
         return Draws(torch.cat([each.float() for each in rows]), seed)
 
     def apply(self, images_BCHW: Tensor, draws: Draws, static: bool | None = None) -> Tensor:
@@ -84,7 +95,8 @@ class BatchAugmentation:
                 generator. None: on GPUs alone.
         """
         rows = _Rows(draws.rows_RB)
-        return self._recoloured(self._moved(images_BCHW, rows), rows, draws.noise_seed, static)
+        view = images_BCHW if self.parts.crop_last else self._moved(images_BCHW, rows)
+        return self._recoloured(view, rows, draws.noise_seed, static)
 
     def apply_paired(self, images_BCHW: Tensor, masks_BHW: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """As :meth:`apply`, with the masks moved like their images; what comes in from outside has the class ``OUTSIDE``.
@@ -97,31 +109,37 @@ class BatchAugmentation:
         moved = self._moved(together, rows)
         return self._recoloured(moved[:, :-1], rows, draws.noise_seed), moved[:, -1] + OUTSIDE
 
+    @property
+    def _crops(self) -> bool:
+        return self.parts.crop_padding > 0 or self.parts.flip
+
     def _moved(self, images_BCHW: Tensor, rows: _Rows) -> Tensor:
-        parts = self.parts
-        if parts.crop_padding == 0 and not parts.flip:
-            return images_BCHW
-        return crop_flip(images_BCHW, rows.take(3).long(), parts.crop_padding)
+        return crop_flip(images_BCHW, rows.take(3).long(), self.parts.crop_padding) if self._crops else images_BCHW
 
     def _recoloured(self, view: Tensor, rows: _Rows, noise_seed: int | None, static: bool | None = None) -> Tensor:
-        """What follows crop and flip, of images with values 0 to 255."""
+        """What follows the first crop and flip, of images with values 0 to 255."""
         parts = self.parts
         static = view.device.type != "cpu" if static is None else static
         view = view.float().div_(255)
+        outside = self._mean.to(view.device) if parts.crop_last else 0.0
         for _ in range(parts.randaugment_ops):
             operations, signs = rows.take(2)
             apply = apply_everywhere if static else apply_operations
-            view = apply(view, operations.long(), signs, parts.randaugment_magnitude)
+            view = apply(view, operations.long(), signs, parts.randaugment_magnitude, outside)
         some = _everywhere if static else _rows_alone
         if parts.elastic_probability > 0:
             seed = None if static else noise_seed
             view = some(view, rows.take(1)[0], lambda chosen: self._deformed(chosen, seed))
         if parts.invert_probability > 0:
             view = some(view, rows.take(1)[0], color.invert)
+        if parts.crop_last:
+            view = (self._moved(view - outside, rows) + outside).clamp_(0, 1)
         if parts.erasing_probability > 0:
             view = erase(view, rows.take(4).long())
         if parts.mixup != "none":
             view = mix(view, rows.take(2))
+        if parts.cutmix is not None:
+            view = paste(view, rows.take(4).long())
         return view.contiguous(memory_format=torch.channels_last)
 
     def _deformed(self, images: Tensor, seed: int | None) -> Tensor:

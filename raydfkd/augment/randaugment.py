@@ -26,7 +26,9 @@ MAX_BLEND = 0.9
 MAX_LOST_BITS = 4
 
 
-def rand_augment(images: Tensor, num_ops: int, magnitude: int, generator: torch.Generator) -> Tensor:
+def rand_augment(
+    images: Tensor, num_ops: int, magnitude: int, generator: torch.Generator, outside: Tensor | float = 0.0
+) -> Tensor:
     """``num_ops`` operations in turn on each image, drawn with replacement, all with one magnitude.
 
     Ranges are those of torchvision's RandAugment with 31 magnitudes; warps are bilinear and not nearest-neighbour, translations
@@ -37,9 +39,10 @@ def rand_augment(images: Tensor, num_ops: int, magnitude: int, generator: torch.
         images: float [B,C,H,W] in [0,1] on any device.
         magnitude: 0 to 30.
         generator: a CPU generator, so that the draws are the same on every device.
+        outside: value [1,C,1,1] or number that warps bring in from outside of an image.
     """
     for _ in range(num_ops):
-        images = apply_operations(images, *draw_operations(len(images), generator), magnitude)
+        images = apply_operations(images, *draw_operations(len(images), generator), magnitude, outside)
     return images
 
 
@@ -49,7 +52,9 @@ def draw_operations(num: int, generator: torch.Generator) -> tuple[Tensor, Tenso
     return operations_B, torch.randint(2, (num,), generator=generator).mul_(2).sub_(1).float()
 
 
-def apply_operations(images: Tensor, operations_B: Tensor, signs_B: Tensor, magnitude: int) -> Tensor:
+def apply_operations(
+    images: Tensor, operations_B: Tensor, signs_B: Tensor, magnitude: int, outside: Tensor | float = 0.0
+) -> Tensor:
     """One operation on each image.
 
     Images with the same operation are changed together: a pass for each operation, whatever the number of images.
@@ -57,6 +62,7 @@ def apply_operations(images: Tensor, operations_B: Tensor, signs_B: Tensor, magn
     Args:
         operations_B: int64 [B] on the CPU, indices into ``OPERATIONS``.
         signs_B: float [B] on the CPU, -1 or 1: in which direction an operation that has two goes.
+        outside: see :func:`rand_augment`.
     """
     share = magnitude / MAX_MAGNITUDE
     out = images.clone()
@@ -64,7 +70,8 @@ def apply_operations(images: Tensor, operations_B: Tensor, signs_B: Tensor, magn
     if (rows := warped.nonzero().flatten()).numel():
         matrices = _matrices(operations_B[rows], share * signs_B[rows], images.shape[2], images.shape[3])
         rows = rows.to(images.device)
-        out[rows] = geometry.affine(images[rows], matrices.to(images.device))
+        # What warps bring in is 0, so that they see the image less the value.
+        out[rows] = (geometry.affine(images[rows] - outside, matrices.to(images.device)) + outside).clamp_(0, 1)
     for index, operation in enumerate(OPERATIONS):
         if operation not in _COLOR:
             continue
@@ -75,7 +82,9 @@ def apply_operations(images: Tensor, operations_B: Tensor, signs_B: Tensor, magn
     return out
 
 
-def apply_everywhere(images: Tensor, operations_B: Tensor, signs_B: Tensor, magnitude: int) -> Tensor:
+def apply_everywhere(
+    images: Tensor, operations_B: Tensor, signs_B: Tensor, magnitude: int, outside: Tensor | float = 0.0
+) -> Tensor:
     """As :func:`apply_operations`, in steps of one shape whatever was drawn: every operation is computed for all images, of
     which those that drew it keep the result. For GPUs, which otherwise would wait for the rows of each operation.
 
@@ -85,7 +94,8 @@ def apply_everywhere(images: Tensor, operations_B: Tensor, signs_B: Tensor, magn
     signed_B = signs_B * (magnitude / MAX_MAGNITUDE)
     warped_B = (operations_B >= 1) & (operations_B <= len(_AFFINE))
     matrices = _matrices(operations_B.clamp(1, len(_AFFINE)), signed_B, images.shape[2], images.shape[3])
-    out = torch.where(warped_B.view(-1, 1, 1, 1), geometry.affine(images, matrices), images)
+    moved = (geometry.affine(images - outside, matrices) + outside).clamp_(0, 1)
+    out = torch.where(warped_B.view(-1, 1, 1, 1), moved, images)
     for index, operation in enumerate(OPERATIONS):
         if operation in _COLOR:
             chosen_B = (operations_B == index).view(-1, 1, 1, 1)

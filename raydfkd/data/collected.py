@@ -12,7 +12,7 @@ import torch
 
 from raydfkd.data.config import CollectedConfig
 from raydfkd.data.datasets import ImageDataset, load_dataset, load_unlabelled
-from raydfkd.data.selection import select_balanced
+from raydfkd.data.selection import most_confident, select_balanced
 from raydfkd.errors import DataError
 from raydfkd.models.teachers.teacher import FrozenTeacher
 from raydfkd.replay.arrow import from_parquet
@@ -87,9 +87,15 @@ def collect(
         return task.judge_all(teacher.to(device), images, device, bf16, CHUNK)
 
     by_class = config.balanced or config.imbalance is not None
-    everyone = judged(found.images) if by_class and not labelled else None  # otherwise only the chosen ones need the teacher
-    classes = found.labels if everyone is None else everyone.classes
-    chosen = _chosen(config, classes, teacher.num_classes, seed)
+    # Otherwise only the chosen ones need the teacher.
+    everyone = judged(found.images) if config.confident or (by_class and not labelled) else None
+    classes = found.labels if labelled or everyone is None else everyone.classes
+    if config.confident:
+        assert everyone is not None
+        assert config.num_images is not None
+        chosen = most_confident(everyone.confidences, config.num_images)
+    else:
+        chosen = _chosen(config, classes, teacher.num_classes, seed)
     if len(chosen) < 2:
         raise DataError(
             f"{found.source} gives {len(chosen)} image to train on: collect at least two, ideally some of every class"

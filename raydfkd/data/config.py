@@ -24,6 +24,8 @@ class CollectedConfig(Settings):
     """Choose a long tail: the first class's images over the last one's, falling exponentially in between; null: unchanged."""
     balanced: bool = False
     """Choose equally many of every class that occurs at all, repeating images of classes with too few."""
+    confident: bool = False
+    """Choose those of which the teacher is surest (DFND), instead of at random."""
     original_size: int | None = Field(default=None, ge=1)
     """Images that the teacher was trained on, for reporting rho = collected / original; null: not known."""
     exclude: InputPath | None = None
@@ -35,6 +37,10 @@ class CollectedConfig(Settings):
             raise ValueError("imbalance needs num_images: how many images the long tail has")
         if self.balanced and self.imbalance is not None:
             raise ValueError("balanced and imbalance exclude each other: leave one of them out")
+        if self.confident and (self.balanced or self.imbalance is not None):
+            raise ValueError("confident and balanced or imbalance exclude each other: leave one of them out")
+        if self.confident and self.num_images is None:
+            raise ValueError("confident needs num_images: how many of the images are used")
         if self.balanced and self.num_images is None:
             raise ValueError("balanced needs num_images: how many images all classes have in total")
         return self

@@ -1,4 +1,4 @@
-"""Selecting candidates for a transfer set: the surrogate-dataset study's rule, on the teacher's classes."""
+"""Selecting candidates for a transfer set: the surrogate-dataset study's rule, on the teacher's classes, and DFND's."""
 
 from __future__ import annotations
 
@@ -67,6 +67,21 @@ def select_transfer_set(
     if keep_small and len(classes_N) <= total:
         return np.arange(len(classes_N), dtype=np.int64)
     return select_balanced(classes_N, num_classes, total, seed)
+
+
+def most_confident(confidences_N: np.ndarray, total: int) -> np.ndarray:
+    """The ``total`` candidates of whose class the teacher is surest (DFND, Chen et al., CVPR 2021).
+
+    DFND ranks by the cross-entropy of the teacher's logits to their argmax, -log of this confidence: the order is the same.
+
+    Args:
+        confidences_N: float [N], the teacher's largest probability.
+        total: how many; all, if there are fewer. Of equals the first ones are taken.
+
+    Returns:
+        int64, ascending indices.
+    """
+    return np.sort(np.argsort(-confidences_N, kind="stable")[:total])
 
 
 def _repeated(members: np.ndarray, quota: int) -> np.ndarray:

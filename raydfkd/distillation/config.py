@@ -15,16 +15,18 @@ from raydfkd.settings import Budget, InputFile, InputPath, Settings
 
 
 class OptimizerConfig(Settings):
-    """SGD with momentum and its learning-rate schedule over all student steps."""
+    """An optimizer and its learning-rate schedule over all student steps."""
 
+    kind: Literal["sgd", "adam"] = "sgd"
+    """sgd with momentum, as most papers; adam, as DeGAN's and the single image's students."""
     lr: float = Field(0.2, gt=0)
     """Peak learning rate."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """SGD momentum."""
+    """Momentum of SGD, the first of Adam's decay rates."""
     nesterov: bool = False
     """Nesterov's form of momentum (needs momentum > 0)."""
     weight_decay: float = Field(1e-4, ge=0)
-    """L2 penalty."""
+    """L2 penalty, as a part of the gradient."""
     schedule: Literal["cosine", "one_cycle", "multi_step", "constant"] = "cosine"
     """cosine: from the peak down to final_lr; one_cycle: linear warm-up, then cosine; multi_step: divided by ten at milestones;
     constant: the peak throughout."""
@@ -39,6 +41,8 @@ class OptimizerConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> OptimizerConfig:
+        if self.kind == "adam":
+            self.refuse_idle("kind adam", "nesterov")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0")
         if self.schedule == "one_cycle" and self.warmup_steps == 0:

@@ -15,6 +15,8 @@ from raydfkd.augment.levels import BatchAugmentation, Draws
 from raydfkd.distillation.config import StudentConfig
 from raydfkd.distillation.data_parallel import synchronize_batch_norm, without_reduction
 from raydfkd.distillation.learner import build_learner
+from raydfkd.distillation.objective import Objective
+from raydfkd.distillation.optimizers import build_optimizer
 from raydfkd.distillation.recorded_step import NotRecordableError, RecordedStep
 from raydfkd.distillation.schedule import learning_rate
 from raydfkd.errors import ConfigError
@@ -114,24 +116,18 @@ class Distiller:
         self.student_ema = copy.deepcopy(self.student).eval().requires_grad_(False)
         self.rng = torch.Generator()
         self._layers_draws = RandomStreams(device)
-        self._augment = BatchAugmentation(config.augmentations)
+        self._augment = BatchAugmentation(config.augmentations, self.teacher.normalization.mean)
         self.notes: list[str] = []
         on_gpu = device.type == "cuda"
         learner, self._forward_teacher = build_learner(config, self._fast_teacher() if on_gpu else self.teacher, self.student)
         self.objective = learner.objective
         self.objective.trained.to(device)
-        self._trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+        self._objective_optimizer = self.objective.build_optimizer()
+        own = set() if self._objective_optimizer is None else set(self.objective.trained.parameters())
+        self._trained = [weight for weight in learner.parameters() if weight.requires_grad and weight not in own]
         if not self._trained:
             raise ConfigError("the student's network has no weight that learns: requires_grad is False, or it has none")
-        settings = config.optimizer
-        self.optimizer = torch.optim.SGD(
-            self._trained,
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=settings.nesterov,
-            fused=on_gpu or None,  # which takes a learning rate that is on the device
-        )
+        self.optimizer = build_optimizer(config.optimizer, self._trained, fused=on_gpu)
         if config.sync_batch_norm:
             for network in (self.student, self.objective.trained):
                 synchronize_batch_norm(network)
@@ -142,6 +138,8 @@ class Distiller:
         self._recorded: RecordedStep | None = None
         if on_gpu and config.cuda_graph:
             self._recorded = RecordedStep(self._update, device)
+            if self._objective_optimizer is not None or type(self.objective).perturbed_view is not Objective.perturbed_view:
+                self._run_eagerly(f"objective {config.objective.kind} has draws or an optimizer of its own")
 
     def wrap_learner(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """Wraps student and objective for every training forward pass, e.g. in DistributedDataParallel."""
@@ -205,7 +203,8 @@ class Distiller:
         """One update of student, optimizer and average: the same operations in every step, on the device alone."""
         for group in self.optimizer.param_groups:
             group["lr"] = pace.lr
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self._optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
         parts = self.config.accumulation_steps
         outputs = []
         for number, part in enumerate(zip(images.chunk(parts), weights.chunk(parts), draws, strict=True), 1):
@@ -214,7 +213,8 @@ class Distiller:
         losses, priorities, agreed = (list(column) for column in zip(*outputs, strict=True))
         limit = self.config.optimizer.max_grad_norm
         grad_norm = torch.nn.utils.clip_grad_norm_(self._trained, float("inf") if limit is None else limit)
-        self.optimizer.step()
+        for optimizer in self._optimizers.values():
+            optimizer.step()
         move_average(float_state(self.student_ema), float_state(self.student), pace.newest_share)
         return torch.stack(losses).mean(), torch.cat(priorities), torch.stack(agreed).mean(), grad_norm
 
@@ -222,11 +222,12 @@ class Distiller:
         self, images: Tensor, weights: Tensor, draws: Draws, progress: float | Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         view = self.teacher.normalize(self._augment.apply(images, draws))
+        perturbed = self.objective.perturbed_view(view, self.rng)
         with autocast(self.device, self.bf16):
             with torch.no_grad():
                 chunk = CPU_TEACHER_CHUNK if self.device.type == "cpu" else len(view)
                 teacher = join_outputs([self._forward_teacher(images) for images in view.split(chunk)])
-            losses, student_logits = self._forward(view, teacher, progress)
+            losses, student_logits = self._forward(view, teacher, progress, perturbed)
         loss, priorities = importance_weighted_mean(losses, weights)
         (loss * (1 / self.config.accumulation_steps)).backward()
         return loss.detach(), priorities, agreement(student_logits, teacher.logits)
@@ -243,12 +244,18 @@ class Distiller:
                 self.notes.append(f"the teacher's weights are converted to bfloat16 in every step: {refusal}")
         return teacher
 
+    @property
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The student's, and the objective's own if it has one, by their names in the state."""
+        own = self._objective_optimizer
+        return {"optimizer": self.optimizer} if own is None else {"optimizer": self.optimizer, "objective_optimizer": own}
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "student": self.student.state_dict(),
             "student_ema": self.student_ema.state_dict(),
             "objective": self.objective.trained.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **{name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
             "num_steps": self.num_steps,
             "device": self.trained_on,
         }
@@ -257,7 +264,8 @@ class Distiller:
         self.student.load_state_dict(state["student"])
         self.student_ema.load_state_dict(state["student_ema"])
         self.objective.trained.load_state_dict(state["objective"])
-        load_optimizer(self.optimizer, state["optimizer"])
+        for name, optimizer in self._optimizers.items():
+            load_optimizer(optimizer, state[name])
         if self._recorded is not None:
             self._recorded = RecordedStep(self._update, self.device)  # a record refers to the optimizer's earlier state
         self.num_steps = state["num_steps"]

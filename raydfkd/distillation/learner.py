@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from raydfkd.distillation.config import StudentConfig
@@ -20,9 +22,13 @@ class Learner(nn.Module):
         self.objective = objective
         self.trained = objective.trained
 
-    def forward(self, view: Tensor, teacher: NetworkOutput, progress: float | Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, view: Tensor, teacher: NetworkOutput, progress: float | Tensor, perturbed_view: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """For normalised images [B,C,H,W]: the objective's per-sample loss [B], and the student's logits [B,K]."""
         output = self.student(view)
+        if perturbed_view is not None:
+            output = replace(output, perturbed=self.student(perturbed_view))
         return self.objective(output, teacher, progress), output.logits
 
 

@@ -17,6 +17,7 @@ from raydfkd.errors import ConfigError
 from raydfkd.settings import Settings
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from raydfkd.losses import distillation
@@ -137,6 +138,20 @@ class Objective:
         if pacing is None:
             return losses
         return distillation.self_paced_weights(losses, pacing.threshold(progress)) * losses
+
+    def build_optimizer(self) -> torch.optim.Optimizer | None:
+        """An optimizer with a rate of its own, of all of ``trained``, that steps with the student's; None: the student's has
+        them too."""
+        return None
+
+    def perturbed_view(self, view: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Other images [B,C,H,W] that the student must see besides the normalised ``view``: its output for them is the
+        ``perturbed`` one of what the objective is called with. None: no others.
+
+        Args:
+            generator: a CPU generator.
+        """
+        return None
 
     def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         """As ``forward`` with a detached teacher; implemented by each objective."""

@@ -152,7 +152,9 @@ def boundary_distances(logits: Logits, images: Tensor, num_steps: int = 50) -> T
     with torch.no_grad():
         scores = logits(images)
     runner_up = scores.topk(2, dim=1).indices[:, 1]
-    settings = attack_settings(AttackConfig(num_steps=num_steps, deeper_steps=0.0), scores.shape[1], images[0].numel())
+    settings = attack_settings(
+        AttackConfig(norm="l2", num_steps=num_steps, deeper_steps=0.0), scores.shape[1], images[0].numel()
+    )
     pairs = boundary_attack(logits, images, runner_up, dataclasses.replace(settings, threshold=math.inf))
     distances = images.new_full((len(images),), math.inf)
     on_boundary = _bisected(logits, pairs.before, pairs.after, runner_up[pairs.origins_M])

@@ -1,8 +1,11 @@
-"""Losses of HiDFD's teacher-guided GAN (arXiv 2412.13525). B batch, K classes, F teacher feature width. All are minimised.
+"""Losses of GANs on collected images, HiDFD's (arXiv 2412.13525) and DeGAN's (Addepalli et al., AAAI 2020). All are minimised.
 
-x is a batch of real images, x^ a batch of synthetic ones, N_D the discriminator's probability of being real (the sigmoid of
-its adversarial logit), Psi its classifier over 2K outputs, Phi_T and Phi_D the features of teacher and discriminator (the
-latter after the projector, if there is one). Everything is computed in float32 whatever the input type.
+B batch, K classes, F teacher feature width. x is a batch of real images, x^ a batch of synthetic ones, N_D the discriminator's
+probability of being real (the sigmoid of its adversarial logit), Psi its classifier over 2K outputs, Phi_T and Phi_D the
+features of teacher and discriminator (the latter after the projector, if there is one). Everything is computed in float32
+whatever the input type.
+
+HiDFD's are
 
     L_D = adversarial_discriminator_loss + class_discriminator_loss + lambda_d (feature_blending + feature_transfer)
     L_G = adversarial_generator_loss + class_generator_loss + lambda_g class_regularization
@@ -158,3 +161,15 @@ def class_regularization(teacher_logits_BK: Tensor, class_counts_K: Tensor, min_
     log_mean_K = torch.logsumexp(F.log_softmax(teacher_logits_BK.float(), dim=1), dim=0) - math.log(len(teacher_logits_BK))
     # In the log domain a class whose probability underflows to 0 adds 0 and not 0 * -inf, whose gradient is NaN.
     return (class_weights(class_counts_K, min_relative_frequency) * log_mean_K.exp() * log_mean_K).sum()
+
+
+def mean_entropy(teacher_logits_BK: Tensor) -> Tensor:
+    """E[-sum_c p_c log p_c], p the teacher's softmax: low where it is sure of each image (DeGAN's L_entropy)."""
+    log_p_BK = teacher_logits_BK.float().log_softmax(1)
+    return -(log_p_BK.exp() * log_p_BK).sum(1).mean()
+
+
+def negative_mean_prediction_entropy(teacher_logits_BK: Tensor) -> Tensor:
+    """sum_c p_c log p_c, p the batch's mean of the teacher's softmax: low where all classes are made (DeGAN's L_diversity)."""
+    log_p_K = teacher_logits_BK.float().log_softmax(1).logsumexp(0) - math.log(len(teacher_logits_BK))
+    return (log_p_K.exp() * log_p_K).sum()

@@ -121,6 +121,20 @@ def ofa_loss_per_sample(student_logits_BK: Tensor, teacher_logits_BK: Tensor, ex
     return mean_over_positions(-(targets_BK * student_log_BK).sum(1))
 
 
+def noise_adapted_loss_per_sample(student_logits_BK: Tensor, teacher_logits_BK: Tensor, log_noise_KK: Tensor) -> Tensor:
+    """-log sum_k p_S[k] Q[k, y]: the student's probabilities, passed through a noise matrix, against the teacher's possibly
+    wrong label y (DFND, Chen et al., CVPR 2021).
+
+    Args:
+        log_noise_KK: log Q; Q[k, j] is the probability that the teacher calls an image of class k one of class j.
+
+    Returns:
+        float32 [B], differentiable in student and matrix.
+    """
+    columns = log_noise_KK.float().T[teacher_logits_BK.argmax(1)].movedim(-1, 1)
+    return mean_over_positions(-(student_logits_BK.float().log_softmax(1) + columns).logsumexp(1))
+
+
 def _split_at_label(logits_BK: Tensor, teacher_logits_BK: Tensor) -> tuple[Tensor, Tensor]:
     """At each position the logit of y [B,...] and the other K-1 logits [B,K-1,...] in their order, float32."""
     labels_B1 = teacher_logits_BK.argmax(1, keepdim=True)

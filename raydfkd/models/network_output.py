@@ -25,6 +25,7 @@ class NetworkOutput:
         embedding: [B,d], the pooled feature that the head takes.
         head_weight: [K,d] of the final linear layer.
         gradients: for each of the maps float32 [B,C_i], the mean over pixels of the gradient of the predicted class's logit.
+        perturbed: the student's output for the objective's perturbed view of the same images.
     """
 
     logits: Tensor
@@ -32,6 +33,7 @@ class NetworkOutput:
     embedding: Tensor | None = None
     head_weight: Tensor | None = None
     gradients: tuple[Tensor, ...] = ()
+    perturbed: NetworkOutput | None = None
 
     def detached(self) -> NetworkOutput:
         return NetworkOutput(

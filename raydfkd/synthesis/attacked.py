@@ -18,11 +18,11 @@ from raydfkd.types import BufferSummary, Preparation, Synthesizer, SyntheticBatc
 class AttackedSynthesizer:
     """Wraps another synthesizer and attacks some of its images.
 
-    The paper adds the attack's images to the set and then selects the original size from all of them, class by class. Here this
-    is done batch by batch, so that buffer, schedule and step count mean the same with and without the attack: of the images
-    made and those that the attack made of some, a batch takes those that make the buffer's classes even; of a class, first
-    the attack's images, then the attacked, then the others. With a source that is not class-balanced it takes them in that
-    order alone.
+    The paper's set of the attack's images is here made batch by batch, so that buffer, schedule and step count mean the same
+    with and without the attack: of the images that the attack made, and those that were not attacked, a batch takes those that
+    make the buffer's classes even; of a class, first the attack's images. With a source that is not class-balanced it takes
+    them in that order alone. Attacked images come after the attack's with ``keep_originals``, and otherwise last and only where
+    the attack found so few pairs that a batch would have fewer images than it should.
 
     Args:
         inner: makes the images.
@@ -41,6 +41,7 @@ class AttackedSynthesizer:
         assert config.boundary_attack is not None
         self.inner = inner
         self.attack = BoundaryAttack(config.boundary_attack, teacher.to(device), device, context.bf16)
+        self.keep_originals = config.boundary_attack.keep_originals
         self.num_attacked = config.boundary_attack.num_attacked(config.batch_size)
         self.balanced = config.class_balanced_batches
         self.rng = torch.Generator().manual_seed(context.seed + 1)  # independent of the inner one's draws
@@ -56,6 +57,9 @@ class AttackedSynthesizer:
         order = torch.randperm(len(batch), generator=self.rng).numpy()
         rows = order[: self.num_attacked]
         made = self.attack(batch.images[rows], batch.teacher_class[rows], self.rng)
+        if not self.keep_originals:
+            lacking = max(0, self.num_attacked - len(made.images))
+            order = np.concatenate([order[self.num_attacked :], rows[:lacking]])
         everything = _joined(made, batch.take(order))
         chosen = np.arange(len(everything))
         if self.balanced:

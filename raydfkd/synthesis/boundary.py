@@ -1,8 +1,16 @@
 """The boundary attack: images pushed to the teacher's decision boundary (Frank and Davis, CVPR 2025).
 
-For each image and another class, gradient ascent on that class's margin, with a separate step size for each image (bold
-driver), until a step crosses the boundary while the teacher is unsure on both sides of it. The images on both sides are the
-pair; copies of them are moved a longer step back into their own classes. What the paper leaves open is marked "ours".
+Each image goes towards another class, with a step size of its own (bold driver), until a step crosses the boundary while the
+teacher is unsure on both sides of it. The images on both sides are the pair; copies of them are moved a step back into their
+own classes. The paper leaves open how an image goes; two ways are here (``AttackConfig.norm``):
+
+* ``linf``, the first author's later code: targeted BIM. x' = clip(x - a sign(grad CE(T(x), target))), within a ball around
+  the image and [0,1]. A step that does not cross is taken, and a grows; one that crosses while a side is sure is taken back,
+  and a shrinks.
+* ``l2``, ours, of our results before that code was known: x' = x + a g, with g the normalised gradient of the target's
+  margin. A step after which the margin is no larger is taken back too.
+
+What else the paper leaves open is marked "ours".
 """
 
 from __future__ import annotations
@@ -10,10 +18,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raydfkd.deferred import deferred
 from raydfkd.settings import Settings
@@ -22,13 +30,17 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from raydfkd.augment import mixup as mixing
     from raydfkd.models import precision
     from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
 else:
     torch, precision = deferred("torch"), deferred("raydfkd.models.precision")
+    mixing = deferred("raydfkd.augment.mixup")
 
 Logits = Callable[["Tensor"], "Tensor"]
 """Float images [N,C,H,W] in [0,1] to logits [N,K], independently per image, with a gradient to the images."""
+
+Norm = Literal["linf", "l2"]
 
 FEW_CLASSES = 10
 GPU_STEPS_BETWEEN_SELECTIONS = 10
@@ -40,30 +52,52 @@ _TINY = 1e-12
 class AttackConfig(Settings):
     """The boundary attack: images are pushed to where the teacher changes its mind, and those on both sides are kept."""
 
+    norm: Norm = "linf"
+    """linf: every value of the image takes steps of one size, up or down (BIM); l2: steps have a Euclidean length."""
     num_steps: int = Field(50, ge=1)
     """Maximum steps tried on each image."""
     threshold: float | None = Field(None, gt=0, le=1)
-    """Largest probability that the teacher may give to any class on either side; null: 0.6, and 0.5 above 10 classes."""
+    """Largest probability that the teacher may give to any class on either side; null: 0.9, and for l2 0.6, or 0.5 above 10
+    classes."""
     step_size: float | None = Field(None, gt=0)
-    """Length of the first step (Euclidean, pixels in [0,1]); null: one grey level in every value."""
+    """First step, of pixels in [0,1]: of each value, or the Euclidean length; null: one grey level in every value."""
+    radius: float | None = Field(None, gt=0)
+    """linf: largest change of a value before the pair, of pixels in [0,1]; null: no limit."""
     step_growth: float = Field(1.1, ge=1)
     """Factor for the step size after an accepted step."""
     step_shrink: float = Field(0.5, gt=0, lt=1)
     """Factor for the step size after a rejected step."""
-    deeper_steps: float = Field(5.0, ge=0)
-    """Each side has a copy that goes this many last steps back into its own class; 0: no such copies."""
+    deeper_steps: float | None = Field(None, ge=0)
+    """Each side has a copy that goes back into its own class, by this many first steps (linf) or last ones (l2); 0: no such
+    copies; null: 1, and for l2 5."""
+    mixup: bool = True
+    """Attack mixtures of two images, one lambda ~ U(0, 1) an image, and not the images themselves."""
+    keep_originals: bool = False
+    """Whether attacked images may be chosen too, beside what the attack makes of them."""
+
+    @model_validator(mode="after")
+    def _radius_is_of_linf(self) -> Self:
+        if self.norm == "l2":
+            self.refuse_idle("norm l2", "radius")
+        return self
+
+    @property
+    def num_deeper_steps(self) -> float:
+        if self.deeper_steps is not None:
+            return self.deeper_steps
+        return 1.0 if self.norm == "linf" else 5.0
 
     @property
     def images_per_attack(self) -> int:
         """Images made from one attacked image."""
-        return 4 if self.deeper_steps > 0 else 2
+        return 4 if self.num_deeper_steps > 0 else 2
 
 
 class BoundaryAttackConfig(AttackConfig):
     """The attack on some images of each batch."""
 
-    share: float = Field(0.8, gt=0, le=1)
-    """Largest share of a batch that the attack's images take; 0.8: an image and the four made from it, as in the paper."""
+    share: float = Field(1.0, gt=0, le=1)
+    """Largest share of a batch that the attack's images take; 0.8 with keep_originals: an image and the four made from it."""
 
     def num_attacked(self, batch_size: int) -> int:
         """Images of a batch that are attacked."""
@@ -78,7 +112,7 @@ class BoundaryPairs:
         origins_M: int64, which image each was made from.
         before, after: [M,C,H,W] in [0,1]: the last image before the target class was the teacher's choice, and the first after.
         deeper_before, deeper_after: the same, moved further into their own class.
-        step_sizes_M: length of the step between the two.
+        step_sizes_M: size of the step between the two.
         num_steps_N: int64, steps tried on each image.
     """
 
@@ -96,15 +130,19 @@ class AttackSettings:
     """``AttackConfig`` with defaults resolved.
 
     Attributes:
+        norm: how an image goes.
         threshold: largest softmax probability allowed on either side.
-        step_size: the first step's length (L2, of pixels in [0,1]).
-        growth, shrink: what a step's length is multiplied by after an accepted and a rejected one.
+        step_size: the first step's size (of pixels in [0,1]).
+        radius: linf: largest change of a value; infinite: no limit.
+        growth, shrink: what a step's size is multiplied by after an accepted and a rejected one.
         num_steps: maximum per image.
-        deeper_steps: length of the deeper copies' step, in last steps.
+        deeper_steps: size of the deeper copies' step, in first (linf) or last (l2) steps.
     """
 
+    norm: Norm
     threshold: float
     step_size: float
+    radius: float
     growth: float
     shrink: float
     num_steps: int
@@ -112,18 +150,28 @@ class AttackSettings:
 
 
 def attack_settings(config: AttackConfig, num_classes: int, num_values: int) -> AttackSettings:
-    """With the defaults for such classes and images of ``num_values`` channels x pixels (ours: threshold .6 up to 10 classes,
-    .5 above; a first step of one grey level a value)."""
-    threshold = config.threshold
-    if threshold is None:
-        threshold = 0.6 if num_classes <= FEW_CLASSES else 0.5
-    step_size = math.sqrt(num_values) / 255 if config.step_size is None else config.step_size
-    return AttackSettings(threshold, step_size, config.step_growth, config.step_shrink, config.num_steps, config.deeper_steps)
+    """With the defaults for such classes and images of ``num_values`` channels x pixels.
+
+    Those of linf are the first author's code's, whose runs' radius is not known: none (ours). Those of l2 are ours.
+    """
+    threshold, step_size = 0.9, 1 / 255
+    if config.norm == "l2":
+        threshold, step_size = 0.6 if num_classes <= FEW_CLASSES else 0.5, math.sqrt(num_values) / 255
+    return AttackSettings(
+        config.norm,
+        threshold if config.threshold is None else config.threshold,
+        step_size if config.step_size is None else config.step_size,
+        math.inf if config.radius is None else config.radius,
+        config.step_growth,
+        config.step_shrink,
+        config.num_steps,
+        config.num_deeper_steps,
+    )
 
 
 @dataclass
 class _Verdict:
-    """Margin of the target over every other class [N], its gradient's direction [N,C,H,W], the largest probability [N]."""
+    """Margin of the target over every other class [N], the way to it [N,C,H,W], the largest probability [N]."""
 
     leads: Tensor
     directions: Tensor
@@ -135,6 +183,7 @@ class _Attack:
     """Images under attack, one row each; ``active`` rows are not done yet. Rows are independent."""
 
     rows: Tensor
+    starts: Tensor
     images: Tensor
     targets: Tensor
     steps: Tensor
@@ -144,8 +193,8 @@ class _Attack:
     def select_active(self) -> None:
         """Drops the rows that are done."""
         kept, verdict = self.active, self.verdict
-        self.rows, self.images, self.targets = self.rows[kept], self.images[kept], self.targets[kept]
-        self.steps, self.active = self.steps[kept], kept[kept]
+        self.rows, self.starts, self.images = self.rows[kept], self.starts[kept], self.images[kept]
+        self.targets, self.steps, self.active = self.targets[kept], self.steps[kept], kept[kept]
         self.verdict = _Verdict(verdict.leads[kept], verdict.directions[kept], verdict.confidences[kept])
 
 
@@ -170,10 +219,9 @@ class _Crossings:
 def boundary_attack(logits: Logits, images: Tensor, targets_N: Tensor, settings: AttackSettings) -> BoundaryPairs:
     """Attacks every image towards its target class, all at once.
 
-    A step is accepted if the target's margin grew and it is not yet predicted; the next one is longer. It is rejected, and the
-    next one shorter, if the margin did not grow, or if the boundary was crossed while the teacher is too sure on either side
-    (the paper checks the far side only; its threshold needs the near side too, ours). An image already
-    classified as the target, or out of steps, gives no pair.
+    A step is accepted if the target is not yet predicted, with l2 only if its margin grew besides; the next one is longer. It
+    is rejected, and the next one shorter, if the boundary was crossed while the teacher is too sure on either side. An image
+    already classified as the target, or out of steps, gives no pair.
 
     Args:
         logits: the teacher.
@@ -182,9 +230,9 @@ def boundary_attack(logits: Logits, images: Tensor, targets_N: Tensor, settings:
     """
     images = images.detach()
     every = torch.arange(len(images), device=images.device)
-    first = _judge(logits, images, targets_N)
+    first = _judge(logits, images, targets_N, settings.norm)
     steps = images.new_full((len(images),), settings.step_size)
-    attack = _Attack(every, images, targets_N, steps, first, first.leads < 0)
+    attack = _Attack(every, images, images, targets_N, steps, first, first.leads < 0)
     found = _Crossings(torch.zeros_like(attack.active), images.clone(), images.clone(), torch.zeros_like(steps))
     num_steps_N = torch.zeros_like(every)
     between = 1 if images.device.type == "cpu" else GPU_STEPS_BETWEEN_SELECTIONS
@@ -195,17 +243,22 @@ def boundary_attack(logits: Logits, images: Tensor, targets_N: Tensor, settings:
                 break
         num_steps_N[attack.rows] += attack.active
         _advance(logits, attack, found, settings)
-    return _pairs(logits, images, found, num_steps_N, settings.deeper_steps)
+    return _pairs(logits, images, found, num_steps_N, settings)
 
 
 def _advance(logits: Logits, attack: _Attack, found: _Crossings, settings: AttackSettings) -> None:
     """One step of every active row; rows with a pair are done."""
     now = attack.verdict
-    proposed = (attack.images + _each(attack.steps) * now.directions).clamp(0, 1)
-    then = _judge(logits, proposed, attack.targets)
+    proposed = attack.images + _each(attack.steps) * now.directions
+    if settings.radius < math.inf:
+        proposed = torch.maximum(torch.minimum(proposed, attack.starts + settings.radius), attack.starts - settings.radius)
+    proposed = proposed.clamp(0, 1)
+    then = _judge(logits, proposed, attack.targets, settings.norm)
     unsure = (then.confidences < settings.threshold) & (now.confidences < settings.threshold)
     crossed = (then.leads > 0) & unsure & attack.active
-    accepted = (then.leads < 0) & (then.leads > now.leads)
+    accepted = then.leads < 0
+    if settings.norm == "l2":
+        accepted = accepted & (then.leads > now.leads)
     found.add(attack, crossed, proposed)
     attack.images = torch.where(_each(accepted), proposed, attack.images)
     attack.steps = attack.steps * torch.where(accepted, settings.growth, settings.shrink)
@@ -217,27 +270,32 @@ def _advance(logits: Logits, attack: _Attack, found: _Crossings, settings: Attac
     attack.active = attack.active & ~crossed
 
 
-def _judge(logits: Logits, images: Tensor, targets_N: Tensor | None) -> _Verdict:
+def _judge(logits: Logits, images: Tensor, targets_N: Tensor | None, norm: Norm) -> _Verdict:
     """For the target classes, or without them for each image's own class."""
     leaf = images.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
     with torch.enable_grad():
         scores = logits(leaf).float()
         targets = scores.argmax(1) if targets_N is None else targets_N
-        others = scores.scatter(1, targets[:, None], -math.inf).amax(1)
-        leads = scores.gather(1, targets[:, None]).squeeze(1) - others
-        (gradient,) = torch.autograd.grad(leads.sum(), leaf)
-    lengths = gradient.flatten(1).norm(dim=1).clamp_min(_TINY)
-    return _Verdict(leads.detach(), gradient / _each(lengths), scores.detach().softmax(1).amax(1))
+        own = scores.gather(1, targets[:, None]).squeeze(1)
+        leads = own - scores.scatter(1, targets[:, None], -math.inf).amax(1)
+        climbed = leads if norm == "l2" else own - scores.logsumexp(1)  # minus the cross-entropy
+        (gradient,) = torch.autograd.grad(climbed.sum(), leaf)
+    if norm == "l2":
+        ways = gradient / _each(gradient.flatten(1).norm(dim=1).clamp_min(_TINY))
+    else:
+        ways = gradient.sign()
+    return _Verdict(leads.detach(), ways, scores.detach().softmax(1).amax(1))
 
 
-def _pairs(logits: Logits, images: Tensor, found: _Crossings, num_steps_N: Tensor, deeper_steps: float) -> BoundaryPairs:
+def _pairs(logits: Logits, images: Tensor, found: _Crossings, num_steps_N: Tensor, settings: AttackSettings) -> BoundaryPairs:
     rows = found.found_N.nonzero().flatten()
     before, after, steps = found.before[rows], found.after[rows], found.steps_N[rows]
     deeper_before, deeper_after = before, after
-    if len(rows) and deeper_steps > 0:
+    if len(rows) and settings.deeper_steps > 0:
         both = torch.cat([before, after])
-        ways = _judge(logits, both, None).directions
-        deeper = (both + _each(torch.cat([steps, steps]) * deeper_steps) * ways).clamp(0, 1)
+        ways = _judge(logits, both, None, settings.norm).directions
+        units = steps if settings.norm == "l2" else torch.full_like(steps, settings.step_size)
+        deeper = (both + _each(torch.cat([units, units]) * settings.deeper_steps) * ways).clamp(0, 1)
         deeper_before, deeper_after = deeper.chunk(2)
     return BoundaryPairs(rows, before, after, deeper_before, deeper_after, steps, num_steps_N)
 
@@ -289,7 +347,7 @@ class BoundaryAttack:
         self.settings = attack_settings(config, teacher.num_classes, math.prod(teacher.image_shape))
 
     def __call__(self, images: np.ndarray, teacher_class: np.ndarray, generator: torch.Generator) -> AttackedImages:
-        """Attacks each image once, towards a random class other than its own.
+        """Attacks each image, or its mixture, once, towards a random class other than its own.
 
         Args:
             images: uint8 [N,C,H,W].
@@ -297,15 +355,23 @@ class BoundaryAttack:
             generator: a CPU generator.
         """
         classes = torch.from_numpy(teacher_class.astype(np.int64))
+        start = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).float().div_(255)
+        if self.config.mixup:
+            start = mixing.mixup(start, True, generator)
+            classes = self._classes_of(start)
         shifts = torch.randint(1, self.teacher.num_classes, (len(classes),), generator=generator)
         targets = (classes + shifts) % self.teacher.num_classes
-        start = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).float().div_(255)
         with precision.autocast(self.device, self.bf16):
             pairs = boundary_attack(self.teacher, start, targets.to(self.device), self.settings)
         groups = [pairs.before, pairs.after]
-        if self.config.deeper_steps > 0:
+        if self.settings.deeper_steps > 0:
             groups += [pairs.deeper_before, pairs.deeper_after]
         return self._stored(groups, pairs.origins_M, targets, classes)
+
+    def _classes_of(self, images: Tensor) -> Tensor:
+        """The teacher's, int64 on the CPU."""
+        with torch.no_grad(), precision.autocast(self.device, self.bf16):
+            return self.teacher(images).argmax(1).cpu()
 
     def _stored(self, groups: list[Tensor], origins_M: Tensor, targets: Tensor, classes: Tensor) -> AttackedImages:
         """The groups as uint8, without pairs where rounding changed a side's class or made the teacher too sure."""

@@ -20,7 +20,8 @@ METHODS.add("dfad", "raydfkd.synthesis.adversarial.dfad:METHOD")
 METHODS.add("ddad", "raydfkd.synthesis.adversarial.ddad:METHOD")
 METHODS.add("dfq", "raydfkd.synthesis.adversarial.dfq:METHOD")
 METHODS.add("zskt", "raydfkd.synthesis.adversarial.zskt:METHOD")
-METHODS.add("hidfd", "raydfkd.synthesis.hidfd:METHOD")
+METHODS.add("degan", "raydfkd.synthesis.gans.degan:METHOD")
+METHODS.add("hidfd", "raydfkd.synthesis.gans.hidfd:METHOD")
 METHODS.add("procedural", "raydfkd.synthesis.procedural.synthesizer:METHOD")
 
 if TYPE_CHECKING:

@@ -37,6 +37,7 @@ TINY = {
     "spaceshipnet": [*INVERSION[:2], "steps_per_training=1", "generator_batch_size=8"],
     "predfkd": [*INVERSION, "generator_batch_size=16", "memory_steps_per_batch=1", "memory_share=0"],
     "hidfd": ["gan_batch_size=2", "pretrain_steps=1", "generator_channels=1", "discriminator_channels=1"],
+    "degan": ["gan_batch_size=2", "pretrain_steps=1", "base_channels=1"],
     "procedural": ["max_tries=1"],
 }
 """What makes a source of each method a matter of seconds; 8 images are made of each."""
@@ -115,7 +116,7 @@ def of_stand_in_images(config: ExperimentConfig, folder: Path) -> list[str]:
         digits = "{kind: digits, split: train, convert: true, max_images: 200}"
         digits = f"{{dataset: {digits}, labels: dataset, num_images: 20, balanced: true}}"
         return [f"collected={digits}", "replay.pinned.capacity=20", "task.num_classes=10"]
-    settings = config.collected.model_dump(mode="json", include={"balanced", "imbalance", "num_images"})
+    settings = config.collected.model_dump(mode="json", include={"balanced", "confident", "imbalance", "num_images"})
     number = 8 if settings["num_images"] is None else 40
     channels, height, width = config.task.image_shape
     pixels = np.random.default_rng(0).integers(0, 256, (number, height, width, channels)).astype(np.uint8)
@@ -208,7 +209,7 @@ def build_small(build: Shipped, folder: Path) -> None:
         if whole.images.kind == "crops":
             short.append("images.dataset={kind: digits, split: train, max_images: 4}")
     if whole.boundary_attack is not None:
-        short.append("boundary_attack.num_steps=2")
+        short.append("boundary_attack.num_steps=30")  # the least that finds a pair with random weights
     config = build.load([*without_checkpoint(whole), *short])
     made = DatasetBuild(config).run(BuildFolder.begin(folder / "out", config), execute_here, lambda name, done, total: None)
     assert (made["num_candidates"], made["num_images"]) == (16, 12)

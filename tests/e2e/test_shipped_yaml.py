@@ -35,7 +35,9 @@ from raydfkd.data.catalogue import CATALOGUE
 from raydfkd.data.kinds.named import NamedConfig, resolve
 from raydfkd.models.catalog import build_classifier
 from raydfkd.models.discriminators import build_discriminator
+from raydfkd.models.discriminators.dcgan_discriminator import DCGANDiscriminator
 from raydfkd.models.generators import build_conditional_generator, build_generator
+from raydfkd.models.generators.dcgan_generator import DCGANGenerator
 from raydfkd.models.generators.memory_networks import MemoryEncoder, NormalizedGenerator
 from raydfkd.pipeline.dataset.config import load_dataset_build
 from raydfkd.pipeline.experiment import builder
@@ -46,7 +48,8 @@ from raydfkd.pipeline.sweep.config import load_sweep
 from raydfkd.pipeline.teacher.config import load_teacher_training
 from raydfkd.settings import Settings
 from raydfkd.synthesis.deep_inversion import DeepInversionConfig
-from raydfkd.synthesis.hidfd import HiDFDConfig
+from raydfkd.synthesis.gans.degan import DeGANConfig
+from raydfkd.synthesis.gans.hidfd import HiDFDConfig
 from raydfkd.synthesis.predfkd import PreDFKDConfig
 from raydfkd.synthesis.procedural.shaders.shader_catalog import family_names
 from raydfkd.synthesis.procedural.synthesizer import ProceduralConfig
@@ -56,7 +59,7 @@ COUNTS = {
     "smoke": 10, "sweeps": 3, "teachers": 2,
     "cde/table1": 70, "cde/table2": 12, "cde/table3": 30, "cde/table4": 12, "cde/figure4": 10,
     "ssdkd/table1": 10, "ssdkd/table2": 10, "ssdkd/table3": 5, "ssdkd/table4": 24, "ssdkd/figure1": 6, "ssdkd/figure4": 15,
-    "hidfd/table1": 28, "hidfd/table2": 32, "hidfd/table3": 8, "hidfd/figure2a": 5, "hidfd/figure2b": 5, "hidfd/figure2c": 5,
+    "hidfd/table1": 110, "hidfd/table2": 32, "hidfd/table3": 8, "hidfd/figure2a": 5, "hidfd/figure2b": 5, "hidfd/figure2c": 5,
     "hidfd/figure2d": 2, "hidfd/figure_a3_q": 5, "hidfd/figure_a3_gamma": 5,
     "surrogate/table1": 132, "surrogate/table2": 24, "surrogate/table2_patient": 1, "surrogate/table3": 37,
     "surrogate/table4": 14, "surrogate/table5": 16, "surrogate/table6": 34, "surrogate/attacks": 12, "surrogate/table7": 11,
@@ -102,6 +105,8 @@ def check_run(run: Shipped) -> None:
                 shape = (channels, *(2 * (source.image_size or side,)))
                 widths = (source.generator_channels, source.discriminator_channels)
                 build_gan_on_meta(shape, config.task.num_classes, source.latent_dim, source.conditioning, *widths)
+            case DeGANConfig():
+                build_dcgan_on_meta(config.task.image_shape, source.latent_dim, source.base_channels)
             case ProceduralConfig():
                 assert set(getattr(source.images, "families", None) or ()) <= set(family_names())
             case PreDFKDConfig():
@@ -135,6 +140,14 @@ def build_gan_on_meta(shape: tuple[int, int, int], classes: int, latent_dim: int
     with torch.device("meta"):
         build_conditional_generator("residual", shape, classes, latent_dim, for_generator, conditioning)
         build_discriminator("residual", shape, classes, for_discriminator)
+
+
+@cache
+def build_dcgan_on_meta(shape: tuple[int, int, int], latent_dim: int, channels: int) -> None:
+    with torch.device("meta"):
+        made = DCGANGenerator(shape, latent_dim, channels)(torch.zeros(2, latent_dim))
+        assert tuple(made.shape[1:]) == shape
+        assert DCGANDiscriminator(shape, channels)(made).shape == (2,)
 
 
 def test_everything_runs_again_from_what_it_writes(tmp_path: Path) -> None:

@@ -129,7 +129,9 @@ def _trained_beside_the_student(state: dict[str, Any]) -> dict[str, torch.Tensor
 @pytest.mark.slow
 def test_a_gan_killed_in_its_preparation_goes_on_from_its_state(teacher: Path, tmp_path: Path, no_actor_left: None) -> None:
     tree = hidfd_experiment(teacher, batches_per_round=0, rounds=1)
-    tree["sources"]["gan"] |= {"pretrain_steps": 900}  # several slices of hidfd.SLICE_S, between which its state is to be had
+    tree["sources"]["gan"] |= {
+        "pretrain_steps": 900
+    }  # several slices of gan_synthesizer.SLICE_S, between which its state is to be had
     tree["runtime"]["snapshot_period_s"] = 0.5
     live = LiveRun(tree, tmp_path / "run")
     kept = live.run.preparation / "generators" / "gan-0.pt"

@@ -207,7 +207,7 @@ def _parameter_groups(graft: Graft, begin: int, end: int, lrs: tuple[float, floa
 def _epochs(graft: Graft, parts: FewShotParts, batch_size: int) -> Callable[[torch.optim.Optimizer, int, int], float]:
     """Runs an epoch on augmented images at each call; returns the mean loss of an image."""
     random = torch.Generator().manual_seed(parts.seed)
-    augmentation = augment.BatchAugmentation(parts.augmentations)
+    augmentation = augment.BatchAugmentation(parts.augmentations, parts.teacher.normalization.mean)
     number = -(-len(parts.images) // batch_size)
 
     def run(optimizer: torch.optim.Optimizer, begin: int, end: int) -> float:

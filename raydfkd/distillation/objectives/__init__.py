@@ -28,6 +28,8 @@ OBJECTIVES.add("ofa", "raydfkd.distillation.objectives.ofa:OBJECTIVE")
 OBJECTIVES.add("attention_transfer", "raydfkd.distillation.objectives.attention_transfer:OBJECTIVE")
 OBJECTIVES.add("msarc", "raydfkd.distillation.objectives.msarc:OBJECTIVE")
 OBJECTIVES.add("classifier_sharing", "raydfkd.distillation.objectives.classifier_sharing:OBJECTIVE")
+OBJECTIVES.add("dfnd", "raydfkd.distillation.objectives.dfnd:OBJECTIVE")
+OBJECTIVES.add("kd3", "raydfkd.distillation.objectives.kd3:OBJECTIVE")
 
 DEFAULT_KIND = "kl"
 """What is minimised by default."""

@@ -65,7 +65,8 @@ class ClassifierSharingObjective(Objective):
         )
 
 
-def _shared(network: nn.Module, teacher: FrozenTeacher, settings: StudentLayers) -> nn.Module:
+def with_teachers_classifier(network: nn.Module, teacher: FrozenTeacher, settings: StudentLayers) -> nn.Module:
+    """The student as a ``SharedClassifierStudent``."""
     return shared_classifier.share_classifier(
         network, teacher, feature_layers=settings.feature_layers, classifier_head=settings.classifier_head
     )
@@ -76,5 +77,5 @@ OBJECTIVE = ObjectiveEntry(
     objective=ClassifierSharingObjective,
     title="HiDFD's student stage: the teacher's classifier on aligned features",
     paper="Chen et al., CVPR 2022",
-    student=_shared,
+    student=with_teachers_classifier,
 )

@@ -251,7 +251,19 @@ class DatasetBuild:
     def _select_again(
         self, candidates: Candidates, originals: np.ndarray, attacked: _Attacked
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The candidates and attack images to use, from the originals (each once) and their attack images."""
+        """The candidates and attack images to use, from the attack images, and the originals (each once) if they are kept.
+
+        Raises:
+            DataError: there is none.
+        """
+        assert self.config.boundary_attack is not None
+        if not self.config.boundary_attack.keep_originals:
+            originals = originals[:0]
+            if len(attacked.classes) == 0:
+                raise DataError(
+                    f"the boundary attack found no pair in {self.config.boundary_attack.num_steps} steps: raise "
+                    "boundary_attack.num_steps or threshold, or set keep_originals"
+                )
         classes = np.concatenate([candidates.classes[originals], attacked.classes])
         settings = self.config.selection
         seed = derive_seed(self.config.runtime.seed, "selection after the attack")

@@ -92,7 +92,7 @@ class DatasetBuildConfig(Settings):
     selection: SelectionConfig = SelectionConfig()
     """Which candidates are selected."""
     boundary_attack: AttackConfig | None = None
-    """Attack the selected images, and select again from them and the resulting images; null: no attack."""
+    """Attack the selected images, and select again from the resulting images; null: no attack."""
     runtime: BuildRuntimeConfig = BuildRuntimeConfig()
     """Where and how the data set is built."""
 

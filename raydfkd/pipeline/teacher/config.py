@@ -62,7 +62,7 @@ class TeacherTrainingConfig(Settings):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each target spread evenly over all classes."""
     augmentation: AugmentationConfig = AugmentationConfig()
-    """How strongly images are augmented; without mixup, since labels are not mixed."""
+    """How strongly images are augmented; without mixup or cutmix, since labels are not mixed."""
     crop_padding: int | None = Field(None, ge=0)
     """Random-crop padding in pixels; null: 4, or 0 if augmentation.level is none."""
     flip: bool | None = None
@@ -87,12 +87,13 @@ class TeacherTrainingConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> TeacherTrainingConfig:
-        if self.augmentation.mixup != "none":
-            raise ValueError("augmentation.mixup mixes images without their labels: it is for students, leave it out")
+        for name in ("mixup", "cutmix"):
+            if getattr(self.augmentation, name) not in ("none", None):
+                raise ValueError(f"augmentation.{name} mixes images without their labels: it is for students, leave it out")
         if self.task_config.positions and not self.augmentations.moves_whole_pixels:
             raise ValueError(
                 "augmentation deforms images in ways that masks do not follow: use level none or crop_flip, without "
-                "randaugment_ops and elastic_probability"
+                "randaugment_ops, elastic_probability and crop_last"
             )
         channels = self.image_shape[0]
         if self.normalization != "auto" and len(self.normalization.mean) != channels:

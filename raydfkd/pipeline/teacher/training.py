@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from raydfkd.augment.levels import BatchAugmentation, Draws
 from raydfkd.data.datasets import ImageDataset
+from raydfkd.distillation.optimizers import build_optimizer
 from raydfkd.distillation.recorded_step import NotRecordableError, RecordedStep
 from raydfkd.distillation.schedule import learning_rate
 from raydfkd.distillation.student_trial import require_logits
@@ -128,18 +129,11 @@ class _Training:
         self.images = torch.from_numpy(train.images).to(device)
         self.labels = torch.from_numpy(train.labels).to(device)
         self.rng = torch.Generator().manual_seed(config.seed)
-        self._augment = BatchAugmentation(config.augmentations)
+        self._augment = BatchAugmentation(config.augmentations, self.normalization.mean)
         self.batch_size = min(config.batch_size, len(train))
         self.steps_per_epoch = len(train) // self.batch_size
-        settings, on_gpu = config.optimizer, device.type == "cuda"
-        self.optimizer = torch.optim.SGD(
-            self.network.parameters(),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=settings.nesterov,
-            fused=on_gpu or None,
-        )
+        on_gpu = device.type == "cuda"
+        self.optimizer = build_optimizer(config.optimizer, self.network.parameters(), fused=on_gpu)
         self.num_steps = 0
         self._recorded = RecordedStep(self._update, device) if on_gpu else None
 

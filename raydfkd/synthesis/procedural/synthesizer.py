@@ -202,7 +202,7 @@ def suggest(teacher: TeacherTraits) -> Suggestion | None:
     """For every teacher of grey or colour images, whose predictions are enough; with a gradient, attacked if that is all."""
     if teacher.image_shape[0] not in (1, 3):
         return None
-    student = {"augmentation": {"level": "high", "mixup": "batch"}}
+    student = {"augmentation": {"level": "high", "mixup": "sample"}}
     if teacher.has_batch_norm and teacher.input_gradient:
         reasons = {"method": "images are rendered, and chosen by the teacher's predictions, whatever it is"}
         return Suggestion(3, {}, reasons, student)

@@ -10,8 +10,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from raydfkd.augment import AugmentationConfig, BatchAugmentation, random_crop_flip
+from raydfkd.augment.cutmix import cutmix
 from raydfkd.augment.erasing import draw_boxes, random_erasing
 from raydfkd.augment.mixup import mixup
+from raydfkd.augment.randaugment import apply_operations, rand_augment
 
 LEVELS = ["none", "crop_flip", "standard", "high", "extreme"]
 
@@ -24,8 +26,8 @@ def byte_batch(num: int = 32, channels: int = 3, side: int = 16) -> Tensor:
     return torch.randint(0, 256, (num, channels, side, side), generator=rng(9)).byte()
 
 
-def augmented(images: Tensor, seed: int = 1, **settings: Any) -> Tensor:
-    return BatchAugmentation(AugmentationConfig(**settings).resolve())(images, rng(seed))
+def augmented(images: Tensor, seed: int = 1, mean: Tensor | None = None, **settings: Any) -> Tensor:
+    return BatchAugmentation(AugmentationConfig(**settings).resolve(), mean)(images, rng(seed))
 
 
 def test_masks_move_like_their_images_and_get_the_draws_of_images_alone() -> None:
@@ -49,9 +51,10 @@ def test_the_levels_are_table_5s() -> None:
     assert [(p.randaugment_ops, p.randaugment_magnitude) for p in found.values()][2:] == [(2, 14), (4, 14), (8, 30)]
     assert [(p.crop_padding, p.flip) for p in found.values()] == [(0, False)] + [(4, True)] * 4
     assert [(p.elastic_probability, p.invert_probability, p.erasing_probability) for p in found.values()] == [
-        (0, 0, 0), (0, 0, 0), (0, 0, 0), (0.5, 0.5, 0), (0.5, 0.5, 0.25),
+        (0, 0, 0), (0, 0, 0), (0, 0, 0), (0.5, 0.1, 0), (0.5, 0.1, 0.25),
     ]  # fmt: skip
-    assert all(p.mixup == "none" for p in found.values())
+    assert [p.crop_last for p in found.values()] == [False, False, True, True, True]
+    assert all((p.mixup, p.cutmix) == ("none", None) for p in found.values())
     assert [p.randaugment_ops for p in found.values()][:2] == [0, 0]
 
 
@@ -72,6 +75,7 @@ def test_a_part_that_is_given_goes_before_the_levels() -> None:
         ({"level": "standard", "elastic_alpha": 9.0}, "elastic_probability 0 does not use elastic_alpha"),
         ({"elastic_sigma": 9.0}, "elastic_probability 0 does not use elastic_sigma"),
         ({"randaugment_ops": 1, "randaugment_magnitude": 31}, "less than or equal to 30"),
+        ({"mixup": "sample", "cutmix": 1.0}, "mixup and cutmix exclude each other"),
     ],
 )
 def test_what_would_do_nothing_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -182,3 +186,32 @@ def test_mixup_comes_last() -> None:
     generator = rng(4)
     expected = mixup(BatchAugmentation(AugmentationConfig(level="extreme").resolve())(images, generator), False, generator)
     assert torch.equal(augmented(images, 4, level="extreme", mixup="batch"), expected)
+
+
+def test_cutmix_comes_last() -> None:
+    images = byte_batch()
+    generator = rng(4)
+    expected = cutmix(BatchAugmentation(AugmentationConfig(level="high").resolve())(images, generator), 1.0, generator)
+    assert torch.equal(augmented(images, 4, level="high", cutmix=1.0), expected)
+
+
+def test_the_last_crop_has_the_mean_outside_and_the_first_one_zeros() -> None:
+    images, mean = torch.full((64, 3, 16, 16), 255).byte(), torch.tensor([0.2, 0.4, 0.6])
+    for last, outside in ((True, mean), (False, torch.zeros(3))):
+        view = augmented(images, mean=mean, crop_last=last)
+        corner = view[(view[:, :, 0, 0] != 1).any(1)][:, :, 0, 0]
+        assert 20 < len(corner) < 64
+        torch.testing.assert_close(corner, outside.expand_as(corner))
+
+
+def test_the_last_crop_is_of_what_the_other_operations_made() -> None:
+    """RandAugment, then the crop and flip; and warps bring in the mean."""
+    images, mean = byte_batch(num=64), torch.tensor([0.2, 0.4, 0.6])
+    generator = rng(4)
+    filling = mean.view(1, 3, 1, 1)
+    changed = rand_augment(images / 255, 2, 14, generator, filling)
+    expected = random_crop_flip(changed - filling, 4, True, generator) + filling
+    torch.testing.assert_close(augmented(images, 4, mean, level="standard"), expected, rtol=0, atol=1e-6)
+    moved = apply_operations(torch.ones(1, 3, 16, 16), torch.tensor([3]), torch.tensor([1.0]), 30, filling)
+    torch.testing.assert_close(moved[0, :, 0, 0], mean)
+    assert float(moved[0, :, 0, -1].min()) == 1

@@ -140,6 +140,24 @@ def test_a_balanced_choice_repeats_what_is_rare_and_skips_what_is_not_there(tmp_
     assert sorted(times.tolist()) == [3, 4]
 
 
+def test_a_confident_choice_is_of_the_images_that_the_teacher_is_surest_of(tmp_path) -> None:
+    """The teacher is the less sure the nearer a grey is to the border of two quarters."""
+    greys = [95, 60, 32, 70, 96, 150, 110, 223]
+    write_images(tmp_path, greys)
+    config = CollectedConfig(dataset=ImageFolderConfig(path=str(tmp_path)), num_images=4, confident=True)
+    found = collect(config, TASK, teacher(), 0, CPU, bf16=False).batch
+    assert sorted(found.images[:, 0, 0, 0].tolist()) == [32, 95, 96, 223]
+    everyone = collect(config.model_copy(update={"num_images": 8}), TASK, teacher(), 0, CPU, bf16=False).batch
+    assert found.teacher_confidence.min() >= np.sort(everyone.teacher_confidence)[-4]
+
+
+@pytest.mark.parametrize(("extra", "message"), [({"balanced": True}, "exclude each other"), ({}, "confident needs num_images")])
+def test_a_confident_choice_needs_a_number_and_no_other_rule(extra: dict, message: str) -> None:
+    settings_ = {"dataset": DigitsConfig(), "confident": True, **({"num_images": 5} if extra else {}), **extra}
+    with pytest.raises(ValueError, match=message):
+        CollectedConfig(**settings_)
+
+
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [({"num_images": 9, "imbalance": 2}, "exclude each other"), ({}, "balanced needs num_images")],

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydfkd.data.selection import class_quotas, select_balanced, select_transfer_set
+from raydfkd.data.selection import class_quotas, most_confident, select_balanced, select_transfer_set
 
 
 @st.composite
@@ -136,3 +136,10 @@ def test_what_a_class_lacks_its_own_images_repeat_and_what_is_missing_the_others
     assert written_out([0, 0, 2], 3, 10) == [5, 0, 5]
     classes = np.array([0, 0, 2])
     assert np.bincount(select_balanced(classes, 3, 10), minlength=3)[2] == 5
+
+
+def test_the_surest_are_chosen_and_of_equals_the_first() -> None:
+    confidences = np.array([0.5, 0.9, 0.2, 0.9, 0.7], np.float32)
+    assert most_confident(confidences, 1).tolist() == [1]
+    assert most_confident(confidences, 3).tolist() == [1, 3, 4]
+    assert most_confident(confidences, 9).tolist() == [0, 1, 2, 3, 4]

@@ -22,9 +22,11 @@ RELATED = FeatureShapes(((3, 8, 8), (5, 8, 8), (6, 4, 4), (6, 2, 2)), 6)
 """What a student that is as deep as its teacher gives."""
 FAMILY = FeatureShapes(((3, 8, 8), (5, 4, 4), (6, 2, 2), (6, 2, 2)), 6)
 """What a student of its teacher's family gives."""
-SHAPES = {"classifier_sharing": ALIGNED, "msarc": RELATED, "attention_transfer": FAMILY}
+SHAPES = {"classifier_sharing": ALIGNED, "kd3": ALIGNED, "msarc": RELATED, "attention_transfer": FAMILY}
 """Of the student for objectives that ask something of it."""
 KINDS = sorted(OBJECTIVES)
+SHARING = ("classifier_sharing", "kd3")
+"""Objectives whose student has its teacher's classifier; they read the last map alone."""
 
 
 def config_of(kind: str, **settings: Any) -> ObjectiveConfig:
@@ -33,6 +35,8 @@ def config_of(kind: str, **settings: Any) -> ObjectiveConfig:
 
 def build(kind: str, batch_size: int = 4, **settings: Any) -> Objective:
     torch.manual_seed(7)
+    if kind == "kd3":  # so few images as here would hardly be chosen
+        settings = {"confidence": 0.0, **settings}
     return build_objective(config_of(kind, **settings), SHAPES.get(kind, STUDENT), TEACHER, CLASSES, batch_size)
 
 
@@ -61,4 +65,6 @@ def pair(kind: str, batch_size: int = 4, dtype: torch.dtype = torch.float32) -> 
         pooled = torch.stack([x.float().square().mean((1, 2, 3)) for x in student.maps]).sum(0)
         student = replace(student, logits=student.logits + (pooled[:, None] * weights).to(dtype))
         student.logits.retain_grad()
+    if kind == "kd3":
+        student = replace(student, perturbed=outputs(ALIGNED, 2, batch_size, dtype))
     return student, outputs(TEACHER, 1, batch_size, dtype)

@@ -99,6 +99,20 @@ def test_every_setting_of_the_optimizer_is_used(setting: dict) -> None:
     assert not torch.equal(parameters(plain.student), parameters(changed.student))
 
 
+def test_adam_is_torchs() -> None:
+    settings = {"kind": "adam", "lr": 0.01, "momentum": 0.8, "weight_decay": 0.1, "schedule": "constant"}
+    distiller, twin = make(optimizer=settings), make(optimizer=SGD)
+    adam = torch.optim.Adam(twin.student.parameters(), 0.01, (0.8, 0.999), weight_decay=0.1)
+    for seed in range(3):
+        images, weights = drawn(seed)
+        distiller.step(images, weights)
+        view = twin.teacher.normalization(images.float() / 255)
+        adam.zero_grad()
+        (weights * kd_loss_per_sample(twin.student(view), twin.teacher.model(view), 20.0)).mean().backward()
+        adam.step()
+    torch.testing.assert_close(parameters(distiller.student), parameters(twin.student), rtol=1e-4, atol=1e-5)
+
+
 def test_the_rate_of_each_step_is_the_schedules() -> None:
     distiller = make(total_steps=3, optimizer={"lr": 0.4, "final_lr": 0.1})
     assert [distiller.step(*drawn()).lr for _ in range(3)] == pytest.approx([0.4, 0.25, 0.1])
@@ -164,7 +178,9 @@ def test_a_reseed_repeats_the_augmentation() -> None:
 
 def test_both_networks_see_the_augmented_and_mixed_image() -> None:
     distiller, images = make(augmentation={"level": "extreme", "mixup": "sample"}), drawn()[0]
-    view = BatchAugmentation(distiller.config.augmentations)(images, torch.Generator().manual_seed(3))
+    view = BatchAugmentation(distiller.config.augmentations, distiller.teacher.normalization.mean)(
+        images, torch.Generator().manual_seed(3)
+    )
     seen: dict[str, Tensor] = {}
     for name in ("teacher", "student"):
         network = distiller.teacher.model if name == "teacher" else distiller.student

@@ -53,6 +53,7 @@ def test_a_schedule_of_one_step_has_the_peak() -> None:
         ({"nesterov": True, "momentum": 0}, "nesterov needs momentum above 0"),
         ({"schedule": "one_cycle"}, "one_cycle needs warmup_steps above 0"),
         ({"schedule": "constant", "final_lr": 0.1}, "schedule constant does not use final_lr"),
+        ({"kind": "adam", "nesterov": True}, "kind adam does not use nesterov"),
         ({"lr": 0}, "greater than 0"),
     ],
 )

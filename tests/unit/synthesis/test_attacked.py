@@ -19,7 +19,9 @@ from raydfkd.synthesis.method import SynthesisContext
 from raydfkd.synthesis.procedural.synthesizer import ProceduralConfig
 from raydfkd.types import BufferSummary, Preparation
 
-ATTACK: dict[str, Any] = {"threshold": 0.9, "step_size": 0.1}
+ATTACK: dict[str, Any] = {
+    "norm": "l2", "mixup": False, "keep_originals": True, "share": 0.8, "threshold": 0.9, "step_size": 0.1
+}  # fmt: skip
 
 
 def attacked(method: str = "fast", **attack: Any) -> AttackedSynthesizer:
@@ -65,7 +67,7 @@ def test_a_class_balanced_source_and_its_attack_together_make_the_buffer_even(
     class_balanced: bool, held: list[int], expected: tuple[int, int]
 ) -> None:
     """The source makes 40 images of class 0; the attack makes of 10 of them 16 of class 0 and 16 of class 1."""
-    config = ProceduralConfig(batch_size=40, class_balanced=class_balanced, boundary_attack={**ATTACK, "share": 0.8})
+    config = ProceduralConfig(batch_size=40, class_balanced=class_balanced, boundary_attack=ATTACK)
     context = SynthesisContext("render-0", 3, 3, 20.0, bf16=False)
     inner = make("fast", batch_size=40)
     whole = replace(inner.step(summary()), teacher_class=np.zeros(40, np.int32))
@@ -79,6 +81,27 @@ def test_a_class_balanced_source_and_its_attack_together_make_the_buffer_even(
     assert tuple(np.bincount(found.teacher_class, minlength=2)) == expected
     made = (found.images == 7).all((1, 2, 3))
     assert made.sum() == (16 if expected[1] == 0 else 32), "of a class, what the attack made comes first"
+
+
+@pytest.mark.parametrize("found", [20, 12, 0])
+def test_attacked_images_are_left_out_unless_a_batch_would_lack_images(found: int) -> None:
+    """Of 20 images 5 are attacked; with 20 made of them the batch is these, with 12 it has 8 that were not attacked."""
+    synthesizer, plain = attacked(keep_originals=False, share=1.0), make(batch_size=20).step(summary())
+    rows: list[np.ndarray] = []
+
+    def attack(images: np.ndarray, classes: np.ndarray, rng: Any) -> AttackedImages:
+        rows.append(images)
+        nothing = np.zeros(found, np.int64)
+        return AttackedImages(np.full((found, *SHAPE), 7, np.uint8), nothing, nothing.astype(np.int32),
+                              np.ones(found, np.float32), nothing, 5, 5)  # fmt: skip
+
+    synthesizer.attack = attack  # type: ignore[assignment]
+    batch = synthesizer.step(summary())
+    assert len(batch) == 20
+    assert (batch.images == 7).all((1, 2, 3)).sum() == found
+    kept = {image.tobytes() for image in batch.images[found:]}
+    assert kept <= {image.tobytes() for image in plain.images}
+    assert len(kept & {image.tobytes() for image in rows[0]}) == (5 if found == 0 else 0)
 
 
 def test_without_priorities_there_are_none() -> None:

@@ -1,4 +1,5 @@
-"""The boundary attack: on linear teachers against their boundary and a scalar bold driver, and its invariants on a network."""
+"""The boundary attack, both ways: on linear teachers against their boundary and a scalar bold driver, and its invariants on a
+network."""
 
 from __future__ import annotations
 
@@ -8,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from tiny_synthesis import CLASSES, SHAPE, build_teacher
 from torch import Tensor, nn
 
+from raydfkd.augment.mixup import mixup
 from raydfkd.models.teachers.teacher import FrozenTeacher
+from raydfkd.synthesis import boundary
 from raydfkd.synthesis.boundary import (
     AttackedImages,
     AttackSettings,
@@ -23,11 +27,16 @@ from raydfkd.synthesis.boundary import (
 )
 
 NUM_VALUES = 16
-ON_NETWORK: dict[str, Any] = {"threshold": 0.7, "step_size": 8 / 255}
+ON_NETWORK: dict[str, dict[str, Any]] = {
+    "l2": {"norm": "l2", "threshold": 0.7, "step_size": 8 / 255},
+    "linf": {"norm": "linf", "threshold": 0.7, "step_size": 1 / 255},
+}
+NORMS = ["l2", "linf"]
 
 
 def settings(**changes: Any) -> AttackSettings:
-    plain = {"threshold": 1.1, "step_size": 0.02, "growth": 1.1, "shrink": 0.5, "num_steps": 60, "deeper_steps": 5.0}
+    plain: dict[str, Any] = {"norm": "l2", "threshold": 1.1, "step_size": 0.02, "radius": math.inf, "growth": 1.1}
+    plain |= {"shrink": 0.5, "num_steps": 60, "deeper_steps": 5.0}
     return AttackSettings(**{**plain, **changes})
 
 
@@ -51,15 +60,18 @@ class LinearTeacher:
         return (0.5 + torch.tensor(distances)[:, None] * self.normal).view(-1, 1, 4, 4)
 
 
-def bold_driver(distance: float, scale: float, s: AttackSettings) -> tuple[float, float, float, int] | None:
-    """The same attack in one dimension: (before, after, step, steps tried), or None if the budget ends."""
+def bold_driver(distance: float, scale: float, s: AttackSettings, way: float = 1.0) -> tuple[float, float, float, int] | None:
+    """The same attack in one dimension, in which a step goes ``way`` times its size.
+
+    (before, after, step, steps tried), or None if the budget ends.
+    """
 
     def confidence(d: float) -> float:
         return 1 / (1 + math.exp(-abs(scale * d)))
 
     step = s.step_size
     for tried in range(1, s.num_steps + 1):
-        proposed = distance + step
+        proposed = distance + step * way
         if proposed > 0 and confidence(proposed) < s.threshold and confidence(distance) < s.threshold:
             return distance, proposed, step, tried
         if proposed < 0:
@@ -90,6 +102,44 @@ def test_on_a_linear_teacher_it_is_a_bold_driver_in_one_dimension(scale: float, 
     way = teacher.distance(pairs.after) - teacher.distance(images)
     sideways = (pairs.after - images).flatten(1) - way[:, None] * teacher.normal
     assert float(sideways.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize(("scale", "threshold"), [(5.0, 1.1), (40.0, 0.7), (40.0, 0.55), (200.0, 0.6)])
+def test_bim_takes_the_same_step_in_every_value(scale: float, threshold: float) -> None:
+    """The distance grows by the step times the normal's L1 length, whatever the gradient's length is."""
+    teacher = LinearTeacher(scale)
+    starts = [-0.31, -0.17, -0.05, -0.011]
+    chosen = settings(norm="linf", threshold=threshold, step_size=0.005, deeper_steps=1.0)
+    images = teacher.at(starts)
+    pairs = boundary_attack(teacher, images, torch.ones(4, dtype=torch.long), chosen)
+    way = float(teacher.normal.abs().sum())
+    assert pairs.origins_M.tolist() == [0, 1, 2, 3]
+    for i, start in enumerate(starts):
+        reference = bold_driver(start, scale, chosen, way)
+        assert reference is not None
+        before, after, step, tried = reference
+        assert float(teacher.distance(pairs.before)[i]) == pytest.approx(before, abs=2e-5)
+        assert float(teacher.distance(pairs.after)[i]) == pytest.approx(after, abs=2e-5)
+        assert float(pairs.step_sizes_M[i]) == pytest.approx(step, rel=1e-4)
+        assert int(pairs.num_steps_N[i]) == tried
+    signs = teacher.normal.sign().view(1, 4, 4)
+    torch.testing.assert_close((pairs.after - pairs.before) * signs, pairs.step_sizes_M.view(4, 1, 1, 1).expand(4, 1, 4, 4))
+    # The deeper copies take one step of the first size, and not of the last.
+    torch.testing.assert_close((pairs.deeper_after - pairs.after) * signs, torch.full((4, 1, 4, 4), 0.005))
+    torch.testing.assert_close((pairs.deeper_before - pairs.before) * signs, torch.full((4, 1, 4, 4), -0.005))
+
+
+def test_no_value_leaves_the_radius() -> None:
+    teacher = LinearTeacher(5.0)
+    way = float(teacher.normal.abs().sum())
+    images, targets = teacher.at([-0.4 * way * 0.05, -1.5 * way * 0.05]), torch.ones(2, dtype=torch.long)
+    free, bounded = (
+        boundary_attack(teacher, images, targets, settings(norm="linf", step_size=0.01, radius=radius, deeper_steps=0.0))
+        for radius in (math.inf, 0.05)
+    )
+    assert free.origins_M.tolist() == [0, 1]
+    assert bounded.origins_M.tolist() == [0], "the second is further away than the radius reaches"
+    assert float((bounded.after - images[:1]).abs().max()) <= 0.05 + 1e-6
 
 
 def test_an_accepted_step_makes_the_next_one_longer_and_a_refused_one_shorter() -> None:
@@ -138,18 +188,21 @@ def sharp_teacher() -> FrozenTeacher:
     return teacher
 
 
-def network_attack(num: int = 24, seed: int = 0, **changes: Any) -> tuple[FrozenTeacher, Tensor, Tensor, BoundaryPairs]:
+def network_attack(
+    norm: str = "l2", num: int = 24, seed: int = 0, **changes: Any
+) -> tuple[FrozenTeacher, Tensor, Tensor, BoundaryPairs]:
     teacher = sharp_teacher()
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(num, *SHAPE, generator=generator) ** 3
     with torch.no_grad():
         targets = (teacher(images).argmax(1) + torch.randint(1, CLASSES, (num,), generator=generator)) % CLASSES
-    chosen = settings(**{**ON_NETWORK, **changes})
+    chosen = settings(**{**ON_NETWORK[norm], **changes})
     return teacher, images, targets, boundary_attack(teacher, images, targets, chosen)
 
 
-def test_every_pair_straddles_the_boundary_within_the_threshold() -> None:
-    teacher, images, targets, pairs = network_attack()
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_pair_straddles_the_boundary_within_the_threshold(norm: str) -> None:
+    teacher, images, targets, pairs = network_attack(norm)
     aims = targets[pairs.origins_M]
     assert len(aims) > 8
     with torch.no_grad():
@@ -158,7 +211,7 @@ def test_every_pair_straddles_the_boundary_within_the_threshold() -> None:
     assert (before.argmax(1) != aims).all()
     for logits in (before, after):
         assert float(logits.softmax(1).max()) < 0.7
-    gap = (pairs.after - pairs.before).flatten(1).norm(dim=1)
+    gap = (pairs.after - pairs.before).flatten(1).norm(p=2 if norm == "l2" else math.inf, dim=1)
     assert (gap <= pairs.step_sizes_M * (1 + 1e-4)).all()
     for made in (pairs.before, pairs.after, pairs.deeper_before, pairs.deeper_after):
         assert made.shape == (len(aims), *SHAPE)
@@ -186,9 +239,11 @@ def test_deeper_copies_are_surer_of_their_class() -> None:
             assert float((rise > 0).float().mean()) > 0.9
 
 
-def test_a_batch_is_its_images_one_at_a_time() -> None:
-    teacher, images, targets, pairs = network_attack(num=10)
-    alone = [boundary_attack(teacher, images[i : i + 1], targets[i : i + 1], settings(**ON_NETWORK)) for i in range(10)]
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_batch_is_its_images_one_at_a_time(norm: str) -> None:
+    teacher, images, targets, pairs = network_attack(norm, num=10)
+    chosen = settings(**ON_NETWORK[norm])
+    alone = [boundary_attack(teacher, images[i : i + 1], targets[i : i + 1], chosen) for i in range(10)]
     found = [i for i, one in enumerate(alone) if len(one.origins_M)]
     assert pairs.origins_M.tolist() == found
     assert pairs.num_steps_N.tolist() == [int(one.num_steps_N[0]) for one in alone]
@@ -201,12 +256,20 @@ def test_a_batch_is_its_images_one_at_a_time() -> None:
 
 
 def test_defaults_follow_classes_and_size() -> None:
-    config = BoundaryAttackConfig()
+    assert attack_settings(BoundaryAttackConfig(), 100, 3072) == AttackSettings(
+        "linf", 0.9, 1 / 255, math.inf, 1.1, 0.5, 50, 1.0
+    )
+    config = BoundaryAttackConfig(norm="l2")
     assert attack_settings(config, 10, 3072).threshold == 0.6
     assert attack_settings(config, 100, 3072).threshold == 0.5
     assert attack_settings(config, 10, 3072).step_size == pytest.approx(0.2174, abs=1e-4)
-    given = BoundaryAttackConfig(threshold=0.8, step_size=0.3, step_growth=1.3, step_shrink=0.25, num_steps=9, deeper_steps=2)
-    assert attack_settings(given, 10, 3072) == AttackSettings(0.8, 0.3, 1.3, 0.25, 9, 2.0)
+    assert attack_settings(config, 10, 3072).deeper_steps == 5
+    given = BoundaryAttackConfig(
+        threshold=0.8, step_size=0.3, radius=0.1, step_growth=1.3, step_shrink=0.25, num_steps=9, deeper_steps=2
+    )
+    assert attack_settings(given, 10, 3072) == AttackSettings("linf", 0.8, 0.3, 0.1, 1.3, 0.25, 9, 2.0)
+    with pytest.raises(ValidationError, match="norm l2 does not use radius"):
+        BoundaryAttackConfig(norm="l2", radius=0.1)
 
 
 def stored_attack(seed: int = 0, num: int = 24, **changes: Any) -> tuple[BoundaryAttack, np.ndarray, AttackedImages]:
@@ -214,7 +277,7 @@ def stored_attack(seed: int = 0, num: int = 24, **changes: Any) -> tuple[Boundar
     images = np.random.default_rng(5).integers(0, 256, (num, *SHAPE)).astype(np.uint8)
     with torch.no_grad():
         classes = teacher(torch.from_numpy(images).float() / 255).argmax(1).int().numpy()
-    config = BoundaryAttackConfig(**{**ON_NETWORK, **changes})
+    config = BoundaryAttackConfig(**{**ON_NETWORK["l2"], "mixup": False, **changes})
     attack = BoundaryAttack(config, teacher, torch.device("cpu"), bf16=False)
     return attack, classes, attack(images, classes, torch.Generator().manual_seed(seed))
 
@@ -267,7 +330,28 @@ def test_a_teacher_that_never_changes_its_mind_gives_no_pair() -> None:
     teacher = FrozenTeacher(Stubborn(), CLASSES, SHAPE, (0.5,), (0.5,))
     with torch.no_grad():
         own = teacher(torch.zeros(1, *SHAPE)).argmax(1)
-    attack = BoundaryAttack(BoundaryAttackConfig(num_steps=4), teacher, torch.device("cpu"), bf16=False)
+    attack = BoundaryAttack(BoundaryAttackConfig(num_steps=4, mixup=False), teacher, torch.device("cpu"), bf16=False)
     made = attack(np.zeros((3, *SHAPE), np.uint8), own.repeat(3).numpy(), torch.Generator())
     assert (made.num_pairs, made.num_crossed, len(made.images), made.num_attacked) == (0, 0, 0, 3)
     assert made.images.shape == (0, *SHAPE)
+
+
+def test_mixtures_are_attacked_towards_another_class_than_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+    attack_all = boundary_attack
+
+    def recorded(logits: Any, images: Tensor, targets: Tensor, chosen: AttackSettings) -> BoundaryPairs:
+        seen.append((images, targets))
+        return attack_all(logits, images, targets, chosen)
+
+    monkeypatch.setattr(boundary, "boundary_attack", recorded)
+    attack, classes, made = stored_attack(mixup=True, norm="linf", step_size=None)
+    pixels = np.random.default_rng(5).integers(0, 256, (24, *SHAPE)).astype(np.uint8)
+    images, targets = seen[0]
+    torch.testing.assert_close(images, mixup(torch.from_numpy(pixels) / 255, True, torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        mixed_classes = attack.teacher(images).argmax(1)
+    assert (targets != mixed_classes).all()
+    assert (mixed_classes.numpy() != classes).any()
+    near = slice(0, made.num_pairs)
+    assert (made.targets[near] == mixed_classes.numpy()[made.origins[near]]).all()

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from raydfkd.errors import ConfigError, TeacherError
 from raydfkd.models.teachers.teacher import FrozenTeacher
-from raydfkd.synthesis import hidfd
-from raydfkd.synthesis.hidfd import HiDFDConfig, HiDFDSynthesizer
+from raydfkd.synthesis.gans import gan_synthesizer, hidfd
+from raydfkd.synthesis.gans.gan_synthesizer import GANSynthesizer
+from raydfkd.synthesis.gans.hidfd import HiDFDConfig
 from raydfkd.synthesis.method import SynthesisContext, SynthesisParts
 from raydfkd.types import BufferSummary, SyntheticBatch
 
@@ -39,11 +40,11 @@ def collected(num: int = 30, side: int = 8, classes: tuple[int, ...] = (0, 3, 7)
 
 def build(
     seed: int = 0, teacher: FrozenTeacher | None = None, images: SyntheticBatch | None = None, **settings: Any
-) -> HiDFDSynthesizer:
+) -> GANSynthesizer:
     config = HiDFDConfig.model_validate({"pretrain_steps": 3, "steps_per_batch": 1, **TINY, **settings})
     own = build_teacher() if teacher is None else teacher
     parts = SynthesisParts(TASK, own, collected=collected() if images is None else images)
-    return HiDFDSynthesizer.build(config, parts, SynthesisContext("gan-0", seed, 2, 1.0, bf16=False), CPU)
+    return hidfd.build(config, parts, SynthesisContext("gan-0", seed, 2, 1.0, bf16=False), CPU)
 
 
 def weights(*modules: nn.Module) -> Tensor:
@@ -51,7 +52,7 @@ def weights(*modules: nn.Module) -> Tensor:
 
 
 def test_it_prepares_in_slices_and_then_delivers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hidfd, "SLICE_S", 0.0)  # a slice ends after its first step
+    monkeypatch.setattr(gan_synthesizer, "SLICE_S", 0.0)  # a slice ends after its first step
     synthesizer = build()
     synthesizer.load_student(np.zeros(1), 5)
     done = []
@@ -181,7 +182,7 @@ def test_what_it_cannot_do_without_is_named() -> None:
     parts = SynthesisParts(TASK, build_teacher())
     config = HiDFDConfig.model_validate({"pretrain_steps": 1, **TINY})
     with pytest.raises(ConfigError, match="give them in collected"):
-        HiDFDSynthesizer.build(config, parts, SynthesisContext("gan-0", 0, 2, 1.0, bf16=False), CPU)
+        hidfd.build(config, parts, SynthesisContext("gan-0", 0, 2, 1.0, bf16=False), CPU)
     headless = FrozenTeacher(nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten()), 10, (1, 8, 8), [0.0], [1.0])
     with pytest.raises(TeacherError, match="name its classifier_head"):
         build(teacher=headless)

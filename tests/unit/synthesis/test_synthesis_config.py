@@ -8,6 +8,8 @@ from pydantic import ValidationError
 from raydfkd.errors import UnknownNameError
 from raydfkd.synthesis.cmi import CMIConfig
 from raydfkd.synthesis.fast import FastConfig
+from raydfkd.synthesis.gans.degan import DeGANConfig
+from raydfkd.synthesis.gans.hidfd import HiDFDConfig
 from raydfkd.synthesis.method import SynthesisConfig
 from raydfkd.synthesis.methods import METHODS
 from raydfkd.synthesis.predfkd import PreDFKDConfig
@@ -53,6 +55,8 @@ def test_what_would_do_nothing_is_refused(config: type, settings: dict, message:
         (CMIConfig(batch_size=10, steps_per_batch=3), 3 * 20),
         (CMIConfig(batch_size=10, steps_per_batch=3, feature_alignment={}), 3 * 30),
         (CMIConfig(batch_size=10, steps_per_batch=3, contrastive_weight=0), 3 * 10),
+        (HiDFDConfig(pretrain_steps=0, steps_per_batch=2, gan_batch_size=10, discriminator_steps=2), 2 * 50),
+        (DeGANConfig(pretrain_steps=0, steps_per_batch=2, gan_batch_size=10), 2 * 30),
         (PreDFKDConfig(generator_batch_size=16, memory_steps_per_batch=2), 16 + 2 * (8 + 2 * 2)),
     ],
 )
@@ -61,10 +65,11 @@ def test_the_images_that_a_batch_costs(config: SynthesisConfig, images: int) -> 
 
 
 def test_methods_are_known_by_name_and_say_what_they_need() -> None:
-    known = {name: METHODS.get(name) for name in ("fast", "ssdkd", "cmi", "predfkd", "hidfd", "procedural")}
+    known = {name: METHODS.get(name) for name in ("fast", "ssdkd", "cmi", "predfkd", "hidfd", "degan", "procedural")}
     assert [name for name, method in known.items() if method.needs_batch_norm] == ["fast", "ssdkd", "cmi"]
-    assert [name for name, method in known.items() if method.needs_gradient] == ["fast", "ssdkd", "cmi", "predfkd", "hidfd"]
-    assert [name for name, method in known.items() if method.needs_collected] == ["hidfd"]
+    gradient = ["fast", "ssdkd", "cmi", "predfkd", "hidfd", "degan"]
+    assert [name for name, method in known.items() if method.needs_gradient] == gradient
+    assert [name for name, method in known.items() if method.needs_collected] == ["hidfd", "degan"]
     assert [name for name, method in known.items() if method.needs_student] == ["fast", "ssdkd", "cmi", "predfkd"]
     with pytest.raises(UnknownNameError, match="did you mean 'ssdkd'"):
         METHODS.get("ssdk")

@@ -82,7 +82,7 @@ def test_a_seed_repeats_it_byte_for_byte_and_another_does_not(folder: Path, tmp_
 RUNTIME = {"runner": "local", "part_size": 10, "batch_size": 4, "images_per_file": 9, "bf16": False, "device": "cpu"}
 SOURCES: dict[str, dict[str, Any]] = {
     "read": {},
-    "attacked": {"boundary_attack": {"num_steps": 30}},
+    "attacked": {"boundary_attack": {"num_steps": 30, "keep_originals": True}},
     "rendered": {"dataset": None, "images": {"kind": "spectral"}, "num_candidates": 33},
     "rendered_attacked": {
         "dataset": None,
@@ -185,6 +185,12 @@ def test_the_attack_fills_classes_that_the_teacher_sees_rarely(folder: Path, tmp
     assert stored.tolist() == np.concatenate([batch.teacher_class for batch in batches]).tolist()
     assert attacked.sum() == told["num_attacked_images"]
     assert (confidence[attacked] < 0.9).any()
+    assert told["num_attacked_images"] == told["num_images"], "the attack's images alone"
+    kept = build(settings(folder, dataset=one, boundary_attack={"keep_originals": True}), tmp_path / "kept")
+    assert 0 < kept["num_attacked_images"] < kept["num_images"]
+    impossible = settings(folder, dataset=one, boundary_attack={"num_steps": 1, "step_size": 1e-6})
+    with pytest.raises(DataError, match="found no pair in 1 steps: raise"):
+        build(impossible, tmp_path / "none")
 
 
 def test_copies_of_candidates_and_of_the_attack_s_images_are_told_apart(folder: Path, tmp_path: Path) -> None:

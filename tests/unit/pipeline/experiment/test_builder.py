@@ -152,7 +152,7 @@ def test_a_source_s_images_are_attacked_where_that_is_asked_for() -> None:
     assert made.attack.settings.num_steps == 3
     batch = made.step(BufferSummary(0, np.zeros(10, np.int64), 0))
     assert len(batch) == 8
-    assert batch.metrics["attacked_images"] == 1
+    assert batch.metrics["attacked_images"] == 2
     assert not isinstance(builder.build_synthesizer(experiment(), "a", 0, CPU), AttackedSynthesizer)
 
 

@@ -99,8 +99,8 @@ RATIO = (DECOUPLED, "schedule.samples_per_insert=3", "schedule.error_buffer=200"
         ([DECOUPLED, "schedule.samples_per_insert=2"], "schedule: samples_per_insert needs error_buffer"),
         ([DECOUPLED, "schedule.error_buffer=2"], "schedule: samples_per_insert null does not use error_buffer"),
         (
-            ["sources.inversion.method=dream"],
-            "unknown sources.inversion.method 'dream': known are cmi, dafl, ddad, deep_inversion, dfad, dfq, fast, hidfd, ",
+            ["sources.inversion.method=wish"],
+            "unknown sources.inversion.method 'wish': known are cmi, dafl, ddad, deep_inversion, degan, dfad, dfq, fast, ",
         ),
         (["sources.inversion.method=fast", "sources.inversion.diversity=true"], "unknown key sources.inversion.diversity"),
         (["students.small.optimizer.schedule=one_cycle"], "students.small.optimizer: one_cycle needs warmup_steps above 0"),

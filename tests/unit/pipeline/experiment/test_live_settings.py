@@ -113,6 +113,7 @@ VALUES: dict[str, Any] = {
     "schedule.error_buffer": 500,
     "students.s.batch_size": 16,
     "students.s.flip": False,
+    "students.s.augmentation.crop_last": True,
     "sources.a.boundary_attack.step_growth": 1.5,
     "sources.a.feature_alignment.augmentation": ["cutout"],
     "sources.a.feature_alignment.discriminator_betas": [0.0, 0.9],

@@ -1,4 +1,5 @@
-"""Runs that learn from collected images too: HiDFD whole, collected images alone, kills while the GAN is trained."""
+"""Runs that learn from collected images too: HiDFD and DeGAN whole, collected images alone, kills while a GAN is trained, and
+between the steps of an objective with a state of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from raydfkd.errors import ConfigError
 from raydfkd.evaluation import class_entropy
 from raydfkd.pipeline.run import collecting
 from raydfkd.run_dir import RunDir
-from raydfkd.synthesis import hidfd
+from raydfkd.synthesis.gans import gan_synthesizer
 
 Run = Callable[..., Result]
 
@@ -44,7 +45,7 @@ def tree(teacher: Path) -> dict[str, Any]:
 def run(tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr("raydfkd.report.html.write_report", lambda path: path / "report.html")
     monkeypatch.setattr("raydfkd.pipeline.run.recorder.Recorder._to_tensorboard", lambda self, record: None)
-    monkeypatch.setattr(hidfd, "SLICE_S", 0.0)  # one GAN step a slice
+    monkeypatch.setattr(gan_synthesizer, "SLICE_S", 0.0)  # one GAN step a slice
 
     def go(out: Path, *overrides: str, **options: Any) -> Result:
         return distill(tree, overrides=overrides, out=out, **options)
@@ -100,8 +101,12 @@ def test_synthetic_images_alone(run: Run, tmp_path: Path) -> None:
     assert drawn is not None
 
 
-def test_a_run_killed_while_its_gan_is_trained_goes_on_from_there(run: Run, tmp_path: Path) -> None:
-    unbroken = run(tmp_path / "unbroken")
+DEGAN = "sources.gan={method: degan, batch_size: 16, pretrain_steps: 4, gan_batch_size: 4, base_channels: 1}"
+
+
+@pytest.mark.parametrize("overrides", [(), (DEGAN, "students.small.objective={kind: kd3}")], ids=["hidfd", "degan and kd3"])
+def test_a_run_killed_while_its_gan_is_trained_goes_on_from_there(run: Run, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    unbroken = run(tmp_path / "unbroken", *overrides)
 
     def kill() -> None:
         raise KeyboardInterrupt
@@ -109,6 +114,7 @@ def test_a_run_killed_while_its_gan_is_trained_goes_on_from_there(run: Run, tmp_
     with pytest.raises(KeyboardInterrupt):
         run(
             tmp_path / "killed",
+            *overrides,
             "runtime.snapshot_period_s=1e-9",
             watcher=At(lambda record: record["kind"] == "preparation" and record["done"] == 3, kill),
         )
@@ -152,3 +158,24 @@ def test_the_kept_images_are_what_was_collected(run: Run, tmp_path: Path) -> Non
     batch = collecting.read(RunDir(tmp_path / "run"))
     assert batch is not None
     assert (len(batch), batch.source, batch.images.shape) == (20, "collected", (20, 1, 8, 8))
+
+
+@pytest.mark.parametrize("kind", ["dfnd", "kd3"])
+def test_a_run_on_confident_images_that_was_stopped_goes_on_from_there(run: Run, tmp_path: Path, kind: str) -> None:
+    overrides = (
+        *("sources.gan=null", "schedule.warmup_batches=0", f"students.small.objective={{kind: {kind}}}"),
+        *("collected.imbalance=null", "collected.confident=true", "runtime.checkpoint_period_rounds=1"),
+    )
+    unbroken = run(tmp_path / "unbroken", *overrides)
+
+    def kill() -> None:
+        raise KeyboardInterrupt
+
+    second_round = At(lambda record: record["kind"] == "distillation" and record["step"] == 8, kill)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", *overrides, watcher=second_round)
+    assert RunDir(tmp_path / "killed").latest_checkpoint() is not None
+    resumed = distill(tmp_path / "killed" / "config.yaml", out=tmp_path / "killed", resume=True)
+    students = [load_file(Path(result.run_dir) / "student.safetensors") for result in (unbroken, resumed)]
+    assert all(torch.equal(tensor, students[1][key]) for key, tensor in students[0].items())
+    assert collecting.read(RunDir(tmp_path / "killed")).teacher_confidence.min() > 0.5  # type: ignore[union-attr]

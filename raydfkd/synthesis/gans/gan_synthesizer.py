@@ -1,29 +1,28 @@
-"""HiDFD's synthesis: a teacher-guided GAN on collected images, sampled from its averaged generator (arXiv 2412.13525).
+"""A GAN on collected images as a source: it is trained, then it delivers.
 
-Two schedules. The paper's: ``pretrain_steps`` train the GAN, then it only delivers (``steps_per_batch`` 0). Streaming: after a
+Two schedules. The papers': ``pretrain_steps`` train the GAN, then it only delivers (``steps_per_batch`` 0). Streaming: after a
 shorter start it trains for ``steps_per_batch`` steps between batches, while students learn from what it has made so far.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from raydfkd.deferred import deferred
 from raydfkd.errors import ConfigError
-from raydfkd.metrics import Figure
 from raydfkd.settings import Budget
-from raydfkd.synthesis.guided_gan import GuidedGAN, GuidedGANConfig
-from raydfkd.synthesis.method import Method, SynthesisContext, SynthesisParts
+from raydfkd.synthesis.method import SynthesisConfig, SynthesisContext, SynthesisParts
 from raydfkd.types import BufferSummary, Preparation, SyntheticBatch, WeightsVersion
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from raydfkd.models.teachers.frozen_teacher import FrozenTeacher
     from raydfkd.tasks.task import Task
 else:
     torch = deferred("torch")
@@ -32,15 +31,13 @@ SLICE_S = 5.0
 """Duration of one ``prepare`` slice, between which state can be saved and progress reported."""
 
 
-class HiDFDConfig(GuidedGANConfig):
-    """HiDFD (arXiv 2412.13525): a class-conditional GAN on few collected images, its discriminator guided by the teacher."""
+class GANConfig(SynthesisConfig):
+    """When a GAN on collected images is trained."""
 
-    method: Literal["hidfd"] = "hidfd"
-    """Name of the synthesis method."""
-    pretrain_steps: Annotated[int, Budget()] = Field(50_000, ge=0)
+    pretrain_steps: Annotated[int, Budget()] = Field(ge=0)
     """GAN steps before the first batch is delivered."""
     steps_per_batch: int = Field(0, ge=0)
-    """GAN steps between two delivered batches; 0: the GAN is frozen once it delivers, as in the paper."""
+    """GAN steps between two delivered batches; 0: the GAN is frozen once it delivers, as published."""
 
     @model_validator(mode="after")
     def _is_trained(self) -> Self:
@@ -48,37 +45,43 @@ class HiDFDConfig(GuidedGANConfig):
             raise ValueError("pretrain_steps and steps_per_batch are both 0, so the GAN would never be trained: raise one")
         return self
 
+    @property
+    def images_per_step(self) -> int:
+        """Images that go through the teacher in a GAN step."""
+        raise NotImplementedError
+
     def images_trained_on(self, batches: int) -> int:
-        steps = self.pretrain_steps + batches * self.steps_per_batch
-        # The generator's batch, and for each update of the discriminator a real and a synthetic one.
-        return steps * self.gan_batch_size * (1 + 2 * self.discriminator_steps)
+        return (self.pretrain_steps + batches * self.steps_per_batch) * self.images_per_step
 
 
-class HiDFDSynthesizer:
-    """Trains a ``GuidedGAN`` and delivers its images. It does not use the student."""
+class GAN(Protocol):
+    """What the synthesizer needs of a GAN."""
 
-    def __init__(self, config: HiDFDConfig, task: Task, gan: GuidedGAN, context: SynthesisContext) -> None:
+    teacher: FrozenTeacher
+    num_steps: int
+
+    def train_step(self) -> dict[str, Tensor]:
+        """One generator update with its discriminator updates; returns their losses, detached."""
+        ...
+
+    def sample(self, count: int) -> tuple[Tensor, Tensor]:
+        """Images [count,C,H,W] in [0,1] at the task's size, and the requested classes int64 [count], -1 without one."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class GANSynthesizer:
+    """Trains a GAN and delivers its images. It does not use the student."""
+
+    def __init__(self, config: GANConfig, task: Task, gan: GAN, context: SynthesisContext) -> None:
         self.config = config
         self.task = task
         self.gan = gan
         self.context = context
         self.student_version: WeightsVersion = 0
-
-    @classmethod
-    def build(cls, config: HiDFDConfig, parts: SynthesisParts, context: SynthesisContext, device: torch.device) -> Self:
-        """Builds it from the networks and images of a run.
-
-        Raises:
-            ConfigError: there are no collected images, or they have a size that the GAN cannot make.
-            TeacherError: the teacher's features cannot be found.
-        """
-        if parts.collected is None:
-            raise ConfigError("hidfd trains a GAN on real images: give them in collected")
-        teacher = parts.teacher.to(device).to(memory_format=torch.channels_last)
-        images = torch.from_numpy(np.array(parts.collected.images))
-        classes = torch.from_numpy(np.array(parts.collected.targets))
-        gan = GuidedGAN(config, teacher, images, classes, context.seed, device, context.bf16)
-        return cls(config, parts.task, gan, context)
 
     def load_student(self, weights: np.ndarray, version: WeightsVersion) -> None:
         self.student_version = version
@@ -121,6 +124,17 @@ class HiDFDSynthesizer:
         self.gan.load_state_dict(state)
 
 
+def collected_tensors(method: str, parts: SynthesisParts) -> tuple[Tensor, Tensor]:
+    """The collected images uint8 [N,C,H,W] and their classes int64 [N].
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if parts.collected is None:
+        raise ConfigError(f"{method} trains a GAN on real images: give them in collected")
+    return torch.from_numpy(np.array(parts.collected.images)), torch.from_numpy(np.array(parts.collected.targets))
+
+
 class _Means:
     """Means of named scalars; tensors are read only at the end."""
 
@@ -135,26 +149,3 @@ class _Means:
 
     def means(self) -> dict[str, float]:
         return {name: float(total) / self.count for name, total in self._sums.items()}
-
-
-METHOD = Method(
-    config=HiDFDConfig,
-    build=HiDFDSynthesizer.build,
-    title="HiDFD: a teacher-guided conditional GAN on few collected images",
-    paper="arXiv 2412.13525",
-    needs_gradient=True,
-    needs_collected=True,
-    needs_image_classes=True,
-    figures=(
-        Figure(
-            "Discriminator: probability of being real",
-            {"real_confidence": "real images", "synthetic_confidence": "synthetic images"},
-            percent=True,
-        ),
-        Figure(
-            "Generator: classes",
-            {"class_hit_rate": "teacher predicts the target class", "class_evenness": "evenness (100%: equal shares)"},
-            percent=True,
-        ),
-    ),
-)

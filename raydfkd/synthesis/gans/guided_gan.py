@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from raydfkd.deferred import deferred
-from raydfkd.synthesis.method import SynthesisConfig
+from raydfkd.synthesis.gans.gan_synthesizer import GANConfig
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ else:
 ADAM_BETAS = (0.0, 0.999)
 
 
-class GuidedGANConfig(SynthesisConfig):
+class GuidedGANConfig(GANConfig):
     """The networks, losses and rates of a teacher-guided GAN."""
 
     gan_batch_size: int = Field(100, ge=2)
@@ -103,7 +103,7 @@ class GuidedGAN:
 
     Args:
         config: the method's settings.
-        teacher: frozen, on ``device``.
+        teacher: frozen; moved to ``device``.
         images: uint8 [N,C,H,W], the collected images.
         classes: int [N], their classes.
         seed: for initialisation and all draws.
@@ -125,7 +125,8 @@ class GuidedGAN:
         device: torch.device,
         bf16: bool,
     ) -> None:
-        self.config, self.teacher, self.device, self.bf16 = config, teacher, device, bf16
+        self.config, self.device, self.bf16 = config, device, bf16
+        self.teacher = teacher.to(device).to(memory_format=torch.channels_last)
         self.num_steps = 0
         self.rng = torch.Generator().manual_seed(seed)
         self._images, self._classes = images.to(device), classes.long().to(device)
