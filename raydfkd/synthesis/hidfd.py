@@ -17,7 +17,7 @@ from raydfkd.errors import ConfigError
 from raydfkd.metrics import Figure
 from raydfkd.settings import Budget
 from raydfkd.synthesis.guided_gan import GuidedGAN, GuidedGANConfig
-from raydfkd.synthesis.method import Method, SynthesisContext, SynthesisParts
+from raydfkd.synthesis.method import Frame, Method, SynthesisContext, SynthesisParts
 from raydfkd.types import BufferSummary, Preparation, SyntheticBatch, WeightsVersion
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ METHOD = Method(
     paper="arXiv 2412.13525",
     needs_gradient=True,
     needs_collected=True,
+    frame=Frame(student={"objective": {"kind": "classifier_sharing"}}),
     figures=(
         Figure(
             "Discriminator: probability of being real",

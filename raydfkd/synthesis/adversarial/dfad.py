@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from raydfkd.synthesis.adversarial.adversarial_generator import AdversarialConfig, AdversarialSynthesizer
-from raydfkd.synthesis.method import Method
+from raydfkd.synthesis.method import Frame, Method
 
 
 class DFADConfig(AdversarialConfig):
@@ -32,4 +32,5 @@ METHOD = Method(
     paper="Fang et al., arXiv 1912.11006",
     needs_batch_norm=True,
     needs_gradient=True,
+    frame=Frame(student={"objective": {"kind": "l1"}}, fresh_steps=5),
 )

@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import Field
 
 from raydfkd.synthesis.adversarial.adversarial_generator import AdversarialConfig, AdversarialSynthesizer
-from raydfkd.synthesis.method import Method
+from raydfkd.synthesis.method import Frame, Method
 
 
 class ZSKTConfig(AdversarialConfig):
@@ -33,4 +33,5 @@ METHOD = Method(
     paper="Micaelli and Storkey, NeurIPS 2019",
     needs_batch_norm=True,
     needs_gradient=True,
+    frame=Frame(student={"objective": {"temperature": 1}}, fresh_steps=5),
 )
