@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from raydfkd.evaluation.collapse import CollapseWatch
+from raydfkd.evaluation.collapse import EARLY_SHARE, CollapseWatch
 from raydfkd.pipeline.experiment.config import ExperimentConfig
 from raydfkd.pipeline.run.recorder import Watcher
 from raydfkd.run_dir import RunDir
@@ -81,7 +81,7 @@ class BudgetWatch(Watcher):
         self._collapse = CollapseWatch(self._num_classes, self._total_steps, lambda source: "its run is ended")
         for record in before:
             self._clock.at(record)
-            self._collapse.notices(record)
+            self._collapsed(record)
 
     def stage(self, name: str, detail: str = "") -> None:
         self._display.stage(name, detail)
@@ -96,12 +96,17 @@ class BudgetWatch(Watcher):
         if is_resume(record):
             self._begin(self._run.metrics())  # of which those after the checkpoint have been removed by now
         trained_s = self._clock.at(record)
-        notices = self._collapse.notices(record)
-        if notices:
-            raise RunEnded("collapsed", notices[0])
+        for notice in self._collapsed(record):
+            raise RunEnded("collapsed", notice)
         if self._seconds is not None and trained_s >= self._seconds and record["step"] < self._total_steps:
             share = record["step"] / self._total_steps
             raise RunEnded("budget", f"the budget was spent at {share:.0%} of the schedule")
+
+    def _collapsed(self, record: dict[str, Any]) -> list[str]:
+        """What is said of a collapse. A generator may begin with few classes: its images are looked at as late as students."""
+        if record["kind"] == "synthesis" and record["step"] < EARLY_SHARE * self._total_steps:
+            return []
+        return self._collapse.notices(record)
 
     def finish(self, result: dict[str, Any]) -> None:
         self._display.finish(result)

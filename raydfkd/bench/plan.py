@@ -15,17 +15,8 @@ from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experimen
 from raydfkd.pipeline.proposal.machine import Machine, this_machine
 from raydfkd.pipeline.proposal.method_settings import settings_for
 from raydfkd.pipeline.proposal.probing import PROBED_BATCH, probe
-from raydfkd.pipeline.proposal.propose import SOURCE, STUDENT, assembled
-from raydfkd.pipeline.proposal.sizing import (
-    ENOUGH_STEPS,
-    LR,
-    LR_BATCH,
-    WARMUP_SHARE,
-    Sizes,
-    no_time,
-    sizes_for,
-    sizes_for_images,
-)
+from raydfkd.pipeline.proposal.propose import LR, LR_BATCH, SOURCE, STUDENT, assembled
+from raydfkd.pipeline.proposal.sizing import ENOUGH_STEPS, WARMUP_SHARE, Sizes, no_time, sizes_for, sizes_for_images
 from raydfkd.pipeline.proposal.student_choice import Candidate
 from raydfkd.pipeline.run import collecting
 from raydfkd.synthesis.method import TeacherTraits

@@ -12,7 +12,8 @@ from raydfkd.bench import plan as planning
 from raydfkd.bench.plan import BenchBudget, open_bench, plan_for
 from raydfkd.errors import ConfigError, RaydfkdError, TeacherError
 from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
-from raydfkd.pipeline.proposal.sizing import LR, LR_BATCH, Costs, Duration
+from raydfkd.pipeline.proposal.propose import LR, LR_BATCH
+from raydfkd.pipeline.proposal.sizing import Costs, Duration
 from raydfkd.synthesis.methods import METHODS
 
 IMAGES = BenchBudget(images=16 * 20 * 5)

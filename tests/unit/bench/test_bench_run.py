@@ -32,13 +32,13 @@ def by_name(outcome: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def test_methods_spend_equal_images_and_what_is_not_allowed_is_named(base: ExperimentConfig, tmp_path: Path) -> None:
     told: list[str] = []
-    outcome = run_bench(base, ["fast", "dfad", "hidfd"], BUDGET, tmp_path / "bench", tell=told.append)
+    outcome = run_bench(base, ["fast", "dfq", "hidfd"], BUDGET, tmp_path / "bench", tell=told.append)
     found = by_name(outcome)
     assert {name: method["end"] for name, method in found.items()} == {
-        "fast": "finished", "dfad": "finished", "hidfd": "skipped",
+        "fast": "finished", "dfq": "finished", "hidfd": "skipped",
     }  # fmt: skip
     assert "name them in collected" in found["hidfd"]["reason"]
-    for name in ("fast", "dfad"):
+    for name in ("fast", "dfq"):
         records = list(BenchDir(tmp_path / "bench").run(name).metrics("throughput"))
         assert sum(record["images_distilled_since"] for record in records) == IMAGES
         assert found[name]["student_images"] == IMAGES
@@ -46,14 +46,14 @@ def test_methods_spend_equal_images_and_what_is_not_allowed_is_named(base: Exper
         assert found[name]["last"] == found[name]["curve"][-1]["last"]
         seconds = [point["trained_s"] for point in found[name]["curve"]]
         assert seconds == sorted(seconds)
-    assert found["dfad"]["images_synthesized"] == IMAGES + 5 * 16, "each image is seen once, after one batch of warm-up"
+    assert found["dfq"]["images_synthesized"] == IMAGES + 10 * 16, "each image is seen once, after one batch of warm-up"
     assert json.loads((tmp_path / "bench/result.json").read_text()) == json.loads(json.dumps(outcome))
     page = (tmp_path / "bench/bench.html").read_text()
     assert "name them in collected" in page
     assert "<svg" in page
     again: list[str] = []
-    assert run_bench(base, ["fast", "dfad"], BUDGET, tmp_path / "bench", tell=again.append) == outcome
-    assert again == [f"{name}: ended before, {tmp_path / 'bench/methods' / name}" for name in ("fast", "dfad")]
+    assert run_bench(base, ["fast", "dfq"], BUDGET, tmp_path / "bench", tell=again.append) == outcome
+    assert again == [f"{name}: ended before, {tmp_path / 'bench/methods' / name}" for name in ("fast", "dfq")]
 
 
 def test_a_bench_that_was_stopped_goes_on(base: ExperimentConfig, tmp_path: Path) -> None:
@@ -64,25 +64,21 @@ def test_a_bench_that_was_stopped_goes_on(base: ExperimentConfig, tmp_path: Path
 
     @contextmanager
     def shown(name: str, config: ExperimentConfig) -> Iterator[Watcher]:
-        yield Stops() if name == "dfad" else Watcher()
+        yield Stops() if name == "dfq" else Watcher()
 
     folder = BenchDir(tmp_path / "bench")
     with pytest.raises(KeyboardInterrupt):
-        run_bench(base, ["fast", "dfad", "zskt"], BUDGET, folder.path, display=shown)
-    assert (folder.manifest()["state"], folder.entry("fast")["end"], folder.entry("dfad")["end"]) == (
-        "stopped",
-        "finished",
-        None,
-    )
-    assert folder.entry("zskt") == {}
+        run_bench(base, ["fast", "dfq", "zskt"], BUDGET, folder.path, display=shown)
+    assert folder.manifest()["state"] == "stopped"
+    assert [folder.entry(name).get("end", "none") for name in ("fast", "dfq", "zskt")] == ["finished", None, "none"]
     assert "not ended" in (folder.path / "bench.html").read_text()
     finished = folder.run("fast").result_path.stat().st_mtime_ns
-    outcome = run_bench(base, ["fast", "dfad", "zskt"], BUDGET, folder.path)
+    outcome = run_bench(base, ["fast", "dfq"], BUDGET, folder.path)
     assert {method["end"] for method in outcome["methods"]} == {"finished"}
     assert folder.run("fast").result_path.stat().st_mtime_ns == finished
-    events = [record["message"] for record in folder.run("dfad").metrics("event")]
+    events = [record["message"] for record in folder.run("dfq").metrics("event")]
     assert any(message.startswith("resumed from") for message in events)
-    assert by_name(outcome)["dfad"]["student_images"] == IMAGES
+    assert by_name(outcome)["dfq"]["student_images"] == IMAGES
     assert outcome["state"] == "finished"
 
 
@@ -95,13 +91,14 @@ def test_a_collapse_is_stopped_and_marked_and_the_next_method_follows(
             return plan
         tree = plan.config.model_dump(mode="json")
         tree["sources"]["images"] |= {f"{loss}_weight": 0 for loss in ("bn", "one_hot", "adversarial")}
+        tree["schedule"] |= {"rounds": 4 * tree["schedule"]["rounds"], "student_steps_per_round": 5}
         return Plan(build_experiment(tree))
 
     monkeypatch.setattr(bench_run, "plan_for", unguided)
-    found = by_name(run_bench(base, ["fast", "dfad"], BenchBudget(images=2 * IMAGES), tmp_path / "bench"))
-    assert (found["fast"]["end"], found["dfad"]["end"]) == ("collapsed", "finished")
+    found = by_name(run_bench(base, ["fast", "dfq"], BUDGET, tmp_path / "bench"))
+    assert (found["fast"]["end"], found["dfq"]["end"]) == ("collapsed", "finished")
     assert "few classes" in found["fast"]["reason"]
-    assert found["fast"]["student_images"] < found["dfad"]["student_images"] == 2 * IMAGES
+    assert found["fast"]["student_images"] < found["dfq"]["student_images"] == IMAGES
     assert "collapsed" in (tmp_path / "bench/bench.html").read_text()
 
 
@@ -111,8 +108,9 @@ def test_a_spent_budget_cuts_a_run_off_with_the_figures_so_far(
     monkeypatch.setattr(bench_run, "plan_for", lambda bench, name, _: plan_for(bench, name, BenchBudget(images=100 * IMAGES)))
     (fast,) = run_bench(base, ["fast"], BenchBudget(minutes=0.02), tmp_path / "bench")["methods"]
     assert fast["end"] == "budget"
-    assert 1.2 <= fast["trained_s"] < 12
-    assert 0 < fast["student_steps"] < fast["total_steps"]
+    assert fast["trained_s"] >= 1.2
+    assert fast["student_steps"] < fast["total_steps"]
+    assert "the budget was spent at" in fast["reason"]
 
 
 def test_a_failure_is_recorded_and_tried_again(base: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,9 @@ def test_a_run_that_is_at_its_end_is_not_cut_off(base: ExperimentConfig, tmp_pat
 def test_images_of_few_classes_and_a_lost_student_end_the_run(base: ExperimentConfig, tmp_path: Path) -> None:
     few = {"kind": "synthesis", "time_s": 1.0, "step": 20, "seconds": 0.1, "batch_class_entropy": 0.1, "batch_repeated": 0.0}
     watch = BudgetWatch(base, None, Watcher(), RunDir(tmp_path))
+    for _ in range(2 * BATCHES):
+        watch.update(numbered(few))  # a generator may begin so
+    few["step"] = base.schedule.total_steps // 2
     for _ in range(BATCHES - 1):
         watch.update(numbered(few))
     with pytest.raises(RunEnded, match="collapses onto few classes") as ended:

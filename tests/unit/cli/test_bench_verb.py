@@ -38,16 +38,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_bench_shows_its_methods_and_continues(folder: Path) -> None:
-    arguments = ("bench", "exp.yaml", "runtime.seed=2", "--methods", "procedural,hidfd", "--images", IMAGES)
+    arguments = ("bench", "exp.yaml", "runtime.seed=2", "--methods", "fast,hidfd", "--images", IMAGES)
     said = raydfkd(*arguments)
     assert "hidfd: skipped: " in said
-    (row,) = [line for line in said.splitlines() if line.startswith("procedural  ")]
+    (row,) = [line for line in said.splitlines() if line.startswith("fast  ")]
     assert f"{IMAGES:,}" in row
-    assert f"best after {IMAGES:,} student images: procedural" in said
+    assert f"best after {IMAGES:,} student images: fast" in said
     result = json.loads((folder / "runs/bench-exp/result.json").read_text())
-    assert [(one["method"], one["end"]) for one in result["methods"]] == [("procedural", "finished"), ("hidfd", "skipped")]
+    assert [(one["method"], one["end"]) for one in result["methods"]] == [("fast", "finished"), ("hidfd", "skipped")]
     assert result["seed"] == 2
-    assert "procedural: ended before" in raydfkd(*arguments)
+    assert "fast: ended before" in raydfkd(*arguments)
     page = folder / "runs/bench-exp/bench.html"
     page.unlink()
     assert str(page.relative_to(folder)) in raydfkd("report", "runs/bench-exp")
