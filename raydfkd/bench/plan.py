@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,12 +18,21 @@ from raydfkd.pipeline.proposal.machine import Machine, this_machine
 from raydfkd.pipeline.proposal.method_settings import settings_for
 from raydfkd.pipeline.proposal.probing import PROBED_BATCH, probe
 from raydfkd.pipeline.proposal.propose import LR, LR_BATCH, SOURCE, STUDENT, assembled
-from raydfkd.pipeline.proposal.sizing import ENOUGH_STEPS, WARMUP_SHARE, Sizes, no_time, sizes_for, sizes_for_images
+from raydfkd.pipeline.proposal.sizing import (
+    ENOUGH_STEPS,
+    WARMUP_SHARE,
+    Sizes,
+    fewest_minutes,
+    sizes_for,
+    sizes_for_images,
+)
 from raydfkd.pipeline.proposal.student_choice import Candidate
 from raydfkd.pipeline.run import collecting
 from raydfkd.synthesis.method import TeacherTraits
 from raydfkd.synthesis.methods import METHODS
 from raydfkd.types import SyntheticBatch
+
+T = TypeVar("T")
 
 RULE = (
     "Every method has the settings that raydfkd init would propose: its published ones, with the teacher's image size and "
@@ -39,6 +50,8 @@ CHECKPOINTS = 10
 """At most about so many of a run."""
 LEAST_GENERATED = 16
 """Images of a generator's step, at least: fewer have no statistics."""
+LEAST_STRETCHED_S = 0.2
+"""Work that takes less says nothing of how busy the machine is."""
 KEPT = ("model", "checkpoint", "feature_layers", "classifier_head", "compile", "resources")
 """Settings of the experiment's student that every method's student has."""
 
@@ -150,15 +163,31 @@ def plan_for(bench: Bench, name: str, budget: BenchBudget) -> Plan:
         config = _config(bench, name, sizes)
         builder.build_synthesizer(config, SOURCE, 0, bench.device, collected)
         return Plan(config)
-    costs, prepare_s = probe(lambda batch: _config(bench, name, _probed(name, batch)), bench.teacher, bench.device, collected)
+    (costs, prepare_s), stretch = stretched(
+        lambda: probe(lambda batch: _config(bench, name, _probed(name, batch)), bench.teacher, bench.device, collected)
+    )
+    if bench.device.type != "cpu":
+        stretch = 1.0
     most_s = WARMUP_SHARE * 60 * budget.minutes
     share = min(1.0, most_s / prepare_s) if prepare_s else 1.0
-    minutes = budget.minutes - share * prepare_s / 60
+    minutes = (budget.minutes - share * prepare_s / 60) / stretch
     sizes = sizes_for(costs, minutes, bench.machine, classes, pixels, fresh_steps=fresh)
     if sizes is None:
-        raise no_time(costs, minutes)
+        raise ConfigError(
+            f"{budget.minutes:g} minutes are no time for {name} here: its shortest run takes about "
+            f"{stretch * fewest_minutes(costs):.2g}; raise --minutes"
+        )
     config = _config(bench, name, sizes, share)
     return Plan(config, costs.synthesis.of(config.synthesis_batch_size), costs.step.of(sizes.batch), share * prepare_s)
+
+
+def stretched(work: Callable[[], T]) -> tuple[T, float]:
+    """What some work gives, and how many times as long as its processor's time it took because of other work here: what it
+    measures is the processor's time, and a budget is one of the clock. At least 1; for work on a CPU."""
+    wall, processor = time.perf_counter(), time.process_time()
+    done = work()
+    wall_s, processor_s = time.perf_counter() - wall, time.process_time() - processor
+    return done, max(1.0, wall_s / processor_s) if wall_s > LEAST_STRETCHED_S else 1.0
 
 
 def _probed(name: str, batch: int) -> Sizes:

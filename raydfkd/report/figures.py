@@ -286,7 +286,7 @@ def draw_overlay(axes: Axes, curves: Mapping[str, Curve], teacher: float | None)
         # The dashes shift by one each time the colours repeat, so that the first 24 runs all look different.
         dashes = style.DASHES[(number // len(style.LINES) + number) % len(style.DASHES)]
         color = style.LINES[number % len(style.LINES)]
-        axes.plot(px, py, color=color, linestyle=dashes, label=_short(label, 40))
+        axes.plot(px, py, color=color, linestyle=dashes, label=_short(label, 40), marker="o" if len(px) == 1 else None)
         if (curve.low < curve.high).any():
             axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.15, linewidth=0)
     if teacher is not None:

@@ -112,6 +112,7 @@ def curves_figure(methods: Sequence[Mapping[str, Any]], label: str, teacher: flo
             if method["end"] in ("collapsed", "failed", "budget"):
                 x, y = line.get_data()
                 axes.plot(x[-1:], y[-1:], marker="x", markersize=7, color=line.get_color(), linestyle="none")
+        axes.set_xlim(left=0)
     handles, names = over_time.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside center right")
     return figure

@@ -58,7 +58,7 @@ def leader_lines(outcome: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def reasons(outcome: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def reasons(outcome: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """(method, end, why) of those that did not finish."""
     return [
         (method["method"], ENDS[method["end"]], method["reason"])
@@ -69,7 +69,7 @@ def reasons(outcome: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def cost_rows(methods: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """(method, seconds of synthesis for 1,000 images, of 1,000 images of the student, share of synthesis, class entropy)."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for method in methods:
         made, seen = method["images_synthesized"], method["student_images"]
         synthesis_s, distillation_s = method["synthesis_s"], method["distillation_s"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from raydfkd.bench import plan as planning
-from raydfkd.bench.plan import BenchBudget, open_bench, plan_for
+from raydfkd.bench.plan import BenchBudget, open_bench, plan_for, stretched
 from raydfkd.errors import ConfigError, RaydfkdError, TeacherError
 from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
 from raydfkd.pipeline.proposal.propose import LR, LR_BATCH
@@ -79,6 +80,24 @@ def test_a_schedule_fills_the_minutes_and_work_before_it_at_most_a_quarter(tree:
             assert config.replay.pinned is not None
             assert config.student.objective.kind == "classifier_sharing"
     assert all(0.8 * 60 * minutes < spent <= 60 * minutes for spent in seconds.values()), seconds
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_busy_machine_gets_a_shorter_schedule(base: ExperimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = open_bench(base)
+    alone = plan_for(bench, "fast", BenchBudget(minutes=2)).config.schedule
+    monkeypatch.setattr(planning, "stretched", lambda work: (work(), 4.0))
+    beside = plan_for(bench, "fast", BenchBudget(minutes=2)).config.schedule
+    assert beside.total_steps == pytest.approx(alone.total_steps / 4, rel=0.1)
+    with pytest.raises(
+        ConfigError, match=r"0\.01 minutes are no time for fast here: its shortest run takes about .*raise --min"
+    ):
+        plan_for(bench, "fast", BenchBudget(minutes=0.01))
+
+
+def test_waiting_stretches_work_and_computing_does_not() -> None:
+    assert stretched(lambda: time.sleep(0.25))[1] > 2
+    assert stretched(lambda: time.sleep(0.01)) == (None, 1.0), "too short to say"
 
 
 def test_a_record_comes_right_before_every_measurement(base: ExperimentConfig) -> None:
