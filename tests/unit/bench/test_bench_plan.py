@@ -85,13 +85,12 @@ def test_a_schedule_fills_the_minutes_and_work_before_it_at_most_a_quarter(tree:
 @pytest.mark.usefixtures("quick")
 def test_a_busy_machine_gets_a_shorter_schedule(base: ExperimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = open_bench(base)
-    alone = plan_for(bench, "fast", BenchBudget(minutes=2)).config.schedule
+    alone = plan_for(bench, "fast", BenchBudget(minutes=2)).config
     monkeypatch.setattr(planning, "stretched", lambda work: (work(), 4.0))
-    beside = plan_for(bench, "fast", BenchBudget(minutes=2)).config.schedule
-    assert beside.total_steps == pytest.approx(alone.total_steps / 4, rel=0.1)
-    with pytest.raises(
-        ConfigError, match=r"0\.01 minutes are no time for fast here: its shortest run takes about .*raise --min"
-    ):
+    beside = plan_for(bench, "fast", BenchBudget(minutes=2)).config
+    images = [one.schedule.total_steps * one.student.batch_size for one in (alone, beside)]
+    assert images[1] == pytest.approx(images[0] / 4, rel=0.1)
+    with pytest.raises(ConfigError, match=r"no time for fast in 0\.01 minutes: its shortest run takes .*; raise --minutes"):
         plan_for(bench, "fast", BenchBudget(minutes=0.01))
 
 
