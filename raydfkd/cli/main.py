@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from raydfkd import __version__
 from raydfkd.cli.interruption import interrupted
+from raydfkd.cli.verbs import bench_verb as bench
 from raydfkd.cli.verbs import condense_verb as condense
 from raydfkd.cli.verbs import config_verb as config
 from raydfkd.cli.verbs import dataset_verb as dataset
@@ -24,7 +25,6 @@ from raydfkd.cli.verbs import reproduce_verb as reproduce
 from raydfkd.cli.verbs import run_verb as run
 from raydfkd.cli.verbs import submit_verb as submit
 from raydfkd.cli.verbs import sweep_verb as sweep
-from raydfkd.cli.verbs import teacher_verb as teacher
 from raydfkd.cli.verbs import weights_verbs as weights
 from raydfkd.errors import RaydfkdError
 
@@ -78,8 +78,9 @@ app.command("stop")(live.stop)
 app.command("sweep")(sweep.sweep)
 app.command("submit")(submit.submit)
 app.command("reproduce")(reproduce.reproduce)
+app.command("bench")(bench.bench)
 app.command("doctor")(inspect.doctor)
-app.command("train-teacher")(teacher.train)
+app.command("train-teacher")(weights.train)
 app.command("evaluate")(weights.evaluate)
 app.command("export")(weights.export)
 app.command("report")(inspect.report)

@@ -245,7 +245,8 @@ class Curve:
 def overlay(curves: Mapping[str, Curve], title: str, x_label: str, teacher: float | None = None) -> Figure:
     """One metric curve per setting, by label, with a band if it has several runs, and the teacher's metric as a line."""
     figure, axes = _figure(title, x_label, height=3.4)
-    _overlay(axes, curves, teacher)
+    draw_overlay(axes, curves, teacher)
+    axes.legend(loc="best")
     return figure
 
 
@@ -256,8 +257,9 @@ def side_by_side(panels: Sequence[Mapping[str, Any]]) -> Figure:
 
     figure = Figure(figsize=(6.0 * len(panels), 4.0), facecolor="white")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _label(axes, panel["title"], panel["x_label"])
-        _overlay(axes, panel["curves"], panel["teacher"])
+        label_axes(axes, panel["title"], panel["x_label"])
+        draw_overlay(axes, panel["curves"], panel["teacher"])
+        axes.legend(loc="best")
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     return figure
 
@@ -276,21 +278,21 @@ def principal_axes(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return centre, first_two
 
 
-def _overlay(axes: Axes, curves: Mapping[str, Curve], teacher: float | None) -> None:
+def draw_overlay(axes: Axes, curves: Mapping[str, Curve], teacher: float | None) -> None:
+    """A curve per setting, and the teacher's metric as a line; without a legend."""
     everything = [bound for curve in curves.values() for bound in (curve.low, curve.high)]
     for number, (label, curve) in enumerate(curves.items()):
         px, py = thin(curve.x, curve.mean)
         # The dashes shift by one each time the colours repeat, so that the first 24 runs all look different.
         dashes = style.DASHES[(number // len(style.LINES) + number) % len(style.DASHES)]
         color = style.LINES[number % len(style.LINES)]
-        axes.plot(px, py, color=color, linestyle=dashes, label=_short(label, 40))
+        axes.plot(px, py, color=color, linestyle=dashes, label=_short(label, 40), marker="o" if len(px) == 1 else None)
         if (curve.low < curve.high).any():
             axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.15, linewidth=0)
     if teacher is not None:
         axes.axhline(teacher, color=style.MUTED, linewidth=1.2, linestyle=(0, (2, 2)), label=f"teacher, {100 * teacher:.1f}%")
         everything.append(np.array([teacher]))
     _percent_axis(axes, np.concatenate(everything))
-    axes.legend(loc="best")
 
 
 def _figure(title: str, x_label: str, height: float = SIZE_INCHES[1]) -> tuple[Figure, Axes]:
@@ -298,14 +300,15 @@ def _figure(title: str, x_label: str, height: float = SIZE_INCHES[1]) -> tuple[F
 
     figure = Figure(figsize=(SIZE_INCHES[0], height))
     axes = figure.subplots()
-    _label(axes, title, x_label)
+    label_axes(axes, title, x_label)
     return figure, axes
 
 
-def _label(axes: Axes, title: str, x_label: str) -> None:
+def label_axes(axes: Axes, title: str, x_label: str) -> None:
+    """Title and label; steps and images are written in full."""
     axes.set_title(title)
     axes.set_xlabel(x_label)
-    if "step" in x_label:
+    if "step" in x_label or "images" in x_label:
         _large_numbers(axes.xaxis)
 
 

@@ -232,6 +232,19 @@ class Suggestion:
     sampler: dict[str, Any] = field(default_factory=lambda: {"kind": "uniform"})
 
 
+@dataclass(frozen=True)
+class Frame:
+    """What a method is published with, besides its own settings: how a bench runs it.
+
+    Attributes:
+        student: settings of its student, such as the objective.
+        fresh_steps: student steps on each batch, every image of which is seen once and dropped; None: images are kept.
+    """
+
+    student: dict[str, Any] = field(default_factory=dict)
+    fresh_steps: int | None = None
+
+
 Build = Callable[[Any, SynthesisParts, SynthesisContext, "torch.device"], Synthesizer]
 """From a method's settings, a run's networks and images, its context and a device to a synthesizer."""
 
@@ -251,6 +264,7 @@ class Method:
         figures: those of its metrics that the report plots besides losses.
         suggest: its settings for a teacher, or None if it does not suit it. ``raydfkd doctor`` names the methods that suit,
             best first, and ``raydfkd init`` takes the best; None: it never does.
+        frame: what it is published with.
     """
 
     config: type[SynthesisConfig]
@@ -263,6 +277,7 @@ class Method:
     needs_image_classes: bool = False
     figures: tuple[Figure, ...] = ()
     suggest: Callable[[TeacherTraits], Suggestion | None] | None = None
+    frame: Frame = Frame()
 
     @property
     def needs_student(self) -> bool:

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from raydfkd.deferred import deferred
-from raydfkd.synthesis.method import Method, SynthesisContext, SynthesisParts
+from raydfkd.synthesis.method import Frame, Method, SynthesisContext, SynthesisParts
 from raydfkd.synthesis.teacher_inversion import InversionConfig, InversionSynthesizer, portions
 from raydfkd.types import BufferSummary, SyntheticBatch
 
@@ -266,4 +266,5 @@ METHOD = Method(
     title="PRE-DFKD: novel images, and a memory that makes earlier ones again",
     paper="Binici et al., AAAI 2022",
     needs_gradient=True,
+    frame=Frame(student={"objective": {"kind": "l1"}}, fresh_steps=10),
 )

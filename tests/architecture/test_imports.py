@@ -21,7 +21,7 @@ LAYERS = {
     "pipeline": 3,
     "testing": 6,
     "runtime": 4,
-    **dict.fromkeys(("report", "papers", "api", "cli", "__main__"), 5),
+    **dict.fromkeys(("report", "papers", "bench", "api", "cli", "__main__"), 5),
 }
 """Layer of each room (a folder or a file right under raydfkd/). The package's own __init__ names others only as text."""
 

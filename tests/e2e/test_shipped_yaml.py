@@ -67,6 +67,7 @@ COUNTS = {
     "laptop/cifar10": 5, "laptop/hidfd": 4, "laptop/surrogate": 13, "laptop/augmentation": 10, "laptop/builds": 8,
     "laptop/cde": 50, "laptop/digits": 15, "laptop/digits_hidfd": 8, "laptop/digits_build": 1,
     "laptop/camvid": 5, "teachers/teachers": 40,
+    "baselines/ssdkd": 80, "baselines/hidfd": 48, "baselines/surrogate": 6,
 }  # fmt: skip
 """How many files each folder ships and how many rows each table runs; change it with them."""
 

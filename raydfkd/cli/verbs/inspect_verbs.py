@@ -43,7 +43,9 @@ def _place(config: ExperimentConfig) -> bool:
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run or sweep directory, or several runs to compare.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="A run, sweep or bench directory, or several runs to compare.")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Folder of the comparison; otherwise 'comparison' next to the first run.")
     ] = None,
@@ -54,18 +56,20 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write the report of a run or a sweep, or compare several runs."""
+    """Write the report of a run, a sweep or a bench, or compare several runs."""
     if len(runs) == 1:
         if out is not None or label:
             raise ConfigError(
                 "--out and --label are for a comparison: name several runs (a single run's report goes into its folder)"
             )
+        from raydfkd.report.bench.bench_page import is_bench, write_bench_page
         from raydfkd.report.html import write_report
         from raydfkd.report.sweep.sweep_page import write_sweep_report
         from raydfkd.sweep_dir import SweepDir
 
         is_sweep = SweepDir(runs[0]).sweep_path.exists()
-        typer.echo(f"report: {write_sweep_report(runs[0]) if is_sweep else write_report(runs[0])}")
+        write = write_sweep_report if is_sweep else write_bench_page if is_bench(runs[0]) else write_report
+        typer.echo(f"report: {write(runs[0])}")
         return
     from raydfkd.report.compare import write_comparison
 

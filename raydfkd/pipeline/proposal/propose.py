@@ -7,20 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from raydfkd.data.dataset_kind import DatasetConfig
 from raydfkd.data.kinds import open_source
 from raydfkd.errors import TeacherError
-from raydfkd.models.catalog import build_classifier
 from raydfkd.models.teachers.teacher import FrozenTeacher, TeacherAudit, audit_teacher
 from raydfkd.pipeline.experiment import builder
 from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
-from raydfkd.pipeline.experiment.doctor import time_student, time_synthesis
-from raydfkd.pipeline.experiment.timing import Timing
 from raydfkd.pipeline.proposal.findings import Findings, Found
 from raydfkd.pipeline.proposal.machine import Machine
-from raydfkd.pipeline.proposal.sizing import Costs, Duration, Sizes, no_time, sizes_for
+from raydfkd.pipeline.proposal.probing import PROBED_BATCH, probe
+from raydfkd.pipeline.proposal.sizing import Costs, Sizes, no_time, sizes_for
 from raydfkd.pipeline.proposal.student_choice import Candidate, candidates, named
 from raydfkd.synthesis.method import Suggestion, TeacherTraits
 from raydfkd.synthesis.methods import METHODS, suggestions
@@ -28,10 +25,8 @@ from raydfkd.tasks import DEFAULT_KIND, kind_with
 
 SOURCE, STUDENT = "images", "student"
 """Names of the parts of a proposed experiment."""
-PROBED = Sizes(batch=8, capacity=8, warmup_batches=1, rounds=1, steps_per_round=1, seconds=0.0)
+PROBED = Sizes(batch=PROBED_BATCH, capacity=PROBED_BATCH, warmup_batches=1, rounds=1, steps_per_round=1, seconds=0.0)
 """What is timed first."""
-QUICK_S, LARGER = 1.0, 8
-"""Where a batch takes no longer, one so many times as large is timed too, which is more exact."""
 LOOKED_AT = 200
 """Evaluation images that are read to see whether they and the teacher fit together."""
 EVALUATED_SHARE, LEAST_EVALUATED = 0.1, 500
@@ -105,7 +100,7 @@ def propose(findings: Findings, wishes: Wishes, machine: Machine) -> Proposal:
     device = builder.device_of("auto")
     costs, candidate, sizes = None, None, None
     for candidate in _students(findings, wishes, audit, teacher.positions):
-        costs = measure(teacher, _assembled(tree, method, suggestion, candidate, PROBED, machine), device)
+        costs = measure(teacher, assembled(tree, method, suggestion, candidate, PROBED, machine), device)
         fitting = sizes_for(costs, wishes.minutes, machine, teacher.num_classes, _pixels(findings), _beside(machine))
         if fitting is not None:
             sizes = fitting
@@ -114,7 +109,7 @@ def propose(findings: Findings, wishes: Wishes, machine: Machine) -> Proposal:
     assert candidate is not None
     if sizes is None:
         raise no_time(costs, wishes.minutes)
-    tree = _assembled(tree, method, suggestion, candidate, sizes, machine)
+    tree = assembled(tree, method, suggestion, candidate, sizes, machine)
     reasons = _reasons(findings, method, suggestion, candidate, sizes, costs, machine, audit, wishes)
     warnings = [*audit.warnings]
     if wishes.evaluation is not None:
@@ -180,43 +175,24 @@ def _students(findings: Findings, wishes: Wishes, audit: TeacherAudit, positions
 
 
 def measure(teacher: FrozenTeacher, tree: dict[str, Any], device: torch.device) -> Costs:
-    """Seconds and memory, by a small batch and, if that was quick, a larger one."""
-    student = build_classifier(tree["students"][STUDENT]["model"], teacher.num_classes, teacher.image_shape)
-    saved = 2 * (
-        _saved_bytes(teacher.model, teacher.image_shape) + _saved_bytes(student, teacher.image_shape)
-    )  # and a generator
-    timing = Timing(device)
-    synthesis: dict[int, float] = {}
-    step: dict[int, float] = {}
-    for batch in (PROBED.batch, LARGER * PROBED.batch):
+    """Seconds and memory of an assembled experiment."""
+
+    def at(batch: int) -> ExperimentConfig:
         tree["sources"][SOURCE]["batch_size"] = tree["students"][STUDENT]["batch_size"] = batch
         tree["replay"]["synthetic"]["capacity"] = batch
-        config = build_experiment({**tree, "runtime": {"runner": "local"}, "schedule": {"warmup_batches": 1, "rounds": 1}})
-        _, synthesis[batch] = time_synthesis(config, SOURCE, device, None, timing)
-        step[batch] = time_student(config, STUDENT, device, timing)
-        if synthesis[batch] + step[batch] > QUICK_S:
-            break
-    return Costs(Duration.through(synthesis), Duration.through(step), saved)
+        return build_experiment({**tree, "runtime": {"runner": "local"}, "schedule": {"warmup_batches": 1, "rounds": 1}})
+
+    return probe(at, teacher, device)[0]
 
 
-def _saved_bytes(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """What autograd keeps of one image's forward pass."""
-    seen: dict[int, int] = {parameter.data_ptr(): 0 for parameter in network.parameters()}
-
-    def keep(tensor: Tensor) -> Tensor:
-        seen.setdefault(tensor.data_ptr(), tensor.numel() * tensor.element_size())
-        return tensor
-
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        network(torch.rand(2, *image_shape, device=device).requires_grad_())
-    return sum(seen.values()) // 2
-
-
-def _assembled(
+def assembled(
     tree: dict[str, Any], method: str, suggestion: Suggestion, student: Candidate, sizes: Sizes, machine: Machine
 ) -> dict[str, Any]:
-    """The whole experiment but for its evaluation."""
+    """The whole experiment but for its evaluation.
+
+    Args:
+        tree: the settings of task and teacher.
+    """
     _, height, width = tree["task"]["image_shape"]
     source = {"method": method, "batch_size": sizes.batch, **suggestion.settings}
     learner: dict[str, Any] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raydfkd.errors import ConfigError
 from raydfkd.pipeline.proposal.machine import Machine
@@ -91,31 +91,61 @@ class Sizes:
 
 
 def sizes_for(
-    costs: Costs, minutes: float, machine: Machine, num_classes: int, image_bytes: int, generators: int = 1
+    costs: Costs,
+    minutes: float,
+    machine: Machine,
+    num_classes: int,
+    image_bytes: int,
+    generators: int = 1,
+    fresh_steps: int | None = None,
 ) -> Sizes | None:
     """The largest batch with which a student gets enough steps in so many minutes, or the smallest one with fewer; None if
     even that has no time for ``FEWEST_ROUNDS``.
 
     Args:
         generators: that work beside the student, each as fast as the measured one; 1: the two take turns.
+        fresh_steps: student steps on each batch of images, none of which is kept; None: images are kept.
     """
     budget_s = minutes * 60 * (1 - RESERVED)
     room = SHARE_OF_MEMORY * machine.memory_bytes
     fitting = [batch for batch in BATCHES if batch * costs.activation_bytes <= room] or [BATCHES[-1]]
-    tried = [_schedule(costs, batch, budget_s, generators) for batch in fitting]
+    tried = [_schedule(costs, batch, budget_s, generators, fresh_steps) for batch in fitting]
     chosen = next((one for one in tried if one.steps >= ENOUGH_STEPS and one.batches >= ENOUGH_BATCHES), tried[-1])
     if chosen.rounds < FEWEST_ROUNDS:
         return None
+    return _with_capacity(chosen, room, num_classes, image_bytes, fresh_steps)
+
+
+def sizes_for_images(
+    images: int, machine: Machine, num_classes: int, image_bytes: int, fresh_steps: int | None = None
+) -> Sizes | None:
+    """The same for a student that sees so many images, however long it takes: the largest batch that gives it enough steps,
+    and as many of these steps, the papers' T_kd a round, as T_kd divides; None without time for ``FEWEST_ROUNDS``."""
+    fewest, _ = STEPS_PER_ROUND
+    batch = next((batch for batch in BATCHES if images // batch >= ENOUGH_STEPS), BATCHES[-1])
+    of_kept = images // batch // fewest
+    if of_kept < FEWEST_ROUNDS:
+        return None
+    per_round = fewest if fresh_steps is None else fresh_steps
+    rounds = of_kept * fewest // per_round
+    warmup = 1 if fresh_steps is not None else max(1, min(WARMUP_BATCHES, int(WARMUP_SHARE * rounds)))
+    chosen = Sizes(batch, 0, warmup, rounds, per_round, 0.0)
+    return _with_capacity(chosen, SHARE_OF_MEMORY * machine.memory_bytes, num_classes, image_bytes, fresh_steps)
+
+
+def _with_capacity(chosen: Sizes, room: float, num_classes: int, image_bytes: int, fresh_steps: int | None) -> Sizes:
+    """What is kept of the images: the newest ones, or those of one batch."""
+    if fresh_steps is not None:
+        return replace(chosen, capacity=fresh_steps * chosen.batch)
     made = chosen.batches * chosen.batch
     wanted = max(CAPACITY, CAPACITY_PER_CLASS * num_classes)
-    capacity = max(chosen.batch, min(wanted, made, int(room / image_bytes)))
-    return Sizes(chosen.batch, capacity, chosen.warmup_batches, chosen.rounds, chosen.steps_per_round, chosen.seconds)
+    return replace(chosen, capacity=max(chosen.batch, min(wanted, made, int(room / image_bytes))))
 
 
 def fewest_minutes(costs: Costs) -> float:
     """The budget from which ``sizes_for`` gives sizes."""
     least = BATCHES[-1]
-    batch_s, steps = costs.synthesis.of(least), _schedule(costs, least, 0.0, 1).steps_per_round
+    batch_s, steps = costs.synthesis.of(least), _schedule(costs, least, 0.0, 1, None).steps_per_round
     rounds_s = FEWEST_ROUNDS * (batch_s + steps * costs.step.of(least))
     needed = max(rounds_s + batch_s, rounds_s / (1 - WARMUP_SHARE))
     return needed / (1 - RESERVED) / 60
@@ -131,13 +161,14 @@ def no_time(costs: Costs, minutes: float) -> ConfigError:
     )
 
 
-def _schedule(costs: Costs, batch: int, budget_s: float, generators: int) -> Sizes:
-    """As many rounds as fit; of the steps in a round so many that the student has at least half of the time."""
-    batch_s, step_s = costs.synthesis.of(batch), costs.step.of(batch)
+def _schedule(costs: Costs, batch: int, budget_s: float, generators: int, fresh_steps: int | None) -> Sizes:
+    """As many rounds as fit; of the steps in a round so many that the student has at least half of the time, or those of its
+    fresh images."""
+    batch_s, step_s = costs.synthesis.of((fresh_steps or 1) * batch), costs.step.of(batch)
     fewest, most = STEPS_PER_ROUND
-    steps = min(most, max(fewest, math.ceil(batch_s / generators / step_s)))
+    steps = min(most, max(fewest, math.ceil(batch_s / generators / step_s))) if fresh_steps is None else fresh_steps
     round_s = batch_s + steps * step_s if generators == 1 else max(batch_s / generators, steps * step_s)
-    warmup = max(1, min(WARMUP_BATCHES, int(WARMUP_SHARE * budget_s / batch_s)))
+    warmup = 1 if fresh_steps is not None else max(1, min(WARMUP_BATCHES, int(WARMUP_SHARE * budget_s / batch_s)))
     left_s = max(0.0, budget_s - warmup * batch_s)
     rounds = min(int(left_s / round_s), max(FEWEST_ROUNDS, MOST_STEPS // steps))
     return Sizes(batch, 0, warmup, rounds, steps, rounds * round_s + warmup * batch_s)

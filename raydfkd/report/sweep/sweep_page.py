@@ -43,8 +43,10 @@ def write_sweep_report(path: str | Path) -> Path:
         code = folder.best_path.read_text(encoding="utf-8")
         sections.append(("best", "The best experiment", Section(lead=f"best.yaml: raydfkd run {folder.best_path}", code=code)))
     page = render(
-        "sweep/sweep.html.j2",
+        "sectioned.html.j2",
+        verb="sweep",
         name=folder.path.resolve().name,
+        title=f"Sweep {folder.path.resolve().name}",
         state=str(manifest.get("state", "running")),
         facts=_facts(manifest, trials),
         measured_on=str(objective.get("measured_on", "")),

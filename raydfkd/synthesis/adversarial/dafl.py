@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from raydfkd.synthesis.adversarial.adversarial_generator import AdversarialConfig, AdversarialSynthesizer
-from raydfkd.synthesis.method import Method, Presets
+from raydfkd.synthesis.method import Frame, Method, Presets
 
 _CIFAR: dict[str, Any] = {
     "generator": "normalized",
@@ -66,4 +66,5 @@ METHOD = Method(
     paper="Chen et al., ICCV 2019",
     needs_batch_norm=True,
     needs_gradient=True,
+    frame=Frame(student={"objective": {"temperature": 1}}, fresh_steps=5),
 )

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from raydfkd.synthesis.adversarial.adversarial_generator import AdversarialConfig, AdversarialSynthesizer
-from raydfkd.synthesis.method import Method, Presets, Suggestion, TeacherTraits
+from raydfkd.synthesis.method import Frame, Method, Presets, Suggestion, TeacherTraits
 
 _PUBLISHED: dict[str, Any] = {"generator": "normalized", "generator_betas": (0.9, 0.999)}
 
@@ -61,4 +61,5 @@ METHOD = Method(
     needs_batch_norm=True,
     needs_gradient=True,
     suggest=suggest,
+    frame=Frame(student={"objective": {"kind": "l1"}}, fresh_steps=5),
 )

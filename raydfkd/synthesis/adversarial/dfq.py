@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import Field
 
 from raydfkd.synthesis.adversarial.adversarial_generator import AdversarialConfig, AdversarialSynthesizer
-from raydfkd.synthesis.method import Method
+from raydfkd.synthesis.method import Frame, Method
 
 
 class DFQConfig(AdversarialConfig):
@@ -41,4 +41,5 @@ METHOD = Method(
     paper="Choi et al., CVPRW 2020",
     needs_batch_norm=True,
     needs_gradient=True,
+    frame=Frame(student={"objective": {"temperature": 1}}, fresh_steps=10),
 )

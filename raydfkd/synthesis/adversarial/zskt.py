@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from raydfkd.synthesis.adversarial.adversarial_generator import AdversarialConfig, AdversarialSynthesizer
-from raydfkd.synthesis.method import Method, Presets
+from raydfkd.synthesis.method import Frame, Method, Presets
 
 
 class ZSKTConfig(AdversarialConfig):
@@ -50,4 +50,5 @@ METHOD = Method(
     paper="Micaelli and Storkey, NeurIPS 2019",
     needs_batch_norm=True,
     needs_gradient=True,
+    frame=Frame(student={"objective": {"temperature": 1}}, fresh_steps=5),
 )

@@ -192,6 +192,7 @@ METHOD = Method(
     paper="Addepalli et al., AAAI 2020",
     needs_gradient=True,
     needs_collected=True,
+    needs_image_classes=True,
     figures=(
         REAL_CONFIDENCE,
         Figure(

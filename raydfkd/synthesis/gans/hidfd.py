@@ -10,7 +10,7 @@ from raydfkd.metrics import Figure
 from raydfkd.settings import Budget
 from raydfkd.synthesis.gans.gan_synthesizer import GANSynthesizer, collected_tensors
 from raydfkd.synthesis.gans.guided_gan import GuidedGAN, GuidedGANConfig
-from raydfkd.synthesis.method import Method, SynthesisContext, SynthesisParts
+from raydfkd.synthesis.method import Frame, Method, SynthesisContext, SynthesisParts
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +56,7 @@ METHOD = Method(
     needs_gradient=True,
     needs_collected=True,
     needs_image_classes=True,
+    frame=Frame(student={"objective": {"kind": "classifier_sharing"}}),
     figures=(
         REAL_CONFIDENCE,
         Figure(

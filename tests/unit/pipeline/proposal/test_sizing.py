@@ -20,6 +20,7 @@ from raydfkd.pipeline.proposal.sizing import (
     fewest_minutes,
     no_time,
     sizes_for,
+    sizes_for_images,
 )
 from raydfkd.pipeline.proposal.student_choice import candidates, family_of, named
 
@@ -65,6 +66,26 @@ def test_where_images_are_expensive_the_student_has_at_least_half_of_the_time() 
     sizes = sizes_for(costs(synthesis_s=0.05, step_s=1e-3), 30, LAPTOP, 10, CIFAR)
     assert sizes is not None
     assert sizes.steps_per_round == 50
+
+
+def test_images_that_are_not_kept_last_for_their_steps_alone() -> None:
+    sizes = sizes_for(costs(synthesis_s=0.05, step_s=1e-3), 30, LAPTOP, 10, CIFAR, fresh_steps=5)
+    assert sizes is not None
+    assert (sizes.steps_per_round, sizes.warmup_batches, sizes.capacity) == (5, 1, 5 * sizes.batch)
+    made_s = sizes.batches * 5 * sizes.batch * 0.05
+    assert made_s + sizes.steps * sizes.batch * 1e-3 <= 60 * 30 * (1 - RESERVED) * (1 + 1e-9)
+
+
+@given(images=st.integers(1, 10**7), fresh_steps=st.sampled_from([None, 1, 5, 10]))
+def test_so_many_student_images_are_as_many_whatever_is_kept(images: int, fresh_steps: int | None) -> None:
+    kept, sizes = (sizes_for_images(images, LAPTOP, 10, CIFAR, steps) for steps in (None, fresh_steps))
+    if kept is None or sizes is None:
+        assert kept is sizes is None
+        assert images < 20 * BATCHES[-1] * FEWEST_ROUNDS
+        return
+    assert sizes.steps * sizes.batch == kept.steps * kept.batch
+    assert images - 20 * kept.batch < kept.steps * kept.batch <= images
+    assert kept.batch == BATCHES[-1] or images // kept.batch >= ENOUGH_STEPS
 
 
 def test_a_batch_and_a_buffer_fit_into_memory() -> None:

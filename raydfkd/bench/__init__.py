@@ -1,0 +1,1 @@
+"""A bench: several methods on one teacher and student, each with the same budget, side by side."""
