@@ -52,6 +52,17 @@ def test_gradients_are_reduced_once_a_step(one_worker: None, parts: int) -> None
     torch.testing.assert_close(parameters(parallel.student), parameters(alone.student))
 
 
+def test_an_objective_that_differentiates_the_student_within_its_loss_is_reduced_too(one_worker: None) -> None:
+    alone, parallel = (make(norm=True, objective={"kind": "msarc"}, optimizer={"lr": 0.01}) for _ in range(2))
+    parallel.wrap_learner(DistributedDataParallel)
+    before = parameters(alone.student)
+    for number in range(2):
+        alone.step(*drawn(number))
+        parallel.step(*drawn(number))
+    assert not torch.equal(parameters(alone.student), before)
+    torch.testing.assert_close(parameters(parallel.student), parameters(alone.student))
+
+
 def test_layers_become_those_that_torch_would_make() -> None:
     found = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Sequential(nn.BatchNorm2d(3, momentum=0.3)), nn.BatchNorm1d(3).eval())
     reference = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(found))
