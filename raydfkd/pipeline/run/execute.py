@@ -66,7 +66,7 @@ def execute(
     watcher.stage("checking the teacher")
     try:
         # On a cluster the actors own the GPUs; a Ray that the run starts has none of them yet, and none of them any more.
-        here = config.runtime.runner == "local" or config.runtime.address is None
+        here = config.runtime.runner == "local" or (config.runtime.address is None and torch.cuda.is_available())
         device = builder.choose_device(config) if here else torch.device("cpu")
         checked = _check(config, run, checkpoint, device)
         elapsed_s = 0.0

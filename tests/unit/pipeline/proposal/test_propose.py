@@ -192,7 +192,7 @@ def test_a_large_machine_gets_generators_beside_the_student(
     proposal = propose(teacher("with_batch_norm"), Wishes(minutes=10), machine)
     config = proposal.config
     assert (config.runtime.runner, config.schedule.mode, len(config.generators)) == ("ray", "decoupled", generators)
-    assert config.student.resources.num_gpus == student_gpus
+    assert config.student.resources.gpus == student_gpus
     assert config.runtime.address == machine.address
     (source,) = config.sources.values()
     asked = generators * source.resources.num_cpus + config.student.resources.num_cpus

@@ -14,7 +14,7 @@ from raydfkd.distillation.distiller import StepOutput
 from raydfkd.errors import RunFailedError
 from raydfkd.evaluation.accuracy import Evaluator
 from raydfkd.pipeline.experiment.config import ExperimentConfig, build_experiment
-from raydfkd.pipeline.run.student_loop import Batch, LoopHooks, StudentLoop, normalized, resident_bytes
+from raydfkd.pipeline.run.student_loop import Batch, LoopHooks, StepClock, StudentLoop, normalized, resident_bytes
 from raydfkd.seeds import derive_seed
 
 
@@ -38,6 +38,7 @@ class FakeDistiller:
 
     def __init__(self, log: list[tuple[Any, ...]], num_steps: int = 0) -> None:
         self.log, self.num_steps = log, num_steps
+        self.device, self.notes = torch.device("cpu"), ["the step is not one graph"]
         self.student = nn.Linear(1, 1)
         with torch.no_grad():
             self.student.weight.fill_(num_steps)
@@ -187,6 +188,26 @@ def test_means_are_reported_each_period_and_at_the_end() -> None:
     flow = next(entry[2] for entry in only(log, "emit") if entry[:2] == ("throughput", 8))
     assert (flow["images_distilled"], flow["student_wait_data_s"]) == (32, 0.25)
     assert flow["distilled_per_s"] > 0
+
+
+def test_the_distillers_notes_are_events_told_once() -> None:
+    log = run()
+    told = [entry[1:] for entry in only(log, "emit") if entry[1] == "event" or entry[0] == "event"]
+    assert told == [(4, {"message": "the step is not one graph"})]
+
+
+def test_a_clock_sums_the_steps_since_it_was_last_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([1.0, 1.5, 3.0, 5.0, 7.0, 8.0])
+    monkeypatch.setattr("raydfkd.pipeline.run.student_loop.time.monotonic", lambda: next(times))
+    clock = StepClock(torch.device("cpu"))
+    for _ in range(2):
+        clock.begin()
+        clock.end()
+    assert clock.take() == 2.5
+    clock.begin()
+    clock.end()
+    assert clock.take() == 1.0
+    assert clock.take() == 0
 
 
 def test_the_last_record_covers_what_is_left() -> None:
