@@ -298,7 +298,7 @@ def suggest(teacher: TeacherTraits) -> Suggestion | None:
     if teacher.has_attention:
         settings["patch_weight"] = 1
         reasons["patch_weight"] = "the teacher's attention layers tell how alike an image's patches are"
-    return Suggestion(3, settings, reasons, student={"augmentation": {"level": "standard", "mixup": "batch"}})
+    return Suggestion(4, settings, reasons, student={"augmentation": {"level": "standard", "mixup": "batch"}})
 
 
 METHOD = Method(

@@ -207,6 +207,10 @@ class TeacherTraits:
     input_gradient: bool
     has_attention: bool = False
 
+    @property
+    def takes_colour(self) -> bool:
+        return self.image_shape[0] == 3
+
     @classmethod
     def of(cls, image_shape: tuple[int, int, int], audit: TeacherAudit) -> Self:
         """Those of an audited teacher."""

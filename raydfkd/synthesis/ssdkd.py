@@ -97,7 +97,8 @@ def suggest(teacher: TeacherTraits) -> Suggestion | None:
     if side < SMALL_SIDE:
         settings |= {"steps_per_batch": 5, "base_channels": 32, "latent_dim": 64}
         reasons["base_channels"] = f"a small generator is enough for {height} x {width} pixels"
-    return Suggestion(1 if teacher.has_batch_norm else 4, settings, reasons, sampler={"kind": "prioritized"})
+    rank = 1 if teacher.has_batch_norm or not teacher.takes_colour else 2
+    return Suggestion(rank, settings, reasons, sampler={"kind": "prioritized"})
 
 
 METHOD = Method(

@@ -50,7 +50,7 @@ def suggest(teacher: TeacherTraits) -> Suggestion | None:
         "method": "the teacher has a gradient: a generator makes images of all classes on which student and teacher differ",
         "entropy_weight": "without BatchNorm statistics nothing else makes images of all classes",
     }
-    return Suggestion(2, settings, reasons, student={"objective": {"kind": "l1"}})
+    return Suggestion(3, settings, reasons, student={"objective": {"kind": "l1"}})
 
 
 METHOD = Method(

@@ -81,7 +81,7 @@ def test_doctor_lists_every_failing_network(settings: dict[str, Any]) -> None:
     ("norm", "suiting"),
     [
         ("BatchNorm2d(4)", ["ssdkd", "deep_inversion", "procedural"]),
-        ("GroupNorm(2, 4)", ["procedural", "dfad", "deep_inversion", "ssdkd"]),
+        ("GroupNorm(2, 4)", ["ssdkd", "procedural", "dfad", "deep_inversion"]),
     ],
 )
 def test_doctor_names_what_suits_the_teacher_best_first(

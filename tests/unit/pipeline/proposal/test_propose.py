@@ -104,6 +104,9 @@ def test_without_batch_norm_images_are_rendered_and_attacked(tmp_path: Path) -> 
     assert source.method == "procedural"
     assert source.boundary_attack is not None
     assert "# the teacher has a gradient, by which images are moved to its decision boundary" in reads_back(proposal, tmp_path)
+    grey = propose(teacher("without_batch_norm"), Wishes(minutes=10), LAPTOP)
+    assert [source.method for source in grey.config.sources.values()] == ["ssdkd"], "as measured on digits"
+    assert "# the teacher has no BatchNorm statistics to match\n    bn_weight: 0" in reads_back(grey, tmp_path)
 
 
 @pytest.mark.usefixtures("quick")
