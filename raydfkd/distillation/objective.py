@@ -39,7 +39,7 @@ class SelfPacingConfig(Settings):
     end: float = Field(7.0, ge=0)
     """lambda at the last step."""
 
-    def threshold(self, progress: float) -> float:
+    def threshold(self, progress: float | Tensor) -> float | Tensor:
         """lambda after this share of training."""
         return self.start + (self.end - self.start) * progress
 

@@ -88,7 +88,7 @@ class NAYERConfig(InversionConfig):
     code_dim: int = Field(512, ge=1)
     """Width of drawn class codes; an embedding has its own."""
     generator: str = "standard"
-    """Generator network behind the noisy layers: standard or large."""
+    """Generator network behind the noisy layers: standard, large, or transposed for images of 64 to 128 pixels."""
     latent_dim: int = Field(256, ge=1)
     """Width of the noisy layers' output, which is that network's latent vector."""
     base_channels: int = Field(64, ge=4)
@@ -264,4 +264,5 @@ METHOD = Method(
     paper="Tran et al., CVPR 2024",
     needs_batch_norm=True,
     needs_gradient=True,
+    needs_image_classes=True,
 )

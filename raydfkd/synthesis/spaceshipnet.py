@@ -22,7 +22,7 @@ Kaiming's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, TYPE_CHECKING, cast
 
 from pydantic import Field
 
@@ -155,7 +155,7 @@ class SpaceshipNetSynthesizer(InversionSynthesizer):
             network = generators.build_generator(
                 config.generator, self.teacher.image_shape, config.latent_dim, config.base_channels
             )
-        self.generator: UpsamplingGenerator = network.to(device).to(memory_format=torch.channels_last)
+        self.generator = cast("UpsamplingGenerator", network.to(device).to(memory_format=torch.channels_last))
         self.bank = MapBank(config.bank_size)
         self._num_batches = 0
         self._metrics: dict[str, float] = {}
@@ -237,4 +237,5 @@ METHOD = Method(
     paper="Yu et al., CVPR 2023",
     needs_batch_norm=True,
     needs_gradient=True,
+    needs_image_classes=True,
 )

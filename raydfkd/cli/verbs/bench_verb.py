@@ -126,7 +126,7 @@ def _submit(
             working_dir=Path.cwd(),
             named=command.named,
             num_cpus=asks.num_cpus,
-            num_gpus=asks.num_gpus,
+            num_gpus=asks.gpus,
             job_id=f"{command.out.name}-{name}",
         )
         forget_ended(client, job.job_id)

@@ -61,7 +61,7 @@ class AttentionTransferObjective(Objective):
                 "student of the teacher's family, or objective kl with temperature 1, ZSKT's for other pairs"
             )
 
-    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         config = self.config
         soft = distillation.kd_loss_per_sample(student.logits, teacher.logits, config.temperature) / student.logits.shape[1]
         attention = torch.stack(

@@ -66,7 +66,7 @@ class DFNDObjective(Objective):
         wrong = weights.masked_fill(diagonal, -math.inf).log_softmax(1) + math.log(1 - accuracy)
         return wrong.masked_fill(diagonal, math.log(accuracy))
 
-    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         soft = distillation.kd_loss_per_sample(student.logits, teacher.logits, self.config.temperature)
         return soft + logit_distillation.noise_adapted_loss_per_sample(student.logits, teacher.logits, self.log_noise())
 

@@ -85,7 +85,7 @@ class KD3Objective(Objective):
     def perturbed_view(self, view: Tensor, generator: torch.Generator) -> Tensor:
         return mix_style.mix_style(view, self.config.style_alpha, generator)
 
-    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         assert student.perturbed is not None
         config = self.config
         s, t = student.logits.detach().float(), teacher.logits.float()

@@ -73,7 +73,7 @@ class MSARCObjective(Objective):
                 f"{len(teachers)}: name as many layers in feature_layers of both, or choose another objective"
             )
 
-    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+    def losses(self, student: NetworkOutput, teacher: NetworkOutput, progress: float | Tensor) -> Tensor:
         config = self.config
         losses = distillation.kd_loss_per_sample(student.logits, teacher.logits, config.temperature) / student.logits.shape[1]
         if config.class_map_weight > 0:

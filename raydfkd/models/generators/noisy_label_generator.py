@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from raydfkd.models.generators.upsampling import UpsamplingGenerator
+from raydfkd.models.generators.upsampling import LatentGenerator
 
 
 class NoisyLabelGenerator(nn.Module):
@@ -27,7 +27,7 @@ class NoisyLabelGenerator(nn.Module):
 
     embeddings_KD: Tensor
 
-    def __init__(self, body: UpsamplingGenerator, embeddings_KD: Tensor, batch_size: int) -> None:
+    def __init__(self, body: LatentGenerator, embeddings_KD: Tensor, batch_size: int) -> None:
         super().__init__()
         self.register_buffer("embeddings_KD", embeddings_KD)
         num_classes, width = embeddings_KD.shape

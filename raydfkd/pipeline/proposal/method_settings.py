@@ -29,4 +29,6 @@ def settings_for(name: str, traits: TeacherTraits) -> Suggestion:
         settings["bn_weight"] = 0
     if side < SMALL_SIDE:
         settings |= SMALL_GENERATOR
-    return Suggestion(len(METHODS), {key: value for key, value in settings.items() if key in method.config.model_fields}, {})
+    return Suggestion(
+        len(METHODS.names()), {key: value for key, value in settings.items() if key in method.config.model_fields}, {}
+    )
