@@ -48,7 +48,7 @@ def importance_weighted_mean(losses_B: Tensor, importance_weights_B: Tensor) -> 
     return weighted_B.mean(), weighted_B.detach()
 
 
-def self_paced_weights(losses_B: Tensor, threshold: float) -> Tensor:
+def self_paced_weights(losses_B: Tensor, threshold: float | Tensor) -> Tensor:
     """CuDFKD's weight of a sample: v = (1 + e^-lambda) / (1 + e^(l - lambda)), 1 for a loss l of 0, about 1/2 at lambda.
 
     By the published code (Li et al., "Dynamic data-free knowledge distillation by easy-to-hard learning strategy", 2022,
@@ -57,7 +57,8 @@ def self_paced_weights(losses_B: Tensor, threshold: float) -> Tensor:
     Returns:
         float32 [B], without gradient.
     """
-    return (1 + math.exp(-threshold)) * torch.sigmoid(threshold - losses_B.detach().float())
+    most = 1 + (torch.exp(-threshold) if isinstance(threshold, Tensor) else math.exp(-threshold))
+    return most * torch.sigmoid(threshold - losses_B.detach().float())
 
 
 def agreement(student_logits_BK: Tensor, teacher_logits_BK: Tensor) -> Tensor:

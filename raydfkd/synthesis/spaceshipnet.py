@@ -22,7 +22,7 @@ Kaiming's.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field
 

@@ -89,7 +89,7 @@ class KD3Objective(Objective):
         assert student.perturbed is not None
         config = self.config
         s, t = student.logits.detach().float(), teacher.logits.float()
-        chosen = self._chosen(s, t, progress)
+        chosen = self._chosen(s, t, float(progress))
         weights = torch.linalg.vector_norm(s - t, dim=1).sigmoid()
         losses = weights * feature_distillation.feature_alignment_per_sample(student.maps[-1], teacher.maps[-1])
         contrast = contrastive.paired_contrastive_loss_per_sample(
