@@ -220,6 +220,9 @@ def test_msarc_is_the_published_scalar_of_networks() -> None:
     torch.manual_seed(0)
     shape = (1, 8, 8)
     networks = [build_classifier(name, CLASSES, shape) for name in ("small_cnn_4", "small_cnn_6")]
+    with torch.no_grad():
+        for network in networks:
+            network.fc.weight.mul_(20)  # so that they predict several classes
     networks[1].eval()
     teacher = FrozenTeacher(copy.deepcopy(networks[1]), CLASSES, shape, (0.4,), (0.3,))
     needs = MSARCObjective.needs, MSARCObjective.teacher_needs
@@ -239,6 +242,7 @@ def test_msarc_is_the_published_scalar_of_networks() -> None:
         *(torch.einsum("bchw,kc->bkhw", m[-1], w) for m, w in zip((s_maps, t_maps), heads, strict=True))
     )
     predicted = t.argmax(1)
+    assert (s.argmax(1) != predicted).any()
     for stage in (1, 2):
         cams = []
         for maps, logits in ((s_maps, s), (t_maps, t)):
