@@ -204,6 +204,12 @@ def test_the_last_crop_has_the_mean_outside_and_the_first_one_zeros() -> None:
         torch.testing.assert_close(corner, outside.expand_as(corner))
 
 
+def test_the_mean_is_for_the_last_crop_alone() -> None:
+    images = byte_batch()
+    plain = augmented(images, level="extreme", crop_last=False)
+    assert torch.equal(augmented(images, mean=torch.tensor([0.2, 0.4, 0.6]), level="extreme", crop_last=False), plain)
+
+
 def test_the_last_crop_is_of_what_the_other_operations_made() -> None:
     """RandAugment, then the crop and flip; and warps bring in the mean."""
     images, mean = byte_batch(num=64), torch.tensor([0.2, 0.4, 0.6])

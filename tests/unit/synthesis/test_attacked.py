@@ -83,10 +83,15 @@ def test_a_class_balanced_source_and_its_attack_together_make_the_buffer_even(
     assert made.sum() == (16 if expected[1] == 0 else 32), "of a class, what the attack made comes first"
 
 
+@pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize("found", [20, 12, 0])
-def test_attacked_images_are_left_out_unless_a_batch_would_lack_images(found: int) -> None:
-    """Of 20 images 5 are attacked; with 20 made of them the batch is these, with 12 it has 8 that were not attacked."""
+def test_attacked_images_are_left_out_unless_a_batch_would_lack_images(found: int, balanced: bool) -> None:
+    """Of 20 images 5 are attacked; with 20 made of them the batch is these, with 12 it has 8 that were not attacked, or with a
+    balanced source as many as make its classes even."""
     synthesizer, plain = attacked(keep_originals=False, share=1.0), make(batch_size=20).step(summary())
+    synthesizer.balanced = balanced
+    whole = replace(plain, teacher_class=np.arange(20, dtype=np.int32) % CLASSES)
+    synthesizer.inner.step = lambda held: whole  # type: ignore[method-assign]
     rows: list[np.ndarray] = []
 
     def attack(images: np.ndarray, classes: np.ndarray, rng: Any) -> AttackedImages:
@@ -98,8 +103,10 @@ def test_attacked_images_are_left_out_unless_a_batch_would_lack_images(found: in
     synthesizer.attack = attack  # type: ignore[assignment]
     batch = synthesizer.step(summary())
     assert len(batch) == 20
-    assert (batch.images == 7).all((1, 2, 3)).sum() == found
-    kept = {image.tobytes() for image in batch.images[found:]}
+    made = (batch.images == 7).all((1, 2, 3))
+    assert 0 <= made.sum() <= found
+    assert balanced or made.sum() == found
+    kept = {image.tobytes() for image in batch.images[~made]}
     assert kept <= {image.tobytes() for image in plain.images}
     assert len(kept & {image.tobytes() for image in rows[0]}) == (5 if found == 0 else 0)
 
