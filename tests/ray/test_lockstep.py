@@ -22,6 +22,15 @@ def test_the_ray_runner_gives_the_local_runners_student_to_the_bit(teacher: Path
 
 
 @pytest.mark.slow
+def test_a_rounds_draws_in_one_request_give_it_too(teacher: Path, tmp_path: Path, no_actor_left: None) -> None:
+    tree = experiment(teacher)
+    tree["replay"]["synthetic"]["sampler"] = {"kind": "class_balanced"}
+    distil_locally(tree, tmp_path / "local")
+    distil(tree, tmp_path / "ray")
+    assert same(student_of(tmp_path / "local"), student_of(tmp_path / "ray"))
+
+
+@pytest.mark.slow
 def test_two_generators_and_gathered_delivery_give_it_too(teacher: Path, tmp_path: Path, no_actor_left: None) -> None:
     tree = experiment(
         teacher,
