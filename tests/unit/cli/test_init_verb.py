@@ -55,6 +55,8 @@ def test_init_says_what_it_found_and_decided_and_never_overwrites(theirs: Path, 
     assert "grey.yaml exists already: give another --out, or overwrite it with --force" in refused
     raydfkd("init", "--teacher", theirs / "grey.pt", *GREY, "--student", "small_cnn_8", "--out", "grey.yaml", "--force")
     assert load_experiment(tmp_path / "grey.yaml").student.model == "small_cnn_8"
+    raydfkd("init", "--teacher", theirs / "grey.pt", *GREY, "--method", "procedural", "--out", "grey.yaml", "--force")
+    assert load_experiment(tmp_path / "grey.yaml").sources["images"].method == "procedural"
 
 
 @pytest.mark.usefixtures("quick")

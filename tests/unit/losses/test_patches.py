@@ -23,6 +23,18 @@ def test_two_opposite_kinds_of_patches_by_hand() -> None:
     assert patch_similarity_loss(tokens).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_close_similarities_by_loops() -> None:
+    """Kernels that overlap: cosines of 0.97 to 1, in float64, one pair and one point at a time."""
+    tokens = torch.tensor([[[1.0, 0.0], [1.0, 0.1], [1.0, -0.15]]])
+    angles = [math.atan2(y, x) for x, y in tokens[0].tolist()]
+    cosines = [math.cos(a - b) for a in angles for b in angles]
+    points = [min(cosines) + (max(cosines) - min(cosines)) * i / 9 for i in range(10)]
+    densities = [sum(math.exp(-0.5 * ((x - c) / BANDWIDTH) ** 2) for c in cosines) / len(cosines) * PEAK for x in points]
+    values = [plogp(density) for density in densities]
+    expected = sum((values[i] + values[i + 1]) / 2 * (points[i + 1] - points[i]) for i in range(9))
+    assert patch_similarity_loss(tokens).item() == pytest.approx(expected, rel=1e-3)
+
+
 def test_images_count_alike_and_share_the_points() -> None:
     """The second image's cosines are all 1: whole kernels at the upper end, nothing at the lower."""
     one, other = torch.tensor([[3.0, 0.0], [0.0, 0.5]]), torch.tensor([[1.0, 1.0], [2.0, 2.0]])
