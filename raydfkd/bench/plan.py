@@ -173,9 +173,9 @@ def plan_for(bench: Bench, name: str, budget: BenchBudget) -> Plan:
     minutes = (budget.minutes - share * prepare_s / 60) / stretch
     sizes = sizes_for(costs, minutes, bench.machine, classes, pixels, fresh_steps=fresh)
     if sizes is None:
+        needed = stretch * fewest_minutes(costs)
         raise ConfigError(
-            f"there is no time for {name} in {budget}: its shortest run takes about {stretch * fewest_minutes(costs):.2g} here; "
-            "raise --minutes"
+            f"there is no time for {name} in {budget}: its shortest run takes about {needed:.2g} here; raise --minutes"
         )
     config = _config(bench, name, sizes, share)
     return Plan(config, costs.synthesis.of(config.synthesis_batch_size), costs.step.of(sizes.batch), share * prepare_s)
