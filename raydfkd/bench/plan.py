@@ -50,6 +50,8 @@ CHECKPOINTS = 10
 """At most about so many of a run."""
 LEAST_GENERATED = 16
 """Images of a generator's step, at least: fewer have no statistics."""
+LEAST_PREPARED = 0.05
+"""Share of a method's work before its first image without which it is not itself."""
 LEAST_STRETCHED_S = 0.2
 """Work that takes less says nothing of how busy the machine is."""
 KEPT = ("model", "checkpoint", "feature_layers", "classifier_head", "compile", "resources")
@@ -170,12 +172,17 @@ def plan_for(bench: Bench, name: str, budget: BenchBudget) -> Plan:
         stretch = 1.0
     most_s = WARMUP_SHARE * 60 * budget.minutes
     share = min(1.0, most_s / prepare_s) if prepare_s else 1.0
+    if share < LEAST_PREPARED:
+        raise ConfigError(
+            f"there is no time for {name} in {budget}: it works about {prepare_s / 60:.2g} minutes before its first image; "
+            "raise --minutes"
+        )
     minutes = (budget.minutes - share * prepare_s / 60) / stretch
     sizes = sizes_for(costs, minutes, bench.machine, classes, pixels, fresh_steps=fresh)
     if sizes is None:
+        needed = stretch * fewest_minutes(costs)
         raise ConfigError(
-            f"there is no time for {name} in {budget}: its shortest run takes about {stretch * fewest_minutes(costs):.2g} "
-            "here; raise --minutes"
+            f"there is no time for {name} in {budget}: its shortest run takes about {needed:.2g} here; raise --minutes"
         )
     config = _config(bench, name, sizes, share)
     return Plan(config, costs.synthesis.of(config.synthesis_batch_size), costs.step.of(sizes.batch), share * prepare_s)

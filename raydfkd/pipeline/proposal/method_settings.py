@@ -9,7 +9,7 @@ from raydfkd.synthesis.methods import METHODS
 
 SMALL_SIDE = 16
 """Shorter side of images below which a small generator is enough."""
-SMALL_GENERATOR = {"base_channels": 32, "latent_dim": 64}
+SMALL_GENERATOR = {"base_channels": 32, "latent_dim": 64, "generator_channels": 16, "discriminator_channels": 16}
 
 
 def settings_for(name: str, traits: TeacherTraits) -> Suggestion:
