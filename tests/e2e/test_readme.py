@@ -216,6 +216,29 @@ def test_few_shot(checkout: Path) -> None:
     typed("raydfkd export runs/digits-few-shot --format pt2 --out runs/digits-few-shot/student.pt2", checkout)
 
 
+@pytest.mark.slow
+def test_bench(checkout: Path) -> None:
+    """By images, of which a fast machine and a slow one make as many."""
+    words = "experiments/smoke/digits_ssdkd.yaml --methods ssdkd,nayer,procedural --images 12800 --out runs/bench"
+    told = typed(f"raydfkd bench {words}", checkout)
+    result = json.loads((checkout / "runs/bench/result.json").read_text())
+    assert {method["method"]: method["end"] for method in result["methods"]} == dict.fromkeys(
+        ("ssdkd", "nayer", "procedural"), "finished"
+    ), told
+    assert (checkout / "runs/bench/bench.html").exists()
+
+
+@pytest.mark.slow
+def test_classes_of_pixels(checkout: Path) -> None:
+    """The teacher for a third of its epochs, the student for fewer steps."""
+    teacher = "experiments/teachers/shapes.yaml --out experiments/teachers/shapes.safetensors"
+    typed(f"raydfkd train-teacher {teacher} epochs=5 optimizer.warmup_steps=50", checkout)
+    typed("raydfkd run experiments/smoke/shapes_ssdkd_local.yaml --out runs/shapes schedule.rounds=5", checkout)
+    result = json.loads((checkout / "runs/shapes/result.json").read_text())
+    assert result["metric_name"] == "miou"
+    assert result["student"]["metric_last"] > 0.1
+
+
 def test_papers(tmp_path: Path) -> None:
     assert "ssdkd: Small Scale Data-Free Knowledge Distillation" in typed("raydfkd reproduce", tmp_path)
     listed = typed("raydfkd reproduce ssdkd table4 --list", tmp_path)
