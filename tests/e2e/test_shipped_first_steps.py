@@ -161,28 +161,28 @@ def test_the_first_steps_of_each_kind_of_run_with_small_networks(part: str, each
     check_each([run for run in KINDS if run.part == part], start)
 
 
-def meetings(run: Shipped) -> set[object]:
-    """What the full-size steps are tried for: each method with each teacher, each objective with each pair of networks."""
+def parts_of(run: Shipped) -> set[object]:
+    """What the full-size steps are tried for, each at least once: methods, objectives, and networks at their size."""
     config: ExperimentConfig = run.config
-    teacher, shape = config.teacher.model, config.task.image_shape
-    methods = {(source.method, teacher, shape) for source in config.sources.values()}
-    return methods | {
-        (student.objective.kind, teacher, config.model_of(name), shape) for name, student in config.students.items()
-    }
+    shape = config.task.image_shape
+    methods = {source.method for source in config.sources.values()}
+    objectives = {student.objective.kind for student in config.students.values()}
+    students = {("student", config.model_of(name), shape) for name in config.students}
+    return methods | objectives | students | {("teacher", config.teacher.model, shape)}
 
 
-def with_new_meetings(runs: list[Shipped]) -> list[Shipped]:
-    """The runs in which something meets for the first time."""
-    met: set[object] = set()
+def with_new_parts(runs: list[Shipped]) -> list[Shipped]:
+    """The runs in which something comes for the first time."""
+    known: set[object] = set()
     chosen = []
     for run in runs:
-        if not meetings(run) <= met:
+        if not parts_of(run) <= known:
             chosen.append(run)
-            met |= meetings(run)
+            known |= parts_of(run)
     return chosen
 
 
-FULL_SIZE = with_new_meetings([run for run in RUNS if not is_small(run.config)])
+FULL_SIZE = with_new_parts([run for run in RUNS if not is_small(run.config)])
 
 
 @pytest.mark.slow
