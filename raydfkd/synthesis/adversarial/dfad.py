@@ -3,7 +3,7 @@
 The generator enlarges the mean L1 distance between the student's logits and the teacher's, which the student (objective l1)
 makes smaller, in 5 steps for each of the generator's. The defaults are those of the re-implementation that later papers compare
 with (Fang et al., AAAI 2022). The presets are the paper's own runs, for classification and for segmentation (NYUv2). Their
-generator is DAFL's but for the BatchNorms' epsilon; for segmentation it is a larger one, of which this is in place.
+generator is DAFL's but for the BatchNorms' epsilon; for segmentation it is one of transposed convolutions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ class DFADConfig(AdversarialConfig):
 
     presets: ClassVar[Presets] = {
         "published": _PUBLISHED,
-        "published_nyuv2": {**_PUBLISHED, "batch_size": 320, "generator_batch_size": 64, "adversarial_distance": "log_l1"},
+        "published_nyuv2": {
+            "generator": "transposed",
+            "generator_betas": (0.9, 0.999),
+            "batch_size": 320,
+            "generator_batch_size": 64,
+            "adversarial_distance": "log_l1",
+        },
     }
 
     method: Literal["dfad"] = "dfad"

@@ -32,6 +32,7 @@ PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("dfad", "published_nyuv2"): {
         "batch_size": 5 * 64, "generator_batch_size": 64, "adversarial_distance": "log_l1", "generator_betas": ADAM,
+        "generator": "transposed",
     },
     ("zskt", "published"): {
         "batch_size": 128, "generator_batch_size": 128, "latent_dim": 100, "generator_lr": 1e-3, "max_grad_norm": 5,
