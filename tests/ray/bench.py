@@ -90,9 +90,9 @@ class Bench:
         ray.get(self.replay.attach.remote(generator_id, generator), timeout=300)
         return generator
 
-    def client(self, session: str = "first", rank: int = 0, world_size: int = 1, step: int = 0) -> ReplayClient:
+    def client(self, session: str = "first", rank: int = 0, world_size: int = 1, step: int = 0, **given: Any) -> ReplayClient:
         device = torch.device("cpu")
-        return ReplayClient(self.context.config, self.replay, self.weights, session, rank, world_size, step, device)
+        return ReplayClient(self.context.config, self.replay, self.weights, session, rank, world_size, step, device, **given)
 
     def stats(self) -> dict[str, Any]:
         stats: dict[str, Any] = ray.get(self.replay.stats.remote(), timeout=300)[1]

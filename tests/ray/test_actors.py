@@ -60,6 +60,29 @@ def test_a_key_stands_for_one_image_that_a_generator_made(teacher: Path, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_worker_draws_a_round_itself_and_hands_its_priorities_over(teacher: Path, tmp_path: Path) -> None:
+    """As on a GPU, here on the CPU: in lockstep, four steps a round."""
+    with bench(experiment(teacher), tmp_path) as actors:
+        actors.generator("inversion-0")
+        client = actors.client(own_draws=True)
+        in_round: dict[int, int] = {}
+        for step in range(12):
+            if step % 4 == 0:
+                in_round.clear()
+            batch = client.next(step, step // 4)
+            assert isinstance(batch.keys, torch.Tensor)
+            assert batch.images.shape == (BATCH_SIZE, 1, 8, 8)
+            for slot, number in zip(batch.keys.tolist(), numbers_of(batch.images).tolist(), strict=True):
+                assert in_round.setdefault(slot, number) == number, "a slot holds one image throughout a round"
+            client.report(batch.keys, torch.full((BATCH_SIZE,), float(step)))
+        client.flush()
+        stats = actors.stats()
+        assert stats["samples"] == 12 * BATCH_SIZE
+        assert stats["dropped_updates"] == 0
+        assert stats["inserts"] == (4 + 3) * BATCH_SIZE
+
+
+@pytest.mark.slow
 def test_a_student_that_dies_with_requests_in_flight_is_followed_by_another(teacher: Path, tmp_path: Path) -> None:
     with bench(experiment(teacher, schedule=DECOUPLED), tmp_path) as actors:
         actors.generator("inversion-0")

@@ -53,6 +53,7 @@ class ReplayClient:
         step: optimizer updates done.
         device: where to put batches.
         student: the worker's student; None: the first one.
+        own_draws: whether it makes a round's prioritized draws itself, if it may; None: on a GPU.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class ReplayClient:
         step: int,
         device: torch.device,
         student: str | None = None,
+        own_draws: bool | None = None,
     ) -> None:
         self._config = config
         self._student = config.student_name if student is None else student
@@ -79,8 +81,9 @@ class ReplayClient:
         total_slots = config.replay.synthetic.capacity + (0 if config.replay.pinned is None else config.replay.pinned.capacity)
         self._uses_mirror = config.runtime.delivery == "mirror" and self._mirror_fits(total_slots)
         self._mirror = DeviceMirror(total_slots if self._uses_mirror else 0, config.task.image_shape, device)
-        draws = self._uses_mirror and world_size == 1 and device.type == "cuda" and config.leaves_draws
-        self._own_draws = OwnDraws(config, self._student, self._mirror, device) if draws else None
+        wanted = device.type == "cuda" if own_draws is None else own_draws
+        may = self._uses_mirror and world_size == 1 and config.leaves_draws
+        self._own_draws = OwnDraws(config, self._student, self._mirror, device) if wanted and may else None
         self._ready: deque[Callable[[], Batch]] = deque()
         self._flying: deque[_Flying] = deque()
         self._found: list[tuple[np.ndarray | Tensor, Tensor]] = []
