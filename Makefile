@@ -12,6 +12,8 @@ DEMO_ARGS ?=
 RAY_PROCESSES ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# An editable install brings no bytecode: without any, each of the hundreds of processes that tests start compiles the package.
+export PYTHONDONTWRITEBYTECODE :=
 PYTEST := $(BIN)/python -m pytest -q --dist=worksteal --durations=10
 
 .PHONY: install demo lint check test test-slow clean

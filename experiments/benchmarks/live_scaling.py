@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--sleep-s", type=float, default=2.0, help="of a step of synthesis; a batch takes two")
     parser.add_argument("--keep", type=Path, help="folder for the run directory, for its report; otherwise it is removed")
     given = parser.parse_args()
-    phase_s, sleep_s = (4.0, 0.1) if given.quick else (60.0, given.sleep_s)
+    phase_s, sleep_s = (2.0, 0.1) if given.quick else (60.0, given.sleep_s)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch) if given.keep is None else given.keep
         folder.mkdir(parents=True, exist_ok=True)

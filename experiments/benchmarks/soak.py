@@ -314,7 +314,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for the run directory, for its report; otherwise it is removed")
     parser.add_argument("--tell", type=Path, help="file to which every look is added, one JSON object a line")
     given = parser.parse_args()
-    plan = Plan(12.0, 0.05, (0.5, 1.0), 0.5) if given.quick else Plan(60 * given.minutes, 0.25, (20.0, 60.0), 5.0)
+    plan = Plan(6.0, 0.05, (0.5, 1.0), 0.5) if given.quick else Plan(60 * given.minutes, 0.25, (20.0, 60.0), 5.0)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch) if given.keep is None else given.keep
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,10 +13,14 @@ from raydfkd.registry import nearest
 VARIABLE = "RAYDFKD_DATA"
 """Environment variable that names the data root."""
 
+OF_DRIVER = "RAYDFKD_DRIVER_DATA"
+"""Environment variable by which a run gives its data root to Ray's workers, whose working directory is another."""
+
 
 def data_root() -> Path:
-    """The data root, absolute: ``$RAYDFKD_DATA``, otherwise ``data/`` in the working directory. It need not exist."""
-    named = os.environ.get(VARIABLE, "")
+    """The data root, absolute: ``$RAYDFKD_DATA``, otherwise in a Ray worker that of the program which started the run,
+    otherwise ``data/`` in the working directory. It need not exist."""
+    named = os.environ.get(VARIABLE) or os.environ.get(OF_DRIVER)
     return (Path(named).expanduser() if named else Path("data")).absolute()
 
 

@@ -15,6 +15,7 @@ import ray
 import ray._private.worker as ray_worker
 from ray.exceptions import RayError
 
+from raydfkd.data.data_root import OF_DRIVER, data_root
 from raydfkd.errors import ResourceError
 from raydfkd.pipeline.run import stop_signals
 from raydfkd.runtime.local_ray import temporary_folder, warn_of_little_shared_memory
@@ -88,6 +89,7 @@ def session(config: RunsOnRay, dashboard: bool = False) -> Iterator[bool]:
         return
     address = config.runtime.address
     probe(address, "runtime.address")
+    data = {OF_DRIVER: str(data_root())}
     if address is None:
         # A local cluster serves only this process, so it needs no token.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -95,11 +97,22 @@ def session(config: RunsOnRay, dashboard: bool = False) -> Iterator[bool]:
             os.environ.setdefault(name, value)
         warn_of_little_shared_memory()
         options = {"num_cpus": _whole(config.runtime.num_cpus), "include_dashboard": dashboard}
-        with temporary_folder() as folder, _begun("local", _temp_dir=folder, **options):
+        with temporary_folder() as folder, _inherited(data), _begun("local", _temp_dir=folder, **options):
             yield True
     else:
-        with _begun(address):
+        with _begun(address, runtime_env={"env_vars": data}):
             yield True
+
+
+@contextmanager
+def _inherited(variables: dict[str, str]) -> Iterator[None]:
+    """Sets environment variables for the processes that start within the context, and not for this one's later runs."""
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            os.environ.pop(name, None)
 
 
 @contextmanager

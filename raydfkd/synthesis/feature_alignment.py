@@ -121,11 +121,9 @@ class FeatureAlignment:
         self.codes_KE = torch.eye(teacher.num_classes, device=device)
         if config.class_code == "class_mean":
             self.codes_KE = torch.stack([features_NF[self._classes == k].mean(0) for k in range(teacher.num_classes)])
-        self._prototype_of_view = torch.arange(len(self._images))
-        self._views = features_NF
-        if config.augmentation:
-            self._prototype_of_view = self._prototype_of_view.repeat(max(1, NUM_VIEWS // len(self._images)))
-            self._views = self._of_prototypes(self._prototype_of_view, augmented=True)
+        repeats = max(1, NUM_VIEWS // len(self._images)) if config.augmentation else 1
+        self._prototype_of_view = torch.arange(len(self._images)).repeat(repeats)
+        self._kept_views = None if config.augmentation else features_NF
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             sizes = (features_NF.shape[1], self.codes_KE.shape[1], config.hidden_dim)
@@ -142,6 +140,7 @@ class FeatureAlignment:
             images: float [B,C,H,W] in [0,1], with the generator's graph.
             classes: int64 [B], their classes.
         """
+        views = self._views  # made before any other draw of the first step
         if self.config.share < 1:
             count = max(1, round(self.config.share * len(images)))
             rows = torch.randperm(len(images), generator=self.rng)[:count].to(self.device)
@@ -149,19 +148,27 @@ class FeatureAlignment:
         features = self._seen(images)
         trained = {}
         for _ in range(self.config.discriminator_steps):
-            trained = self._train(features.detach(), classes)
+            trained = self._train(features.detach(), classes, views)
         self.discriminator.requires_grad_(False)
         logits = self.discriminator(features, self.codes_KE[classes])
         self.discriminator.requires_grad_(True)
         return {"alignment_loss": alignment.alignment_loss(logits), **trained}
 
-    def _train(self, synthetic_BF: Tensor, classes: Tensor) -> dict[str, Tensor]:
+    @property
+    def _views(self) -> Tensor:
+        """Features [V,F] of augmented views of the prototypes, made when they are first needed: a check of the settings builds
+        this too, and takes no step."""
+        if self._kept_views is None:
+            self._kept_views = self._of_prototypes(self._prototype_of_view, augmented=True)
+        return self._kept_views
+
+    def _train(self, synthetic_BF: Tensor, classes: Tensor, views: Tensor) -> dict[str, Tensor]:
         """One update of the discriminator; its loss and accuracies before it, and ``feature_distance``, detached."""
-        drawn = torch.randint(len(self._views), (len(classes),), generator=self.rng)
+        drawn = torch.randint(len(views), (len(classes),), generator=self.rng)
         if self.config.augmentation:
             renewed = drawn[::RENEWAL]
-            self._views[renewed.to(self.device)] = self._of_prototypes(self._prototype_of_view[renewed], augmented=True)
-        real_BF = self._views[drawn.to(self.device)]
+            views[renewed.to(self.device)] = self._of_prototypes(self._prototype_of_view[renewed], augmented=True)
+        real_BF = views[drawn.to(self.device)]
         theirs, num_classes = self._classes[self._prototype_of_view[drawn].to(self.device)], len(self.codes_KE)
         # A class other than the image's own, all equally likely.
         others = (theirs + torch.randint(1, num_classes, (len(theirs),), generator=self.rng).to(self.device)) % num_classes
@@ -207,7 +214,7 @@ class FeatureAlignment:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.discriminator.load_state_dict(state["discriminator"])
         weight_files.load_optimizer(self._optimizer, state["optimizer"])
-        self._views = state["views"].to(self.device, copy=True)
+        self._kept_views = state["views"].to(self.device, copy=True)
         self.rng.set_state(state["rng"].cpu())
 
 

@@ -184,7 +184,8 @@ FULL_SIZE = with_new_meetings([run for run in RUNS if not is_small(run.config)])
 
 @pytest.mark.slow
 @pytest.mark.parametrize("run", FULL_SIZE, ids=lambda run: run.name)
-def test_the_first_steps_with_a_run_s_own_networks(run: Shipped, tmp_path: Path) -> None:
+def test_the_first_steps_with_a_run_s_own_networks(run: Shipped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raydfkd.synthesis.feature_alignment.NUM_VIEWS", 64)
     if run.config.teacher.model.startswith("timm:") and find_spec("timm") is None:
         pytest.skip("timm is not installed")
     first_steps(run, tmp_path, 2, ["runtime.bf16=true"])

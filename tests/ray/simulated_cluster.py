@@ -161,7 +161,7 @@ def a_student_s_node_does_not_come_back(folder: Path) -> None:
     site = Site(["gen-1", "buffer-1", "student-1"])
     stop_at(30)
     settings = tree(save_teacher(folder / "teacher.safetensors"), num_generators=1)
-    settings["runtime"]["wait_timeout_s"] = 60
+    settings["runtime"]["wait_timeout_s"] = 30
     live = LiveRun(settings, folder / "run")
     live.wait_for_step(29, PATIENCE_S)
     wait_until(lambda: live.run.latest_checkpoint() is not None, PATIENCE_S, "no checkpoint was written")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 from tiny_experiment import BATCH_SIZE, distil, distil_locally, events, experiment, same, student_of
 
@@ -40,16 +39,3 @@ def test_classes_of_pixels_come_through_ray_to_the_bit(tmp_path: Path, no_actor_
     assert same(student_of(tmp_path / "local"), student_of(tmp_path / "ray"))
     assert through_ray["student"] == local["student"]
     assert (through_ray["class_entropy"], through_ray["metric_name"]) == (local["class_entropy"], "miou")
-
-
-@pytest.mark.slow
-def test_two_generators_and_gathered_delivery_give_it_too(teacher: Path, tmp_path: Path, no_actor_left: None) -> None:
-    tree = experiment(
-        teacher,
-        source={"num_generators": 2},
-        schedule={"batches_per_round": 2},
-        runtime={"delivery": "gather"},
-    )
-    distil_locally(tree, tmp_path / "local")
-    distil(tree, tmp_path / "ray")
-    assert same(student_of(tmp_path / "local"), student_of(tmp_path / "ray"))

@@ -125,7 +125,7 @@ def test_population_based_training_goes_on_from_a_leader_s_checkpoint(
                       "resample_probability": 0.0},
         "objective": {"kind": "kl", "student": "last", "num_images": 64},
     }  # fmt: skip
-    sections["overrides"] = {"schedule": {"rounds": 12}}
+    sections["overrides"] = {"schedule": {"rounds": 8}}
     path = write(tmp_path, teacher, experiment(teacher, runtime={"runner": "local"}, student=GATED), **sections)
     done = raydfkd.sweep(path, out=tmp_path / "out", watcher=SideBySide())
     assert [trial["state"] for trial in done.result["trials"]] == ["finished", "finished"]

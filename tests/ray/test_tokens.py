@@ -1,4 +1,4 @@
-"""A cluster that asks for a token, and a user who has another."""
+"""A cluster that asks for a token: a user who has another, and one who has it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 import yaml
 from tiny_experiment import experiment
 
+from raydfkd.data.data_root import VARIABLE
 from raydfkd.testing.command import run_command
 from raydfkd.testing.waiting import wait_until
 
@@ -53,3 +54,27 @@ def test_a_wrong_token_is_refused_in_one_sentence(guarded: str, teacher: Path, t
     assert done.err.count("\n") == 1, done.err
     assert OTHER not in done.err
     assert not (tmp_path / "new").exists()
+
+
+WHERE = """
+import sys
+import ray
+from raydfkd.data.data_root import data_root
+from raydfkd.pipeline.experiment.runtime_config import RuntimeConfig
+from raydfkd.runtime.ray_session import session
+
+class Joined:
+    runtime = RuntimeConfig(address=sys.argv[1] or None, num_cpus=None if sys.argv[1] else 1)
+
+with session(Joined()):
+    print(ray.get(ray.remote(data_root).remote()))
+"""
+
+
+@pytest.mark.parametrize("is_joined", [False, True], ids=["local", "joined"])
+def test_workers_look_for_named_data_where_the_run_was_started(guarded: str, tmp_path: Path, is_joined: bool) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN} if is_joined else {}
+    command = [sys.executable, "-c", WHERE, guarded if is_joined else ""]
+    done = subprocess.run(command, cwd=tmp_path, env=environment | token, capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == str(tmp_path / "data"), done.stderr

@@ -171,5 +171,5 @@ def test_from_a_teacher_to_a_student_in_one_line(which: str, theirs: Path, tmp_p
         given = [str(theirs / "group_norm.pt"), *network]
     else:
         given = [str(theirs / "grey.pt"), *GREY]
-    raydfkd("distill", *given, "--minutes", "2" if which == "torchvision" else "0.75", "--out", "run")
+    raydfkd("distill", *given, "--minutes", "1" if which == "torchvision" else "0.5", "--out", "run")
     assert json.loads((tmp_path / "run" / "result.json").read_text())["student_steps"] > 0

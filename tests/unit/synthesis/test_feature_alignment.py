@@ -202,6 +202,14 @@ def test_a_step_takes_its_images_and_an_eighth_as_many_views_of_prototypes_throu
     assert 0 < changed <= 2 if augmentation else changed == 0
 
 
+def test_what_takes_no_step_makes_no_views() -> None:
+    """As the check of the settings does, before a run builds the same again."""
+    teacher, passes = build_teacher(), []
+    teacher.model.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+    aligner(teacher, prototypes(), **ON)
+    assert sum(passes) == len(prototypes().images)
+
+
 @pytest.mark.parametrize(("share", "aligned"), [(1.0, 12), (0.5, 6), (0.01, 1)])
 def test_a_step_aligns_its_share(share: float, aligned: int) -> None:
     images = torch.rand(12, *SHAPE, requires_grad=True)
