@@ -28,6 +28,7 @@ from raydfkd.pipeline.proposal.sizing import (
 )
 from raydfkd.pipeline.proposal.student_choice import Candidate
 from raydfkd.pipeline.run import collecting
+from raydfkd.report.result_rows import format_duration
 from raydfkd.synthesis.method import TeacherTraits
 from raydfkd.synthesis.methods import METHODS
 from raydfkd.types import SyntheticBatch
@@ -174,7 +175,7 @@ def plan_for(bench: Bench, name: str, budget: BenchBudget) -> Plan:
     share = min(1.0, most_s / prepare_s) if prepare_s else 1.0
     if share < LEAST_PREPARED:
         raise ConfigError(
-            f"there is no time for {name} in {budget}: it works about {prepare_s / 60:.2g} minutes before its first image; "
+            f"there is no time for {name} in {budget}: before its first image it works {format_duration(prepare_s)}; "
             "raise --minutes"
         )
     minutes = (budget.minutes - share * prepare_s / 60) / stretch

@@ -79,7 +79,7 @@ def test_a_schedule_fills_the_minutes_and_work_before_it_at_most_a_quarter(tree:
             assert config.sources["images"].pretrain_steps == 25_000, "half of what would take a minute"
             assert config.replay.pinned is not None
             assert config.student.objective.kind == "classifier_sharing"
-    with pytest.raises(ConfigError, match="works about 1 minutes before its first image; raise"):
+    with pytest.raises(ConfigError, match="before its first image it works 1 min 00 s; raise"):
         plan_for(bench, "hidfd", BenchBudget(minutes=0.1))
     assert all(0.8 * 60 * minutes < spent <= 60 * minutes for spent in seconds.values()), seconds
 
