@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import Field
 
 from raydfkd.deferred import deferred
-from raydfkd.synthesis.method import Method, SynthesisContext, SynthesisParts
+from raydfkd.synthesis.method import Frame, Method, SynthesisContext, SynthesisParts
 from raydfkd.synthesis.teacher_inversion import InversionConfig, InversionSynthesizer, portions
 from raydfkd.types import BufferSummary, SyntheticBatch
 
@@ -238,4 +238,5 @@ METHOD = Method(
     needs_batch_norm=True,
     needs_gradient=True,
     needs_image_classes=True,
+    frame=Frame(student={"objective": {"kind": "msarc"}}, fresh_steps=10),
 )

@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import Field
 
 from raydfkd.synthesis.adversarial.adversarial_generator import AdversarialConfig, AdversarialSynthesizer
-from raydfkd.synthesis.method import Method
+from raydfkd.synthesis.method import Frame, Method
 
 
 class DDADConfig(AdversarialConfig):
@@ -44,4 +44,5 @@ METHOD = Method(
     paper="Zhao et al., arXiv 2104.05382",
     needs_batch_norm=True,
     needs_gradient=True,
+    frame=Frame(student={"objective": {"kind": "l1"}}, fresh_steps=5),
 )
