@@ -115,5 +115,5 @@ def with_gpus(settings: SettingsT, share: float) -> SettingsT:
 
 def without_gpus(settings: SettingsT) -> SettingsT:
     """These settings with no GPU requested by any actor."""
-    changed: SettingsT = rewritten(settings, lambda part: {"num_gpus": 0} if isinstance(part, ResourcesConfig) else {})
+    changed: SettingsT = rewritten(settings, lambda part: {"num_gpus": 0.0} if isinstance(part, ResourcesConfig) else {})
     return changed

@@ -19,7 +19,7 @@ from raydfkd.pipeline.experiment.yaml_files import dump_yaml
 from raydfkd.replay.config import SelectorConfig
 from raydfkd.replay.device_replay import DeviceReplay
 from raydfkd.synthesis.boundary import AttackConfig, BoundaryAttack
-from raydfkd.synthesis.hidfd import HiDFDConfig, HiDFDSynthesizer
+from raydfkd.synthesis.gans.hidfd import HiDFDConfig, HiDFDSynthesizer
 from raydfkd.synthesis.method import SynthesisContext, SynthesisParts
 from raydfkd.tasks import build_task
 from raydfkd.tasks.classification import ClassificationConfig

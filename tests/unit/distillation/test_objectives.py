@@ -215,7 +215,7 @@ def test_two_steps_with_real_networks_lower_the_loss_and_leave_the_teacher(kind:
 
 
 def test_settings_are_those_of_the_kind_that_they_name() -> None:
-    assert len(KINDS) == 13
+    assert len(KINDS) == 15
     for kind in KINDS:
         settings = config_of(kind)
         assert type(settings) is OBJECTIVES.get(kind).config

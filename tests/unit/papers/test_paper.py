@@ -78,7 +78,7 @@ def test_papers_are_found_by_name_and_one_s_own_by_file(tmp_path: Path) -> None:
     own.write_text(dump_yaml(paper))
     assert load_paper(str(own)) == paper
     names = [path.stem for path in shipped_papers()]
-    assert names == ["cde", "hidfd", "laptop", "ssdkd", "surrogate", "teachers"]
+    assert names == ["baselines", "cde", "hidfd", "laptop", "ssdkd", "surrogate", "teachers"]
     assert load_paper("ssdkd") == load_paper(str(shipped_folder() / "ssdkd.yaml"))
 
 
