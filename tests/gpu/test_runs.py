@@ -19,7 +19,7 @@ from raydfkd.pipeline.experiment.yaml_files import dump_yaml
 from raydfkd.replay.config import SelectorConfig
 from raydfkd.replay.device_replay import DeviceReplay
 from raydfkd.synthesis.boundary import AttackConfig, BoundaryAttack
-from raydfkd.synthesis.gans.hidfd import HiDFDConfig, HiDFDSynthesizer
+from raydfkd.synthesis.gans import hidfd
 from raydfkd.synthesis.method import SynthesisContext, SynthesisParts
 from raydfkd.tasks import build_task
 from raydfkd.tasks.classification import ClassificationConfig
@@ -83,11 +83,11 @@ def test_hidfd_trains_and_delivers_on_the_gpu() -> None:
         rng.integers(0, 256, (30, *SHAPE)).astype(np.uint8), labels.astype(np.int64), labels, np.full(30, 0.9, np.float32),
         "collected", "collected", -1,
     )  # fmt: skip
-    config = HiDFDConfig(
+    config = hidfd.HiDFDConfig(
         pretrain_steps=3, gan_batch_size=6, batch_size=8, generator_channels=1, discriminator_channels=1, latent_dim=4
     )
     parts = SynthesisParts(build_task(ClassificationConfig(num_classes=CLASSES, image_shape=SHAPE)), frozen(), collected=images)
-    synthesizer = HiDFDSynthesizer.build(config, parts, SynthesisContext("gan-0", 0, 2, 1.0), GPU)
+    synthesizer = hidfd.build(config, parts, SynthesisContext("gan-0", 0, 2, 1.0), GPU)
     while (prepared := synthesizer.prepare()) is not None:
         assert np.isfinite(list(prepared.metrics.values())).all()
     batch = synthesizer.step(BufferSummary(0, np.zeros(CLASSES, np.int64), 0))
