@@ -61,7 +61,7 @@ def built(config: DatasetBuildConfig, out: Path, on_ray: bool) -> dict[str, byte
 @pytest.mark.parametrize("kind", ["read", pytest.param("rendered", marks=pytest.mark.slow)])
 def test_ray_builds_what_is_built_without_it(teacher: Path, tmp_path: Path, ray_instance: None, kind: str) -> None:
     made = {} if kind == "read" else {"images": {"kind": "spectral"}, "num_candidates": 110}
-    config = settings(teacher, boundary_attack={"norm": "l2", "num_steps": 20}, **made)
+    config = settings(teacher, boundary_attack={"num_steps": 20, "norm": "l2", "mixup": False, "keep_originals": True}, **made)
     before = {name for name in os.environ if name.startswith("RAY_")}
     on_ray = built(config, tmp_path / "ray", on_ray=True)
     # All else would be inherited by the commands started from here.
