@@ -223,8 +223,8 @@ def test_bench(checkout: Path) -> None:
     told = typed(f"raydfkd bench {words}", checkout)
     result = json.loads((checkout / "runs/bench/result.json").read_text())
     assert {method["method"]: method["end"] for method in result["methods"]} == dict.fromkeys(
-        ("ssdkd", "nayer", "procedural"), "finished"
-    ), told
+        ("ssdkd", "nayer"), "finished"
+    ) | {"procedural": "collapsed"}, told  # which needs more images than these to begin
     assert (checkout / "runs/bench/bench.html").exists()
 
 

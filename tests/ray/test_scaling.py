@@ -107,7 +107,8 @@ def test_generators_come_and_go_and_no_batch_is_lost(teacher: Path, tmp_path: Pa
         waiting = [line for line in lines if "lack resources" in line]
         reason = "each needs 3 CPU and no node has that free; they start as soon as one does"
         assert all(line.endswith(reason) for line in waiting)
-        assert any(line.startswith("1 of 3 generators of inversion lack resources (") for line in waiting)
+        # Two, if it was said while the second was still being placed.
+        assert any(line.startswith(f"{n} of 3 generators of inversion lack resources (") for n in (1, 2) for line in waiting)
         folder = tmp_path / "saved"
         ray.get(pool.actor.save.remote(folder), timeout=120)
         assert sorted(path.name for path in (folder / "generators").iterdir()) == ["inversion-0.pt", "inversion-1.pt"]

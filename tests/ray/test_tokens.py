@@ -32,7 +32,8 @@ def guarded() -> Iterator[str]:
         command = [sys.executable, "-c", START, "start", "--head", "--disable-usage-stats", *options]
         settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_raylet_start_wait_time_s": "180"}
         with log.open("w") as out:
-            head = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | settings)
+            inherited = {name: value for name, value in os.environ.items() if name != VARIABLE}
+            head = subprocess.Popen(command, stdout=out, stderr=out, env=inherited | settings)
         try:
             wait_until(lambda: "--address='" in log.read_text() or head.poll() is not None, 600, "the head has not started")
             yield log.read_text().partition("--address='")[2].partition("'")[0]
