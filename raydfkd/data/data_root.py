@@ -24,6 +24,11 @@ def data_root() -> Path:
     return (Path(named).expanduser() if named else Path("data")).absolute()
 
 
+def job_environment() -> dict[str, dict[str, str]]:
+    """The Ray runtime environment that gives a job this shell's data root; empty where its variable is not set."""
+    return {"env_vars": {VARIABLE: str(data_root())}} if os.environ.get(VARIABLE) else {}
+
+
 @cache
 def shipped_folder() -> Path:
     """The folder of what comes with the program, papers and a teacher: a checkout's ``experiments``, or what pip installed."""

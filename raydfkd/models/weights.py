@@ -105,6 +105,15 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         group.update(own)
 
 
+def load_parts(parts: Mapping[str, nn.Module | torch.optim.Optimizer], state: Mapping[str, Any]) -> None:
+    """Restores networks and optimizers from their states by name."""
+    for name, part in parts.items():
+        if isinstance(part, torch.optim.Optimizer):
+            load_optimizer(part, state[name])
+        else:
+            part.load_state_dict(state[name])
+
+
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The text pairs in a safetensors file's header. Raises CheckpointError if it is missing or damaged."""
     path = Path(path)

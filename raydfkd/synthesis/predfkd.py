@@ -243,11 +243,7 @@ class PreDFKDSynthesizer(InversionSynthesizer):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        for name, part in self._parts().items():
-            if isinstance(part, torch.optim.Optimizer):
-                weight_files.load_optimizer(part, state[name])
-            else:
-                part.load_state_dict(state[name])
+        weight_files.load_parts(self._parts(), state)
         self._has_memory = state["has_memory"]
 
     def _parts(self) -> dict[str, Any]:

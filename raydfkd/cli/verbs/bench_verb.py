@@ -103,6 +103,7 @@ def _submit(
     import os
 
     from raydfkd.bench.bench_dir import FINAL, BenchDir
+    from raydfkd.data.data_root import job_environment
     from raydfkd.pipeline.experiment.config import load_experiment
     from raydfkd.runtime.jobs.job_client import connect
     from raydfkd.runtime.jobs.job_command import job_command
@@ -122,7 +123,7 @@ def _submit(
         job = Job(
             command=("raydfkd", "bench", *words, "--methods", name, *spends, "--out", str(command.out), "--no-page"),
             out=BenchDir(command.out).run(name).path,
-            runtime_env=_environment(),
+            runtime_env=job_environment(),
             working_dir=Path.cwd(),
             named=command.named,
             num_cpus=asks.num_cpus,
@@ -133,12 +134,3 @@ def _submit(
         is_new = send(client, job)
         typer.echo(f"job {job.job_id} {'sent' if is_new else 'exists already'}: {job.out}")
     typer.echo("once they have ended, the same command without --address shows the page, and runs here what has no result yet")
-
-
-def _environment() -> dict[str, Any]:
-    """The data root's variable, where it is set."""
-    import os
-
-    from raydfkd.data.data_root import VARIABLE, data_root
-
-    return {"env_vars": {VARIABLE: str(data_root())}} if os.environ.get(VARIABLE) else {}

@@ -219,7 +219,7 @@ def _submit(
     """Sends each run as a job of its own: this command for one row and one seed, on the cluster."""
     import os
 
-    from raydfkd.data.data_root import VARIABLE, data_root
+    from raydfkd.data.data_root import job_environment
     from raydfkd.runtime.jobs.job_client import connect
     from raydfkd.runtime.jobs.job_submission import Job, forget_ended
     from raydfkd.runtime.jobs.job_submission import submit as send
@@ -229,7 +229,6 @@ def _submit(
             f"--out is {str(out)!r}: with --address give an absolute path that every node of the cluster can access"
         )
     own = Path(paper).absolute() if Path(paper).suffix else None
-    environment = {"env_vars": {VARIABLE: str(data_root())}} if os.environ.get(VARIABLE) else {}
     client = connect(address, os.environ)
     for row in rows:
         if not row.cell.runnable:
@@ -248,7 +247,7 @@ def _submit(
             job = Job(
                 command=(*words, "--seeds", str(seed)),
                 out=row.run_dir(seed),
-                runtime_env=environment,
+                runtime_env=job_environment(),
                 working_dir=None if own is None else own.parent,
                 named=() if own is None else (own,),
                 job_id=f"{row.paper}-{row.cell.table_name}-{row.name}-{row.scale:g}-seed{seed}",

@@ -157,11 +157,7 @@ class DeGAN:
         return {**parts, "num_steps": self.num_steps, "rng": self.rng.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, part in self._parts().items():
-            if isinstance(part, torch.optim.Optimizer):
-                weight_files.load_optimizer(part, state[name])
-            else:
-                part.load_state_dict(state[name])
+        weight_files.load_parts(self._parts(), state)
         self.num_steps = state["num_steps"]
         self.rng.set_state(state["rng"].cpu())
 

@@ -277,11 +277,7 @@ class GuidedGAN:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, part in self._parts().items():
-            if isinstance(part, torch.optim.Optimizer):
-                weight_files.load_optimizer(part, state[name])
-            else:
-                part.load_state_dict(state[name])
+        weight_files.load_parts(self._parts(), state)
         self.class_counts = state["class_counts"].to(self.device)
         self.num_steps = state["num_steps"]
         self.rng.set_state(state["rng"].cpu())
